@@ -1,0 +1,12 @@
+//! The rows of the table, one file a subject. Each measures its contenders in turns and reports one or more rows.
+
+pub(crate) mod cpu;
+pub(crate) mod echo;
+pub(crate) mod idle;
+pub(crate) mod killed;
+pub(crate) mod map;
+pub(crate) mod outstanding;
+pub(crate) mod round_trip;
+pub(crate) mod start;
+pub(crate) mod submit;
+pub(crate) mod uneven;

@@ -1,0 +1,318 @@
+//! One call of a map: the chunks it was cut into, and their outcomes on the way back to the caller.
+
+use super::{
+    page::RecordHead,
+    payload::Payload,
+    task::{Body, Task, Told},
+};
+use crate::{
+    error::{Error, Result},
+    process::function::{ContextLoader, Function},
+    wire::{Wire, codec},
+};
+use parking_lot::Mutex;
+use std::{
+    collections::{BTreeMap, VecDeque},
+    sync::{
+        Arc,
+        atomic::{AtomicU32, AtomicU64, Ordering},
+    },
+    task::Waker,
+    thread::Thread,
+};
+
+/// Consecutive items that travel together.
+#[derive(Debug)]
+pub(super) struct Chunk {
+    pub(super) batch: Arc<Batch>,
+    /// The place of its first item in the input.
+    pub(super) index: u64,
+    /// Items in it.
+    pub(super) count: u32,
+    /// One item's bytes, or the bytes of several, each preceded by its length (u32).
+    pub(super) items: Mutex<Payload>,
+}
+
+/// A map's context, sent once to each worker that runs items of it.
+#[derive(Debug)]
+pub(super) struct Context {
+    pub(super) id: u32,
+    pub(super) loader: ContextLoader,
+    pub(super) bytes: Vec<u8>,
+}
+
+impl Context {
+    pub(super) fn new(loader: ContextLoader, bytes: Vec<u8>) -> Self {
+        static NEXT: AtomicU32 = AtomicU32::new(1);
+        Self {
+            id: NEXT.fetch_add(1, Ordering::Relaxed),
+            loader,
+            bytes,
+        }
+    }
+}
+
+/// What became of consecutive items.
+#[derive(Debug)]
+pub(super) struct Part {
+    pub(super) index: u64,
+    pub(super) count: u32,
+    pub(super) outcome: Result<Values>,
+}
+
+/// Encoded results.
+#[derive(Debug)]
+pub(super) enum Values {
+    /// One.
+    One(Payload),
+    /// Several, as the records that the worker wrote.
+    Records(Box<[u8]>),
+}
+
+impl Part {
+    /// Decodes the results one after the other; an error takes the place of each that failed.
+    pub(super) fn decode<R: Wire + 'static>(&self, mut take: impl FnMut(Result<R>)) {
+        match &self.outcome {
+            Err(error) => (0..self.count).for_each(|_| take(Err(error.clone()))),
+            Ok(Values::One(payload)) => take(decoded(&mut payload.cursor())),
+            Ok(Values::Records(bytes)) => {
+                let mut rest = &bytes[..];
+                while let Some(value) = next_record(&mut rest) {
+                    take(decoded(&mut crate::shm::Cursor::new(value)));
+                }
+            }
+        }
+    }
+}
+
+/// Splits the first record off and gives its bytes.
+#[inline]
+pub(super) fn next_record<'a>(records: &mut &'a [u8]) -> Option<&'a [u8]> {
+    let head = RecordHead::parse(records)?;
+    let (value, rest) = records[RecordHead::SIZE..].split_at_checked(head.length)?;
+    *records = rest;
+    Some(value)
+}
+
+/// Decodes a result.
+pub(super) fn decoded<R: Wire + 'static>(bytes: &mut crate::shm::Cursor<'_>) -> Result<R> {
+    codec::decode(bytes).map_err(|reason| {
+        let message = format!("failed to decode the task's result: {reason}");
+        Error::new(crate::error::ErrorKind::Codec, message)
+    })
+}
+
+/// How a batch's outcomes are handed out.
+#[derive(Debug)]
+pub(super) enum Delivery {
+    /// In input order.
+    Ordered,
+    /// As they come.
+    Unordered,
+    /// All at once, in input order, when the last one is there.
+    Collected,
+}
+
+/// What the dispatcher and the caller of one map share.
+#[derive(Debug)]
+pub(super) struct Batch {
+    pub(super) function: Function,
+    pub(super) context: Option<Context>,
+    /// Whether the first failure cancels what lies behind it.
+    pub(super) fail_fast: bool,
+    /// Items at this place in the input, and behind it, are not to be started any more.
+    cancelled_from: AtomicU64,
+    inner: Mutex<Inner>,
+}
+
+#[derive(Debug)]
+struct Inner {
+    delivery: Delivery,
+    ordered: BTreeMap<u64, Part>,
+    unordered: VecDeque<Part>,
+    /// The place of the next item to hand out in order.
+    next: u64,
+    /// Items that were sent and have no outcome.
+    outstanding: u64,
+    /// Nanoseconds an item takes, as measured last.
+    item_nanos: Option<u64>,
+    waker: Option<Waker>,
+    thread: Option<Thread>,
+    /// The future that gets the whole list.
+    task: Option<Arc<Task>>,
+}
+
+impl Batch {
+    pub(super) fn new(
+        function: Function,
+        context: Option<Context>,
+        delivery: Delivery,
+        fail_fast: bool,
+    ) -> Self {
+        let inner = Inner {
+            delivery,
+            ordered: BTreeMap::new(),
+            unordered: VecDeque::new(),
+            next: 0,
+            outstanding: 0,
+            item_nanos: None,
+            waker: None,
+            thread: None,
+            task: None,
+        };
+        let cancelled_from = AtomicU64::new(u64::MAX);
+        Self {
+            function,
+            context,
+            fail_fast,
+            cancelled_from,
+            inner: Mutex::new(inner),
+        }
+    }
+
+    /// Counts items that are about to be sent.
+    pub(super) fn sent(&self, count: u64) {
+        self.inner.lock().outstanding += count;
+    }
+
+    /// Takes back the count of items that were not sent after all.
+    pub(super) fn unsent(&self, count: u64) {
+        self.inner.lock().outstanding -= count;
+    }
+
+    /// Whether the caller takes outcomes one by one, and none when it has gone.
+    pub(super) fn is_streamed(&self) -> bool {
+        !matches!(self.inner.lock().delivery, Delivery::Collected)
+    }
+
+    /// Items that were sent and have no outcome.
+    pub(super) fn outstanding(&self) -> u64 {
+        self.inner.lock().outstanding
+    }
+
+    /// Whether an item has an outcome already.
+    pub(super) fn has_outcomes(&self) -> bool {
+        let inner = self.inner.lock();
+        inner.next > 0 || !inner.ordered.is_empty() || !inner.unordered.is_empty()
+    }
+
+    pub(super) fn item_nanos(&self) -> Option<u64> {
+        self.inner.lock().item_nanos
+    }
+
+    /// How many of `count` items from this place on may still start.
+    pub(super) fn wanted(&self, index: u64, count: u32) -> u32 {
+        let before = self
+            .cancelled_from
+            .load(Ordering::Relaxed)
+            .saturating_sub(index);
+        u32::try_from(before).map_or(count, |it| it.min(count))
+    }
+
+    /// Has no item started at this place or behind it; true if that changes anything.
+    pub(super) fn cancel_from(&self, index: u64) -> bool {
+        self.cancelled_from.fetch_min(index, Ordering::Relaxed) > index
+    }
+
+    /// Takes the outcome of items that were sent; true if others are cancelled because of it.
+    pub(super) fn deliver(&self, part: Part, item_nanos: Option<u64>, told: &mut Told) -> bool {
+        let mut inner = self.inner.lock();
+        inner.outstanding -= u64::from(part.count);
+        inner.item_nanos = item_nanos.or(inner.item_nanos);
+        let fails = self.fail_fast && part.outcome.is_err();
+        let cancels = fails && self.cancel_from(part.index + 1);
+        inner.insert(part);
+        inner.tell(told);
+        cancels
+    }
+
+    /// Takes an outcome of an item that was never sent.
+    pub(super) fn deliver_unsent(&self, part: Part) {
+        if self.fail_fast {
+            self.cancel_from(part.index + 1);
+        }
+        self.inner.lock().insert(part);
+    }
+
+    /// The next outcomes to hand out.
+    pub(super) fn take(&self) -> Option<Part> {
+        self.inner.lock().take()
+    }
+
+    pub(super) fn has_part(&self) -> bool {
+        self.inner.lock().has_part()
+    }
+
+    /// Has `waker` woken at the next delivery.
+    pub(super) fn wake_by(&self, waker: &Waker) {
+        self.inner.lock().waker = Some(waker.clone());
+    }
+
+    /// Has `thread` unparked at the next delivery.
+    pub(super) fn wake(&self, thread: &Thread) {
+        self.inner.lock().thread = Some(thread.clone());
+    }
+
+    /// Has everything handed to `task` when nothing is outstanding any more.
+    pub(super) fn collect_into(&self, task: &Arc<Task>, told: &mut Told) {
+        let mut inner = self.inner.lock();
+        inner.task = Some(Arc::clone(task));
+        inner.tell(told);
+    }
+}
+
+impl Inner {
+    fn insert(&mut self, part: Part) {
+        match self.delivery {
+            Delivery::Unordered => self.unordered.push_back(part),
+            Delivery::Ordered | Delivery::Collected => {
+                self.ordered.insert(part.index, part);
+            }
+        }
+    }
+
+    fn has_part(&self) -> bool {
+        match self.delivery {
+            Delivery::Unordered => !self.unordered.is_empty(),
+            _ => self
+                .ordered
+                .first_key_value()
+                .is_some_and(|(index, _)| *index == self.next),
+        }
+    }
+
+    fn take(&mut self) -> Option<Part> {
+        if !self.has_part() {
+            return None;
+        }
+        let part = match self.delivery {
+            Delivery::Unordered => self.unordered.pop_front(),
+            _ => self.ordered.pop_first().map(|it| it.1),
+        }?;
+        self.next += u64::from(part.count);
+        Some(part)
+    }
+
+    fn tell(&mut self, told: &mut Told) {
+        if let Delivery::Collected = self.delivery {
+            if self.outstanding == 0
+                && let Some(task) = self.task.take()
+            {
+                task.complete(self.collected(), told);
+            }
+            return;
+        }
+        // Also for a part that is not the next in order: there is room for more items in flight.
+        told.threads.extend(self.thread.take());
+        told.wakers.extend(self.waker.take());
+    }
+
+    /// Every part in order, or the error of the lowest place.
+    fn collected(&mut self) -> Result<Body> {
+        let parts: Vec<Part> = std::mem::take(&mut self.ordered).into_values().collect();
+        match parts.iter().find_map(|it| it.outcome.as_ref().err()) {
+            Some(error) => Err(error.clone()),
+            None => Ok(Body::List(parts)),
+        }
+    }
+}

@@ -1,0 +1,213 @@
+//! The handle on one task's result, for threads that block and for async code.
+
+use super::{
+    dispatcher::stopped,
+    shared::{Shared, wait_for},
+    task::{Body, Observer, Task, Told, Work},
+};
+use crate::{
+    error::{Error, ErrorKind, Result},
+    wire::Wire,
+};
+use std::{
+    fmt,
+    future::Future,
+    pin::Pin,
+    sync::Arc,
+    task::{Context, Poll},
+    time::{Duration, Instant},
+};
+
+/// The result of a task, now or later.
+///
+/// Wait for it with [`result`](Self::result), or `.await` it on any runtime; it needs none of its own. Dropping a future
+/// neither cancels its task nor waits for it.
+///
+/// A thread that waits drives the pool itself, so that no other has to be woken for the reply.
+///
+/// ```
+/// let pool = procpool::ProcessPoolExecutor::new()?;
+/// let future = pool.submit(|x: u64| x * x, 7);
+/// assert_eq!(future.result()?, 49);
+/// # Ok::<(), procpool::Error>(())
+/// ```
+#[must_use = "a task runs all the same, but nobody hears of its result or its error"]
+pub struct TaskFuture<R> {
+    pub(super) shared: Arc<Shared>,
+    pub(super) task: Arc<Task>,
+    decode: fn(&Body) -> Result<R>,
+    is_taken: bool,
+}
+
+impl<R> TaskFuture<R> {
+    pub(super) fn new(
+        shared: &Arc<Shared>,
+        task: Arc<Task>,
+        decode: fn(&Body) -> Result<R>,
+    ) -> Self {
+        Self {
+            shared: Arc::clone(shared),
+            task,
+            decode,
+            is_taken: false,
+        }
+    }
+
+    /// Decodes the outcome of a task that is done.
+    pub(super) fn take(&mut self) -> Result<R> {
+        if self.is_taken {
+            let message = "the task's result has been taken already";
+            return Err(Error::new(ErrorKind::InvalidInput, message));
+        }
+        match self.task.outcome() {
+            Some(Ok(body)) => {
+                let value = (self.decode)(body);
+                self.is_taken = value.is_ok();
+                value
+            }
+            Some(Err(error)) => Err(error.clone()),
+            None => Err(Error::new(
+                ErrorKind::TimedOut,
+                "the task is not done within the limit of the wait",
+            )),
+        }
+    }
+
+    /// Waits for the task; an error for a copy of the pool's process, where nothing ever comes.
+    fn wait(&self, deadline: Option<Instant>) -> Result<()> {
+        if !self.task.is_done()
+            && let Some(error) = self
+                .shared
+                .is_foreign()
+                .then(|| self.shared.refusal())
+                .flatten()
+        {
+            return Err(error);
+        }
+        wait_for(&self.shared, &self.task, deadline);
+        Ok(())
+    }
+
+    pub(super) fn failed(&self) -> bool {
+        matches!(self.task.outcome(), Some(Err(_)))
+    }
+}
+
+impl<R: Wire> TaskFuture<R> {
+    /// Waits for the task and gives what it returned.
+    ///
+    /// # Errors
+    ///
+    /// [`Panicked`](ErrorKind::Panicked), [`WorkerDied`](ErrorKind::WorkerDied), [`Codec`](ErrorKind::Codec),
+    /// [`UnknownFunction`](ErrorKind::UnknownFunction): what became of this task alone.
+    /// [`Cancelled`](ErrorKind::Cancelled), [`Shutdown`](ErrorKind::Shutdown),
+    /// [`StartFailed`](ErrorKind::StartFailed): it never ran, or was cut off.
+    pub fn result(mut self) -> Result<R> {
+        self.wait(None)?;
+        self.take()
+    }
+
+    /// As [`result`](Self::result), but waits no longer than `limit`; the future can be asked again.
+    ///
+    /// # Errors
+    ///
+    /// As `result`; [`TimedOut`](ErrorKind::TimedOut) with [`is_done`](Self::is_done) false when the limit passed, which
+    /// changes nothing for the task; [`InvalidInput`](ErrorKind::InvalidInput) once the value has been taken.
+    pub fn result_timeout(&mut self, limit: Duration) -> Result<R> {
+        self.wait(Instant::now().checked_add(limit))?;
+        self.take()
+    }
+
+    /// Whether the task has ended, in whatever way.
+    #[must_use]
+    pub fn is_done(&self) -> bool {
+        if !self.task.is_done() {
+            self.shared.poll();
+        }
+        self.task.is_done()
+    }
+
+    /// Whether a worker has started the task, or an item of the map, and it has not ended.
+    #[must_use]
+    pub fn is_running(&self) -> bool {
+        if self.is_done() || self.shared.is_foreign() {
+            return false;
+        }
+        self.shared.with_state(|state, _| match &self.task.work {
+            Work::Batch(batch) => state.has_batch_started(batch),
+            _ => state.has_started(&self.task),
+        }) && !self.task.is_done()
+    }
+
+    /// Whether the task was cancelled before it started.
+    #[must_use]
+    pub fn is_cancelled(&self) -> bool {
+        self.task.is_cancelled()
+    }
+
+    /// Cancels the task if it has not started: it never will, and its result is [`ErrorKind::Cancelled`].
+    ///
+    /// True if it is cancelled now, or was before; false once it runs or is done. A task that was sent ahead to a worker and
+    /// has not started is taken back.
+    pub fn cancel(&self) -> bool {
+        if self.shared.is_foreign() {
+            return false;
+        }
+        self.shared.with_state(|state, told| match &self.task.work {
+            Work::Batch(batch) => state.cancel_batch(&self.task, batch, told),
+            _ => state.cancel(&self.task, told),
+        })
+    }
+
+    /// Has `callback` called once the task is done, or now if it is, on the pool's own thread for callbacks.
+    ///
+    /// Callbacks run one at a time, in the order in which they were added; one that panics is reported by the panic hook
+    /// and changes nothing for the others. They may use the pool, and may block.
+    pub fn add_done_callback(&self, callback: impl FnOnce() + Send + 'static) {
+        if let Some(Observer::Callback(callback)) =
+            self.task.observe(Observer::Callback(Box::new(callback)))
+        {
+            self.shared.callbacks.run(callback);
+        }
+    }
+
+    /// The task's number, which no other task of this program has.
+    #[must_use]
+    pub fn id(&self) -> u64 {
+        self.task.id
+    }
+}
+
+impl<R: Wire> Future for TaskFuture<R> {
+    type Output = Result<R>;
+
+    /// Ready once the task is done; afterwards, an error of [`ErrorKind::InvalidInput`].
+    fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Result<R>> {
+        if !self.task.is_done() {
+            if self.shared.is_foreign() {
+                return Poll::Ready(Err(self.shared.refusal().unwrap_or_else(stopped)));
+            }
+            if self.task.observe_by(context.waker()) {
+                return Poll::Pending;
+            }
+        }
+        Poll::Ready(self.take())
+    }
+}
+
+impl<R> fmt::Debug for TaskFuture<R> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let mut debug = f.debug_struct("TaskFuture");
+        debug
+            .field("id", &self.task.id)
+            .field("is_done", &self.task.is_done())
+            .finish_non_exhaustive()
+    }
+}
+
+/// Ends a task that the pool refused, for those who wait already.
+pub(super) fn refuse(shared: &Shared, task: &Task, error: Error) {
+    let mut told = Told::default();
+    task.complete(Err(error), &mut told);
+    shared.tell(told);
+}

@@ -1,0 +1,490 @@
+//! The pool's end of one worker: its descriptors, what was sent to it, and what of that is not answered.
+
+use super::{
+    batch::{Chunk, Context},
+    page::Page,
+    payload::{Life, Payload, TheirSlab},
+    protocol::{Kind, RequestHead, Setup},
+    task::{Place, Task, Work},
+    worker,
+};
+use crate::{
+    error::{Error, Result, WorkerExit},
+    process::{
+        function::Function,
+        start::{self, Child, ExitRecord, Start},
+    },
+    shm::Slab,
+    sys::{
+        child::{PidFd, WaitStatus},
+        fd, pipe, socket,
+    },
+    wire::codec,
+};
+use std::{
+    collections::{HashMap, VecDeque},
+    io,
+    os::fd::{AsFd, OwnedFd},
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+/// Bytes of small frames that are gathered before they are written, while the worker has something to do.
+const FLUSH_AT: usize = 4096;
+
+/// How long replies may lie unread behind a long item; far above the interval at which a worker rings.
+const LOOK_AGAIN: Duration = Duration::from_millis(1);
+
+/// Consecutive items of one call, to be run or running.
+#[derive(Debug)]
+pub(super) enum Unit {
+    Call(Arc<Task>),
+    Items(Box<Items>),
+}
+
+/// A part of a chunk.
+#[derive(Debug)]
+pub(super) struct Items {
+    pub(super) chunk: Arc<Chunk>,
+    /// The first of them in the chunk.
+    pub(super) first: u32,
+    pub(super) count: u32,
+}
+
+impl Unit {
+    pub(super) fn count(&self) -> u32 {
+        match self {
+            Self::Call(_) => 1,
+            Self::Items(items) => items.count,
+        }
+    }
+
+    /// How many of its items, from the first on, somebody still wants to start.
+    pub(super) fn wanted(&self) -> u32 {
+        match self {
+            Self::Call(task) => u32::from(!task.is_done()),
+            Self::Items(items) => items.chunk.batch.wanted(items.index(), items.count),
+        }
+    }
+
+    /// Cuts off all but the first `count` items.
+    pub(super) fn split_off(&mut self, count: u32) -> Option<Self> {
+        let Self::Items(items) = self else {
+            return None;
+        };
+        let rest = items.count.checked_sub(count).filter(|it| *it > 0)?;
+        items.count = count;
+        let (chunk, first) = (Arc::clone(&items.chunk), items.first + count);
+        Some(Self::Items(Box::new(Items {
+            chunk,
+            first,
+            count: rest,
+        })))
+    }
+}
+
+impl Items {
+    /// The place of its first item in the map's input.
+    pub(super) fn index(&self) -> u64 {
+        self.chunk.index + u64::from(self.first)
+    }
+}
+
+/// A unit that was sent, as far as it is not answered.
+#[derive(Debug)]
+pub(super) struct Sent {
+    /// The worker's number for the first of its items.
+    pub(super) item: u32,
+    pub(super) unit: Unit,
+}
+
+/// One worker process.
+#[derive(Debug)]
+pub(super) struct Link {
+    pub(super) pid: u32,
+    pub(super) pidfd: PidFd,
+    pub(super) page: Arc<Page>,
+    life: Arc<Life>,
+    /// None once the worker was told to end.
+    pub(super) requests: Option<OwnedFd>,
+    pub(super) bell: OwnedFd,
+    socket: OwnedFd,
+    /// Frames that are not yet written, and how many bytes of them are.
+    staged: Vec<u8>,
+    written: usize,
+    pub(super) in_flight: VecDeque<Sent>,
+    /// Items in flight.
+    pub(super) items: u32,
+    /// The number of the next item sent.
+    next_item: u32,
+    /// Items were taken back but for some that have not started: nothing can be sent before this one is the next to start.
+    gap: Option<u32>,
+    contexts: Vec<u32>,
+    our_slabs: Vec<u32>,
+    their_slabs: HashMap<u32, Arc<Slab>>,
+    pub(super) is_ready: bool,
+    /// Busy nanoseconds and items done when they were last looked at.
+    measured: (u64, u64),
+    pub(super) exit: Option<WaitStatus>,
+    /// When the pidfd said that it is dead.
+    pub(super) dead_since: Option<Instant>,
+    /// The item that was next to start, and when a leader first saw that: tells a long item from many short ones.
+    seen: (u32, Instant),
+}
+
+impl Link {
+    /// Starts a worker process.
+    pub(super) fn start(setup: &Setup) -> Result<Self> {
+        let fail = |it| Error::io("failed to create a worker's pipes", it);
+        let (requests_theirs, requests) = pipe::pipe().map_err(fail)?;
+        let (bell, bell_theirs) = pipe::pipe().map_err(fail)?;
+        let (socket, socket_theirs) = socket::pair().map_err(fail)?;
+        fd::set_nonblocking(&requests).map_err(fail)?;
+        fd::set_nonblocking(&bell).map_err(fail)?;
+        let page = Page::new()?;
+        let passed = [
+            bell_theirs.as_fd(),
+            requests_theirs.as_fd(),
+            socket_theirs.as_fd(),
+            page.as_fd(),
+        ];
+        let Child { pid, pidfd } = start::forkserver::start(&Start {
+            main: worker::main,
+            passed: &passed,
+        })?;
+        let mut link = Self {
+            pid,
+            pidfd,
+            page: Arc::new(page),
+            life: Arc::new(Life),
+            requests: Some(requests),
+            bell,
+            socket,
+            staged: Vec::new(),
+            written: 0,
+            in_flight: VecDeque::new(),
+            items: 0,
+            next_item: 0,
+            gap: None,
+            contexts: Vec::new(),
+            our_slabs: Vec::new(),
+            their_slabs: HashMap::new(),
+            is_ready: false,
+            measured: (0, 0),
+            exit: None,
+            dead_since: None,
+            seen: (0, Instant::now()),
+        };
+        let mut bytes = Vec::new();
+        codec::encode(setup, &mut bytes).map_err(|it| Error::new(crate::ErrorKind::Codec, it))?;
+        link.stage_frame(RequestHead::new(Kind::Setup), &bytes);
+        link.flush();
+        Ok(link)
+    }
+
+    /// Whether an item may be sent: those that were taken back must not become allowed again.
+    pub(super) fn is_open(&mut self) -> bool {
+        if let Some(item) = self.gap
+            && self.page.started() == item
+        {
+            self.gap = None;
+        }
+        self.gap.is_none() && self.exit.is_none() && self.requests.is_some()
+    }
+
+    /// Sends a unit, soon: it lies behind what is already staged. An error is the unit's own.
+    pub(super) fn stage(&mut self, slot: usize, unit: Unit) -> Result<(), (Unit, Error)> {
+        if let Err(error) = self.stage_unit(&unit) {
+            return Err((unit, error));
+        }
+        if let Unit::Call(task) = &unit {
+            task.set_place(Place::Worker(slot, self.next_item));
+        }
+        let count = unit.count();
+        self.page.allow(self.next_item, count);
+        self.in_flight.push_back(Sent {
+            item: self.next_item,
+            unit,
+        });
+        self.next_item = self.next_item.wrapping_add(count);
+        self.items += count;
+        Ok(())
+    }
+
+    fn stage_unit(&mut self, unit: &Unit) -> Result<()> {
+        match unit {
+            Unit::Call(task) => {
+                let Work::Call(function) = task.work else {
+                    return Ok(());
+                };
+                task.with_argument(|argument| self.stage_value(function, 0, argument))
+            }
+            Unit::Items(items) => self.stage_items(items),
+        }
+    }
+
+    fn stage_items(&mut self, items: &Items) -> Result<()> {
+        let batch = &items.chunk.batch;
+        let context = batch
+            .context
+            .as_ref()
+            .map_or(0, |it| self.stage_context(it));
+        let mut payload = items.chunk.items.lock();
+        if items.chunk.count == 1 {
+            return self.stage_value(batch.function, context, &mut payload);
+        }
+        let bytes = payload
+            .bytes()
+            .expect("a chunk of several items is private");
+        let bytes = part_of(bytes, items.first, items.count);
+        let mut head = self.items_head(batch.function, context, items.count);
+        let single = &bytes[if items.count == 1 {
+            size_of::<u32>()
+        } else {
+            0
+        }..];
+        head.length = single.len() as u32;
+        self.stage_frame(head, single);
+        Ok(())
+    }
+
+    fn items_head(&self, function: Function, context: u32, count: u32) -> RequestHead {
+        let mut head = RequestHead::new(Kind::Items);
+        (head.item, head.count) = (self.next_item, count);
+        (head.context, head.function) = (context, Some(function));
+        head
+    }
+
+    /// Stages one item whose argument may lie in a slab.
+    fn stage_value(
+        &mut self,
+        function: Function,
+        context: u32,
+        argument: &mut Payload,
+    ) -> Result<()> {
+        let mut head = self.items_head(function, context, 1);
+        let Payload::Ours(ours) = argument else {
+            let bytes = argument
+                .bytes()
+                .expect("an argument is private or in our slab");
+            self.stage_frame(head, bytes);
+            return Ok(());
+        };
+        let fail = |it| Error::io("failed to hand a large argument to a worker", it);
+        if !ours.bind(&self.life) {
+            return Err(fail(io::ErrorKind::OutOfMemory.into()));
+        }
+        let slab = ours.slab();
+        if !self.our_slabs.contains(&slab.id) {
+            // It blocks only when the worker has not taken hundreds of descriptors, each of a frame it has yet to read.
+            socket::send(&self.socket, &slab.id.to_le_bytes(), &[slab.as_fd()]).map_err(fail)?;
+            self.our_slabs.push(slab.id);
+        }
+        (head.slab, head.slab_length) = (slab.id, ours.length as u64);
+        self.stage_frame(head, &[]);
+        Ok(())
+    }
+
+    /// Sends a context where this worker does not have it.
+    fn stage_context(&mut self, context: &Context) -> u32 {
+        if !self.contexts.contains(&context.id) {
+            self.contexts.push(context.id);
+            let mut head = RequestHead::new(Kind::Context);
+            head.context = context.id;
+            let loader = context.loader.to_bytes();
+            head.length = (loader.len() + context.bytes.len()) as u32;
+            self.staged.extend_from_slice(&head.to_bytes());
+            self.staged.extend_from_slice(&loader);
+            self.staged.extend_from_slice(&context.bytes);
+        }
+        context.id
+    }
+
+    /// Has the worker drop a context.
+    pub(super) fn drop_context(&mut self, id: u32) {
+        if let Some(at) = self.contexts.iter().position(|it| *it == id) {
+            self.contexts.swap_remove(at);
+            let mut head = RequestHead::new(Kind::DropContext);
+            head.context = id;
+            self.stage_frame(head, &[]);
+        }
+    }
+
+    /// Has the worker unmap a slab that is no more, if it is this worker's.
+    pub(super) fn drop_slab(&mut self, bound_to: &std::sync::Weak<Life>, id: u32) {
+        if bound_to.as_ptr() == Arc::as_ptr(&self.life) {
+            self.our_slabs.retain(|it| *it != id);
+            let mut head = RequestHead::new(Kind::DropSlab);
+            head.slab = id;
+            self.stage_frame(head, &[]);
+        }
+    }
+
+    fn stage_frame(&mut self, mut head: RequestHead, bytes: &[u8]) {
+        head.length = bytes.len() as u32;
+        self.staged.extend_from_slice(&head.to_bytes());
+        self.staged.extend_from_slice(bytes);
+    }
+
+    /// Whether enough is staged to be worth a write.
+    pub(super) fn has_a_batch(&self) -> bool {
+        self.staged.len() - self.written >= FLUSH_AT
+    }
+
+    pub(super) fn has_unwritten(&self) -> bool {
+        self.staged.len() > self.written
+    }
+
+    /// Writes what is staged, as far as the pipe has room. A worker that is gone is noticed elsewhere.
+    pub(super) fn flush(&mut self) {
+        let Some(requests) = &self.requests else {
+            return;
+        };
+        while self.written < self.staged.len() {
+            match pipe::write(requests, &self.staged[self.written..]) {
+                Ok(count) => self.written += count,
+                Err(_) => break,
+            }
+        }
+        if self.written == self.staged.len() {
+            self.staged.clear();
+            self.written = 0;
+            // A burst's memory is not kept for ever.
+            self.staged.shrink_to(4 * FLUSH_AT.max(1 << 14));
+        }
+    }
+
+    /// Takes back what has not started of the items from `from` on, and gives the units in their order.
+    pub(super) fn take_back(&mut self, from: u32) -> Vec<Unit> {
+        let first = self.page.take_back(from, self.next_item);
+        let mut units = Vec::new();
+        while let Some(last) = self.in_flight.back_mut() {
+            let kept = first.wrapping_sub(last.item);
+            // Distances below half of the numbers are forward.
+            if kept < u32::MAX / 2 && kept >= last.unit.count() {
+                break;
+            }
+            if kept < u32::MAX / 2 && kept > 0 {
+                units.extend(last.unit.split_off(kept));
+                break;
+            }
+            units.extend(self.in_flight.pop_back().map(|it| it.unit));
+        }
+        for unit in &units {
+            self.items -= unit.count();
+            if let Unit::Call(task) = unit {
+                task.set_place(Place::Queue);
+            }
+        }
+        if !units.is_empty() && self.page.started() != first {
+            self.gap = Some(first);
+        }
+        units.reverse();
+        units
+    }
+
+    /// Items that were sent and have not started.
+    pub(super) fn unstarted(&self) -> u32 {
+        self.next_item
+            .wrapping_sub(self.page.started())
+            .min(self.items)
+    }
+
+    /// When to look for replies without having been called: a worker that has more to do rings only now and then, so what
+    /// it finished last may lie unread while a long item runs.
+    pub(super) fn look_again_at(&mut self) -> Option<Instant> {
+        let (started, now) = (self.page.started(), Instant::now());
+        if self.seen.0 != started {
+            self.seen = (started, now);
+        }
+        let due = self.seen.1 + LOOK_AGAIN;
+        (self.items >= 2 && due > now).then_some(due)
+    }
+
+    /// Whether the item that runs has been seen to run for long.
+    pub(super) fn is_stuck(&self) -> bool {
+        self.seen.0 == self.page.started() && self.seen.1.elapsed() >= LOOK_AGAIN
+    }
+
+    /// The number of the first item in flight.
+    pub(super) fn front(&self) -> Option<u32> {
+        self.in_flight.front().map(|it| it.item)
+    }
+
+    /// Reads what the bell's pipe holds: bells, which mean nothing by now, and the record of the worker's end.
+    pub(super) fn hear_bell(&mut self) {
+        let mut bytes = [0; 256];
+        loop {
+            match pipe::read(&self.bell, &mut bytes) {
+                Ok(0) => return,
+                Ok(count) => {
+                    if let Some(ExitRecord(status)) = ExitRecord::find(&bytes[..count]) {
+                        self.exit = Some(status);
+                    }
+                    if count < bytes.len() {
+                        return;
+                    }
+                }
+                Err(_) => return,
+            }
+        }
+    }
+
+    /// Maps a slab of the worker's and takes a result that lies in it. None if the worker broke the protocol.
+    pub(super) fn take_from_slab(&mut self, id: u32, length: u64) -> Option<Payload> {
+        let length = usize::try_from(length).ok()?;
+        while !self.their_slabs.contains_key(&id) {
+            let mut number = [0; 4];
+            let (count, mut fds) = socket::try_receive(&self.socket, &mut number).ok()?;
+            let slab = fds.pop().filter(|_| count == number.len())?;
+            let number = u32::from_le_bytes(number);
+            self.their_slabs
+                .insert(number, Arc::new(Slab::from_fd(number, slab).ok()?));
+        }
+        let slab = self.their_slabs.get_mut(&id)?;
+        if length > slab.capacity() && !Arc::get_mut(slab)?.follow(length) {
+            return None;
+        }
+        Some(Payload::Theirs(Box::new(TheirSlab {
+            slab: Arc::clone(slab),
+            length,
+        })))
+    }
+
+    pub(super) fn forget_slab(&mut self, id: u32) {
+        self.their_slabs.remove(&id);
+    }
+
+    /// Nanoseconds an item took on average since this was last asked.
+    pub(super) fn item_nanos(&mut self) -> Option<u64> {
+        let (busy, done) = self.page.measured();
+        let (busy_before, done_before) = std::mem::replace(&mut self.measured, (busy, done));
+        busy.wrapping_sub(busy_before)
+            .checked_div(done.wrapping_sub(done_before))
+    }
+
+    /// How it ended, as far as anybody knows.
+    pub(super) fn how_it_ended(&self) -> WorkerExit {
+        let status = self.exit.or_else(|| self.pidfd.status_after_reaping());
+        WorkerExit {
+            pid: self.pid,
+            signal: status.and_then(WaitStatus::signal),
+            exit_code: status.and_then(WaitStatus::exit_code),
+        }
+    }
+}
+
+/// The bytes of `count` items from the one at `first` on.
+fn part_of(bytes: &[u8], first: u32, count: u32) -> &[u8] {
+    let skip = |mut at: usize, items: u32| {
+        for _ in 0..items {
+            let length = bytes[at..]
+                .first_chunk()
+                .expect("a chunk holds the items it counts");
+            at += size_of::<u32>() + u32::from_le_bytes(*length) as usize;
+        }
+        at
+    };
+    let start = skip(0, first);
+    &bytes[start..skip(start, count)]
+}

@@ -1,0 +1,538 @@
+//! Maps: the input cut into chunks, never further ahead than the window, and the outcomes in the caller's hands.
+
+use super::{
+    batch::{Batch, Chunk, Part},
+    link::{Items, Unit},
+    payload::{Fresh, Payload, encode_into},
+    shared::Shared,
+};
+use crate::{
+    error::{Error, ErrorKind, Result},
+    shm::Buffer,
+    wire::{Wire, codec},
+};
+use futures::Stream;
+use parking_lot::Mutex;
+use std::{
+    collections::VecDeque,
+    fmt,
+    iter::FusedIterator,
+    pin::Pin,
+    sync::Arc,
+    task::{Context as PollContext, Poll, Waker},
+    thread::Thread,
+};
+
+/// Nanoseconds of work in a chunk, unless its size is set: a hundred times what it costs to hand one over.
+const CHUNK_NANOS: u64 = 250_000;
+
+/// Bytes after which a chunk takes no more items.
+const CHUNK_BYTES: usize = 32 << 10;
+
+/// Items in a chunk at most, unless its size is set.
+const MOST_ITEMS: u64 = 8192;
+
+/// Items in a chunk at most before any has been measured; the first chunk has one, and they double.
+const MOST_UNMEASURED: u64 = 64;
+
+/// Chunks in flight for each worker: one runs, one waits, one is on its way.
+const CHUNKS_AHEAD: u64 = 3;
+
+/// Work in flight for each worker, in nanoseconds, where the chunks are set smaller than that.
+const AHEAD_NANOS: u64 = 1_000_000;
+
+/// Items that may be read ahead of the results that were handed out, unless set.
+pub(super) const DEFAULT_WINDOW: usize = 16 << 10;
+
+/// How a map was asked for.
+#[derive(Debug, Clone, Copy, Default)]
+pub(super) struct Cut {
+    pub(super) chunk_size: Option<usize>,
+    pub(super) window: Option<usize>,
+}
+
+impl Cut {
+    /// An error for a chunk or a window of nothing.
+    pub(super) fn check(self) -> Result<()> {
+        let zero = |what: &str| {
+            Err(Error::new(
+                ErrorKind::InvalidInput,
+                format!("{what} of 0 items"),
+            ))
+        };
+        match self {
+            Self {
+                chunk_size: Some(0),
+                ..
+            } => zero("a chunk"),
+            Self {
+                window: Some(0), ..
+            } => zero("a window"),
+            _ => Ok(()),
+        }
+    }
+}
+
+/// One map on its way, whatever form its results take.
+pub(super) struct Run<I, R> {
+    shared: Arc<Shared>,
+    batch: Arc<Batch>,
+    input: I,
+    /// Pulls an item and encodes it.
+    pull: fn(&mut I, &mut Buffer<'_>) -> Result<(), NoItem>,
+    decode: fn(&Part, &mut dyn FnMut(Result<R>)),
+    cut: Cut,
+    is_exhausted: bool,
+    /// Items taken from the input.
+    pulled: u64,
+    /// Items whose outcomes were handed out.
+    given: u64,
+    /// Chunks sent.
+    chunks: u32,
+    /// Memory for the next item.
+    scratch: Vec<u8>,
+}
+
+/// Why an item was not encoded.
+enum NoItem {
+    /// The input has ended.
+    End,
+    Encode(codec::Reason),
+}
+
+impl<I, R> Run<I, R>
+where
+    I: Iterator,
+    I::Item: Wire + 'static,
+    R: Wire + 'static,
+{
+    /// Takes nothing from the input yet.
+    pub(super) fn new(shared: &Arc<Shared>, batch: Batch, cut: Cut, input: I) -> Result<Self> {
+        cut.check()?;
+        Ok(Self {
+            shared: Arc::clone(shared),
+            batch: Arc::new(batch),
+            input,
+            pull: |input, buffer| {
+                let item = input.next().ok_or(NoItem::End)?;
+                codec::encode(&item, buffer).map_err(NoItem::Encode)
+            },
+            decode: |part, take| part.decode(take),
+            cut,
+            is_exhausted: false,
+            pulled: 0,
+            given: 0,
+            chunks: 0,
+            scratch: Vec::new(),
+        })
+    }
+}
+
+impl<I, R> Run<I, R> {
+    pub(super) fn batch(&self) -> &Arc<Batch> {
+        &self.batch
+    }
+
+    /// Waits for the next outcomes; none when every item's has been handed out.
+    pub(super) fn next_part(&mut self) -> Option<Part> {
+        loop {
+            if let Poll::Ready(part) = self.try_next_part() {
+                return part;
+            }
+            let (batch, wants) = (&self.batch, self.wanted_below());
+            let register = |thread: &Thread| batch.wake(thread);
+            let done = || batch.has_part() || batch.outstanding() < wants;
+            self.shared.wait_until(None, &register, &done);
+        }
+    }
+
+    /// The next outcomes, or `waker` is woken when some may be there.
+    fn poll_next_part(&mut self, waker: &Waker) -> Poll<Option<Part>> {
+        if let Poll::Ready(part) = self.try_next_part() {
+            return Poll::Ready(part);
+        }
+        self.batch.wake_by(waker);
+        // Once more: what came before the line above has woken nobody.
+        self.try_next_part()
+    }
+
+    /// The next outcomes, if they are there. Sends what there is room for first.
+    fn try_next_part(&mut self) -> Poll<Option<Part>> {
+        loop {
+            if let Some(part) = self.batch.take() {
+                self.given += u64::from(part.count);
+                return Poll::Ready(Some(part));
+            }
+            self.fill();
+            let nothing_comes = self.is_exhausted && self.batch.outstanding() == 0;
+            match (self.batch.has_part(), nothing_comes) {
+                (true, _) => {}
+                (false, true) => return Poll::Ready(None),
+                (false, false) => return Poll::Pending,
+            }
+        }
+    }
+
+    /// Takes items from the input and sends them, as far as there is room.
+    fn fill(&mut self) {
+        while self.has_room() {
+            self.send_chunk();
+        }
+    }
+
+    /// Sends the whole input, however long it is.
+    pub(super) fn send_all(&mut self) {
+        while !self.is_exhausted {
+            self.send_chunk();
+        }
+    }
+
+    fn has_room(&self) -> bool {
+        !self.is_exhausted
+            && self.pulled - self.given < self.window() as u64
+            && self.batch.outstanding() < self.enough()
+    }
+
+    /// The number of items in flight below which more are to be sent; 0 if there are no more to send.
+    fn wanted_below(&self) -> u64 {
+        let may_pull = !self.is_exhausted && self.pulled - self.given < self.window() as u64;
+        // Half, so that a waiting caller is woken for several chunks at a time.
+        if may_pull {
+            self.enough().div_ceil(2)
+        } else {
+            0
+        }
+    }
+
+    /// Items in flight that keep every worker busy.
+    fn enough(&self) -> u64 {
+        let ahead = self
+            .batch
+            .item_nanos()
+            .map_or(0, |nanos| AHEAD_NANOS / nanos.max(1))
+            .min(MOST_ITEMS);
+        self.shared.settings.workers as u64 * (CHUNKS_AHEAD * self.chunk_size()).max(ahead)
+    }
+
+    fn window(&self) -> usize {
+        let set_chunk = self.cut.chunk_size.unwrap_or(0);
+        let for_chunks =
+            set_chunk.saturating_mul(CHUNKS_AHEAD as usize * self.shared.settings.workers);
+        self.cut.window.unwrap_or(DEFAULT_WINDOW.max(for_chunks))
+    }
+
+    fn chunk_size(&self) -> u64 {
+        let wanted = match (self.cut.chunk_size, self.batch.item_nanos()) {
+            (Some(size), _) => size as u64,
+            (None, Some(nanos)) => (CHUNK_NANOS / nanos.max(1)).min(MOST_ITEMS),
+            (None, None) => (1 << self.chunks.min(16)).min(MOST_UNMEASURED),
+        };
+        wanted.clamp(1, self.window() as u64)
+    }
+
+    fn send_chunk(&mut self) {
+        let ahead = self.pulled - self.given;
+        let room = (self.window() as u64).saturating_sub(ahead);
+        let most = self.chunk_size().min(room).max(1);
+        let mut chunk = Vec::new();
+        let mut count = 0;
+        while u64::from(count) < most && chunk.len() < CHUNK_BYTES {
+            match self.pull_item() {
+                Err(NoItem::End) => {
+                    self.is_exhausted = true;
+                    break;
+                }
+                Ok(Fresh::Small(bytes)) => {
+                    self.pulled += 1;
+                    chunk.extend_from_slice(&(bytes.len() as u32).to_le_bytes());
+                    chunk.extend_from_slice(&bytes);
+                    self.scratch = bytes;
+                    count += 1;
+                }
+                other => {
+                    self.send(count, Payload::Private(std::mem::take(&mut chunk).into()));
+                    count = 0;
+                    self.pulled += 1;
+                    self.send_alone(other);
+                }
+            }
+        }
+        self.send(count, Payload::Private(chunk.into()));
+    }
+
+    fn pull_item(&mut self) -> Result<Fresh, NoItem> {
+        // Behind a failure that ends the map nothing more is wanted.
+        if self.batch.wanted(self.pulled, 1) == 0 {
+            return Err(NoItem::End);
+        }
+        let (pull, input) = (self.pull, &mut self.input);
+        let scratch = std::mem::take(&mut self.scratch);
+        encode_into(scratch, &self.shared.slabs, |buffer| pull(input, buffer))
+    }
+
+    /// Sends the item pulled last as a chunk of its own, or gives the error that it is.
+    fn send_alone(&mut self, item: Result<Fresh, NoItem>) {
+        match item {
+            Ok(Fresh::Large(payload)) => self.send(1, payload),
+            Ok(Fresh::Small(bytes)) => self.send(1, Payload::copy_of(&bytes)),
+            Err(NoItem::End) => {}
+            Err(NoItem::Encode(reason)) => {
+                let message = format!("failed to encode an item of the map: {reason}");
+                self.give_error(1, Error::new(ErrorKind::Codec, message));
+            }
+        }
+    }
+
+    /// Sends the `count` items pulled last.
+    fn send(&mut self, count: u32, items: Payload) {
+        if count == 0 {
+            return;
+        }
+        let items = match (count, items.bytes()) {
+            // One item travels without its length.
+            (1, Some(bytes)) => Payload::copy_of(&bytes[size_of::<u32>()..]),
+            _ => items,
+        };
+        self.chunks += 1;
+        let index = self.pulled - u64::from(count);
+        let batch = Arc::clone(&self.batch);
+        let chunk = Arc::new(Chunk {
+            batch,
+            index,
+            count,
+            items: Mutex::new(items),
+        });
+        self.batch.sent(count.into());
+        let unit = Unit::Items(Box::new(Items {
+            chunk,
+            first: 0,
+            count,
+        }));
+        if let Err(error) = self.shared.submit(unit) {
+            self.batch.unsent(count.into());
+            self.give_error(count, error);
+        }
+    }
+
+    /// Gives an error in the place of each of the `count` items pulled last.
+    fn give_error(&self, count: u32, error: Error) {
+        let index = self.pulled - u64::from(count);
+        self.batch.deliver_unsent(Part {
+            index,
+            count,
+            outcome: Err(error),
+        });
+    }
+}
+
+impl<I: Iterator, R> Run<I, R> {
+    /// How many results to expect, as far as the input says so.
+    pub(super) fn expected(&self) -> usize {
+        // An input that claims too much must not cost memory.
+        self.input.size_hint().0.min(1 << 20)
+    }
+}
+
+impl<I, R> Drop for Run<I, R> {
+    /// Cancels what has not started.
+    fn drop(&mut self) {
+        if self.shared.is_foreign() {
+            return;
+        }
+        let context = self.batch.context.as_ref().map(|it| it.id);
+        let has_more = self.batch.is_streamed() && self.batch.outstanding() > 0;
+        if has_more || context.is_some() {
+            self.shared.with_state(|state, told| {
+                if has_more {
+                    self.batch.cancel_from(0);
+                    state.sweep_cancelled(told);
+                }
+                context.into_iter().for_each(|it| state.drop_context(it));
+            });
+        }
+    }
+}
+
+/// The results of a map, one by one.
+struct Lazy<I, R> {
+    run: Option<Run<I, R>>,
+    /// What was wrong with the call: the first and only outcome.
+    refusal: Option<Error>,
+    ready: VecDeque<Result<R>>,
+}
+
+impl<I, R> Lazy<I, R> {
+    fn new(run: Result<Run<I, R>>) -> Self {
+        let (run, refusal) = match run {
+            Ok(run) => (Some(run), None),
+            Err(error) => (None, Some(error)),
+        };
+        Self {
+            run,
+            refusal,
+            ready: VecDeque::new(),
+        }
+    }
+
+    fn next(&mut self) -> Option<Result<R>> {
+        loop {
+            if let Some(result) = self.take_ready() {
+                return Some(result);
+            }
+            let part = self.run.as_mut()?.next_part();
+            self.unpack(part)?;
+        }
+    }
+
+    fn poll_next(&mut self, waker: &Waker) -> Poll<Option<Result<R>>> {
+        loop {
+            if let Some(result) = self.take_ready() {
+                return Poll::Ready(Some(result));
+            }
+            let Some(run) = &mut self.run else {
+                return Poll::Ready(None);
+            };
+            let Poll::Ready(part) = run.poll_next_part(waker) else {
+                return Poll::Pending;
+            };
+            if self.unpack(part).is_none() {
+                return Poll::Ready(None);
+            }
+        }
+    }
+
+    fn take_ready(&mut self) -> Option<Result<R>> {
+        if let Some(result) = self.ready.pop_front() {
+            return Some(result);
+        }
+        let run = self.run.as_ref().filter(|it| it.shared.is_foreign());
+        if let Some(refusal) = run.and_then(|it| it.shared.refusal()) {
+            // In a copy of the pool's process nothing ever comes.
+            self.run = None;
+            self.refusal = Some(refusal);
+        }
+        self.refusal.take().map(Err)
+    }
+
+    fn unpack(&mut self, part: Option<Part>) -> Option<()> {
+        let (part, run) = (part?, self.run.as_ref()?);
+        (run.decode)(&part, &mut |result| self.ready.push_back(result));
+        Some(())
+    }
+}
+
+impl<I: Iterator, R> Lazy<I, R> {
+    /// Exact wherever the input's is.
+    fn size_hint(&self) -> (usize, Option<usize>) {
+        let refused = usize::from(self.refusal.is_some());
+        let Some(run) = &self.run else {
+            return (self.ready.len() + refused, Some(self.ready.len() + refused));
+        };
+        let (low, high) = if run.is_exhausted {
+            (0, Some(0))
+        } else {
+            run.input.size_hint()
+        };
+        let under_way = (run.pulled - run.given) as usize + self.ready.len();
+        (
+            low.saturating_add(under_way),
+            high.and_then(|it| it.checked_add(under_way)),
+        )
+    }
+}
+
+macro_rules! lazy_map {
+    ($(#[$doc:meta])* $name:ident) => {
+        $(#[$doc])*
+        #[must_use = "the input is read as results are asked for"]
+        pub struct $name<I, R>(Lazy<I, R>);
+
+        impl<I, R> $name<I, R> {
+            pub(super) fn new(run: Result<Run<I, R>>) -> Self {
+                Self(Lazy::new(run))
+            }
+
+            /// The same results for async code, on any runtime.
+            pub fn into_stream(self) -> ImapStream<I, R> {
+                ImapStream(self.0)
+            }
+        }
+
+        impl<I: Iterator, R> Iterator for $name<I, R> {
+            type Item = Result<R>;
+
+            fn next(&mut self) -> Option<Result<R>> {
+                self.0.next()
+            }
+
+            fn size_hint(&self) -> (usize, Option<usize>) {
+                self.0.size_hint()
+            }
+        }
+
+        impl<I: ExactSizeIterator, R> ExactSizeIterator for $name<I, R> {}
+
+        impl<I: Iterator, R> FusedIterator for $name<I, R> {}
+
+        impl<I, R> fmt::Debug for $name<I, R> {
+            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.debug_struct(stringify!($name)).field("ready", &self.0.ready.len()).finish_non_exhaustive()
+            }
+        }
+    };
+}
+
+lazy_map! {
+    /// The results of [`imap`](crate::ProcessPoolExecutor::imap): one for each item, in the order of the input.
+    ///
+    /// The input is read by whoever asks for the next result, never further ahead than the window and never while nobody
+    /// asks. An error takes the place of its item's result and ends nothing. Dropping this cancels what has not started.
+    Imap
+}
+
+lazy_map! {
+    /// The results of [`imap_unordered`](crate::ProcessPoolExecutor::imap_unordered): one for each item, as they come.
+    ///
+    /// In everything but the order as [`Imap`].
+    ImapUnordered
+}
+
+/// The results of [`Imap::into_stream`] or [`ImapUnordered::into_stream`].
+///
+/// ```
+/// use futures::{StreamExt, executor::block_on};
+///
+/// let pool = procpool::ProcessPoolExecutor::new()?;
+/// let stream = pool.imap(|x| x * x, 0..4u64).into_stream();
+/// let squares: Vec<u64> = block_on(stream.map(|it| it.unwrap()).collect());
+/// assert_eq!(squares, [0, 1, 4, 9]);
+/// # Ok::<(), procpool::Error>(())
+/// ```
+#[must_use = "a stream does nothing unless it is polled"]
+pub struct ImapStream<I, R>(Lazy<I, R>);
+
+impl<I: Iterator + Unpin, R> Stream for ImapStream<I, R> {
+    type Item = Result<R>;
+
+    fn poll_next(
+        mut self: Pin<&mut Self>,
+        context: &mut PollContext<'_>,
+    ) -> Poll<Option<Result<R>>> {
+        self.0.poll_next(context.waker())
+    }
+
+    fn size_hint(&self) -> (usize, Option<usize>) {
+        self.0.size_hint()
+    }
+}
+
+/// Results are moved out, never pinned.
+impl<I: Unpin, R> Unpin for ImapStream<I, R> {}
+
+impl<I, R> fmt::Debug for ImapStream<I, R> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("ImapStream")
+            .field("ready", &self.0.ready.len())
+            .finish_non_exhaustive()
+    }
+}

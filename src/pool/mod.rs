@@ -1,0 +1,435 @@
+//! The executor: tasks on worker processes that were forked before.
+//!
+//! ```text
+//!   caller's threads                                                     worker process, one of n
+//!  ┌──────────────────┐   Call: function + encoded argument   request   ┌───────────────────────┐
+//!  │ submit, map, ... │──────────►  queue ──────► Link ═════════════════►│ Requests              │
+//!  │  (options, map)  │            (dispatcher)   (link)      pipe       │    │ decode, call,    │
+//!  │                  │                             ▲                   │    ▼ encode           │
+//!  │ result, next ... │◄── Task, Batch ◄── records ─┴───────────────────│ ring in the shared    │
+//!  │  (future, wait)  │    (task, batch)            shared page (page)  │ page; bell if the     │
+//!  └──────────────────┘                             ▲          pipe     │ pool sleeps           │
+//!            ▲  whoever waits, leads (shared)        └── bell, exit ◄═══╡                       │
+//!            └─ else the background thread               record         └───────────────────────┘
+//!                                                          ▲ by the fork server, when it has died
+//! ```
+//!
+//! Relies on: `process` to start workers and to tell how they ended; `shm` for the page and the slabs; `wire` for values.
+//!
+//! Invariant: a worker's death costs the one item that ran in it. What is lost, and what is not, at each instant: README.md
+//! in this folder.
+
+mod batch;
+mod builder;
+mod callbacks;
+mod dispatcher;
+mod future;
+mod link;
+mod map;
+mod options;
+mod page;
+mod panic;
+mod payload;
+mod protocol;
+mod requests;
+mod shared;
+mod task;
+mod wait;
+mod worker;
+
+pub use builder::ProcessPoolBuilder;
+pub use future::TaskFuture;
+pub use map::{Imap, ImapStream, ImapUnordered};
+pub use options::TaskOptions;
+pub use wait::{AsCompleted, ReturnWhen, Waited, as_completed, wait};
+pub use worker::{Worker, current_worker};
+
+use crate::{
+    error::{Error, ErrorKind, Result},
+    wire::Wire,
+};
+use dispatcher::{Phase, Slot, stopped};
+use parking_lot::Mutex;
+use shared::Shared;
+use std::{
+    fmt,
+    mem::ManuallyDrop,
+    sync::Arc,
+    thread::{JoinHandle, Thread},
+    time::{Duration, Instant},
+};
+
+/// A pool of worker processes that run functions.
+///
+/// Workers are forked when the pool is built and live as long as it does. A task can do anything, and only that task fails:
+/// a panic is an error of its future with the message and the backtrace; a crash, an `exit` or a kill ends the worker, is an
+/// error of the one task that ran there, and the worker is replaced.
+///
+/// A task is a function without captured state (`fn`), its argument and its result are [`Wire`] values. State travels as an
+/// argument; see [`map_with`](Self::map_with).
+///
+/// The pool is shared by reference between threads. Dropping it finishes what was submitted, then ends the workers; for
+/// those who cannot wait there are [`terminate`](Self::terminate) and [`kill`](Self::kill).
+///
+/// ```
+/// use procpool::ProcessPoolExecutor;
+///
+/// fn square(x: u64) -> u64 {
+///     x * x
+/// }
+///
+/// let pool = ProcessPoolExecutor::new()?;
+/// assert_eq!(pool.map(square, 0..5)?, [0, 1, 4, 9, 16]);
+///
+/// let error = pool.apply(|()| std::process::abort(), ()).map(|()| ()).unwrap_err();
+/// assert_eq!(error.worker().and_then(|exit| exit.signal), Some(6));
+/// # Ok::<(), procpool::Error>(())
+/// ```
+///
+/// A closure must not capture: what it needs is an argument.
+///
+/// ```compile_fail,E0308
+/// let factor = 3;
+/// let pool = procpool::ProcessPoolExecutor::new().unwrap();
+/// pool.map(|x: u64| x * factor, 0..5); // closures can only be coerced to `fn` types if they do not capture any variables
+/// ```
+///
+/// Values are owned: another process cannot see what a reference points to.
+///
+/// ```compile_fail,E0277
+/// let pool = procpool::ProcessPoolExecutor::new().unwrap();
+/// let words = vec![String::from("a")];
+/// pool.map(|word: &String| word.len(), &words); // `&String` cannot be sent to another process
+/// ```
+pub struct ProcessPoolExecutor {
+    shared: Arc<Shared>,
+    background: ManuallyDrop<Mutex<Option<JoinHandle<()>>>>,
+}
+
+impl ProcessPoolExecutor {
+    /// Builds a pool of [`cpu_count`](crate::cpu_count) workers with default settings.
+    ///
+    /// # Errors
+    ///
+    /// As [`ProcessPoolBuilder::build`].
+    pub fn new() -> Result<Self> {
+        Self::builder().build()
+    }
+
+    /// Starts to build a pool with settings.
+    pub fn builder() -> ProcessPoolBuilder {
+        ProcessPoolBuilder::new()
+    }
+
+    fn new_started(shared: Arc<Shared>, background: JoinHandle<()>) -> Self {
+        Self {
+            shared,
+            background: ManuallyDrop::new(Mutex::new(Some(background))),
+        }
+    }
+
+    /// The same calls with settings of their own: `pool.options().chunk_size(64).map(f, items)`.
+    pub fn options(&self) -> TaskOptions<'_> {
+        TaskOptions::new(&self.shared)
+    }
+
+    /// Has a worker call `f` with `arg`, and returns at once with a handle on the result.
+    ///
+    /// The argument is encoded here and now. Whatever goes wrong is an error of the future: a value that cannot be encoded,
+    /// a pool that is closed.
+    pub fn submit<A, R>(&self, f: fn(A) -> R, arg: A) -> TaskFuture<R>
+    where
+        A: Wire + Send + 'static,
+        R: Wire + Send + 'static,
+    {
+        self.options().submit(f, arg)
+    }
+
+    /// Has a worker call `f` with `arg` and waits for the result.
+    ///
+    /// # Errors
+    ///
+    /// As [`TaskFuture::result`].
+    pub fn apply<A, R>(&self, f: fn(A) -> R, arg: A) -> Result<R>
+    where
+        A: Wire + Send + 'static,
+        R: Wire + Send + 'static,
+    {
+        self.options().apply(f, arg)
+    }
+
+    /// As [`submit`](Self::submit); `callback` is called with the result, once, on the pool's own thread for callbacks.
+    ///
+    /// [`join`](Self::join) and dropping the pool wait for callbacks, too. See
+    /// [`TaskFuture::add_done_callback`] for what they may do. The future may be dropped.
+    pub fn apply_async<A, R>(
+        &self,
+        f: fn(A) -> R,
+        arg: A,
+        callback: impl FnOnce(&Result<R>) + Send + 'static,
+    ) -> TaskFuture<R>
+    where
+        A: Wire + Send + 'static,
+        R: Wire + Send + 'static,
+    {
+        self.options().apply_async(f, arg, callback)
+    }
+
+    /// Has the workers call `f` with each item, and gives the results in the order of the items.
+    ///
+    /// Items travel in chunks whose size follows the time they take. The input is read as the workers need it.
+    ///
+    /// # Errors
+    ///
+    /// The error of the first item, in their order, that fails. Items behind it that have not started are cancelled; those
+    /// before it finish. For every item's own outcome there is [`map_results`](Self::map_results).
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// let pool = procpool::ProcessPoolExecutor::new()?;
+    /// let error = pool.map(|x: i32| 12 / x, [3, 0, 4]).unwrap_err();
+    /// assert_eq!(error.remote_panic().unwrap().message, "attempt to divide by zero");
+    /// # Ok::<(), procpool::Error>(())
+    /// ```
+    pub fn map<I, R>(&self, f: fn(I::Item) -> R, items: I) -> Result<Vec<R>>
+    where
+        I: IntoIterator,
+        I::Item: Wire + Send + 'static,
+        R: Wire + Send + 'static,
+    {
+        self.options().map(f, items)
+    }
+
+    /// As [`map`](Self::map), but gives every item's own outcome, and fails for none.
+    pub fn map_results<I, R>(&self, f: fn(I::Item) -> R, items: I) -> Vec<Result<R>>
+    where
+        I: IntoIterator,
+        I::Item: Wire + Send + 'static,
+        R: Wire + Send + 'static,
+    {
+        self.options().map_results(f, items)
+    }
+
+    /// As [`map`](Self::map), but returns as soon as the input has been read, with a handle on the list of results.
+    pub fn map_async<I, R>(&self, f: fn(I::Item) -> R, items: I) -> TaskFuture<Vec<R>>
+    where
+        I: IntoIterator,
+        I::Item: Wire + Send + 'static,
+        R: Wire + Send + 'static,
+    {
+        self.options().map_async(f, items)
+    }
+
+    /// Has the workers call `f` with each item, as results are asked for: an iterator over results in the order of the
+    /// items, which also works over an endless input.
+    ///
+    /// ```
+    /// let pool = procpool::ProcessPoolExecutor::new()?;
+    /// let squares: Vec<u64> = pool.imap(|x| x * x, 0..).take(4).collect::<procpool::Result<_>>()?;
+    /// assert_eq!(squares, [0, 1, 4, 9]);
+    /// # Ok::<(), procpool::Error>(())
+    /// ```
+    pub fn imap<I, R>(&self, f: fn(I::Item) -> R, items: I) -> Imap<I::IntoIter, R>
+    where
+        I: IntoIterator,
+        I::Item: Wire + Send + 'static,
+        R: Wire + Send + 'static,
+    {
+        self.options().imap(f, items)
+    }
+
+    /// As [`imap`](Self::imap), but gives results as they come.
+    pub fn imap_unordered<I, R>(
+        &self,
+        f: fn(I::Item) -> R,
+        items: I,
+    ) -> ImapUnordered<I::IntoIter, R>
+    where
+        I: IntoIterator,
+        I::Item: Wire + Send + 'static,
+        R: Wire + Send + 'static,
+    {
+        self.options().imap_unordered(f, items)
+    }
+
+    /// As [`map`](Self::map) for a function of two arguments: `pool.starmap(u64::pow, [(2, 3), (3, 2)])`.
+    ///
+    /// # Errors
+    ///
+    /// As [`map`](Self::map).
+    pub fn starmap<A, B, R, I>(&self, f: fn(A, B) -> R, items: I) -> Result<Vec<R>>
+    where
+        I: IntoIterator<Item = (A, B)>,
+        A: Wire + Send + 'static,
+        B: Wire + Send + 'static,
+        R: Wire + Send + 'static,
+    {
+        self.options().starmap(f, items)
+    }
+
+    /// As [`map`](Self::map) for a function that needs something besides its item: `context` is sent to each worker once.
+    ///
+    /// # Errors
+    ///
+    /// As [`map`](Self::map); [`ErrorKind::Codec`] for a context that cannot be encoded.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// let pool = procpool::ProcessPoolExecutor::new()?;
+    /// let stop_words = vec!["the".to_string(), "a".to_string()];
+    /// let found = pool.map_with(stop_words, |words, word| words.contains(&word), ["a", "fox"].map(String::from))?;
+    /// assert_eq!(found, [true, false]);
+    /// # Ok::<(), procpool::Error>(())
+    /// ```
+    pub fn map_with<C, I, R>(&self, context: C, f: fn(&C, I::Item) -> R, items: I) -> Result<Vec<R>>
+    where
+        C: Wire + Send + 'static,
+        I: IntoIterator,
+        I::Item: Wire + Send + 'static,
+        R: Wire + Send + 'static,
+    {
+        self.options().map_with(context, f, items)
+    }
+
+    /// Workers the pool keeps.
+    #[must_use]
+    pub fn workers(&self) -> usize {
+        self.shared.settings.workers
+    }
+
+    /// Process ids of the workers that are alive now.
+    #[must_use]
+    pub fn worker_pids(&self) -> Vec<u32> {
+        if self.shared.is_foreign() {
+            return Vec::new();
+        }
+        self.shared.with_state(|state, _| {
+            let links = state.slots.iter().filter_map(Slot::link);
+            links
+                .filter(|it| !it.pidfd.is_dead())
+                .map(|it| it.pid)
+                .collect()
+        })
+    }
+
+    /// Takes no new tasks from now on; later calls give [`ErrorKind::Shutdown`]. Those submitted are finished, and then the
+    /// workers end.
+    pub fn close(&self) {
+        self.shutdown(false);
+    }
+
+    /// As [`close`](Self::close); with `cancel_pending`, tasks that have not started are cancelled. Does not wait.
+    pub fn shutdown(&self, cancel_pending: bool) {
+        self.change(|state, told| {
+            state.close();
+            if cancel_pending {
+                state.cancel_pending(told);
+            }
+        });
+    }
+
+    /// Stops the pool: outstanding futures fail with [`ErrorKind::Shutdown`] at once, workers get SIGTERM, and those that
+    /// live on SIGKILL after 2 s. Does not wait; [`join`](Self::join) does.
+    pub fn terminate(&self) {
+        self.change(|state, told| state.stop(&stopped(), false, told));
+    }
+
+    /// As [`terminate`](Self::terminate), with SIGKILL at once.
+    pub fn kill(&self) {
+        self.change(|state, told| state.stop(&stopped(), true, told));
+    }
+
+    /// Closes the pool, and waits until every task and callback is done and every worker has ended.
+    ///
+    /// It waits as long as a task runs. May be called again, and by several threads.
+    ///
+    /// # Errors
+    ///
+    /// [`ErrorKind::StartFailed`] if the pool was broken by then, [`ErrorKind::Unsupported`] in a copy of the process that
+    /// built it.
+    pub fn join(&self) -> Result<()> {
+        self.close();
+        self.wait_for_end(None);
+        self.finish_threads()
+    }
+
+    /// As [`join`](Self::join), but after `limit` what is left is stopped as by [`terminate`](Self::terminate).
+    ///
+    /// Returns when the workers are gone: at most about 2 s after the limit, and then only if they ignore SIGTERM.
+    ///
+    /// # Errors
+    ///
+    /// As `join`; [`ErrorKind::TimedOut`] if something had to be stopped.
+    pub fn join_timeout(&self, limit: Duration) -> Result<()> {
+        self.close();
+        let in_time = self.wait_for_end(Instant::now().checked_add(limit));
+        if in_time {
+            return self.finish_threads();
+        }
+        self.terminate();
+        self.wait_for_end(None);
+        self.finish_threads()?;
+        let message = format!("the pool was not done within {limit:?} and was stopped");
+        Err(Error::new(ErrorKind::TimedOut, message))
+    }
+
+    fn change(&self, change: impl FnOnce(&mut dispatcher::State, &mut task::Told)) {
+        if !self.shared.is_foreign() {
+            self.shared.with_state(change);
+            self.shared.kick();
+        }
+    }
+
+    fn wait_for_end(&self, deadline: Option<Instant>) -> bool {
+        if self.shared.is_foreign() {
+            return true;
+        }
+        let has_ended = || {
+            self.shared
+                .with_state(|state, _| matches!(state.phase, Phase::Ended(_)))
+        };
+        // Followers are woken at the end in any case.
+        self.shared
+            .wait_until(deadline, &|_: &Thread| (), &has_ended)
+    }
+
+    /// Waits for the pool's own threads once no worker is left.
+    fn finish_threads(&self) -> Result<()> {
+        if !self.shared.is_foreign() {
+            self.shared.kick();
+            let background = self.background.lock().take();
+            if let Some(thread) = background {
+                // It does not panic; if it did, the panic hook has told.
+                let _ = thread.join();
+            }
+            self.shared.callbacks.finish();
+        }
+        match self.shared.refusal() {
+            Some(error) if error.kind() != ErrorKind::Shutdown => Err(error),
+            _ => Ok(()),
+        }
+    }
+}
+
+impl Drop for ProcessPoolExecutor {
+    /// Finishes what was submitted, then ends the workers and waits for them. In a copy of the process that built the pool
+    /// nothing happens: neither the workers nor the threads are the copy's.
+    fn drop(&mut self) {
+        if self.shared.is_foreign() {
+            std::mem::forget(Arc::clone(&self.shared));
+            return;
+        }
+        // A broken pool has told every future, and there is nobody left to tell.
+        let _ = self.join();
+    }
+}
+
+impl fmt::Debug for ProcessPoolExecutor {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("ProcessPoolExecutor")
+            .field("workers", &self.workers())
+            .finish_non_exhaustive()
+    }
+}

@@ -1,0 +1,330 @@
+//! The calls of a pool, with the settings of one call.
+
+use super::{
+    batch::{Batch, Context, Delivery, decoded},
+    future::{TaskFuture, refuse},
+    link::Unit,
+    map::{Cut, Imap, ImapUnordered, Run},
+    payload::encoded,
+    shared::Shared,
+    task::{Body, Observer, Task, Told},
+};
+use crate::{
+    error::{Error, ErrorKind, Result},
+    process::function::{ContextLoader, Function},
+    wire::{Wire, codec},
+};
+use std::{fmt, sync::Arc};
+
+/// The calls of a [`ProcessPoolExecutor`](crate::ProcessPoolExecutor) with settings of their own.
+///
+/// ```
+/// let pool = procpool::ProcessPoolExecutor::new()?;
+/// let lengths = pool.options().chunk_size(2).window(8).map(|s: String| s.len(), ["a", "bb", "ccc"].map(String::from))?;
+/// assert_eq!(lengths, [1, 2, 3]);
+/// # Ok::<(), procpool::Error>(())
+/// ```
+#[must_use = "settings do nothing until a call is made with them"]
+#[derive(Clone, Copy)]
+pub struct TaskOptions<'a> {
+    shared: &'a Arc<Shared>,
+    cut: Cut,
+}
+
+impl<'a> TaskOptions<'a> {
+    pub(super) fn new(shared: &'a Arc<Shared>) -> Self {
+        let settings = &shared.settings;
+        Self {
+            shared,
+            cut: Cut {
+                chunk_size: settings.chunk_size,
+                window: settings.window,
+            },
+        }
+    }
+
+    /// Items of a map that travel together; by default as many as take about 0.25 ms, as measured.
+    ///
+    /// Results are handed out item by item all the same, and a chunk is never larger than the window. 0 is an error of the
+    /// call ([`ErrorKind::InvalidInput`]).
+    pub fn chunk_size(mut self, items: usize) -> Self {
+        self.cut.chunk_size = Some(items);
+        self
+    }
+
+    /// Items of a map that are read from the input ahead of the results handed out, at the most; 16 384 by default, and
+    /// only as many as keep the workers busy.
+    ///
+    /// 0 is an error of the call ([`ErrorKind::InvalidInput`]). `map_async` reads its whole input in the call.
+    pub fn window(mut self, items: usize) -> Self {
+        self.cut.window = Some(items);
+        self
+    }
+
+    /// As [`ProcessPoolExecutor::submit`](crate::ProcessPoolExecutor::submit).
+    pub fn submit<A, R>(&self, f: fn(A) -> R, arg: A) -> TaskFuture<R>
+    where
+        A: Wire + Send + 'static,
+        R: Wire + Send + 'static,
+    {
+        self.submit_observed(f, arg, |_| None)
+    }
+
+    /// As [`ProcessPoolExecutor::apply`](crate::ProcessPoolExecutor::apply).
+    pub fn apply<A, R>(&self, f: fn(A) -> R, arg: A) -> Result<R>
+    where
+        A: Wire + Send + 'static,
+        R: Wire + Send + 'static,
+    {
+        self.submit(f, arg).result()
+    }
+
+    /// As [`ProcessPoolExecutor::apply_async`](crate::ProcessPoolExecutor::apply_async).
+    pub fn apply_async<A, R>(
+        &self,
+        f: fn(A) -> R,
+        arg: A,
+        callback: impl FnOnce(&Result<R>) + Send + 'static,
+    ) -> TaskFuture<R>
+    where
+        A: Wire + Send + 'static,
+        R: Wire + Send + 'static,
+    {
+        let shared = Arc::clone(self.shared);
+        self.submit_observed(f, arg, move |task| {
+            let mut result = TaskFuture::new(&shared, Arc::clone(task), decode_value::<R>);
+            Some(Observer::Callback(Box::new(move || {
+                callback(&result.take())
+            })))
+        })
+    }
+
+    /// As [`ProcessPoolExecutor::map`](crate::ProcessPoolExecutor::map).
+    pub fn map<I, R>(&self, f: fn(I::Item) -> R, items: I) -> Result<Vec<R>>
+    where
+        I: IntoIterator,
+        I::Item: Wire + Send + 'static,
+        R: Wire + Send + 'static,
+    {
+        self.collect(Function::unary(f), None, items)
+    }
+
+    /// As [`ProcessPoolExecutor::map_results`](crate::ProcessPoolExecutor::map_results).
+    pub fn map_results<I, R>(&self, f: fn(I::Item) -> R, items: I) -> Vec<Result<R>>
+    where
+        I: IntoIterator,
+        I::Item: Wire + Send + 'static,
+        R: Wire + Send + 'static,
+    {
+        let items = items.into_iter();
+        let function = self.cut.check().and_then(|()| Function::unary(f));
+        match function {
+            Err(error) => items.map(|_| Err(error.clone())).collect(),
+            function => {
+                Imap::new(self.run(function, None, Delivery::Ordered, false, items)).collect()
+            }
+        }
+    }
+
+    /// As [`ProcessPoolExecutor::map_async`](crate::ProcessPoolExecutor::map_async).
+    pub fn map_async<I, R>(&self, f: fn(I::Item) -> R, items: I) -> TaskFuture<Vec<R>>
+    where
+        I: IntoIterator,
+        I::Item: Wire + Send + 'static,
+        R: Wire + Send + 'static,
+    {
+        let run = self.run::<_, R>(Function::unary(f), None, Delivery::Collected, true, items);
+        let task = match run {
+            Err(error) => Arc::new(Task::failed(error)),
+            Ok(mut run) => {
+                run.send_all();
+                let batch = Arc::clone(run.batch());
+                let task = Arc::new(Task::batch(Arc::clone(&batch)));
+                let mut told = Told::default();
+                batch.collect_into(&task, &mut told);
+                self.shared.tell(told);
+                task
+            }
+        };
+        TaskFuture::new(self.shared, task, decode_list::<R>)
+    }
+
+    /// As [`ProcessPoolExecutor::imap`](crate::ProcessPoolExecutor::imap).
+    pub fn imap<I, R>(&self, f: fn(I::Item) -> R, items: I) -> Imap<I::IntoIter, R>
+    where
+        I: IntoIterator,
+        I::Item: Wire + Send + 'static,
+        R: Wire + Send + 'static,
+    {
+        Imap::new(self.run(Function::unary(f), None, Delivery::Ordered, false, items))
+    }
+
+    /// As [`ProcessPoolExecutor::imap_unordered`](crate::ProcessPoolExecutor::imap_unordered).
+    pub fn imap_unordered<I, R>(
+        &self,
+        f: fn(I::Item) -> R,
+        items: I,
+    ) -> ImapUnordered<I::IntoIter, R>
+    where
+        I: IntoIterator,
+        I::Item: Wire + Send + 'static,
+        R: Wire + Send + 'static,
+    {
+        ImapUnordered::new(self.run(Function::unary(f), None, Delivery::Unordered, false, items))
+    }
+
+    /// As [`ProcessPoolExecutor::starmap`](crate::ProcessPoolExecutor::starmap).
+    pub fn starmap<A, B, R, I>(&self, f: fn(A, B) -> R, items: I) -> Result<Vec<R>>
+    where
+        I: IntoIterator<Item = (A, B)>,
+        A: Wire + Send + 'static,
+        B: Wire + Send + 'static,
+        R: Wire + Send + 'static,
+    {
+        self.collect(Function::binary(f), None, items)
+    }
+
+    /// As [`ProcessPoolExecutor::map_with`](crate::ProcessPoolExecutor::map_with).
+    pub fn map_with<C, I, R>(&self, context: C, f: fn(&C, I::Item) -> R, items: I) -> Result<Vec<R>>
+    where
+        C: Wire + Send + 'static,
+        I: IntoIterator,
+        I::Item: Wire + Send + 'static,
+        R: Wire + Send + 'static,
+    {
+        let context = encode_context(&context)?;
+        self.collect(Function::contextual(f), Some(context), items)
+    }
+
+    fn submit_observed<A, R>(
+        &self,
+        f: fn(A) -> R,
+        arg: A,
+        observer: impl FnOnce(&Arc<Task>) -> Option<Observer>,
+    ) -> TaskFuture<R>
+    where
+        A: Wire + 'static,
+        R: Wire + 'static,
+    {
+        let task = Arc::new(self.encode_call(f, &arg).unwrap_or_else(Task::failed));
+        let late = observer(&task).and_then(|it| task.observe(it));
+        if !task.is_done()
+            && let Err(error) = self.shared.submit(Unit::Call(Arc::clone(&task)))
+        {
+            refuse(self.shared, &task, error);
+        }
+        if let Some(Observer::Callback(callback)) = late {
+            self.shared.callbacks.run(callback);
+        }
+        TaskFuture::new(self.shared, task, decode_value::<R>)
+    }
+
+    fn encode_call<A: Wire + 'static, R: Wire + 'static>(
+        &self,
+        f: fn(A) -> R,
+        arg: &A,
+    ) -> Result<Task> {
+        let function = Function::unary(f)?;
+        let argument = encoded(&self.shared.slabs, |buffer| codec::encode(arg, buffer));
+        let argument = argument.map_err(|reason| codec_error("the argument", &reason))?;
+        Ok(Task::call(function, argument))
+    }
+
+    fn run<I, R>(
+        &self,
+        function: Result<Function>,
+        context: Option<Context>,
+        delivery: Delivery,
+        fail_fast: bool,
+        items: I,
+    ) -> Result<Run<I::IntoIter, R>>
+    where
+        I: IntoIterator,
+        I::Item: Wire + 'static,
+        R: Wire + 'static,
+    {
+        let batch = Batch::new(function?, context, delivery, fail_fast);
+        Run::new(self.shared, batch, self.cut, items.into_iter())
+    }
+
+    /// All results in order, or the error of the lowest place.
+    fn collect<I, R>(
+        &self,
+        function: Result<Function>,
+        context: Option<Context>,
+        items: I,
+    ) -> Result<Vec<R>>
+    where
+        I: IntoIterator,
+        I::Item: Wire + 'static,
+        R: Wire + 'static,
+    {
+        let mut run = self.run::<I, R>(function, context, Delivery::Ordered, true, items)?;
+        let mut results = Vec::with_capacity(run.expected());
+        if let Some(refusal) = self
+            .shared
+            .is_foreign()
+            .then(|| self.shared.refusal())
+            .flatten()
+        {
+            return Err(refusal);
+        }
+        while let Some(part) = run.next_part() {
+            append(&part, &mut results)?;
+        }
+        Ok(results)
+    }
+}
+
+impl fmt::Debug for TaskOptions<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("TaskOptions")
+            .field("cut", &self.cut)
+            .finish_non_exhaustive()
+    }
+}
+
+fn encode_context<C: Wire + 'static>(context: &C) -> Result<Context> {
+    let mut bytes = Vec::new();
+    codec::encode(context, &mut bytes).map_err(|it| codec_error("the context", &it))?;
+    if u32::try_from(bytes.len()).is_err() {
+        return Err(codec_error("the context", "it is larger than 4 GiB"));
+    }
+    Ok(Context::new(ContextLoader::new::<C>()?, bytes))
+}
+
+fn codec_error(what: &str, reason: &str) -> Error {
+    Error::new(
+        ErrorKind::Codec,
+        format!("failed to encode {what}: {reason}"),
+    )
+}
+
+fn decode_value<R: Wire + 'static>(body: &Body) -> Result<R> {
+    match body {
+        Body::Value(payload) => decoded(&mut payload.cursor()),
+        Body::List(_) => unreachable!("a call gives one value"),
+    }
+}
+
+fn decode_list<R: Wire + 'static>(body: &Body) -> Result<Vec<R>> {
+    let Body::List(parts) = body else {
+        unreachable!("a map gives a list")
+    };
+    let mut results = Vec::new();
+    for part in parts {
+        append(part, &mut results)?;
+    }
+    Ok(results)
+}
+
+/// Decodes results to the end of `results`, up to the first error.
+fn append<R: Wire + 'static>(part: &super::batch::Part, results: &mut Vec<R>) -> Result<()> {
+    let mut outcome = Ok(());
+    part.decode(|result| match result {
+        Ok(value) if outcome.is_ok() => results.push(value),
+        Err(error) if outcome.is_ok() => outcome = Err(error),
+        _ => {}
+    });
+    outcome
+}

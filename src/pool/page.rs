@@ -1,0 +1,444 @@
+//! The page that a worker shares with its pool: which items it may start, and the ring of its replies.
+//!
+//! # The word
+//!
+//! One 64-bit word says which items may start: `started` in its low half, `allowed` in its high half, both counting items
+//! from the worker's first. Numbers are never used twice, and compared for equality only, so that they may wrap.
+//!
+//! | word | meaning |
+//! |---|---|
+//! | started = n, allowed = n | nothing may start |
+//! | started = n, allowed > n | items n to allowed - 1 may start, n first |
+//!
+//! | step | by | |
+//! |---|---|---|
+//! | (n, a) → (n + 1, a), n ≠ a | worker | starts item n; fails if n is not the next, that is, it was taken back |
+//! | (s, a) → (s, a + k) | pool | k more items were sent |
+//! | (s, a) → (s, b), b between s and a | pool | items b to a - 1 are taken back |
+//! | (s, s) → (a, a) | pool | the next item sent gets a number beyond all that were ever allowed |
+//!
+//! A frame whose items were taken back may still be in the pipe. Its numbers are below `started` or beyond `allowed` when
+//! the worker comes to it, so that it is skipped.
+//!
+//! # The ring
+//!
+//! Replies are records (item, tag and length, bytes) in a ring of bytes that the worker appends to and the pool empties. A
+//! record counts from the moment when `tail` is stored behind it: it is there whole or not at all, whenever the worker is
+//! killed, and it outlives the worker. So a death costs the one item that had started and not replied.
+//!
+//! # The bell
+//!
+//! The pool empties rings when it is awake. Before it sleeps it stores `asleep` = 1 and looks at the rings once more; the
+//! worker appends, then looks at `asleep`. With a full barrier between the two on either side, one of them sees the other.
+
+use crate::{error::Result, shm::Segment, sys::futex};
+use std::{
+    os::fd::{AsFd, BorrowedFd, OwnedFd},
+    sync::atomic::{AtomicU32, AtomicU64, Ordering, fence},
+    time::Duration,
+};
+
+/// Offsets in bytes, each in a cache line of its own: one side writes it while the other polls its neighbour.
+const WORD: usize = 0;
+const TAIL: usize = 64;
+const HEAD: usize = 128;
+const ASLEEP: usize = 192;
+const WANTS_ROOM: usize = 256;
+const BUSY_NANOS: usize = 320;
+const ITEMS_DONE: usize = 328;
+const RING: usize = 4096;
+
+/// Bytes; twice the largest record, which is `SPILL` and a header (shm/buffer.rs).
+const RING_BYTES: usize = 128 << 10;
+
+/// How long a worker sleeps at most before it looks for room again.
+const ROOM_LIMIT: Duration = Duration::from_millis(100);
+
+/// What a record holds.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Tag {
+    /// An encoded result.
+    Value = 0,
+    /// An encoded [`Fault`](super::protocol::Fault).
+    Fault = 1,
+    /// Where an encoded result lies: [`InSlab`](super::protocol::InSlab).
+    Slab = 2,
+    /// Setup is done.
+    Ready = 3,
+    /// Setup failed: an encoded fault.
+    SetupFault = 4,
+    /// The worker has dropped the slab with this number.
+    SlabGone = 5,
+}
+
+impl Tag {
+    fn from_bits(bits: u32) -> Option<Self> {
+        let all = [
+            Self::Value,
+            Self::Fault,
+            Self::Slab,
+            Self::Ready,
+            Self::SetupFault,
+            Self::SlabGone,
+        ];
+        all.into_iter().find(|it| *it as u32 == bits)
+    }
+}
+
+/// The head of a record: the item's number, then tag and length in one word.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct RecordHead {
+    pub(super) item: u32,
+    pub(super) tag: Tag,
+    pub(super) length: usize,
+}
+
+impl RecordHead {
+    pub(super) const SIZE: usize = 8;
+    /// Bits of the second word that are the length; the rest is the tag.
+    const LENGTH_BITS: u32 = 28;
+
+    fn to_bytes(self) -> [u8; Self::SIZE] {
+        let second = (self.tag as u32) << Self::LENGTH_BITS | self.length as u32;
+        (u64::from(self.item) | u64::from(second) << 32).to_le_bytes()
+    }
+
+    /// Reads a head from the start of `bytes`; none when there is none, or it is not one that this crate writes.
+    #[inline]
+    pub(super) fn parse(bytes: &[u8]) -> Option<Self> {
+        let word = u64::from_le_bytes(*bytes.first_chunk::<{ Self::SIZE }>()?);
+        let second = (word >> 32) as u32;
+        let length = (second & ((1 << Self::LENGTH_BITS) - 1)) as usize;
+        Some(Self {
+            item: word as u32,
+            tag: Tag::from_bits(second >> Self::LENGTH_BITS)?,
+            length,
+        })
+    }
+}
+
+/// The shared page, for both sides.
+#[derive(Debug)]
+pub(super) struct Page(Segment);
+
+impl Page {
+    pub(super) fn new() -> Result<Self> {
+        Ok(Self(Segment::anonymous(RING + RING_BYTES)?))
+    }
+
+    pub(super) fn from_fd(file: OwnedFd) -> Result<Self> {
+        Ok(Self(Segment::from_fd(file)?))
+    }
+
+    fn word(&self) -> &AtomicU64 {
+        self.0.view().atomic_u64(WORD)
+    }
+
+    fn tail(&self) -> &AtomicU64 {
+        self.0.view().atomic_u64(TAIL)
+    }
+
+    fn head(&self) -> &AtomicU64 {
+        self.0.view().atomic_u64(HEAD)
+    }
+
+    fn asleep(&self) -> &AtomicU32 {
+        self.0.view().atomic_u32(ASLEEP)
+    }
+
+    fn wants_room(&self) -> &AtomicU32 {
+        self.0.view().atomic_u32(WANTS_ROOM)
+    }
+}
+
+/// The worker's side.
+impl Page {
+    /// Claims item `item`; false when it was taken back. A full barrier either way it succeeds.
+    #[inline]
+    pub(super) fn try_start(&self, item: u32) -> bool {
+        let mut word = self.word().load(Ordering::Relaxed);
+        loop {
+            let (started, allowed) = halves(word);
+            if started != item || allowed == item {
+                return false;
+            }
+            let next = joined(item.wrapping_add(1), allowed);
+            // SeqCst: the barrier between the last reply and the question whether the pool is asleep.
+            match self
+                .word()
+                .compare_exchange_weak(word, next, Ordering::SeqCst, Ordering::Relaxed)
+            {
+                Ok(_) => return true,
+                Err(seen) => word = seen,
+            }
+        }
+    }
+
+    /// Whether an item is there that may start, or will be in a moment: it is allowed before it is written.
+    pub(super) fn may_start(&self) -> bool {
+        let (started, allowed) = halves(self.word().load(Ordering::Relaxed));
+        started != allowed
+    }
+
+    /// Appends a record. False when there is no room for it.
+    #[inline]
+    pub(super) fn append(&self, head: RecordHead, bytes: &[u8]) -> bool {
+        debug_assert_eq!(head.length, bytes.len());
+        // Relaxed: nobody else stores the tail.
+        let tail = self.tail().load(Ordering::Relaxed);
+        // Acquire: the pool has read what lay before the head; it may be overwritten.
+        let used = tail.wrapping_sub(self.head().load(Ordering::Acquire));
+        let size = RecordHead::SIZE + bytes.len();
+        if used as usize + size > RING_BYTES {
+            return false;
+        }
+        self.copy_in(tail, &head.to_bytes());
+        self.copy_in(tail + RecordHead::SIZE as u64, bytes);
+        // Release: whoever sees the tail sees the record.
+        self.tail().store(tail + size as u64, Ordering::Release);
+        true
+    }
+
+    fn copy_in(&self, at: u64, bytes: &[u8]) {
+        let offset = at as usize % RING_BYTES;
+        let (first, rest) = bytes.split_at(bytes.len().min(RING_BYTES - offset));
+        self.0.view().copy_in(RING + offset, first);
+        if !rest.is_empty() {
+            self.0.view().copy_in(RING, rest);
+        }
+    }
+
+    /// Sleeps until the pool has made room, or a moment has passed.
+    pub(super) fn wait_for_room(&self, would_fit: impl Fn() -> bool) {
+        self.wants_room().store(1, Ordering::SeqCst);
+        // Room made before the store above is seen here, room made after it wakes.
+        if !would_fit() {
+            futex::wait(self.wants_room(), 1, ROOM_LIMIT);
+        }
+    }
+
+    /// Whether a record of `length` bytes fits now.
+    pub(super) fn has_room(&self, length: usize) -> bool {
+        let used = self
+            .tail()
+            .load(Ordering::Relaxed)
+            .wrapping_sub(self.head().load(Ordering::SeqCst));
+        used as usize + RecordHead::SIZE + length <= RING_BYTES
+    }
+
+    /// Whether the pool waits for the bell. Call behind a full barrier.
+    #[inline]
+    pub(super) fn is_pool_asleep(&self) -> bool {
+        self.asleep().load(Ordering::Relaxed) != 0
+    }
+
+    /// Takes the duty to ring; false when it has been done.
+    pub(super) fn take_bell(&self) -> bool {
+        self.asleep().swap(0, Ordering::Relaxed) != 0
+    }
+
+    /// Adds to what the pool measures tasks by.
+    pub(super) fn account(&self, nanos: u64, items: u64) {
+        let view = self.0.view();
+        let (busy, done) = (view.atomic_u64(BUSY_NANOS), view.atomic_u64(ITEMS_DONE));
+        // Relaxed, and no read-modify-write: one writer, and the reader wants an average.
+        busy.store(
+            busy.load(Ordering::Relaxed).wrapping_add(nanos),
+            Ordering::Relaxed,
+        );
+        done.store(
+            done.load(Ordering::Relaxed).wrapping_add(items),
+            Ordering::Relaxed,
+        );
+    }
+}
+
+/// The pool's side.
+impl Page {
+    /// The number of the item that would start next.
+    pub(super) fn started(&self) -> u32 {
+        halves(self.word().load(Ordering::Acquire)).0
+    }
+
+    /// Allows `count` more items from `first` on, which must be the next number never used.
+    pub(super) fn allow(&self, first: u32, count: u32) {
+        let mut word = self.word().load(Ordering::Relaxed);
+        loop {
+            let (started, allowed) = halves(word);
+            // Behind items that were taken back the numbers go on after them.
+            let started = if started == allowed { first } else { started };
+            let next = joined(started, first.wrapping_add(count));
+            match self
+                .word()
+                .compare_exchange_weak(word, next, Ordering::SeqCst, Ordering::Relaxed)
+            {
+                Ok(_) => return,
+                Err(seen) => word = seen,
+            }
+        }
+    }
+
+    /// Takes back every item from `from` on that has not started, and says which is the first of them; `to` is one past
+    /// the last item allowed.
+    pub(super) fn take_back(&self, from: u32, to: u32) -> u32 {
+        let mut word = self.word().load(Ordering::Relaxed);
+        loop {
+            let (started, allowed) = halves(word);
+            // Nothing outstanding: what `allow` set last has all started.
+            let kept = if to.wrapping_sub(started) < to.wrapping_sub(from) {
+                started
+            } else {
+                from
+            };
+            if allowed == started {
+                return to;
+            }
+            let next = joined(started, kept);
+            match self
+                .word()
+                .compare_exchange_weak(word, next, Ordering::SeqCst, Ordering::Relaxed)
+            {
+                Ok(_) => return kept,
+                Err(seen) => word = seen,
+            }
+        }
+    }
+
+    /// Whether a record is there.
+    #[inline]
+    pub(super) fn has_records(&self) -> bool {
+        self.tail().load(Ordering::Acquire) != self.head().load(Ordering::Relaxed)
+    }
+
+    /// Moves all records to the end of `into`. An error if the worker has written nonsense.
+    pub(super) fn drain(&self, into: &mut Vec<u8>) -> std::result::Result<(), ()> {
+        let head = self.head().load(Ordering::Relaxed);
+        let length = self.tail().load(Ordering::Acquire).wrapping_sub(head) as usize;
+        if length == 0 {
+            return Ok(());
+        }
+        if length > RING_BYTES {
+            return Err(());
+        }
+        let offset = head as usize % RING_BYTES;
+        let first = length.min(RING_BYTES - offset);
+        self.0.view().copy_out(RING + offset, first, into);
+        self.0.view().copy_out(RING, length - first, into);
+        // SeqCst: the copies are done before the room is given, and the store is seen before the question below.
+        self.head()
+            .store(head.wrapping_add(length as u64), Ordering::SeqCst);
+        if self.wants_room().load(Ordering::SeqCst) != 0 {
+            self.wants_room().store(0, Ordering::SeqCst);
+            futex::wake_all(self.wants_room());
+        }
+        Ok(())
+    }
+
+    /// Says whether the worker must ring when it replies. Before sleeping, follow it with [`full_barrier`] and a look at
+    /// the ring.
+    pub(super) fn set_asleep(&self, asleep: bool) {
+        self.asleep().store(asleep.into(), Ordering::Relaxed);
+    }
+
+    /// Nanoseconds the worker was busy, and the items it did in them, both since its start.
+    pub(super) fn measured(&self) -> (u64, u64) {
+        let view = self.0.view();
+        let load = |at| view.atomic_u64(at).load(Ordering::Relaxed);
+        (load(BUSY_NANOS), load(ITEMS_DONE))
+    }
+}
+
+/// Orders every load and store before it before every one behind it.
+pub(super) fn full_barrier() {
+    fence(Ordering::SeqCst);
+}
+
+impl AsFd for Page {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.0.as_fd()
+    }
+}
+
+fn halves(word: u64) -> (u32, u32) {
+    (word as u32, (word >> 32) as u32)
+}
+
+fn joined(started: u32, allowed: u32) -> u64 {
+    u64::from(started) | u64::from(allowed) << 32
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn page() -> Page {
+        Page::new().expect("shared memory")
+    }
+
+    fn record(item: u32, bytes: &[u8]) -> RecordHead {
+        RecordHead {
+            item,
+            tag: Tag::Value,
+            length: bytes.len(),
+        }
+    }
+
+    #[test]
+    fn items_start_in_order_and_only_when_allowed() {
+        let page = page();
+        assert!(!page.try_start(0));
+        page.allow(0, 2);
+        assert!(!page.try_start(1));
+        assert!(page.try_start(0) && page.try_start(1));
+        assert!(!page.try_start(2) && !page.try_start(1));
+    }
+
+    #[test]
+    fn what_was_taken_back_never_starts_and_its_numbers_are_not_used_again() {
+        let page = page();
+        page.allow(0, 5);
+        assert!(page.try_start(0));
+        assert_eq!(page.take_back(0, 5), 1);
+        assert!(!page.try_start(1));
+        page.allow(5, 1);
+        assert!((1..5).all(|it| !page.try_start(it)));
+        assert!(page.try_start(5));
+    }
+
+    #[test]
+    fn a_part_can_be_taken_back() {
+        let page = page();
+        page.allow(0, 5);
+        assert_eq!(page.take_back(3, 5), 3);
+        assert!((0..3).all(|it| page.try_start(it)));
+        assert!(!page.try_start(3));
+        assert_eq!(page.take_back(0, 3), 3);
+    }
+
+    #[test]
+    fn numbers_wrap() {
+        let page = page();
+        page.allow(u32::MAX - 1, 3);
+        assert!(page.try_start(u32::MAX - 1) && page.try_start(u32::MAX));
+        assert_eq!(page.take_back(u32::MAX - 1, 1), 0);
+        assert!(!page.try_start(0));
+    }
+
+    #[test]
+    fn records_wrap_around_the_end_of_the_ring() {
+        let page = page();
+        let bytes: Vec<u8> = (0..=255).cycle().take(50_000).collect();
+        let mut drained = Vec::new();
+        for item in 0..20 {
+            assert!(page.append(record(item, &bytes), &bytes));
+            assert!(page.append(record(item, &bytes), &bytes));
+            assert!(!page.append(record(item, &bytes), &bytes));
+            drained.clear();
+            page.drain(&mut drained).expect("records");
+            assert_eq!(RecordHead::parse(&drained), Some(record(item, &bytes)));
+            assert_eq!(drained[RecordHead::SIZE..][..bytes.len()], bytes);
+            assert_eq!(drained.len(), 2 * (RecordHead::SIZE + bytes.len()));
+        }
+        assert!(!page.has_records());
+    }
+}

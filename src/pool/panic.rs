@@ -1,0 +1,102 @@
+//! What a task's panic says: taken by a hook while it happens, on the task's thread alone.
+
+use super::protocol::Fault;
+use std::{
+    any::Any,
+    backtrace::Backtrace,
+    cell::{Cell, RefCell},
+    panic::{self, PanicHookInfo},
+};
+
+/// Bytes of a message or a backtrace that travel, so that a reply fits its ring.
+const LONGEST: usize = 24 << 10;
+
+/// What is called when a panic will end the process: it reports the fault now, as nothing comes after.
+pub(super) type LastWords = fn(Fault);
+
+thread_local! {
+    /// Whether this thread runs a task.
+    static IN_TASK: Cell<bool> = const { Cell::new(false) };
+    static CAUGHT: RefCell<Option<Caught>> = const { RefCell::new(None) };
+}
+
+struct Caught {
+    location: Option<String>,
+    backtrace: String,
+}
+
+/// Puts our hook before the one that is there. It acts while [`run`] is on the thread that panics and leaves every other
+/// panic to the hook before it.
+pub(super) fn install_hook(last_words: LastWords) {
+    let previous = panic::take_hook();
+    panic::set_hook(Box::new(move |info| {
+        if !IN_TASK.get() {
+            return previous(info);
+        }
+        let caught = Caught {
+            location: info.location().map(ToString::to_string),
+            backtrace: shortened(Backtrace::force_capture().to_string()),
+        };
+        if cfg!(panic = "abort") {
+            return last_words(fault(message(info), Some(caught)));
+        }
+        CAUGHT.set(Some(caught));
+    }));
+}
+
+/// Runs a task's code; a panic becomes a fault.
+pub(super) fn run<T>(code: impl FnOnce() -> T) -> Result<T, Fault> {
+    let outer = IN_TASK.replace(true);
+    let outcome = panic::catch_unwind(panic::AssertUnwindSafe(code));
+    IN_TASK.set(outer);
+    outcome.map_err(|payload| {
+        let message = text(&*payload);
+        forget_panicking_drop(payload);
+        fault(message, CAUGHT.take())
+    })
+}
+
+/// Drops a panic's payload, which may panic once more.
+fn forget_panicking_drop(payload: Box<dyn Any + Send>) {
+    if let Err(second) = panic::catch_unwind(panic::AssertUnwindSafe(|| drop(payload))) {
+        std::mem::forget(second);
+    }
+}
+
+fn fault(message: String, caught: Option<Caught>) -> Fault {
+    let (location, backtrace) = caught
+        .map(|it| (it.location, it.backtrace))
+        .unwrap_or_default();
+    Fault::Panicked {
+        message: shortened(message),
+        location,
+        backtrace,
+    }
+}
+
+fn message(info: &PanicHookInfo<'_>) -> String {
+    text(info.payload())
+}
+
+fn text(payload: &(dyn Any + Send)) -> String {
+    if let Some(text) = payload.downcast_ref::<&str>() {
+        return (*text).to_owned();
+    }
+    match payload.downcast_ref::<String>() {
+        Some(text) => text.clone(),
+        None => "a value that is not text".to_owned(),
+    }
+}
+
+fn shortened(mut text: String) -> String {
+    if text.len() > LONGEST {
+        text.truncate(
+            (0..=LONGEST)
+                .rev()
+                .find(|at| text.is_char_boundary(*at))
+                .unwrap_or(0),
+        );
+        text.push('…');
+    }
+    text
+}

@@ -1,0 +1,211 @@
+//! What pool and worker say to each other: request frames on the pipe, and the contents of reply records.
+
+use crate::{
+    error::{Error, ErrorKind, RemotePanic},
+    process::function::{Failure, Function},
+};
+use serde::{Deserialize, Serialize};
+
+/// What a request asks for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Kind {
+    /// Become a worker: a [`Setup`] follows.
+    Setup = 1,
+    /// Run items. One item is its bytes; more are each preceded by their length (u32).
+    Items = 2,
+    /// Decode and keep a context: its loader (16 bytes) and its bytes follow.
+    Context = 3,
+    /// Drop a context.
+    DropContext = 4,
+    /// Unmap a slab.
+    DropSlab = 5,
+}
+
+impl Kind {
+    fn from_bits(bits: u32) -> Option<Self> {
+        let all = [
+            Self::Setup,
+            Self::Items,
+            Self::Context,
+            Self::DropContext,
+            Self::DropSlab,
+        ];
+        all.into_iter().find(|it| *it as u32 == bits)
+    }
+}
+
+/// The head of a request; the bytes it announces follow it in the pipe, or lie in a slab.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct RequestHead {
+    pub(super) kind: Kind,
+    /// Bytes that follow in the pipe.
+    pub(super) length: u32,
+    /// The number of the first item.
+    pub(super) item: u32,
+    pub(super) count: u32,
+    /// The slab with the bytes, or 0.
+    pub(super) slab: u32,
+    /// The context the items need, or 0.
+    pub(super) context: u32,
+    /// Bytes in the slab.
+    pub(super) slab_length: u64,
+    pub(super) function: Option<Function>,
+}
+
+impl RequestHead {
+    pub(super) const SIZE: usize = 32 + Function::SIZE;
+
+    pub(super) fn new(kind: Kind) -> Self {
+        Self {
+            kind,
+            length: 0,
+            item: 0,
+            count: 0,
+            slab: 0,
+            context: 0,
+            slab_length: 0,
+            function: None,
+        }
+    }
+
+    pub(super) fn to_bytes(self) -> [u8; Self::SIZE] {
+        let mut bytes = [0; Self::SIZE];
+        let words = [
+            self.kind as u32,
+            self.length,
+            self.item,
+            self.count,
+            self.slab,
+            self.context,
+        ];
+        for (place, word) in bytes.chunks_exact_mut(4).zip(words) {
+            place.copy_from_slice(&word.to_le_bytes());
+        }
+        bytes[24..32].copy_from_slice(&self.slab_length.to_le_bytes());
+        if let Some(function) = self.function {
+            bytes[32..].copy_from_slice(&function.to_bytes());
+        }
+        bytes
+    }
+
+    /// None for a kind that this crate does not write.
+    pub(super) fn from_bytes(bytes: &[u8; Self::SIZE]) -> Option<Self> {
+        let word =
+            |at: usize| u32::from_le_bytes(*bytes[at..].first_chunk().expect("inside the head"));
+        let slab_length = u64::from_le_bytes(*bytes[24..].first_chunk().expect("inside the head"));
+        let kind = Kind::from_bits(word(0))?;
+        let function = bytes[32..].first_chunk().expect("inside the head");
+        let function = (kind == Kind::Items).then(|| Function::from_bytes(function));
+        let [length, item, count, slab, context] = [4, 8, 12, 16, 20].map(word);
+        Some(Self {
+            kind,
+            length,
+            item,
+            count,
+            slab,
+            context,
+            slab_length,
+            function,
+        })
+    }
+}
+
+/// What a process needs to become a worker.
+#[derive(Debug, Serialize, Deserialize)]
+pub(super) struct Setup {
+    pub(super) worker: usize,
+    pub(super) environment: Vec<(Vec<u8>, Vec<u8>)>,
+    pub(super) initializer: Option<EncodedCall>,
+}
+
+/// A function with its encoded argument.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub(super) struct EncodedCall {
+    pub(super) function: [u8; Function::SIZE],
+    #[serde(with = "bytes")]
+    pub(super) argument: Vec<u8>,
+}
+
+/// A `Vec<u8>` field in one piece: serde's own way is an element at a time.
+mod bytes {
+    use serde::{Deserializer, Serializer, de::Visitor};
+
+    pub(super) fn serialize<S: Serializer>(bytes: &[u8], to: S) -> Result<S::Ok, S::Error> {
+        to.serialize_bytes(bytes)
+    }
+
+    pub(super) fn deserialize<'de, D: Deserializer<'de>>(from: D) -> Result<Vec<u8>, D::Error> {
+        struct Bytes;
+        impl Visitor<'_> for Bytes {
+            type Value = Vec<u8>;
+            fn expecting(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+                f.write_str("bytes")
+            }
+            fn visit_byte_buf<E>(self, bytes: Vec<u8>) -> Result<Vec<u8>, E> {
+                Ok(bytes)
+            }
+            fn visit_bytes<E>(self, bytes: &[u8]) -> Result<Vec<u8>, E> {
+                Ok(bytes.to_vec())
+            }
+        }
+        from.deserialize_byte_buf(Bytes)
+    }
+}
+
+/// Where a large result lies.
+#[derive(Debug, Clone, Copy, Serialize, Deserialize)]
+pub(super) struct InSlab {
+    pub(super) slab: u32,
+    pub(super) length: u64,
+}
+
+/// Why an item gave no value.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub(super) enum Fault {
+    Panicked {
+        message: String,
+        location: Option<String>,
+        backtrace: String,
+    },
+    Decode(String),
+    Encode(String),
+    Unknown(String),
+    Initializer(String),
+}
+
+impl Fault {
+    /// The caller's error.
+    pub(super) fn into_error(self) -> Error {
+        match self {
+            Self::Panicked {
+                message,
+                location,
+                backtrace,
+            } => Error::panicked(RemotePanic {
+                message,
+                location,
+                backtrace,
+            }),
+            Self::Decode(reason) => Error::new(
+                ErrorKind::Codec,
+                format!("the worker failed to decode the argument: {reason}"),
+            ),
+            Self::Encode(reason) => Error::new(
+                ErrorKind::Codec,
+                format!("the worker failed to encode the result: {reason}"),
+            ),
+            Self::Unknown(reason) => Error::new(ErrorKind::UnknownFunction, reason),
+            Self::Initializer(reason) => Error::new(ErrorKind::StartFailed, reason),
+        }
+    }
+}
+
+impl From<Failure> for Fault {
+    fn from(failure: Failure) -> Self {
+        match failure {
+            Failure::Decode(reason) => Self::Decode(reason),
+            Failure::Encode(reason) => Self::Encode(reason),
+            Failure::Initializer(reason) => Self::Initializer(reason),
+        }
+    }
+}

@@ -1,0 +1,468 @@
+//! The pool as its handle, its futures and its threads share it, and who drives it: callers that wait, in turn, and a
+//! background thread when nobody does. See README.md in this folder.
+
+use super::{
+    callbacks::Callbacks,
+    dispatcher::{Effects, Phase, State, pages},
+    link::{Link, Unit},
+    page::{Page, full_barrier},
+    payload::PoolSlabs,
+    protocol::{EncodedCall, Setup},
+    task::{Task, Told},
+};
+use crate::{
+    error::{Error, ErrorKind, Result},
+    sys::{
+        child, pid,
+        poll::{Interest, Set, Signal},
+        spin::Spin,
+    },
+};
+use parking_lot::{Mutex, RwLock};
+use std::{
+    panic::{AssertUnwindSafe, catch_unwind},
+    sync::Arc,
+    thread::{self, Thread},
+    time::Instant,
+};
+
+/// The numbers of what is not a worker's in the sets.
+const CONTROL: u64 = u64::MAX;
+const EVENTS: u64 = 0;
+
+/// How the pool was built.
+#[derive(Debug)]
+pub(super) struct Settings {
+    pub(super) workers: usize,
+    pub(super) initializer: Option<EncodedCall>,
+    pub(super) chunk_size: Option<usize>,
+    pub(super) window: Option<usize>,
+}
+
+/// One pool.
+#[derive(Debug)]
+pub(super) struct Shared {
+    pub(super) settings: Settings,
+    /// The process that built it: a copy made by `fork` must not touch its workers.
+    owner: u32,
+    state: Mutex<State>,
+    /// The pages of the workers that run, to look at their rings without the lock.
+    pages: RwLock<Vec<Arc<Page>>>,
+    /// What can happen: bells, deaths, room in pipes, and `control`.
+    events: Set,
+    /// What the background thread waits for: `events`, while no caller sleeps on them.
+    gate: Set,
+    control: Signal,
+    spin: Mutex<Spin>,
+    pub(super) slabs: Arc<PoolSlabs>,
+    pub(super) callbacks: Callbacks,
+}
+
+impl Shared {
+    /// Starts the workers; an error if one cannot be started.
+    pub(super) fn start(settings: Settings) -> Result<Arc<Self>> {
+        let fail = |it| {
+            Error::io("failed to create the pool's event queue", it)
+                .with_kind(ErrorKind::StartFailed)
+        };
+        let slabs = Arc::new(PoolSlabs::default());
+        let shared = Arc::new(Self {
+            state: Mutex::new(State::new(settings.workers, Arc::clone(&slabs))),
+            settings,
+            owner: pid::current(),
+            pages: RwLock::new(Vec::new()),
+            events: Set::new().map_err(fail)?,
+            gate: Set::new().map_err(fail)?,
+            control: Signal::new().map_err(fail)?,
+            spin: Mutex::new(Spin::default()),
+            slabs,
+            callbacks: Callbacks::default(),
+        });
+        shared
+            .events
+            .add(&shared.control, CONTROL, Interest::Read)
+            .map_err(fail)?;
+        shared
+            .gate
+            .add(&shared.events, EVENTS, Interest::ReadOnce)
+            .map_err(fail)?;
+        for slot in 0..shared.settings.workers {
+            let link = Link::start(&shared.setup(slot))?;
+            shared
+                .state
+                .lock()
+                .install(slot, link, &shared.events)
+                .map_err(fail)?;
+        }
+        shared.refresh_pages(&shared.state.lock());
+        Ok(shared)
+    }
+
+    fn setup(&self, worker: usize) -> Setup {
+        let initializer = self.settings.initializer.clone();
+        Setup {
+            worker,
+            environment: child::environment(),
+            initializer,
+        }
+    }
+
+    fn refresh_pages(&self, state: &State) {
+        let pages = pages(state);
+        // A new worker does not know yet that nobody is awake.
+        pages.iter().for_each(|it| it.set_asleep(true));
+        *self.pages.write() = pages;
+    }
+
+    /// Whether this process is a copy of the one that built the pool.
+    pub(super) fn is_foreign(&self) -> bool {
+        pid::current() != self.owner
+    }
+
+    /// Why no task is taken, if none is.
+    pub(super) fn refusal(&self) -> Option<Error> {
+        if self.is_foreign() {
+            let message = "the pool belongs to the process that this one was forked from";
+            return Some(Error::new(ErrorKind::Unsupported, message));
+        }
+        self.state.lock().refusal()
+    }
+
+    /// Looks at the state or changes it, then does for others what follows from that.
+    pub(super) fn with_state<T>(&self, change: impl FnOnce(&mut State, &mut Told) -> T) -> T {
+        let mut effects = Effects::default();
+        let (value, leader_sleeps) = {
+            let mut state = self.state.lock();
+            (change(&mut state, &mut effects.told), state.leader_sleeps)
+        };
+        self.carry_out(effects);
+        if leader_sleeps {
+            self.control.raise();
+        }
+        value
+    }
+
+    /// Tells those who wait.
+    pub(super) fn tell(&self, told: Told) {
+        self.carry_out(Effects {
+            told,
+            starts: Vec::new(),
+        });
+    }
+
+    /// Takes a unit; its error, if the pool takes none.
+    pub(super) fn submit(&self, unit: Unit) -> Result<(), Error> {
+        if self.is_foreign() {
+            return Err(self.refusal().expect("a copy is always refused"));
+        }
+        let mut told = Told::default();
+        {
+            let mut state = self.state.lock();
+            if let Some(refusal) = state.refusal() {
+                return Err(refusal);
+            }
+            state.submit(unit, &mut told);
+        }
+        if !told.is_empty() {
+            self.tell(told);
+        }
+        Ok(())
+    }
+
+    /// Reads what replies there are, if any.
+    pub(super) fn poll(&self) {
+        if !self.is_foreign() && self.has_records() {
+            self.advance();
+            if self.state.lock().leader_sleeps {
+                self.control.raise();
+            }
+        }
+    }
+
+    /// Has someone look at everything soon: what is to be done was changed.
+    pub(super) fn kick(&self) {
+        self.control.raise();
+    }
+
+    fn has_records(&self) -> bool {
+        self.pages.read().iter().any(|it| it.has_records())
+    }
+
+    fn set_asleep(&self, asleep: bool) {
+        self.pages
+            .read()
+            .iter()
+            .for_each(|it| it.set_asleep(asleep));
+    }
+
+    /// Does everything that can be done now; false once no worker is left.
+    fn advance(&self) -> bool {
+        let mut effects = Effects::default();
+        let goes_on = {
+            let mut state = self.state.lock();
+            let before = state.installed;
+            state.progress(&self.events, &mut effects);
+            if state.installed != before {
+                self.refresh_pages(&state);
+            }
+            !matches!(state.phase, Phase::Ended(_))
+        };
+        self.carry_out(effects);
+        if !goes_on {
+            // The background thread ends, too.
+            self.control.raise();
+        }
+        goes_on
+    }
+
+    /// Does what must not be done under the lock.
+    fn carry_out(&self, effects: Effects) {
+        let Told {
+            wakers,
+            threads,
+            callbacks,
+        } = effects.told;
+        threads.iter().for_each(Thread::unpark);
+        for waker in wakers {
+            // A waker that panics has been reported by the panic hook, and is no reason to stop the pool.
+            let _ = catch_unwind(AssertUnwindSafe(|| waker.wake()));
+        }
+        callbacks
+            .into_iter()
+            .for_each(|it| self.callbacks.run(it.0));
+        for slot in effects.starts {
+            self.start_worker(slot);
+        }
+    }
+
+    fn start_worker(&self, slot: usize) {
+        let started = Link::start(&self.setup(slot));
+        let mut told = Told::default();
+        {
+            let mut state = self.state.lock();
+            let installed = started.and_then(|link| {
+                let installed = state.install(slot, link, &self.events);
+                installed.map_err(|it| Error::io("failed to watch a worker", it))
+            });
+            match installed {
+                Ok(()) => self.refresh_pages(&state),
+                Err(error) => state.start_failed(slot, error, &mut told),
+            }
+        }
+        // The new worker has work waiting for it, or the failure needs a timer.
+        self.control.raise();
+        self.tell(told);
+    }
+
+    // ---- waiting --------------------------------------------------------------------------------
+
+    /// Waits until `done`, or until the deadline: false. The caller drives the pool meanwhile if nobody else does.
+    ///
+    /// `register` has the thread unparked when `done` may have become true; it is needed while another thread leads.
+    pub(super) fn wait_until(
+        &self,
+        deadline: Option<Instant>,
+        register: &dyn Fn(&Thread),
+        done: &dyn Fn() -> bool,
+    ) -> bool {
+        loop {
+            if done() {
+                return true;
+            }
+            let mut state = self.state.lock();
+            if !state.is_led && !matches!(state.phase, Phase::Ended(_)) {
+                state.is_led = true;
+                drop(state);
+                match self.lead(deadline, done) {
+                    Led::Done => return true,
+                    Led::TimedOut => return false,
+                    Led::Ended => continue,
+                }
+            }
+            let current = thread::current();
+            state.followers.push(current.clone());
+            drop(state);
+            register(&current);
+            let timed_out = !done() && park_until(deadline);
+            self.state
+                .lock()
+                .followers
+                .retain(|it| it.id() != current.id());
+            if timed_out {
+                return done();
+            }
+        }
+    }
+
+    fn lead(&self, deadline: Option<Instant>, done: &dyn Fn() -> bool) -> Led {
+        let _lead = Lead(self);
+        self.set_asleep(false);
+        let mut ready = Vec::new();
+        loop {
+            let goes_on = self.advance();
+            if done() {
+                return Led::Done;
+            }
+            if !goes_on {
+                return Led::Ended;
+            }
+            if deadline.is_some_and(|it| it <= Instant::now()) {
+                return Led::TimedOut;
+            }
+            if !self.spin.lock().until(|| self.has_records()) {
+                self.sleep(deadline, done, &mut ready);
+            }
+        }
+    }
+
+    /// Sleeps until something happens, with the background thread kept out of it.
+    fn sleep(&self, deadline: Option<Instant>, done: &dyn Fn() -> bool, ready: &mut Vec<u64>) {
+        self.set_asleep(true);
+        full_barrier();
+        let due = {
+            let mut state = self.state.lock();
+            state.leader_sleeps = true;
+            if std::mem::take(&mut state.is_armed) {
+                self.set_gate(Interest::None);
+            }
+            state.next_deadline()
+        };
+        let until = due.into_iter().chain(deadline).min();
+        ready.clear();
+        if !self.has_records() && !done() {
+            self.wait_for_events(until, ready);
+        }
+        self.set_asleep(false);
+        let mut state = self.state.lock();
+        state.leader_sleeps = false;
+        self.notice(&mut state, ready);
+    }
+
+    fn wait_for_events(&self, until: Option<Instant>, ready: &mut Vec<u64>) {
+        let limit = until.map(|it| it.saturating_duration_since(Instant::now()));
+        // It cannot fail for a set and a buffer of our own.
+        let _ = self.events.wait(limit, ready);
+    }
+
+    fn notice(&self, state: &mut State, ready: &[u64]) {
+        for token in ready {
+            match *token {
+                CONTROL => self.control.lower(),
+                token => state.notice(token, &self.events),
+            }
+        }
+    }
+
+    fn set_gate(&self, interest: Interest) {
+        // It cannot fail for a descriptor that is in the set.
+        let _ = self.gate.change(&self.events, EVENTS, interest);
+    }
+
+    /// What the background thread does until the pool has ended: it waits for events that no caller waits for, and does
+    /// what follows from them.
+    pub(super) fn run_in_background(&self) {
+        let mut ready = Vec::new();
+        loop {
+            self.wait_for_events(Some(Instant::now()), &mut ready);
+            {
+                let mut state = self.state.lock();
+                self.notice(&mut state, &ready);
+            }
+            if !self.advance() {
+                return;
+            }
+            let is_led = self.state.lock().is_led;
+            if is_led || !self.spin.lock().until(|| self.has_records()) {
+                self.wait_at_the_gate();
+            }
+        }
+    }
+
+    /// Waits until something happens that no caller waits for.
+    fn wait_at_the_gate(&self) {
+        let due = {
+            let mut state = self.state.lock();
+            if state.leader_sleeps {
+                // Every event is the leader's; it opens the gate when it leaves.
+                None
+            } else {
+                self.set_gate(Interest::ReadOnce);
+                state.is_armed = true;
+                if !state.is_led {
+                    self.set_asleep(true);
+                }
+                state.next_deadline()
+            }
+        };
+        full_barrier();
+        let is_led = self.state.lock().is_led;
+        if !is_led && self.has_records() {
+            return;
+        }
+        let limit = due.map(|it| it.saturating_duration_since(Instant::now()));
+        let _ = self.gate.wait(limit, &mut Vec::new());
+        self.state.lock().is_armed = false;
+    }
+}
+
+/// How leading came to an end.
+enum Led {
+    Done,
+    TimedOut,
+    Ended,
+}
+
+/// Hands the lead on when it is dropped: to a caller that waits, or else to the background thread.
+struct Lead<'a>(&'a Shared);
+
+impl Drop for Lead<'_> {
+    fn drop(&mut self) {
+        let shared = self.0;
+        let mut state = shared.state.lock();
+        state.is_led = false;
+        state.leader_sleeps = false;
+        shared.set_asleep(true);
+        full_barrier();
+        if let Some(next) = state.followers.pop() {
+            next.unpark();
+        }
+        if !state.is_armed {
+            state.is_armed = true;
+            shared.set_gate(Interest::ReadOnce);
+        }
+        let is_due = state.has_duties() || matches!(state.phase, Phase::Ended(_));
+        drop(state);
+        // Replies that came while nobody was to be rung for, and timers, need somebody now.
+        if is_due || shared.has_records() {
+            shared.control.raise();
+        }
+    }
+}
+
+/// Parks until unparked or until the deadline: true.
+pub(super) fn park_until(deadline: Option<Instant>) -> bool {
+    match deadline {
+        None => thread::park(),
+        Some(deadline) => {
+            let left = deadline.saturating_duration_since(Instant::now());
+            if left.is_zero() {
+                return true;
+            }
+            thread::park_timeout(left);
+        }
+    }
+    false
+}
+
+/// Waits for one task; false when the deadline came first.
+pub(super) fn wait_for(shared: &Shared, task: &Task, deadline: Option<Instant>) -> bool {
+    let register = |thread: &Thread| {
+        // Done already: nothing to be told.
+        let _ = task.observe(super::task::Observer::Thread(thread.clone()));
+    };
+    let done = shared.wait_until(deadline, &register, &|| task.is_done());
+    if !done {
+        task.forget_thread(&thread::current());
+    }
+    done
+}

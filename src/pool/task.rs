@@ -1,0 +1,272 @@
+//! One call that somebody waits for: its argument, its place, its outcome, and who is to be told.
+
+use super::{
+    batch::{Batch, Part},
+    payload::Payload,
+};
+use crate::{
+    error::{Error, ErrorKind, Result},
+    process::function::Function,
+};
+use parking_lot::Mutex;
+use std::{
+    collections::VecDeque,
+    fmt,
+    sync::{
+        Arc, OnceLock,
+        atomic::{AtomicU64, Ordering},
+    },
+    task::Waker,
+    thread::Thread,
+};
+
+/// A task, shared by its future, the dispatcher, and its callbacks.
+pub(super) struct Task {
+    pub(super) id: u64,
+    pub(super) work: Work,
+    outcome: OnceLock<Result<Body>>,
+    cell: Mutex<Cell>,
+}
+
+/// What a task stands for.
+#[derive(Debug)]
+pub(super) enum Work {
+    /// One call of a function.
+    Call(Function),
+    /// A whole map.
+    Batch(Arc<Batch>),
+    /// Nothing was sent: it failed at once.
+    Nothing,
+}
+
+/// What a task gave.
+#[derive(Debug)]
+pub(super) enum Body {
+    Value(Payload),
+    List(Vec<Part>),
+}
+
+#[derive(Debug)]
+struct Cell {
+    argument: Payload,
+    place: Place,
+    observers: Vec<Observer>,
+}
+
+/// Where a task is, until it is done.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Place {
+    /// In the pool's queue, or nowhere yet.
+    Queue,
+    /// Sent to the worker of this place in the pool, as its item of this number.
+    Worker(usize, u32),
+}
+
+/// Who is told that a task is done.
+pub(super) enum Observer {
+    Waker(Waker),
+    Thread(Thread),
+    /// One of several that somebody waits for.
+    Listed(Arc<Completions>, usize),
+    Callback(Callback),
+}
+
+pub(super) type Callback = Box<dyn FnOnce() + Send>;
+
+impl Task {
+    /// A call of a function with an encoded argument.
+    pub(super) fn call(function: Function, argument: Payload) -> Self {
+        Self::new(Work::Call(function), argument)
+    }
+
+    /// A whole map.
+    pub(super) fn batch(batch: Arc<Batch>) -> Self {
+        Self::new(Work::Batch(batch), Payload::EMPTY)
+    }
+
+    fn new(work: Work, argument: Payload) -> Self {
+        static NEXT: AtomicU64 = AtomicU64::new(1);
+        let cell = Cell {
+            argument,
+            place: Place::Queue,
+            observers: Vec::new(),
+        };
+        Self {
+            id: NEXT.fetch_add(1, Ordering::Relaxed),
+            work,
+            outcome: OnceLock::new(),
+            cell: Mutex::new(cell),
+        }
+    }
+
+    /// A task that is done before it began.
+    pub(super) fn failed(error: Error) -> Self {
+        let task = Self::new(Work::Nothing, Payload::EMPTY);
+        task.outcome.get_or_init(|| Err(error));
+        task
+    }
+
+    pub(super) fn outcome(&self) -> Option<&Result<Body>> {
+        self.outcome.get()
+    }
+
+    pub(super) fn is_done(&self) -> bool {
+        self.outcome.get().is_some()
+    }
+
+    pub(super) fn is_cancelled(&self) -> bool {
+        matches!(self.outcome(), Some(Err(error)) if error.kind() == ErrorKind::Cancelled)
+    }
+
+    pub(super) fn place(&self) -> Place {
+        self.cell.lock().place
+    }
+
+    pub(super) fn set_place(&self, place: Place) {
+        self.cell.lock().place = place;
+    }
+
+    /// Looks at the argument, which may have to change its slab.
+    pub(super) fn with_argument<T>(&self, look: impl FnOnce(&mut Payload) -> T) -> T {
+        look(&mut self.cell.lock().argument)
+    }
+
+    /// Ends the task, unless it has ended: frees its argument and says who is to be told.
+    pub(super) fn complete(&self, outcome: Result<Body>, told: &mut Told) {
+        let mut cell = self.cell.lock();
+        if self.outcome.set(outcome).is_err() {
+            return;
+        }
+        let argument = std::mem::replace(&mut cell.argument, Payload::EMPTY);
+        let observers = std::mem::take(&mut cell.observers);
+        drop(cell);
+        drop(argument);
+        for observer in observers {
+            told.add(observer);
+        }
+    }
+
+    /// Has `observer` told when the task is done; gives it back when it is done already.
+    pub(super) fn observe(&self, observer: Observer) -> Option<Observer> {
+        let mut cell = self.cell.lock();
+        if self.is_done() {
+            return Some(observer);
+        }
+        cell.observers.push(observer);
+        None
+    }
+
+    /// Has `waker` woken when the task is done, instead of the one before; false when it is done.
+    pub(super) fn observe_by(&self, waker: &Waker) -> bool {
+        let mut cell = self.cell.lock();
+        if self.is_done() {
+            return false;
+        }
+        // A future is polled by one task at a time, and the newest waker counts.
+        let last = cell.observers.iter_mut().find_map(|it| match it {
+            Observer::Waker(waker) => Some(waker),
+            _ => None,
+        });
+        match last {
+            Some(last) => last.clone_from(waker),
+            None => cell.observers.push(Observer::Waker(waker.clone())),
+        }
+        true
+    }
+
+    /// Forgets the observers that a wait put there.
+    pub(super) fn forget(&self, completions: &Arc<Completions>) {
+        let mut cell = self.cell.lock();
+        cell.observers.retain(
+            |it| !matches!(it, Observer::Listed(listed, _) if Arc::ptr_eq(listed, completions)),
+        );
+    }
+
+    pub(super) fn forget_thread(&self, thread: &Thread) {
+        let mut cell = self.cell.lock();
+        cell.observers
+            .retain(|it| !matches!(it, Observer::Thread(it) if it.id() == thread.id()));
+    }
+}
+
+impl fmt::Debug for Task {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let mut debug = f.debug_struct("Task");
+        debug
+            .field("id", &self.id)
+            .field("outcome", &self.outcome.get());
+        debug.finish_non_exhaustive()
+    }
+}
+
+impl fmt::Debug for Observer {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Waker(_) => "Waker",
+            Self::Thread(_) => "Thread",
+            Self::Listed(..) => "Listed",
+            Self::Callback(_) => "Callback",
+        })
+    }
+}
+
+/// Which of several tasks are done, in the order in which they ended.
+#[derive(Debug, Default)]
+pub(super) struct Completions {
+    done: Mutex<VecDeque<usize>>,
+    waiting: Mutex<Option<Thread>>,
+}
+
+impl Completions {
+    pub(super) fn push(&self, index: usize) {
+        self.done.lock().push_back(index);
+    }
+
+    pub(super) fn pop(&self) -> Option<usize> {
+        self.done.lock().pop_front()
+    }
+
+    pub(super) fn is_empty(&self) -> bool {
+        self.done.lock().is_empty()
+    }
+
+    /// Has this thread woken at the next completion.
+    pub(super) fn wake(&self, thread: &Thread) {
+        *self.waiting.lock() = Some(thread.clone());
+    }
+}
+
+/// What is to be done for those who wait, once no lock is held: wakers and callbacks are the user's code.
+#[derive(Debug, Default)]
+pub(super) struct Told {
+    pub(super) wakers: Vec<Waker>,
+    pub(super) threads: Vec<Thread>,
+    pub(super) callbacks: Vec<CallbackEntry>,
+}
+
+/// A callback on its way to the thread that runs callbacks.
+pub(super) struct CallbackEntry(pub(super) Callback);
+
+impl fmt::Debug for CallbackEntry {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Callback")
+    }
+}
+
+impl Told {
+    pub(super) fn add(&mut self, observer: Observer) {
+        match observer {
+            Observer::Waker(waker) => self.wakers.push(waker),
+            Observer::Thread(thread) => self.threads.push(thread),
+            Observer::Callback(callback) => self.callbacks.push(CallbackEntry(callback)),
+            Observer::Listed(completions, index) => {
+                completions.push(index);
+                self.threads.extend(completions.waiting.lock().take());
+            }
+        }
+    }
+
+    pub(super) fn is_empty(&self) -> bool {
+        self.wakers.is_empty() && self.threads.is_empty() && self.callbacks.is_empty()
+    }
+}

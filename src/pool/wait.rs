@@ -1,0 +1,181 @@
+//! Waiting for several tasks: until one is done, until one fails, until all are, or one after the other as they end.
+
+use super::{
+    future::TaskFuture,
+    shared::{Shared, park_until},
+    task::{Completions, Observer},
+};
+use crate::{error::Result, wire::Wire};
+use std::{
+    cell::{Cell, RefCell},
+    fmt,
+    sync::Arc,
+    thread::{self, Thread},
+    time::{Duration, Instant},
+};
+
+/// When [`wait`] returns.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ReturnWhen {
+    /// As soon as one future is done.
+    FirstCompleted,
+    /// As soon as one future has failed, or all are done.
+    FirstError,
+    /// When all futures are done.
+    AllCompleted,
+}
+
+/// What [`wait`] found: the positions of the futures that are done, and of those that are not, each in ascending order.
+#[non_exhaustive]
+#[derive(Debug, Clone)]
+pub struct Waited {
+    /// Positions of futures that are done.
+    pub done: Vec<usize>,
+    /// Positions of futures that are not.
+    pub not_done: Vec<usize>,
+}
+
+/// Waits until `until` holds for the futures, or until `limit` has passed.
+///
+/// The futures may be of several pools. Results stay with their futures.
+///
+/// ```
+/// use procpool::{ReturnWhen, wait};
+///
+/// let pool = procpool::ProcessPoolExecutor::new()?;
+/// let futures = [1, 2, 3].map(|x| pool.submit(|x: u64| x + 1, x));
+/// let waited = wait(&futures, ReturnWhen::AllCompleted, None);
+/// assert_eq!(waited.done, [0, 1, 2]);
+/// # Ok::<(), procpool::Error>(())
+/// ```
+pub fn wait<'a, R: 'a>(
+    futures: impl IntoIterator<Item = &'a TaskFuture<R>>,
+    until: ReturnWhen,
+    limit: Option<Duration>,
+) -> Waited {
+    let futures: Vec<&TaskFuture<R>> = futures.into_iter().collect();
+    let deadline = limit.and_then(|it| Instant::now().checked_add(it));
+    let completions = observe(&futures);
+    let is_done = RefCell::new(vec![false; futures.len()]);
+    let (left, any_failed) = (Cell::new(futures.len()), Cell::new(false));
+    let holds = || {
+        while let Some(index) = completions.pop() {
+            is_done.borrow_mut()[index] = true;
+            left.set(left.get() - 1);
+            any_failed.set(any_failed.get() || futures[index].failed());
+        }
+        left.get() == 0
+            || match until {
+                ReturnWhen::FirstCompleted => left.get() < futures.len(),
+                ReturnWhen::FirstError => any_failed.get(),
+                ReturnWhen::AllCompleted => false,
+            }
+    };
+    wait_until(&futures, &completions, deadline, &holds);
+    futures.iter().for_each(|it| it.task.forget(&completions));
+    let (done, not_done) = (0..futures.len()).partition(|it| futures[*it].task.is_done());
+    Waited { done, not_done }
+}
+
+/// Has every future's end noted; those that are done already come first.
+fn observe<R>(futures: &[&TaskFuture<R>]) -> Arc<Completions> {
+    let completions = Arc::new(Completions::default());
+    for (index, future) in futures.iter().enumerate() {
+        let observer = Observer::Listed(Arc::clone(&completions), index);
+        if future.task.observe(observer).is_some() {
+            completions.push(index);
+        }
+    }
+    completions
+}
+
+/// Waits until `holds` or the deadline. With a single pool this thread drives it; several drive themselves.
+fn wait_until<R>(
+    futures: &[&TaskFuture<R>],
+    completions: &Completions,
+    deadline: Option<Instant>,
+    holds: &dyn Fn() -> bool,
+) {
+    let register = |thread: &Thread| completions.wake(thread);
+    let pools: Vec<&Arc<Shared>> = futures.iter().map(|it| &it.shared).collect();
+    let mut others = pools.windows(2);
+    match pools.first() {
+        Some(shared) if others.all(|it| Arc::ptr_eq(it[0], it[1])) && !shared.is_foreign() => {
+            shared.wait_until(deadline, &register, holds);
+        }
+        _ => loop {
+            register(&thread::current());
+            if holds() || park_until(deadline) {
+                return;
+            }
+        },
+    }
+}
+
+/// Gives each future's position and result, in the order in which the tasks end.
+///
+/// The iterator blocks while none of the rest is done. Dropping it early leaves the rest to run.
+///
+/// ```
+/// let pool = procpool::ProcessPoolExecutor::new()?;
+/// let futures = (0..4u64).map(|x| pool.submit(|x| x * 10, x));
+/// let mut all: Vec<(usize, u64)> =
+///     procpool::as_completed(futures).map(|(index, result)| Ok((index, result?))).collect::<procpool::Result<_>>()?;
+/// all.sort();
+/// assert_eq!(all, [(0, 0), (1, 10), (2, 20), (3, 30)]);
+/// # Ok::<(), procpool::Error>(())
+/// ```
+pub fn as_completed<R>(futures: impl IntoIterator<Item = TaskFuture<R>>) -> AsCompleted<R> {
+    let futures: Vec<TaskFuture<R>> = futures.into_iter().collect();
+    let completions = observe(&futures.iter().collect::<Vec<_>>());
+    let left = futures.len();
+    AsCompleted {
+        futures: futures.into_iter().map(Some).collect(),
+        completions,
+        left,
+    }
+}
+
+/// The iterator that [`as_completed`] makes.
+#[must_use = "it waits only when it is asked"]
+pub struct AsCompleted<R> {
+    futures: Vec<Option<TaskFuture<R>>>,
+    completions: Arc<Completions>,
+    left: usize,
+}
+
+impl<R: Wire> Iterator for AsCompleted<R> {
+    type Item = (usize, Result<R>);
+
+    fn next(&mut self) -> Option<Self::Item> {
+        if self.left == 0 {
+            return None;
+        }
+        let index = loop {
+            if let Some(index) = self.completions.pop() {
+                break index;
+            }
+            let waiting: Vec<&TaskFuture<R>> = self.futures.iter().flatten().collect();
+            wait_until(&waiting, &self.completions, None, &|| {
+                !self.completions.is_empty()
+            });
+        };
+        self.left -= 1;
+        let mut future = self.futures[index].take()?;
+        Some((index, future.take()))
+    }
+
+    fn size_hint(&self) -> (usize, Option<usize>) {
+        (self.left, Some(self.left))
+    }
+}
+
+impl<R: Wire> ExactSizeIterator for AsCompleted<R> {}
+
+impl<R> fmt::Debug for AsCompleted<R> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("AsCompleted")
+            .field("left", &self.left)
+            .finish_non_exhaustive()
+    }
+}

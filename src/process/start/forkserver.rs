@@ -1,0 +1,175 @@
+//! The fork server, seen by its owner: started at the first use, asked for children, replaced when it has died.
+//!
+//! One per process, shared by all who start children. A process that finds out by its id that it is a fork of the owner
+//! starts one of its own.
+
+use crate::{
+    error::{Error, ErrorKind, Result},
+    process::{
+        entry,
+        function::{Location, locate_main},
+        start::{
+            Child, Start,
+            server::{GREETING, READY, Reply},
+        },
+    },
+    sys::{
+        child::{self, PidFd},
+        pid, poll, socket,
+    },
+};
+use parking_lot::Mutex;
+use std::{
+    io,
+    os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd},
+    sync::OnceLock,
+    time::Duration,
+};
+
+/// How long the program's constructors may take before its copy must have answered.
+const READY_LIMIT: Duration = Duration::from_secs(30);
+
+/// How long one fork may take; a server that takes longer is stopped or broken, and replaced.
+const FORK_LIMIT: Duration = Duration::from_secs(10);
+
+/// Starts a child of the fork server, which is started or replaced first where that is needed.
+pub(crate) fn start(start: &Start<'_>) -> Result<Child> {
+    let main = locate_main(start.main)?;
+    let directory = child::working_directory().or_else(|_| root_directory());
+    let directory =
+        directory.map_err(|it| Error::io("failed to open the working directory", it))?;
+    let mut passed = start.passed.to_vec();
+    passed.push(directory.as_fd());
+    let mut server = own_slot().server.lock();
+    if let Some(running) = server.as_ref() {
+        match running.start(main, &passed) {
+            Err(Refusal::Gone) => *server = None,
+            Err(Refusal::Failed(error)) => return Err(start_failed("fork a process", error)),
+            Ok(child) => return Ok(child),
+        }
+    }
+    let fresh = server.insert(ForkServer::spawn()?);
+    fresh.start(main, &passed).map_err(|refusal| match refusal {
+        Refusal::Gone => start_failed("fork a process", io::ErrorKind::BrokenPipe.into()),
+        Refusal::Failed(error) => start_failed("fork a process", error),
+    })
+}
+
+fn root_directory() -> io::Result<OwnedFd> {
+    Ok(std::fs::File::open("/")?.into())
+}
+
+fn start_failed(what: &str, error: io::Error) -> Error {
+    Error::io(format_args!("failed to {what}"), error).with_kind(ErrorKind::StartFailed)
+}
+
+/// The place for one process's server.
+///
+/// A copy of the process made by `fork` finds the place of another process and makes its own, so that it neither talks to
+/// its parent's server nor waits for a lock that no thread of its own holds.
+struct Slot {
+    owner: u32,
+    server: Mutex<Option<ForkServer>>,
+    of_the_next_copy: OnceLock<Box<Slot>>,
+}
+
+impl Slot {
+    fn new() -> Self {
+        Self {
+            owner: pid::current(),
+            server: Mutex::new(None),
+            of_the_next_copy: OnceLock::new(),
+        }
+    }
+}
+
+fn own_slot() -> &'static Slot {
+    static FIRST: OnceLock<Slot> = OnceLock::new();
+    let mut slot = FIRST.get_or_init(Slot::new);
+    while slot.owner != pid::current() {
+        slot = slot.of_the_next_copy.get_or_init(|| Box::new(Slot::new()));
+    }
+    slot
+}
+
+/// Why the server gave no child.
+enum Refusal {
+    /// It does not answer: start another.
+    Gone,
+    /// It could not fork.
+    Failed(io::Error),
+}
+
+struct ForkServer {
+    pidfd: PidFd,
+    control: OwnedFd,
+}
+
+impl ForkServer {
+    fn spawn() -> Result<Self> {
+        if !entry::is_reachable() {
+            return Err(Error::new(
+                ErrorKind::StartFailed,
+                "failed to start the fork server: this code is not part of the program's executable, so a copy of the \
+                 program would not find it; call `procpool::init()` first thing in `main`",
+            ));
+        }
+        Self::spawn_reachable().map_err(|it| start_failed("start the fork server", it))
+    }
+
+    fn spawn_reachable() -> io::Result<Self> {
+        let (control, theirs) = socket::pair()?;
+        let own = PidFd::open(std::process::id())?;
+        // Before it starts: it looks for the greeting at once.
+        socket::send(&control, GREETING, &[own.as_fd()])?;
+        let value = entry::invitation(theirs.as_raw_fd());
+        let pid = child::spawn_self(entry::VARIABLE, &value, theirs.as_fd())?;
+        drop(theirs);
+        let server = Self {
+            pidfd: PidFd::open(pid)?,
+            control,
+        };
+        let mut ready = [0; READY.len()];
+        let (length, _) = server.receive(&mut ready, READY_LIMIT)?;
+        if ready[..length] != *READY {
+            return Err(io::Error::other(
+                "the copy of the program ended before it was ready",
+            ));
+        }
+        Ok(server)
+    }
+
+    fn start(&self, main: Location, passed: &[BorrowedFd<'_>]) -> Result<Child, Refusal> {
+        let mut bytes = [0; Reply::SIZE];
+        socket::send(&self.control, &main.to_bytes(), passed).map_err(|_| Refusal::Gone)?;
+        let answer = self.receive(&mut bytes, FORK_LIMIT);
+        let (length, mut fds) = answer.map_err(|_| Refusal::Gone)?;
+        if length != Reply::SIZE {
+            return Err(Refusal::Gone);
+        }
+        match (Reply::from_bytes(bytes), fds.pop()) {
+            (Reply { pid, errno: 0 }, Some(pidfd)) => Ok(Child {
+                pid,
+                pidfd: PidFd::from_fd(pidfd),
+            }),
+            (Reply { errno, .. }, _) => Err(Refusal::Failed(io::Error::from_raw_os_error(errno))),
+        }
+    }
+
+    fn receive(&self, into: &mut [u8], limit: Duration) -> io::Result<(usize, Vec<OwnedFd>)> {
+        if !poll::readable(&self.control, Some(limit))? {
+            return Err(io::ErrorKind::TimedOut.into());
+        }
+        socket::receive(&self.control, into)
+    }
+}
+
+impl Drop for ForkServer {
+    /// Ends a server that is of no more use, and takes its status: it is a child of this process.
+    fn drop(&mut self) {
+        self.pidfd.kill();
+        // A killed process ends within moments; the wait is bounded for one that the kernel holds on to.
+        let _ = poll::readable(&self.pidfd, Some(Duration::from_secs(1)));
+        self.pidfd.reap();
+    }
+}

@@ -1,0 +1,51 @@
+//! How a child comes to exist: the part that is the same for every start method.
+//!
+//! Relies on: the fork server (`forkserver` is its owner's side, `server` its own).
+//!
+//! Invariant: a start method decides only how the process is made. What it runs, which descriptors it gets, who watches it
+//! and who reports its end are the same.
+
+pub(crate) mod forkserver;
+pub(crate) mod server;
+
+use crate::sys::child::{PidFd, WaitStatus};
+use std::os::fd::BorrowedFd;
+
+/// What a child is to be given.
+///
+/// The first descriptor is the writing end of a pipe, of which the starter keeps a copy: when the child has ended, an
+/// [`ExitRecord`] is written to it.
+pub(crate) struct Start<'a> {
+    pub(crate) main: crate::process::function::ChildMain,
+    pub(crate) passed: &'a [BorrowedFd<'a>],
+}
+
+/// A child that was started.
+#[derive(Debug)]
+pub(crate) struct Child {
+    pub(crate) pid: u32,
+    pub(crate) pidfd: PidFd,
+}
+
+/// How a child ended, as it is written to the pipe: a byte that a child itself never writes there, then the status.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct ExitRecord(pub(crate) WaitStatus);
+
+impl ExitRecord {
+    /// What the child itself may write: a call to look at its shared memory.
+    pub(crate) const BELL: u8 = 0;
+    const MARK: u8 = 1;
+    const SIZE: usize = 5;
+
+    fn to_bytes(self) -> [u8; Self::SIZE] {
+        let [a, b, c, d] = self.0.0.to_le_bytes();
+        [Self::MARK, a, b, c, d]
+    }
+
+    /// Looks for a record behind any number of bells. It is written in one piece, so it is there whole or not at all.
+    pub(crate) fn find(bytes: &[u8]) -> Option<Self> {
+        let at = bytes.iter().position(|it| *it == Self::MARK)?;
+        let status = bytes.get(at + 1..)?.first_chunk()?;
+        Some(Self(WaitStatus(i32::from_le_bytes(*status))))
+    }
+}

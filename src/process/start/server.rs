@@ -1,0 +1,252 @@
+//! The fork server, seen from inside: a copy of the program with one thread, which forks and reaps for its owner.
+//!
+//! It does three things, in one loop without a lock or a timer: it forks when the owner asks, it writes down how children
+//! ended, and it ends itself and all of them when the owner is gone. Deaths, and what follows:
+//!
+//! - *The owner* (or its socket): the pidfd or the socket becomes readable; every child is killed and reaped, then what they
+//!   leave behind, then the server ends. A copy of the owner that holds the socket open does not matter: the pidfd tells.
+//! - *A child*: its status goes to its pipe, and its own children, which become the server's, are killed. Among them may be
+//!   the fork server of a nested pool, whose children follow in the next round.
+//! - *The server*: the kernel kills its children (PDEATHSIG; the server has one thread, so the signal that follows the
+//!   thread follows the process). The owner sees the end of the socket and starts another server.
+
+use crate::{
+    process::{
+        entry,
+        function::{self, Location},
+        start::ExitRecord,
+    },
+    sys::{
+        child::{self, Forked, PidFd},
+        fd, pipe, poll,
+        signal::{self, ChildDeaths},
+        socket,
+    },
+};
+use std::{
+    io,
+    os::fd::{AsFd, BorrowedFd, OwnedFd},
+    time::{Duration, Instant},
+};
+
+/// What the owner puts into the socket before the server starts.
+pub(super) const GREETING: &[u8] = b"procpool fork server 1";
+/// What the server says when it can take requests.
+pub(super) const READY: &[u8] = b"ready";
+
+/// What is said of a failure that was not the system's.
+const EIO: i32 = 5;
+
+/// The answer to a request: a child, whose pidfd is passed along, or why there is none.
+pub(super) struct Reply {
+    pub(super) pid: u32,
+    pub(super) errno: i32,
+}
+
+impl Reply {
+    pub(super) const SIZE: usize = 8;
+
+    fn to_bytes(&self) -> [u8; Self::SIZE] {
+        (u64::from(self.pid) | u64::from(self.errno.cast_unsigned()) << 32).to_le_bytes()
+    }
+
+    pub(super) fn from_bytes(bytes: [u8; Self::SIZE]) -> Self {
+        let word = u64::from_le_bytes(bytes);
+        Self {
+            pid: word as u32,
+            errno: ((word >> 32) as u32).cast_signed(),
+        }
+    }
+}
+
+/// How long a killed child may take to end when the server itself ends.
+const LAST_WAIT: Duration = Duration::from_secs(1);
+
+/// A process that was invited to be a fork server and has not yet become one.
+pub(crate) struct Invited {
+    control: OwnedFd,
+    owner: OwnedFd,
+}
+
+/// Checks an invitation: the descriptor must be a socket with our greeting in it.
+pub(crate) fn accept(control: i32) -> Option<Invited> {
+    let control = fd::inherited(control)?;
+    let mut greeting = [0; GREETING.len() + 1];
+    let (length, mut passed) = socket::try_receive(&control, &mut greeting).ok()?;
+    let owner = passed.pop().filter(|_| greeting[..length] == *GREETING)?;
+    Some(Invited { control, owner })
+}
+
+impl Invited {
+    /// Closes every descriptor but those of the server.
+    pub(crate) fn claim_process(self) -> io::Result<Server> {
+        fd::fill_stdio()?;
+        let mut kept = fd::keep_only(vec![self.control, self.owner])?;
+        let owner = PidFd::from_fd(kept.pop().expect("two were kept"));
+        let control = kept.pop().expect("two were kept");
+        child::set_name("procpool-server");
+        child::adopt_orphans()?;
+        Ok(Server {
+            control,
+            owner,
+            children: Vec::new(),
+        })
+    }
+}
+
+/// The server, its owner and its children.
+pub(crate) struct Server {
+    control: OwnedFd,
+    owner: PidFd,
+    /// Process ids, and the pipes where their ends are to be reported.
+    children: Vec<(u32, OwnedFd)>,
+}
+
+impl Server {
+    /// Serves until the owner is gone.
+    pub(crate) fn serve(mut self) -> io::Result<()> {
+        // What constructors have printed must not be in the buffers of every child.
+        entry::flush_output();
+        let deaths = ChildDeaths::watch()?;
+        socket::send(&self.control, READY, &[])?;
+        let served = self.serve_until_the_owner_ends(&deaths);
+        self.end_everything(&deaths);
+        served
+    }
+
+    fn serve_until_the_owner_ends(&mut self, deaths: &ChildDeaths) -> io::Result<()> {
+        let mut orphans_possible = false;
+        loop {
+            // Orphans are looked for when nothing else is to be done: the walk through /proc takes a millisecond.
+            let limit = orphans_possible.then_some(Duration::ZERO);
+            let watched = [self.owner.as_fd(), self.control.as_fd(), deaths.as_fd()];
+            match poll::any_readable(watched, limit)? {
+                [true, ..] => return Ok(()),
+                [_, _, true] => {
+                    deaths.clear();
+                    orphans_possible |= self.reap();
+                }
+                [_, true, _] => {
+                    if !self.answer()? {
+                        return Ok(());
+                    }
+                }
+                _ => {
+                    self.kill_orphans();
+                    orphans_possible = false;
+                }
+            }
+        }
+    }
+
+    /// Takes one request; false when the owner has closed the socket.
+    fn answer(&mut self) -> io::Result<bool> {
+        let mut request = [0; Location::SIZE];
+        let (length, passed) = socket::receive(&self.control, &mut request)?;
+        if length == 0 {
+            return Ok(false);
+        }
+        let (reply, pidfd) = match self.start(Location::from_bytes(&request), passed) {
+            Ok((pid, pidfd)) => (Reply { pid, errno: 0 }, Some(pidfd)),
+            Err(error) => (
+                Reply {
+                    pid: 0,
+                    errno: error.raw_os_error().unwrap_or(EIO),
+                },
+                None,
+            ),
+        };
+        let pidfd = pidfd.as_ref().map(AsFd::as_fd);
+        socket::send(&self.control, &reply.to_bytes(), pidfd.as_slice())?;
+        Ok(true)
+    }
+
+    fn start(&mut self, main: Location, mut passed: Vec<OwnedFd>) -> io::Result<(u32, PidFd)> {
+        let main = function::resolve_main(main).map_err(io::Error::other)?;
+        let directory = passed.pop().ok_or(io::ErrorKind::InvalidData)?;
+        let report = passed
+            .first()
+            .ok_or(io::ErrorKind::InvalidData)?
+            .try_clone()?;
+        let server = std::process::id();
+        match child::fork()? {
+            Forked::Child => run_child(server, main, passed, directory.as_fd()),
+            Forked::Parent(pid) => {
+                self.children.push((pid, report));
+                Ok((pid, PidFd::open(pid)?))
+            }
+        }
+    }
+
+    /// Reports every child that has ended; true when there was one.
+    fn reap(&mut self) -> bool {
+        let mut any = false;
+        while let Some((pid, status)) = child::reap_any() {
+            any = true;
+            let Some(at) = self.children.iter().position(|it| it.0 == pid) else {
+                continue;
+            };
+            let (_, report) = self.children.swap_remove(at);
+            // The owner may have closed its end: then nobody wants to know. The pipe never blocks.
+            let _ = pipe::write(&report, &ExitRecord(status).to_bytes());
+        }
+        any
+    }
+
+    /// Kills the processes that dead children have left behind, which are the server's own now.
+    fn kill_orphans(&self) {
+        for pid in child::children().unwrap_or_default() {
+            if !self.children.iter().any(|it| it.0 == pid) {
+                child::kill_child(pid);
+            }
+        }
+    }
+
+    fn end_everything(&mut self, deaths: &ChildDeaths) {
+        let deadline = Instant::now() + LAST_WAIT;
+        loop {
+            for (pid, _) in &self.children {
+                child::kill_child(*pid);
+            }
+            self.kill_orphans();
+            deaths.clear();
+            self.reap();
+            let left = deadline.saturating_duration_since(Instant::now());
+            if left.is_zero() || child::children().is_ok_and(|it| it.is_empty()) {
+                return;
+            }
+            // A failed wait only means to look again.
+            let _ = poll::readable(deaths, Some(left.min(Duration::from_millis(10))));
+        }
+    }
+}
+
+/// The forked child: becomes a process of its own, then runs what it was started for.
+fn run_child(
+    server: u32,
+    main: function::ChildMain,
+    passed: Vec<OwnedFd>,
+    directory: BorrowedFd<'_>,
+) -> ! {
+    let prepared = prepare_child(server, passed, directory);
+    match prepared {
+        Ok(passed) => entry::run_child(main, passed),
+        Err(_) => child::exit_now(70),
+    }
+}
+
+fn prepare_child(
+    server: u32,
+    passed: Vec<OwnedFd>,
+    directory: BorrowedFd<'_>,
+) -> io::Result<Vec<OwnedFd>> {
+    child::die_with_parent()?;
+    // The server may have died before the line above; then the parent is another process.
+    if child::parent() != server {
+        child::exit_now(0);
+    }
+    // The directory may have become unreachable; the server's own is as good as any then.
+    let _ = child::set_working_directory(directory);
+    signal::unblock_all()?;
+    fd::keep_only(passed)
+}

@@ -1,0 +1,17 @@
+//! Memory that processes share: segments, and the only ways to touch what lies in them.
+//!
+//! Relies on: anonymous files (`memfd`), sealed against becoming shorter, so that a mapping never faults; the kernel frees
+//! them with their last user.
+//!
+//! Invariant: nothing outside of `view.rs` turns shared bytes into references, and no byte that another process can change
+//! is looked at twice: it is copied out first.
+
+mod buffer;
+mod segment;
+mod slab;
+mod view;
+
+pub(crate) use buffer::{Buffer, Encoded, Slabs};
+pub(crate) use segment::Segment;
+pub(crate) use slab::Slab;
+pub(crate) use view::{Cursor, View};

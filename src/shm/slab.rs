@@ -1,0 +1,100 @@
+//! A segment that carries one large payload after the other.
+//!
+//! Fresh shared memory is slower than a pipe at every size, because the kernel zeroes each page at its first touch; memory
+//! that is mapped and touched on both sides already costs the copy alone. The side that made a slab decides what it is used
+//! for next, and one word at its start says whether the other side still reads:
+//!
+//! | `busy` | meaning | who stores it |
+//! |---|---|---|
+//! | 1 | a payload lies in it | its maker, before it tells the reader |
+//! | 0 | free | the reader when it is done, or the maker when the payload is no longer wanted |
+
+use crate::{
+    error::Result,
+    shm::{Cursor, Segment},
+};
+use std::{
+    os::fd::{AsFd, BorrowedFd, OwnedFd},
+    sync::atomic::{AtomicU32, Ordering},
+};
+
+/// Bytes before the payload: a cache line for `busy`.
+const HEADER: usize = 64;
+
+/// Bytes; a slab's length is a multiple of this, so that one that is a little too short is rare.
+const GRAIN: usize = 1 << 20;
+
+/// A reusable segment, known to both sides by its maker's number.
+#[derive(Debug)]
+pub(crate) struct Slab {
+    pub(crate) id: u32,
+    segment: Segment,
+}
+
+impl Slab {
+    /// Makes one with room for `bytes`.
+    pub(crate) fn new(id: u32, bytes: usize) -> Result<Self> {
+        let segment = Segment::anonymous((HEADER + bytes).next_multiple_of(GRAIN))?;
+        Ok(Self { id, segment })
+    }
+
+    /// Maps one that the peer made.
+    pub(crate) fn from_fd(id: u32, file: OwnedFd) -> Result<Self> {
+        Ok(Self {
+            id,
+            segment: Segment::from_fd(file)?,
+        })
+    }
+
+    /// Bytes of payload that fit.
+    pub(crate) fn capacity(&self) -> usize {
+        self.segment.view().length() - HEADER
+    }
+
+    /// Makes room for `bytes`, at least doubling.
+    pub(crate) fn reserve(&mut self, bytes: usize) -> Result<()> {
+        if bytes <= self.capacity() {
+            return Ok(());
+        }
+        let wanted = bytes.max(self.capacity().saturating_mul(2));
+        self.segment.grow((HEADER + wanted).next_multiple_of(GRAIN))
+    }
+
+    /// Maps what the peer has made the slab grow by, if that is needed to read `bytes`; false when they are not there.
+    pub(crate) fn follow(&mut self, bytes: usize) -> bool {
+        bytes <= self.capacity() || self.segment.follow_growth().is_ok() && bytes <= self.capacity()
+    }
+
+    /// Reads a payload of `bytes`, at most the capacity.
+    pub(crate) fn read(&self, bytes: usize) -> Cursor<'_> {
+        self.segment.view().cursor(HEADER, bytes)
+    }
+
+    /// Appends `length` bytes of the payload to `into`.
+    pub(crate) fn copy_out(&self, offset: usize, length: usize, into: &mut Vec<u8>) {
+        self.segment.view().copy_out(HEADER + offset, length, into);
+    }
+
+    pub(crate) fn write_at(&self, offset: usize, bytes: &[u8]) {
+        self.segment.view().copy_in(HEADER + offset, bytes);
+    }
+
+    pub(crate) fn set_busy(&self, busy: bool) {
+        // Release: whoever finds the slab free must find the reads of the last payload done.
+        self.busy_word().store(busy.into(), Ordering::Release);
+    }
+
+    pub(crate) fn is_busy(&self) -> bool {
+        self.busy_word().load(Ordering::Acquire) != 0
+    }
+
+    fn busy_word(&self) -> &AtomicU32 {
+        self.segment.view().atomic_u32(0)
+    }
+}
+
+impl AsFd for Slab {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.segment.as_fd()
+    }
+}

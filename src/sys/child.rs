@@ -1,0 +1,300 @@
+//! Processes: starting this program again, forking, watching, signalling and reaping.
+
+use super::{
+    fd::{above_stdio, cvt, retry},
+    poll,
+};
+use nix::{
+    spawn::{PosixSpawnAttr, PosixSpawnFileActions, PosixSpawnFlags, posix_spawn},
+    sys::{
+        prctl,
+        signal::{SigSet, Signal},
+    },
+    unistd::Pid,
+};
+use std::{
+    ffi::{CString, OsStr, OsString},
+    io,
+    os::{
+        fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd},
+        unix::ffi::{OsStrExt, OsStringExt},
+    },
+    time::Duration,
+};
+
+/// Starts this program's executable again with the same arguments, one more environment variable, one descriptor under
+/// its own number, and no signal blocked.
+///
+/// The program is `/proc/self/exe`: the file that runs, even if another has taken its name since. posix_spawn does not copy
+/// the parent's page tables, so that the start costs the same from a large parent.
+pub(crate) fn spawn_self(name: &str, value: &OsStr, passed: BorrowedFd<'_>) -> io::Result<u32> {
+    let mut actions = PosixSpawnFileActions::init()?;
+    actions.add_dup2(passed.as_raw_fd(), passed.as_raw_fd())?;
+    let mut attributes = PosixSpawnAttr::init()?;
+    attributes.set_sigmask(&SigSet::empty())?;
+    attributes.set_sigdefault(&SigSet::all())?;
+    attributes.set_flags(
+        PosixSpawnFlags::POSIX_SPAWN_SETSIGMASK | PosixSpawnFlags::POSIX_SPAWN_SETSIGDEF,
+    )?;
+    let arguments: Vec<CString> = std::env::args_os().filter_map(c_string).collect();
+    let environment = environment_with(name, value);
+    let pid = posix_spawn(
+        "/proc/self/exe",
+        &actions,
+        &attributes,
+        &arguments,
+        &environment,
+    )?;
+    Ok(pid.as_raw().cast_unsigned())
+}
+
+fn environment_with(name: &str, value: &OsStr) -> Vec<CString> {
+    std::env::vars_os()
+        .filter(|(key, _)| key != name)
+        .chain([(name.into(), value.to_owned())])
+        .filter_map(|(mut key, value)| {
+            key.push("=");
+            key.push(value);
+            c_string(key)
+        })
+        .collect()
+}
+
+/// None for text with a zero byte, which no argument and no variable has.
+fn c_string(text: OsString) -> Option<CString> {
+    CString::new(text.into_vec()).ok()
+}
+
+/// Which side of a fork this is.
+#[derive(Debug)]
+pub(crate) enum Forked {
+    Child,
+    Parent(u32),
+}
+
+/// Forks by libc's `fork()`: a raw `clone` would leave glibc's cached thread id stale, and robust locks lost.
+///
+/// Refused for a process with more than one thread, in whose copy locks may be held by threads that do not exist there.
+pub(crate) fn fork() -> io::Result<Forked> {
+    if thread_count()? != 1 {
+        return Err(io::Error::other(
+            "another thread runs in the process to be forked",
+        ));
+    }
+    // SAFETY: this process has one thread, so the child is a whole copy of it.
+    match unsafe { nix::unistd::fork() }? {
+        nix::unistd::ForkResult::Child => Ok(Forked::Child),
+        nix::unistd::ForkResult::Parent { child } => {
+            Ok(Forked::Parent(child.as_raw().cast_unsigned()))
+        }
+    }
+}
+
+/// Threads of this process.
+pub(crate) fn thread_count() -> io::Result<u64> {
+    // The link count of a directory in /proc is its subdirectories and two.
+    let status = nix::sys::stat::stat("/proc/self/task")?;
+    Ok(status.st_nlink.saturating_sub(2))
+}
+
+/// The parent's process id; it changes when the parent dies.
+pub(crate) fn parent() -> u32 {
+    nix::unistd::getppid().as_raw().cast_unsigned()
+}
+
+/// Has the kernel kill this process when the *thread* that forked it ends: for children of single-threaded processes.
+pub(crate) fn die_with_parent() -> io::Result<()> {
+    Ok(prctl::set_pdeathsig(Signal::SIGKILL)?)
+}
+
+/// Has orphans among this process's descendants become its own children.
+pub(crate) fn adopt_orphans() -> io::Result<()> {
+    Ok(prctl::set_child_subreaper(true)?)
+}
+
+/// The name in `ps` and `top`, cut to 15 bytes.
+pub(crate) fn set_name(name: &str) {
+    if let Some(name) = c_string(name.into()) {
+        // It cannot fail for a valid string, and a name is no reason to stop.
+        let _ = prctl::set_name(&name);
+    }
+}
+
+/// Ends this process at once: no destructor, no exit handler, nothing flushed.
+pub(crate) fn exit_now(code: i32) -> ! {
+    // SAFETY: _exit does not return and runs no code of this process.
+    unsafe { libc::_exit(code) }
+}
+
+/// Writes out what C libraries hold in stdio buffers.
+pub(crate) fn flush_c_stdio() {
+    // SAFETY: fflush(NULL) is defined at any time; it locks each stream.
+    unsafe { libc::fflush(std::ptr::null_mut()) };
+}
+
+/// How a process ended, as `wait` encodes it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct WaitStatus(pub(crate) i32);
+
+impl WaitStatus {
+    pub(crate) fn signal(self) -> Option<i32> {
+        libc::WIFSIGNALED(self.0).then(|| libc::WTERMSIG(self.0))
+    }
+
+    pub(crate) fn exit_code(self) -> Option<i32> {
+        libc::WIFEXITED(self.0).then(|| libc::WEXITSTATUS(self.0))
+    }
+}
+
+/// Takes the status of any one child that has ended. Only for a process that is entirely ours.
+pub(crate) fn reap_any() -> Option<(u32, WaitStatus)> {
+    let mut status = 0;
+    // SAFETY: the status is written to a local.
+    let pid = unsafe { libc::waitpid(-1, &raw mut status, libc::WNOHANG) };
+    (pid > 0).then(|| (pid.cast_unsigned(), WaitStatus(status)))
+}
+
+/// Kills a child of this process by its number, which cannot be another's before it is reaped.
+pub(crate) fn kill_child(pid: u32) {
+    // It fails only for a process that has ended.
+    let _ = nix::sys::signal::kill(Pid::from_raw(pid.cast_signed()), Signal::SIGKILL);
+}
+
+/// The living and dead children of this process, by a walk through /proc: not every kernel lists them.
+pub(crate) fn children() -> io::Result<Vec<u32>> {
+    let own = std::process::id();
+    let mut children = Vec::new();
+    for entry in std::fs::read_dir("/proc")?.flatten() {
+        let Some(pid) = entry.file_name().to_str().and_then(|it| it.parse().ok()) else {
+            continue;
+        };
+        // A process that ends meanwhile has no file any more.
+        let stat = std::fs::read(entry.path().join("stat")).unwrap_or_default();
+        if parent_in_stat(&stat) == Some(own) {
+            children.push(pid);
+        }
+    }
+    Ok(children)
+}
+
+/// The fourth field of `/proc/*/stat`; the second is a name in brackets with anything in it.
+fn parent_in_stat(stat: &[u8]) -> Option<u32> {
+    let after_name = stat.iter().rposition(|it| *it == b')')?;
+    let fields = std::str::from_utf8(&stat[after_name + 1..]).ok()?;
+    fields.split_ascii_whitespace().nth(1)?.parse().ok()
+}
+
+/// A process, by a descriptor that never means another one.
+#[derive(Debug)]
+pub(crate) struct PidFd(OwnedFd);
+
+impl PidFd {
+    /// The caller must know that `pid` has not been reaped: its own child, or itself.
+    pub(crate) fn open(pid: u32) -> io::Result<Self> {
+        // SAFETY: pidfd_open takes plain numbers and returns a new descriptor, closed on exec.
+        let fd = unsafe { libc::syscall(libc::SYS_pidfd_open, pid, 0) };
+        let fd = cvt(libc::c_int::try_from(fd).expect("a descriptor is an int"))?;
+        // SAFETY: the kernel has just made it for us.
+        Ok(Self(above_stdio(unsafe { OwnedFd::from_raw_fd(fd) })?))
+    }
+
+    pub(crate) fn from_fd(fd: OwnedFd) -> Self {
+        Self(fd)
+    }
+
+    /// Whether the process has ended.
+    pub(crate) fn is_dead(&self) -> bool {
+        poll::readable(&self.0, Some(Duration::ZERO)).unwrap_or(true)
+    }
+
+    /// Asks the process to end.
+    pub(crate) fn terminate(&self) {
+        self.send(libc::SIGTERM);
+    }
+
+    /// Ends the process.
+    pub(crate) fn kill(&self) {
+        self.send(libc::SIGKILL);
+    }
+
+    fn send(&self, signal: libc::c_int) {
+        let fd = self.0.as_raw_fd();
+        let info = std::ptr::null::<libc::siginfo_t>();
+        // SAFETY: plain numbers and no siginfo. It fails only for a process that has ended.
+        unsafe { libc::syscall(libc::SYS_pidfd_send_signal, fd, signal, info, 0) };
+    }
+
+    /// Reaps the process if it is a child of this one that has ended and nobody else took its status.
+    pub(crate) fn reap(&self) {
+        use nix::sys::wait::{Id, WaitPidFlag, waitid};
+        let flags = WaitPidFlag::WEXITED | WaitPidFlag::WNOHANG;
+        // The host program may have reaped it, or may ignore SIGCHLD: there is nothing left to do then.
+        let _ = retry(|| waitid(Id::PIDFd(self.0.as_fd()), flags));
+    }
+
+    /// How a process ended that somebody has reaped (PIDFD_GET_INFO, Linux 6.15).
+    pub(crate) fn status_after_reaping(&self) -> Option<WaitStatus> {
+        /// `PIDFD_INFO_EXIT` of linux/pidfd.h.
+        const EXIT: u64 = 1 << 3;
+        /// Of `struct pidfd_info` in its first version: mask, cgroup, eleven ids, exit code.
+        const SIZE: usize = 64;
+        /// `_IOWR(0xff, 11, struct pidfd_info)`.
+        const GET_INFO: u64 = 0xc000_ff0b | (SIZE as u64) << 16;
+        let mut info = [0u64; SIZE / 8];
+        info[0] = EXIT;
+        let fd = self.0.as_raw_fd();
+        // SAFETY: the kernel writes at most SIZE bytes, the number in the request, into a local of that size.
+        let done = unsafe { libc::ioctl(fd, GET_INFO as _, info.as_mut_ptr()) };
+        let code = (info[7] >> 32) as u32;
+        (done == 0 && info[0] & EXIT != 0).then(|| WaitStatus(code.cast_signed()))
+    }
+}
+
+impl AsFd for PidFd {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.0.as_fd()
+    }
+}
+
+/// The environment as `NAME=value` bytes, which is how it travels to a child.
+pub(crate) fn environment() -> Vec<(Vec<u8>, Vec<u8>)> {
+    std::env::vars_os()
+        .map(|(key, value)| (key.into_vec(), value.into_vec()))
+        .collect()
+}
+
+/// Makes the environment of this process what `environment` gave in another. Refused once it has threads.
+pub(crate) fn set_environment(variables: &[(Vec<u8>, Vec<u8>)]) -> io::Result<()> {
+    if thread_count()? != 1 {
+        return Err(io::Error::other("another thread may read the environment"));
+    }
+    for (key, _) in std::env::vars_os() {
+        if !variables.iter().any(|(name, _)| name == key.as_bytes()) {
+            // SAFETY: this process has one thread, as was checked above.
+            unsafe { std::env::remove_var(key) };
+        }
+    }
+    for (key, value) in variables {
+        let (key, value) = (OsStr::from_bytes(key), OsStr::from_bytes(value));
+        if std::env::var_os(key).as_deref() != Some(value) {
+            // SAFETY: as above.
+            unsafe { std::env::set_var(key, value) };
+        }
+    }
+    Ok(())
+}
+
+/// The working directory as a descriptor, which stays right when it is renamed or removed.
+pub(crate) fn working_directory() -> io::Result<OwnedFd> {
+    use nix::{
+        fcntl::{OFlag, open},
+        sys::stat::Mode,
+    };
+    let flags = OFlag::O_PATH | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC;
+    above_stdio(open(".", flags, Mode::empty())?)
+}
+
+/// Makes `directory` the working directory.
+pub(crate) fn set_working_directory(directory: impl AsFd) -> io::Result<()> {
+    Ok(nix::unistd::fchdir(directory)?)
+}

@@ -1,0 +1,37 @@
+//! Waiting on a word of shared memory.
+//!
+//! The words lie in memory that several processes map, so FUTEX_PRIVATE_FLAG is never set.
+
+use std::{ptr, sync::atomic::AtomicU32, time::Duration};
+
+/// Sleeps while `word` holds `expected`, at most `limit`; returns for a wake-up, a signal, or nothing at all.
+pub(crate) fn wait(word: &AtomicU32, expected: u32, limit: Duration) {
+    let limit = libc::timespec {
+        tv_sec: libc::time_t::try_from(limit.as_secs()).unwrap_or(libc::time_t::MAX),
+        tv_nsec: limit.subsec_nanos().into(),
+    };
+    // SAFETY: the word is alive for the call, and the kernel only reads it; a failure means to look again.
+    unsafe {
+        libc::syscall(
+            libc::SYS_futex,
+            word.as_ptr(),
+            libc::FUTEX_WAIT,
+            expected,
+            &raw const limit,
+        );
+    }
+}
+
+/// Wakes everyone who waits on `word`.
+pub(crate) fn wake_all(word: &AtomicU32) {
+    // SAFETY: the kernel takes the word's address as a key and does not touch it.
+    unsafe {
+        libc::syscall(
+            libc::SYS_futex,
+            word.as_ptr(),
+            libc::FUTEX_WAKE,
+            libc::c_int::MAX,
+            ptr::null::<libc::timespec>(),
+        );
+    }
+}

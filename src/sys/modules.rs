@@ -1,0 +1,263 @@
+//! The loaded executable and shared objects: where they lie, what tells them apart, what they run when they are loaded.
+
+use std::{
+    collections::hash_map::DefaultHasher,
+    ffi::{c_int, c_void},
+    hash::{Hash, Hasher},
+    ops::Range,
+    slice,
+    sync::OnceLock,
+};
+
+/// Tells one build of a module from every other.
+///
+/// The program itself is [`ModuleId::PROGRAM`]: it is re-executed, so that both sides run the same file by construction.
+/// Any other module is a hash of its build-id or, where the linker wrote none, of its code.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub(crate) struct ModuleId(pub(crate) u64);
+
+impl ModuleId {
+    pub(crate) const PROGRAM: Self = Self(0);
+}
+
+/// One loaded module.
+#[derive(Debug, Clone)]
+pub(crate) struct Module {
+    pub(crate) id: ModuleId,
+    /// The address that offsets are counted from.
+    base: usize,
+    /// Addresses of its executable segments.
+    code: Vec<Range<usize>>,
+    /// Address of its dynamic section, if it has one.
+    dynamic: Option<usize>,
+}
+
+impl Module {
+    /// The offset of an address inside this module's code.
+    pub(crate) fn offset_of(&self, address: usize) -> Option<u64> {
+        self.holds(address).then(|| (address - self.base) as u64)
+    }
+
+    /// The address at an offset, if code lies there.
+    pub(crate) fn address_of(&self, offset: u64) -> Option<usize> {
+        let address = self.base.checked_add(usize::try_from(offset).ok()?)?;
+        self.holds(address).then_some(address)
+    }
+
+    fn holds(&self, address: usize) -> bool {
+        self.code.iter().any(|it| it.contains(&address))
+    }
+
+    /// The constructors that the loader runs after the one at `address`, which must be one of this module's.
+    pub(crate) fn constructors_after(&self, address: usize) -> Vec<usize> {
+        let all = self
+            .dynamic
+            .map(|it| constructors(self.base, it))
+            .unwrap_or_default();
+        let own = all.iter().position(|it| *it == address);
+        let after = own.map(|own| &all[own + 1..]).unwrap_or_default();
+        // 0 and -1 are fillers that the loader skips too.
+        after
+            .iter()
+            .copied()
+            .filter(|it| *it != 0 && *it != usize::MAX)
+            .collect()
+    }
+}
+
+/// The program's own module: the first that the loader lists, and never unloaded.
+pub(crate) fn program() -> &'static Module {
+    static PROGRAM: OnceLock<Module> = OnceLock::new();
+    PROGRAM.get_or_init(|| {
+        let mut modules = loaded();
+        let mut program = modules.swap_remove(0);
+        program.id = ModuleId::PROGRAM;
+        program
+    })
+}
+
+/// The module that holds the code at `address`.
+pub(crate) fn containing(address: usize) -> Option<Module> {
+    find(|it| it.holds(address))
+}
+
+/// The loaded module with this identity.
+pub(crate) fn with_id(id: ModuleId) -> Option<Module> {
+    find(|it| it.id == id)
+}
+
+fn find(wanted: impl Fn(&Module) -> bool) -> Option<Module> {
+    let program = program();
+    if wanted(program) {
+        return Some(program.clone());
+    }
+    loaded().into_iter().skip(1).find(wanted)
+}
+
+/// Every module, the program first. Modules come and go (`dlopen`), so only the program is remembered.
+fn loaded() -> Vec<Module> {
+    let mut modules: Vec<Module> = Vec::new();
+    // SAFETY: `collect` is called before this returns, with the vector that is passed here.
+    unsafe { libc::dl_iterate_phdr(Some(collect), (&raw mut modules).cast()) };
+    modules
+}
+
+unsafe extern "C" fn collect(
+    info: *mut libc::dl_phdr_info,
+    _size: libc::size_t,
+    modules: *mut c_void,
+) -> c_int {
+    // SAFETY: the loader passes a valid record, which it does not change during the call.
+    let info = unsafe { &*info };
+    // SAFETY: `loaded` passes its vector and does not touch it during the call.
+    let modules = unsafe { &mut *modules.cast::<Vec<Module>>() };
+    // SAFETY: the loader's record names `dlpi_phnum` headers from `dlpi_phdr` on.
+    let headers = unsafe { slice::from_raw_parts(info.dlpi_phdr, info.dlpi_phnum.into()) };
+    modules.push(describe(
+        info.dlpi_addr as usize,
+        headers,
+        modules.is_empty(),
+    ));
+    0
+}
+
+fn describe(base: usize, headers: &[libc::Elf64_Phdr], is_program: bool) -> Module {
+    let place = |it: &libc::Elf64_Phdr| {
+        let start = base.wrapping_add(it.p_vaddr as usize);
+        start..start + it.p_memsz as usize
+    };
+    let code: Vec<Range<usize>> = headers
+        .iter()
+        .filter(|it| it.p_type == libc::PT_LOAD && it.p_flags & libc::PF_X != 0)
+        .map(place)
+        .collect();
+    let dynamic = headers
+        .iter()
+        .find(|it| it.p_type == libc::PT_DYNAMIC)
+        .map(|it| place(it).start);
+    let notes = headers
+        .iter()
+        .filter(|it| it.p_type == libc::PT_NOTE)
+        .map(place);
+    let id = if is_program {
+        ModuleId::PROGRAM
+    } else {
+        identity(notes, &code)
+    };
+    Module {
+        id,
+        base,
+        code,
+        dynamic,
+    }
+}
+
+fn identity(notes: impl Iterator<Item = Range<usize>>, code: &[Range<usize>]) -> ModuleId {
+    let mut hasher = DefaultHasher::new();
+    let build_id = notes.map(bytes).find_map(build_id);
+    match build_id {
+        Some(id) => id.hash(&mut hasher),
+        None => code
+            .iter()
+            .for_each(|it| bytes(it.clone()).hash(&mut hasher)),
+    }
+    ModuleId(hasher.finish().max(1))
+}
+
+/// The bytes of a segment of a module that is loaded now.
+fn bytes(segment: Range<usize>) -> &'static [u8] {
+    // SAFETY: the loader lists only segments that are mapped, notes and code are readable and never written, and it holds
+    // its lock against `dlclose` while `collect` runs, which is where this is called.
+    unsafe { slice::from_raw_parts(segment.start as *const u8, segment.len()) }
+}
+
+/// The build-id among the notes of a segment: (name length, length, type, name, bytes), each padded to four bytes.
+fn build_id(mut notes: &[u8]) -> Option<&[u8]> {
+    const BUILD_ID: u32 = 3;
+    let word = |at: usize, notes: &[u8]| {
+        notes
+            .get(at..at + 4)
+            .map(|it| u32::from_ne_bytes([it[0], it[1], it[2], it[3]]))
+    };
+    loop {
+        let (name, length) = (word(0, notes)? as usize, word(4, notes)? as usize);
+        let kind = word(8, notes)?;
+        let start = 12 + name.next_multiple_of(4);
+        let contents = notes.get(start..start + length)?;
+        if kind == BUILD_ID && notes.get(12..16) == Some(b"GNU\0") {
+            return Some(contents);
+        }
+        notes = notes.get(start + length.next_multiple_of(4)..)?;
+    }
+}
+
+/// The functions in a module's `.init_array`, in the order in which they run.
+fn constructors(base: usize, dynamic: usize) -> Vec<usize> {
+    const DT_NULL: i64 = 0;
+    const DT_INIT_ARRAY: i64 = 25;
+    const DT_INIT_ARRAYSZ: i64 = 27;
+    let (mut array, mut size) = (None, 0);
+    for index in 0.. {
+        let entry = (dynamic as *const [i64; 2]).wrapping_add(index);
+        // SAFETY: the dynamic section is mapped, and its end is an entry DT_NULL, where this loop stops.
+        match unsafe { *entry } {
+            [DT_NULL, _] => break,
+            [DT_INIT_ARRAY, address] => array = Some(base.wrapping_add(address as usize)),
+            [DT_INIT_ARRAYSZ, bytes] => size = bytes as usize,
+            _ => {}
+        }
+    }
+    let Some(array) = array else {
+        return Vec::new();
+    };
+    // SAFETY: the section names this array, which was relocated before any constructor ran and is never written again.
+    unsafe { slice::from_raw_parts(array as *const usize, size / size_of::<usize>()) }.to_vec()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn here() {}
+
+    #[test]
+    fn a_function_of_the_program_is_found_by_offset() {
+        let address = here as fn() as usize;
+        let module = containing(address).expect("the program");
+        assert_eq!(module.id, ModuleId::PROGRAM);
+        let offset = module.offset_of(address).expect("inside");
+        assert_eq!(program().address_of(offset), Some(address));
+    }
+
+    #[test]
+    fn a_function_of_a_shared_object_is_found_by_its_build() {
+        let address = libc::getpid as unsafe extern "C" fn() -> i32 as usize;
+        let module = containing(address).expect("libc");
+        assert_ne!(module.id, ModuleId::PROGRAM);
+        let again = with_id(module.id).expect("still loaded");
+        assert_eq!(module.offset_of(address), again.offset_of(address));
+    }
+
+    #[test]
+    fn an_address_outside_of_code_is_in_no_module() {
+        let on_the_stack = 0u8;
+        assert!(containing(&raw const on_the_stack as usize).is_none());
+        assert_eq!(program().address_of(u64::MAX), None);
+    }
+
+    #[test]
+    fn the_build_id_is_found_behind_other_notes() {
+        let mut notes = Vec::new();
+        for (kind, text) in [(1u32, &b"other"[..]), (3, b"identity")] {
+            for word in [4, text.len() as u32, kind] {
+                notes.extend(word.to_ne_bytes());
+            }
+            notes.extend(b"GNU\0");
+            notes.extend(text);
+            notes.resize(notes.len().next_multiple_of(4), 0);
+        }
+        assert_eq!(build_id(&notes), Some(&b"identity"[..]));
+        assert_eq!(build_id(&notes[..20]), None);
+        assert_eq!(build_id(&[]), None);
+    }
+}

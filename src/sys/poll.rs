@@ -1,0 +1,151 @@
+//! Waiting for descriptors: one, or a set that lasts.
+
+use super::fd::{above_stdio, retry};
+use nix::{
+    poll::{PollFd, PollFlags, PollTimeout},
+    sys::{
+        epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags, EpollTimeout},
+        eventfd::{EfdFlags, EventFd},
+    },
+};
+use std::{
+    io,
+    os::fd::{AsFd, BorrowedFd},
+    time::{Duration, Instant},
+};
+
+/// Waits until `fd` is readable or its peer is gone; false when `limit` passed first.
+pub(crate) fn readable(fd: impl AsFd, limit: Option<Duration>) -> io::Result<bool> {
+    let deadline = limit.and_then(|it| Instant::now().checked_add(it));
+    loop {
+        let timeout = deadline.map(|it| it.saturating_duration_since(Instant::now()));
+        let mut fds = [PollFd::new(fd.as_fd(), PollFlags::POLLIN)];
+        match nix::poll::poll(&mut fds, poll_timeout(timeout)) {
+            Err(nix::Error::EINTR) => {}
+            Err(error) => return Err(error.into()),
+            Ok(0) if timeout.is_some_and(|it| it.is_zero()) => return Ok(false),
+            Ok(0) => {}
+            Ok(_) => return Ok(true),
+        }
+    }
+}
+
+/// Waits until one of `fds` is readable or at its end, and says which are.
+pub(crate) fn any_readable<const N: usize>(
+    fds: [BorrowedFd<'_>; N],
+    limit: Option<Duration>,
+) -> io::Result<[bool; N]> {
+    let mut polled = fds.map(|fd| PollFd::new(fd, PollFlags::POLLIN));
+    retry(|| nix::poll::poll(&mut polled, poll_timeout(limit)))?;
+    Ok(polled.map(|it| it.any().unwrap_or(true)))
+}
+
+fn poll_timeout(limit: Option<Duration>) -> PollTimeout {
+    let Some(limit) = limit else {
+        return PollTimeout::NONE;
+    };
+    // Rounded up: a wait of 0.3 ms must not become a busy loop of zeros.
+    let millis = limit.as_nanos().div_ceil(1_000_000);
+    PollTimeout::try_from(millis).unwrap_or(PollTimeout::MAX)
+}
+
+/// What a descriptor in a [`Set`] is watched for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Interest {
+    /// Nothing, for now.
+    None,
+    /// Bytes to read, or the end of file.
+    Read,
+    /// The same, and nothing any more once it was reported.
+    ReadOnce,
+    /// Room to write.
+    Write,
+}
+
+impl Interest {
+    fn flags(self) -> EpollFlags {
+        match self {
+            Self::None => EpollFlags::empty(),
+            Self::Read => EpollFlags::EPOLLIN,
+            Self::ReadOnce => EpollFlags::EPOLLIN | EpollFlags::EPOLLONESHOT,
+            Self::Write => EpollFlags::EPOLLOUT,
+        }
+    }
+}
+
+/// A set of descriptors to wait for, each with a number of the caller's choice (epoll, level-triggered).
+#[derive(Debug)]
+pub(crate) struct Set(Epoll);
+
+impl Set {
+    pub(crate) fn new() -> io::Result<Self> {
+        let set = Epoll::new(EpollCreateFlags::EPOLL_CLOEXEC)?;
+        Ok(Self(Epoll(above_stdio(set.0)?)))
+    }
+
+    pub(crate) fn add(&self, fd: impl AsFd, token: u64, interest: Interest) -> io::Result<()> {
+        Ok(self.0.add(fd, EpollEvent::new(interest.flags(), token))?)
+    }
+
+    pub(crate) fn change(&self, fd: impl AsFd, token: u64, interest: Interest) -> io::Result<()> {
+        Ok(self
+            .0
+            .modify(fd, &mut EpollEvent::new(interest.flags(), token))?)
+    }
+
+    /// Stops watching a descriptor, which other processes may hold open: closing it would not do.
+    pub(crate) fn remove(&self, fd: impl AsFd) {
+        // It fails only for a descriptor that is not in the set.
+        let _ = self.0.delete(fd);
+    }
+
+    /// Waits for at most `limit` and hands out the numbers of those that are ready; a signal ends the wait early.
+    pub(crate) fn wait(&self, limit: Option<Duration>, ready: &mut Vec<u64>) -> io::Result<()> {
+        let mut events = [EpollEvent::empty(); 64];
+        let millis = limit.map(|it| it.as_nanos().div_ceil(1_000_000));
+        let timeout = match millis {
+            None => EpollTimeout::NONE,
+            Some(millis) => EpollTimeout::try_from(millis).unwrap_or(EpollTimeout::MAX),
+        };
+        let count = match self.0.wait(&mut events, timeout) {
+            Err(nix::Error::EINTR) => 0,
+            other => other?,
+        };
+        ready.clear();
+        ready.extend(events[..count].iter().map(EpollEvent::data));
+        Ok(())
+    }
+}
+
+impl AsFd for Set {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.0.0.as_fd()
+    }
+}
+
+/// A counter to wake a thread that waits on a [`Set`].
+#[derive(Debug)]
+pub(crate) struct Signal(EventFd);
+
+impl Signal {
+    pub(crate) fn new() -> io::Result<Self> {
+        let flags = EfdFlags::EFD_CLOEXEC | EfdFlags::EFD_NONBLOCK;
+        Ok(Self(EventFd::from_value_and_flags(0, flags)?))
+    }
+
+    pub(crate) fn raise(&self) {
+        // It fails only when the counter is full, and then it is raised.
+        let _ = self.0.write(1);
+    }
+
+    pub(crate) fn lower(&self) {
+        // It fails only when the counter is zero, and then it is lowered.
+        let _ = self.0.read();
+    }
+}
+
+impl AsFd for Signal {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.0.as_fd()
+    }
+}

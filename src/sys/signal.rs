@@ -1,0 +1,75 @@
+//! What a child does with signals.
+
+use super::fd::cvt;
+use nix::sys::{
+    signal::{SaFlags, SigAction, SigHandler, SigSet, SigmaskHow, Signal, sigaction, sigprocmask},
+    signalfd::{SfdFlags, SignalFd},
+};
+use std::{
+    io,
+    os::fd::{AsFd, BorrowedFd},
+};
+
+extern "C" fn nothing(_signal: libc::c_int) {}
+
+/// Puts every signal to its default, unblocked, but for two: SIGPIPE is ignored, as in every Rust program, and SIGINT
+/// does nothing.
+///
+/// An empty handler, not `SIG_IGN`: a program that this process starts gets the default back by `exec`.
+pub(crate) fn reset() -> io::Result<()> {
+    for signal in Signal::iterator() {
+        let handler = match signal {
+            Signal::SIGKILL | Signal::SIGSTOP => continue,
+            Signal::SIGPIPE => SigHandler::SigIgn,
+            Signal::SIGINT => SigHandler::Handler(nothing),
+            _ => SigHandler::SigDfl,
+        };
+        let action = SigAction::new(handler, SaFlags::SA_RESTART, SigSet::empty());
+        // SAFETY: the only handler is `nothing`, which does nothing.
+        unsafe { sigaction(signal, &action) }?;
+    }
+    for signal in libc::SIGRTMIN()..=libc::SIGRTMAX() {
+        // SAFETY: the default action runs no code of this process.
+        unsafe { libc::signal(signal, libc::SIG_DFL) };
+    }
+    unblock_all()
+}
+
+/// Lets every signal through.
+pub(crate) fn unblock_all() -> io::Result<()> {
+    let mut all = SigSet::empty();
+    // SAFETY: an all-zero set is a valid one, and sigfillset overwrites it.
+    let mut raw: libc::sigset_t = unsafe { std::mem::zeroed() };
+    // SAFETY: the set is ours.
+    cvt(unsafe { libc::sigfillset(&raw mut raw) })?;
+    // SAFETY: sigfillset has just initialised it.
+    all.clone_from(&unsafe { SigSet::from_sigset_t_unchecked(raw) });
+    Ok(sigprocmask(SigmaskHow::SIG_UNBLOCK, Some(&all), None)?)
+}
+
+/// The deaths of this process's children, as a descriptor that becomes readable.
+#[derive(Debug)]
+pub(crate) struct ChildDeaths(SignalFd);
+
+impl ChildDeaths {
+    /// Blocks SIGCHLD for good; only for a process that is entirely ours.
+    pub(crate) fn watch() -> io::Result<Self> {
+        let mut mask = SigSet::empty();
+        mask.add(Signal::SIGCHLD);
+        sigprocmask(SigmaskHow::SIG_BLOCK, Some(&mask), None)?;
+        let flags = SfdFlags::SFD_CLOEXEC | SfdFlags::SFD_NONBLOCK;
+        Ok(Self(SignalFd::with_flags(&mask, flags)?))
+    }
+
+    /// Forgets the deaths so far.
+    pub(crate) fn clear(&self) {
+        // One read takes the one pending SIGCHLD; nothing pending is no error here.
+        let _ = self.0.read_signal();
+    }
+}
+
+impl AsFd for ChildDeaths {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.0.as_fd()
+    }
+}

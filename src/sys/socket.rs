@@ -1,0 +1,90 @@
+//! Unix sockets that carry descriptors beside bytes.
+
+use super::fd::{above_stdio, retry};
+use nix::sys::socket::{
+    AddressFamily, ControlMessage, ControlMessageOwned, MsgFlags, SockFlag, SockType, recvmsg,
+    sendmsg, socketpair,
+};
+use std::{
+    io::{self, IoSlice, IoSliceMut},
+    os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd},
+};
+
+/// Descriptors a message; the kernel takes 253, we never send more than a few.
+const MAX_FDS: usize = 8;
+
+/// Two connected sockets that keep the borders of messages.
+pub(crate) fn pair() -> io::Result<(OwnedFd, OwnedFd)> {
+    let (a, b) = socketpair(
+        AddressFamily::Unix,
+        SockType::SeqPacket,
+        None,
+        SockFlag::SOCK_CLOEXEC,
+    )?;
+    Ok((above_stdio(a)?, above_stdio(b)?))
+}
+
+/// Sends one message; blocks while the socket's buffer is full.
+pub(crate) fn send(socket: impl AsFd, bytes: &[u8], fds: &[BorrowedFd<'_>]) -> io::Result<()> {
+    let raw: Vec<RawFd> = fds.iter().map(AsRawFd::as_raw_fd).collect();
+    let rights = [ControlMessage::ScmRights(&raw)];
+    let control = if raw.is_empty() { &[][..] } else { &rights[..] };
+    retry(|| {
+        sendmsg::<()>(
+            socket.as_fd().as_raw_fd(),
+            &[IoSlice::new(bytes)],
+            control,
+            MsgFlags::MSG_NOSIGNAL,
+            None,
+        )
+    })?;
+    Ok(())
+}
+
+/// Receives one message of at most `buffer.len()` bytes and its descriptors; 0 bytes when the peer is gone.
+pub(crate) fn receive(socket: impl AsFd, buffer: &mut [u8]) -> io::Result<(usize, Vec<OwnedFd>)> {
+    receive_with(socket, buffer, MsgFlags::empty())
+}
+
+/// As [`receive`], but `WouldBlock` when no message is there.
+pub(crate) fn try_receive(
+    socket: impl AsFd,
+    buffer: &mut [u8],
+) -> io::Result<(usize, Vec<OwnedFd>)> {
+    receive_with(socket, buffer, MsgFlags::MSG_DONTWAIT)
+}
+
+fn receive_with(
+    socket: impl AsFd,
+    buffer: &mut [u8],
+    flags: MsgFlags,
+) -> io::Result<(usize, Vec<OwnedFd>)> {
+    let mut control = nix::cmsg_space!([RawFd; MAX_FDS]);
+    let raw = socket.as_fd().as_raw_fd();
+    let mut parts = [IoSliceMut::new(buffer)];
+    let flags = flags | MsgFlags::MSG_CMSG_CLOEXEC;
+    let message = loop {
+        match recvmsg::<()>(raw, &mut parts, Some(&mut control), flags) {
+            Err(nix::Error::EINTR) => {}
+            // The borrow of `parts` ends only where the loop does not go round.
+            Err(error) => return Err(error.into()),
+            Ok(message) => break (message.bytes, owned_fds(message.cmsgs()?)),
+        }
+    };
+    let fds = message.1.into_iter().map(above_stdio);
+    Ok((message.0, fds.collect::<io::Result<_>>()?))
+}
+
+fn owned_fds(messages: impl Iterator<Item = ControlMessageOwned>) -> Vec<OwnedFd> {
+    let mut fds = Vec::new();
+    for message in messages {
+        if let ControlMessageOwned::ScmRights(raw) = message {
+            // SAFETY: the kernel has just made these descriptors for us, each once.
+            fds.extend(
+                raw.into_iter()
+                    .map(|fd| unsafe { OwnedFd::from_raw_fd(fd) }),
+            );
+        }
+    }
+    fds
+}

@@ -1,0 +1,111 @@
+//! The encoding of a value: bincode, behind two small traits, here and nowhere else.
+//!
+//! Integers have a fixed size, which is faster to write and to read than it costs to move. A `Vec<u8>` is one copy, not an
+//! element at a time: bincode's serde front end cannot tell it from any other sequence, so its type is asked for.
+
+use super::Wire;
+use bincode::{
+    config::{Configuration, Fixint, LittleEndian},
+    de::read::Reader,
+    enc::write::Writer,
+    error::{DecodeError, EncodeError},
+};
+use std::any::{Any, TypeId};
+
+const CONFIG: Configuration<LittleEndian, Fixint> =
+    bincode::config::standard().with_fixed_int_encoding();
+
+/// Where encoded bytes go.
+pub(crate) trait Output {
+    /// Appends `bytes`; false when there is no memory for them.
+    fn put(&mut self, bytes: &[u8]) -> bool;
+}
+
+/// Where encoded bytes come from.
+pub(crate) trait Input {
+    /// Copies the next `into.len()` bytes out; false, and nothing taken, when fewer are left.
+    fn take(&mut self, into: &mut [u8]) -> bool;
+
+    /// Takes all that is left; none when there is no memory for it.
+    fn take_all(&mut self) -> Option<Vec<u8>>;
+
+    /// Bytes that are left.
+    fn left(&self) -> usize;
+}
+
+impl Output for Vec<u8> {
+    fn put(&mut self, bytes: &[u8]) -> bool {
+        self.extend_from_slice(bytes);
+        true
+    }
+}
+
+/// Why a value could not be encoded or decoded, in the words of its serde implementation or bincode's.
+pub(crate) type Reason = String;
+
+/// Appends the encoded value. What was appended when it fails is of no use.
+pub(crate) fn encode<T: Wire + 'static>(value: &T, output: &mut impl Output) -> Result<(), Reason> {
+    if let Some(bytes) = (value as &dyn Any).downcast_ref::<Vec<u8>>() {
+        return output.put(bytes).then_some(()).ok_or_else(out_of_memory);
+    }
+    bincode::serde::encode_into_writer(value, OutputWriter(output), CONFIG)
+        .map_err(|error| plain(error.to_string()))
+}
+
+/// Decodes a value that takes up all of `input`.
+pub(crate) fn decode<T: Wire + 'static>(input: &mut impl Input) -> Result<T, Reason> {
+    if TypeId::of::<T>() == TypeId::of::<Vec<u8>>() {
+        let mut bytes = Some(input.take_all().ok_or_else(out_of_memory)?);
+        let value = (&mut bytes as &mut dyn Any)
+            .downcast_mut::<Option<T>>()
+            .and_then(Option::take);
+        return Ok(value.expect("the types were compared just now"));
+    }
+    let value = bincode::serde::decode_from_reader(InputReader(&mut *input), CONFIG)
+        .map_err(|error| plain(error.to_string()))?;
+    match input.left() {
+        0 => Ok(value),
+        left => Err(format!(
+            "{left} bytes are left over: serde reads less than it wrote"
+        )),
+    }
+}
+
+fn out_of_memory() -> Reason {
+    "out of memory".to_owned()
+}
+
+/// bincode wraps a serde implementation's own message in `OtherString("…")`.
+fn plain(message: String) -> Reason {
+    let inner = message
+        .strip_prefix("OtherString(\"")
+        .and_then(|it| it.strip_suffix("\")"));
+    inner.map(str::to_owned).unwrap_or(message)
+}
+
+struct OutputWriter<'a, O>(&'a mut O);
+
+impl<O: Output> Writer for OutputWriter<'_, O> {
+    #[inline]
+    fn write(&mut self, bytes: &[u8]) -> Result<(), EncodeError> {
+        if self.0.put(bytes) {
+            Ok(())
+        } else {
+            Err(EncodeError::Other("out of memory"))
+        }
+    }
+}
+
+struct InputReader<'a, I>(&'a mut I);
+
+impl<I: Input> Reader for InputReader<'_, I> {
+    #[inline]
+    fn read(&mut self, bytes: &mut [u8]) -> Result<(), DecodeError> {
+        if self.0.take(bytes) {
+            return Ok(());
+        }
+        Err(DecodeError::UnexpectedEnd {
+            additional: bytes.len() - self.0.left(),
+        })
+    }
+}

@@ -1,0 +1,23 @@
+//! Values as bytes: what may travel between processes, and how it is encoded.
+//!
+//! Relies on: serde; bincode, in `codec.rs` and nowhere else.
+//!
+//! Invariant: knows neither where the bytes lie nor who reads them.
+
+pub(crate) mod codec;
+
+use serde::{Serialize, de::DeserializeOwned};
+
+/// A value that can be sent to another process: anything that serde can turn into bytes and back.
+///
+/// Implemented for every type that has both serde traits, owns what it holds, and therefore can be rebuilt elsewhere. The
+/// encoding is not self-describing, so serde attributes that need to look at the data first (`flatten`, `untagged`,
+/// `skip_serializing_if`) give a value that cannot be decoded: an error of [`ErrorKind::Codec`](crate::ErrorKind::Codec).
+#[diagnostic::on_unimplemented(
+    message = "`{Self}` cannot be sent to another process",
+    label = "does not implement `serde::Serialize` and `serde::de::DeserializeOwned`",
+    note = "derive `serde::Serialize` and `serde::Deserialize` for it, and send owned values instead of references"
+)]
+pub trait Wire: Serialize + DeserializeOwned {}
+
+impl<T: Serialize + DeserializeOwned> Wire for T {}
