@@ -26,7 +26,7 @@ use std::{
 };
 
 /// Work that is sent ahead to a busy worker: enough to outlast a wake-up of the pool.
-const AHEAD_NANOS: u64 = 300_000;
+const AHEAD_NANOS: u64 = 1_000_000;
 
 /// Items in flight at most, unless one chunk holds more.
 const MOST_AHEAD: u64 = 128;
@@ -93,14 +93,6 @@ pub(super) enum Phase {
     Ended(Error),
 }
 
-/// What has to be done without the lock.
-#[derive(Debug, Default)]
-pub(super) struct Effects {
-    pub(super) told: Told,
-    /// Places to start a worker in.
-    pub(super) starts: Vec<usize>,
-}
-
 /// Everything the lock guards.
 #[derive(Debug)]
 pub(super) struct State {
@@ -124,7 +116,7 @@ pub(super) struct State {
     /// Whether the background thread would notice an event.
     pub(super) is_armed: bool,
     /// Counts changes of the workers.
-    pub(super) installed: u64,
+    pub(super) changes: u64,
     /// Records on their way from a ring to their tasks.
     records: Vec<u8>,
     slabs: Arc<PoolSlabs>,
@@ -144,7 +136,7 @@ impl State {
             is_led: false,
             leader_sleeps: false,
             is_armed: true,
-            installed: 0,
+            changes: 0,
             records: Vec::new(),
             slabs,
         }
@@ -303,14 +295,13 @@ impl State {
     // ---- what happens ---------------------------------------------------------------------------
 
     /// Does everything that can be done now. Repeated calls change nothing until something happens.
-    pub(super) fn progress(&mut self, set: &Set, effects: &mut Effects) {
+    pub(super) fn progress(&mut self, set: &Set, told: &mut Told) {
         for slot in 0..self.slots.len() {
-            self.read_replies(slot, set, effects);
+            self.read_replies(slot, set, told);
         }
         self.end_when_done();
-        self.fill_vacancies(effects);
-        self.refill(&mut effects.told);
-        self.feed_the_idle(&mut effects.told);
+        self.refill(told);
+        self.feed_the_idle(told);
         for (bound_to, id) in self.slabs.take_dropped() {
             self.links().for_each(|link| link.drop_slab(&bound_to, id));
         }
@@ -371,10 +362,10 @@ impl State {
         }
     }
 
-    /// When there is something to do although nothing happens.
-    pub(super) fn next_deadline(&mut self) -> Option<Instant> {
+    /// When there is something to do although nothing happens; `in_background`, starting workers too.
+    pub(super) fn next_deadline(&mut self, in_background: bool) -> Option<Instant> {
         let places = self.slots.iter_mut().filter_map(|slot| match slot {
-            Slot::Vacant(at) => Some(*at),
+            Slot::Vacant(at) => in_background.then_some(*at),
             Slot::Running(link) => {
                 let status_due = link.dead_since.map(|it| it + STATUS_LIMIT);
                 link.look_again_at().into_iter().chain(status_due).min()
@@ -386,17 +377,13 @@ impl State {
 
     /// Whether something must be done soon even if nobody waits for it.
     pub(super) fn has_duties(&self) -> bool {
-        let due = |slot: &Slot| match slot {
-            Slot::Vacant(_) => true,
-            Slot::Running(link) => link.dead_since.is_some(),
-            Slot::Starting | Slot::Retired => false,
-        };
-        self.kill_at.is_some() || self.slots.iter().any(due)
+        let is_dying = |link: &Link| link.dead_since.is_some();
+        self.kill_at.is_some() || self.slots.iter().filter_map(Slot::link).any(is_dying)
     }
 
     // ---- replies --------------------------------------------------------------------------------
 
-    fn read_replies(&mut self, slot: usize, set: &Set, effects: &mut Effects) {
+    fn read_replies(&mut self, slot: usize, set: &Set, told: &mut Told) {
         let Some(link) = self.slots[slot].link_mut() else {
             return;
         };
@@ -410,9 +397,7 @@ impl State {
             let mut records = mem::take(&mut self.records);
             records.clear();
             let sound = link.page.drain(&mut records).is_ok()
-                && self
-                    .take_records(slot, &records, &mut effects.told)
-                    .is_some();
+                && self.take_records(slot, &records, told).is_some();
             self.records = records;
             if !sound && let Some(link) = self.slots[slot].link_mut() {
                 // A worker that writes nonsense is as good as dead, and soon is.
@@ -420,7 +405,7 @@ impl State {
             }
         }
         if is_dead {
-            self.bury(slot, set, effects);
+            self.bury(slot, set, told);
         }
     }
 
@@ -483,7 +468,7 @@ impl State {
             Tag::Fault => Err(decode_fault(value)?.into_error()),
             Tag::Slab => {
                 let InSlab { slab, length } = codec::decode(&mut Cursor::new(value)).ok()?;
-                Ok(Values::One(link.take_from_slab(slab, length)?))
+                link.take_from_slab(slab, length).map(Values::One)
             }
             _ if count > 1 => Ok(Values::Records(records[..used].into())),
             _ => Ok(Values::One(Payload::copy_of(value))),
@@ -550,11 +535,11 @@ impl State {
     // ---- deaths ---------------------------------------------------------------------------------
 
     /// Takes leave of a dead worker whose replies have been read: what had started failed, the rest goes elsewhere.
-    fn bury(&mut self, slot: usize, set: &Set, effects: &mut Effects) {
+    fn bury(&mut self, slot: usize, set: &Set, told: &mut Told) {
         let Slot::Running(mut link) = mem::replace(&mut self.slots[slot], Slot::Retired) else {
             return;
         };
-        self.installed += 1;
+        self.changes += 1;
         set.remove(&link.bell);
         set.remove(&link.pidfd);
         if let Some(requests) = &link.requests {
@@ -566,7 +551,7 @@ impl State {
         let units = front.map(|it| link.take_back(it)).unwrap_or_default();
         for sent in mem::take(&mut link.in_flight) {
             // Whatever is left has started: one item, as items start one after the other.
-            self.finish(&sent.unit, Err(error.clone()), &mut effects.told);
+            self.finish(&sent.unit, Err(error.clone()), told);
         }
         self.put_back(units);
         let was_ready = link.is_ready;
@@ -576,11 +561,7 @@ impl State {
         }
         if !was_ready {
             let message = format!("failed to start a worker: {error}");
-            return self.vacate(
-                slot,
-                Error::new(ErrorKind::StartFailed, message),
-                &mut effects.told,
-            );
+            return self.vacate(slot, Error::new(ErrorKind::StartFailed, message), told);
         }
         self.slots[slot] = Slot::Vacant(Instant::now());
     }
@@ -646,14 +627,22 @@ impl State {
 
     // ---- work to workers ------------------------------------------------------------------------
 
-    fn fill_vacancies(&mut self, effects: &mut Effects) {
+    /// The places to be filled now; the caller starts a worker for each.
+    pub(super) fn take_vacancies(&mut self) -> Vec<usize> {
         let now = Instant::now();
-        for (number, slot) in self.slots.iter_mut().enumerate() {
-            if matches!(slot, Slot::Vacant(at) if *at <= now) {
-                *slot = Slot::Starting;
-                effects.starts.push(number);
-            }
-        }
+        let due = |slot: &Slot| matches!(slot, Slot::Vacant(at) if *at <= now);
+        let places: Vec<usize> = (0..self.slots.len())
+            .filter(|it| due(&self.slots[*it]))
+            .collect();
+        places
+            .iter()
+            .for_each(|it| self.slots[*it] = Slot::Starting);
+        places
+    }
+
+    /// Whether a place is to be filled, now or later.
+    pub(super) fn has_vacancies(&self) -> bool {
+        self.slots.iter().any(|it| matches!(it, Slot::Vacant(_)))
     }
 
     /// Sends what is queued to the workers that have the least to do.

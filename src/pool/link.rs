@@ -3,7 +3,7 @@
 use super::{
     batch::{Chunk, Context},
     page::Page,
-    payload::{Life, Payload, TheirSlab},
+    payload::{MOST_SLABS, Payload, TheirSlab},
     protocol::{Kind, RequestHead, Setup},
     task::{Place, Task, Work},
     worker,
@@ -14,7 +14,7 @@ use crate::{
         function::Function,
         start::{self, Child, ExitRecord, Start},
     },
-    shm::Slab,
+    shm::{Life, Slab},
     sys::{
         child::{PidFd, WaitStatus},
         fd, pipe, socket,
@@ -31,6 +31,9 @@ use std::{
 
 /// Bytes of small frames that are gathered before they are written, while the worker has something to do.
 const FLUSH_AT: usize = 4096;
+
+/// Bytes that fit into the pipe of requests: several chunks, so that a write is rarely cut short.
+const PIPE_BYTES: i32 = 256 << 10;
 
 /// How long replies may lie unread behind a long item; far above the interval at which a worker rings.
 const LOOK_AGAIN: Duration = Duration::from_millis(1);
@@ -140,6 +143,7 @@ impl Link {
         let (bell, bell_theirs) = pipe::pipe().map_err(fail)?;
         let (socket, socket_theirs) = socket::pair().map_err(fail)?;
         fd::set_nonblocking(&requests).map_err(fail)?;
+        pipe::enlarge(&requests, PIPE_BYTES);
         fd::set_nonblocking(&bell).map_err(fail)?;
         let page = Page::new()?;
         let passed = [
@@ -430,8 +434,17 @@ impl Link {
         }
     }
 
-    /// Maps a slab of the worker's and takes a result that lies in it. None if the worker broke the protocol.
-    pub(super) fn take_from_slab(&mut self, id: u32, length: u64) -> Option<Payload> {
+    /// Takes a result that lies in a slab of the worker's. An error if the slab is not to be had: its descriptor is lost
+    /// when this process has too many.
+    pub(super) fn take_from_slab(&mut self, id: u32, length: u64) -> Result<Payload> {
+        let taken = self.try_take_from_slab(id, length);
+        taken.ok_or_else(|| {
+            let reason = io::Error::other("its shared memory could not be mapped here");
+            Error::io("failed to receive a large result", reason)
+        })
+    }
+
+    fn try_take_from_slab(&mut self, id: u32, length: u64) -> Option<Payload> {
         let length = usize::try_from(length).ok()?;
         while !self.their_slabs.contains_key(&id) {
             let mut number = [0; 4];
@@ -445,10 +458,18 @@ impl Link {
         if length > slab.capacity() && !Arc::get_mut(slab)?.follow(length) {
             return None;
         }
-        Some(Payload::Theirs(Box::new(TheirSlab {
+        let payload = TheirSlab {
             slab: Arc::clone(slab),
             length,
-        })))
+        };
+        if self.their_slabs.len() <= MOST_SLABS {
+            return Some(Payload::Theirs(Box::new(payload)));
+        }
+        // Results that nobody takes would hold a descriptor each.
+        let mut bytes = Vec::new();
+        bytes.try_reserve_exact(length).ok()?;
+        payload.slab.copy_out(0, length, &mut bytes);
+        Some(Payload::Private(bytes.into()))
     }
 
     pub(super) fn forget_slab(&mut self, id: u32) {

@@ -3,13 +3,16 @@
 use super::{
     batch::{Batch, Chunk, Part},
     link::{Items, Unit},
-    payload::{Fresh, Payload, encode_into},
+    payload::{Payload, take_large},
     shared::Shared,
 };
 use crate::{
     error::{Error, ErrorKind, Result},
     shm::Buffer,
-    wire::{Wire, codec},
+    wire::{
+        Wire,
+        codec::{self, Output},
+    },
 };
 use futures::Stream;
 use parking_lot::Mutex;
@@ -17,6 +20,7 @@ use std::{
     collections::VecDeque,
     fmt,
     iter::FusedIterator,
+    mem,
     pin::Pin,
     sync::Arc,
     task::{Context as PollContext, Poll, Waker},
@@ -78,8 +82,7 @@ pub(super) struct Run<I, R> {
     shared: Arc<Shared>,
     batch: Arc<Batch>,
     input: I,
-    /// Pulls an item and encodes it.
-    pull: fn(&mut I, &mut Buffer<'_>) -> Result<(), NoItem>,
+    pull: Pull<I>,
     decode: fn(&Part, &mut dyn FnMut(Result<R>)),
     cut: Cut,
     is_exhausted: bool,
@@ -89,15 +92,73 @@ pub(super) struct Run<I, R> {
     given: u64,
     /// Chunks sent.
     chunks: u32,
-    /// Memory for the next item.
-    scratch: Vec<u8>,
+    /// The chunk that is being filled.
+    next: NextChunk,
 }
 
-/// Why an item was not encoded.
-enum NoItem {
+/// Fills a chunk up to a number of items.
+type Pull<I> = fn(&mut I, &mut NextChunk, u32) -> Pulled;
+
+/// Why no more items were pulled into a chunk.
+enum Pulled {
+    /// The chunk is full.
+    Enough,
     /// The input has ended.
     End,
-    Encode(codec::Reason),
+    /// The item pulled last is large: it lies in the buffer's slab, and does not count.
+    Large,
+    /// The item pulled last could not be encoded, and does not count.
+    Failed(codec::Reason),
+}
+
+/// A chunk on its way: items, each behind its length.
+struct NextChunk {
+    buffer: Buffer,
+    count: u32,
+    /// Where the last of its items ends: a panic of the user's code may leave more in the buffer.
+    end: usize,
+}
+
+/// Pulls items and encodes them, until something else is to be done.
+fn pull<I>(input: &mut I, chunk: &mut NextChunk, most: u32) -> Pulled
+where
+    I: Iterator,
+    I::Item: Wire + 'static,
+{
+    chunk.buffer.cut(chunk.end);
+    chunk.buffer.begin();
+    while chunk.count < most && chunk.buffer.private().len() < CHUNK_BYTES {
+        let Some(item) = input.next() else {
+            return Pulled::End;
+        };
+        let at = chunk.buffer.private().len();
+        chunk.buffer.put(&[0; size_of::<u32>()]);
+        chunk.buffer.begin();
+        if let Err(reason) = codec::encode(&item, &mut chunk.buffer) {
+            return Pulled::Failed(reason);
+        }
+        if !chunk.end_item(at) {
+            return Pulled::Large;
+        }
+    }
+    Pulled::Enough
+}
+
+impl NextChunk {
+    /// Fills in the length of the item whose place begins at `at`; false for one that lies in a slab, whose place goes.
+    #[inline]
+    fn end_item(&mut self, at: usize) -> bool {
+        let start = at + size_of::<u32>();
+        let length = (self.buffer.private().len() - start) as u32;
+        if self.buffer.is_large() {
+            self.buffer.cut_private(at);
+            return false;
+        }
+        self.buffer.private_mut()[at..start].copy_from_slice(&length.to_le_bytes());
+        self.end = self.buffer.private().len();
+        self.count += 1;
+        true
+    }
 }
 
 impl<I, R> Run<I, R>
@@ -113,17 +174,18 @@ where
             shared: Arc::clone(shared),
             batch: Arc::new(batch),
             input,
-            pull: |input, buffer| {
-                let item = input.next().ok_or(NoItem::End)?;
-                codec::encode(&item, buffer).map_err(NoItem::Encode)
-            },
+            pull: pull::<I>,
             decode: |part, take| part.decode(take),
             cut,
             is_exhausted: false,
             pulled: 0,
             given: 0,
             chunks: 0,
-            scratch: Vec::new(),
+            next: NextChunk {
+                buffer: Buffer::new(Arc::clone(&shared.slabs) as _),
+                count: 0,
+                end: 0,
+            },
         })
     }
 }
@@ -206,12 +268,10 @@ impl<I, R> Run<I, R> {
 
     /// Items in flight that keep every worker busy.
     fn enough(&self) -> u64 {
-        let ahead = self
-            .batch
-            .item_nanos()
-            .map_or(0, |nanos| AHEAD_NANOS / nanos.max(1))
-            .min(MOST_ITEMS);
-        self.shared.settings.workers as u64 * (CHUNKS_AHEAD * self.chunk_size()).max(ahead)
+        let nanos = self.batch.item_nanos();
+        let ahead = nanos.map_or(0, |nanos| (AHEAD_NANOS / nanos.max(1)).min(MOST_ITEMS));
+        let each = self.chunk_size().saturating_mul(CHUNKS_AHEAD).max(ahead);
+        each.saturating_mul(self.shared.settings.workers as u64)
     }
 
     fn window(&self) -> usize {
@@ -230,64 +290,43 @@ impl<I, R> Run<I, R> {
         wanted.clamp(1, self.window() as u64)
     }
 
+    /// Takes items from the input, at most a chunk, and sends them.
     fn send_chunk(&mut self) {
-        let ahead = self.pulled - self.given;
-        let room = (self.window() as u64).saturating_sub(ahead);
-        let most = self.chunk_size().min(room).max(1);
-        let mut chunk = Vec::new();
-        let mut count = 0;
-        while u64::from(count) < most && chunk.len() < CHUNK_BYTES {
-            match self.pull_item() {
-                Err(NoItem::End) => {
-                    self.is_exhausted = true;
-                    break;
-                }
-                Ok(Fresh::Small(bytes)) => {
-                    self.pulled += 1;
-                    chunk.extend_from_slice(&(bytes.len() as u32).to_le_bytes());
-                    chunk.extend_from_slice(&bytes);
-                    self.scratch = bytes;
-                    count += 1;
-                }
-                other => {
-                    self.send(count, Payload::Private(std::mem::take(&mut chunk).into()));
-                    count = 0;
-                    self.pulled += 1;
-                    self.send_alone(other);
-                }
-            }
-        }
-        self.send(count, Payload::Private(chunk.into()));
-    }
-
-    fn pull_item(&mut self) -> Result<Fresh, NoItem> {
         // Behind a failure that ends the map nothing more is wanted.
         if self.batch.wanted(self.pulled, 1) == 0 {
-            return Err(NoItem::End);
+            self.is_exhausted = true;
+            return;
         }
-        let (pull, input) = (self.pull, &mut self.input);
-        let scratch = std::mem::take(&mut self.scratch);
-        encode_into(scratch, &self.shared.slabs, |buffer| pull(input, buffer))
-    }
-
-    /// Sends the item pulled last as a chunk of its own, or gives the error that it is.
-    fn send_alone(&mut self, item: Result<Fresh, NoItem>) {
-        match item {
-            Ok(Fresh::Large(payload)) => self.send(1, payload),
-            Ok(Fresh::Small(bytes)) => self.send(1, Payload::copy_of(&bytes)),
-            Err(NoItem::End) => {}
-            Err(NoItem::Encode(reason)) => {
+        let room = (self.window() as u64).saturating_sub(self.pulled - self.given);
+        let most = self.chunk_size().min(room).clamp(1, u32::MAX.into()) as u32;
+        let pulled = (self.pull)(&mut self.input, &mut self.next, most);
+        let large = take_large(&mut self.next.buffer, &self.shared.slabs);
+        let count = mem::take(&mut self.next.count);
+        self.next.end = 0;
+        let chunk = if count > 0 {
+            self.next.buffer.take_private()
+        } else {
+            Vec::new()
+        };
+        self.send(count, Payload::Private(chunk.into()));
+        match (pulled, large) {
+            (Pulled::Large, Some(payload)) => self.send(1, payload),
+            (Pulled::Failed(reason), _) => {
+                self.pulled += 1;
                 let message = format!("failed to encode an item of the map: {reason}");
                 self.give_error(1, Error::new(ErrorKind::Codec, message));
             }
+            (Pulled::End, _) => self.is_exhausted = true,
+            _ => {}
         }
     }
 
-    /// Sends the `count` items pulled last.
+    /// Sends `count` items that were just pulled.
     fn send(&mut self, count: u32, items: Payload) {
         if count == 0 {
             return;
         }
+        self.pulled += u64::from(count);
         let items = match (count, items.bytes()) {
             // One item travels without its length.
             (1, Some(bytes)) => Payload::copy_of(&bytes[size_of::<u32>()..]),

@@ -225,8 +225,8 @@ impl<'a> TaskOptions<'a> {
         arg: &A,
     ) -> Result<Task> {
         let function = Function::unary(f)?;
-        let argument = encoded(&self.shared.slabs, |buffer| codec::encode(arg, buffer));
-        let argument = argument.map_err(|reason| codec_error("the argument", &reason))?;
+        let argument = encoded(arg, &self.shared.slabs)
+            .map_err(|reason| codec_error("the argument", &reason))?;
         Ok(Task::call(function, argument))
     }
 

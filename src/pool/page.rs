@@ -74,14 +74,18 @@ pub(super) enum Tag {
 impl Tag {
     fn from_bits(bits: u32) -> Option<Self> {
         let all = [
-            Self::Value,
             Self::Fault,
             Self::Slab,
             Self::Ready,
             Self::SetupFault,
             Self::SlabGone,
         ];
-        all.into_iter().find(|it| *it as u32 == bits)
+        // Nearly all are values.
+        if bits == Self::Value as u32 {
+            Some(Self::Value)
+        } else {
+            all.into_iter().find(|it| *it as u32 == bits)
+        }
     }
 }
 

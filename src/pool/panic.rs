@@ -8,9 +8,6 @@ use std::{
     panic::{self, PanicHookInfo},
 };
 
-/// Bytes of a message or a backtrace that travel, so that a reply fits its ring.
-const LONGEST: usize = 24 << 10;
-
 /// What is called when a panic will end the process: it reports the fault now, as nothing comes after.
 pub(super) type LastWords = fn(Fault);
 
@@ -35,7 +32,7 @@ pub(super) fn install_hook(last_words: LastWords) {
         }
         let caught = Caught {
             location: info.location().map(ToString::to_string),
-            backtrace: shortened(Backtrace::force_capture().to_string()),
+            backtrace: Backtrace::force_capture().to_string(),
         };
         if cfg!(panic = "abort") {
             return last_words(fault(message(info), Some(caught)));
@@ -68,7 +65,7 @@ fn fault(message: String, caught: Option<Caught>) -> Fault {
         .map(|it| (it.location, it.backtrace))
         .unwrap_or_default();
     Fault::Panicked {
-        message: shortened(message),
+        message,
         location,
         backtrace,
     }
@@ -86,17 +83,4 @@ fn text(payload: &(dyn Any + Send)) -> String {
         Some(text) => text.clone(),
         None => "a value that is not text".to_owned(),
     }
-}
-
-fn shortened(mut text: String) -> String {
-    if text.len() > LONGEST {
-        text.truncate(
-            (0..=LONGEST)
-                .rev()
-                .find(|at| text.is_char_boundary(*at))
-                .unwrap_or(0),
-        );
-        text.push('…');
-    }
-    text
 }

@@ -1,12 +1,15 @@
 //! Encoded values on the pool's side: inside the task while they are tiny, on the heap, or in a slab.
 
-use crate::shm::{Buffer, Cursor, Encoded, Slab, Slabs};
+use crate::{
+    shm::{Buffer, Cursor, Life, Slab, Slabs},
+    wire::{Wire, codec},
+};
 use parking_lot::Mutex;
 use std::{
     cell::RefCell,
     sync::{
         Arc, Weak,
-        atomic::{AtomicU32, Ordering},
+        atomic::{AtomicU32, AtomicUsize, Ordering},
     },
 };
 
@@ -15,6 +18,15 @@ const INLINE: usize = 22;
 
 /// Free slabs a pool keeps at most, their memory touched and ready.
 const FREE_SLABS: usize = 4;
+
+/// Slabs in use at most, each of which is a descriptor; further values stay private, and travel through the pipe.
+pub(super) const MOST_SLABS: usize = 16;
+
+/// Bytes; a larger value needs a slab in any case, as the length of a frame in the pipe has 32 bits.
+const LARGEST_PRIVATE: usize = 1 << 30;
+
+/// Bytes copied at a time from one slab to another.
+const COPY_BYTES: usize = 1 << 20;
 
 /// One encoded value, or the items of a chunk.
 #[derive(Debug)]
@@ -62,9 +74,6 @@ pub(super) struct OurSlab {
     /// Always there until it is dropped.
     slab: Option<Slab>,
     pub(super) length: usize,
-    /// The worker that may have it mapped. No other is ever given the slab, and nobody after that one's death: a process
-    /// that it left behind may still write to it.
-    bound_to: Option<Weak<Life>>,
     home: Arc<PoolSlabs>,
 }
 
@@ -76,34 +85,38 @@ impl OurSlab {
     /// Makes this a slab of the given worker's, by a copy if it was another's. False when there is no memory for that.
     pub(super) fn bind(&mut self, worker: &Arc<Life>) -> bool {
         let this = Arc::downgrade(worker);
-        match &self.bound_to {
-            None => self.bound_to = Some(this),
-            Some(bound) if bound.ptr_eq(&this) => {}
-            Some(_) => {
-                let Some((copy, bound_to)) = self.home.take_for(self.length, worker) else {
-                    return false;
-                };
-                let mut bytes = Vec::new();
-                let mut at = 0;
-                while at < self.length {
-                    bytes.clear();
-                    let piece = (self.length - at).min(1 << 20);
-                    self.slab().copy_out(at, piece, &mut bytes);
-                    copy.write_at(at, &bytes);
-                    at += piece;
-                }
-                let old = self.slab.replace(copy);
-                let bound_before = self.bound_to.replace(bound_to.unwrap_or(this));
-                self.home.give_back(old, bound_before);
-            }
+        let is_another = |it: &Weak<Life>| !it.ptr_eq(&this);
+        if self.slab().bound_to.as_ref().is_some_and(is_another) {
+            let Some(copy) = self.home.take_for(self.length, worker) else {
+                return false;
+            };
+            self.copy_to(&copy);
+            let old = self.slab.replace(copy);
+            self.home.give_back(old);
+        }
+        if let Some(slab) = &mut self.slab {
+            slab.bound_to = Some(this);
         }
         true
+    }
+
+    fn copy_to(&self, copy: &Slab) {
+        let mut bytes = Vec::new();
+        let mut at = 0;
+        while at < self.length {
+            bytes.clear();
+            let piece = (self.length - at).min(COPY_BYTES);
+            self.slab().copy_out(at, piece, &mut bytes);
+            copy.write_at(at, &bytes);
+            at += piece;
+        }
     }
 }
 
 impl Drop for OurSlab {
     fn drop(&mut self) {
-        self.home.give_back(self.slab.take(), self.bound_to.take());
+        self.home.in_use.fetch_sub(1, Ordering::Relaxed);
+        self.home.give_back(self.slab.take());
     }
 }
 
@@ -120,66 +133,53 @@ impl Drop for TheirSlab {
     }
 }
 
-/// Lives as long as one worker process is believed to.
-#[derive(Debug)]
-pub(super) struct Life;
-
 /// The slabs for this pool's large arguments.
 #[derive(Debug, Default)]
 pub(super) struct PoolSlabs {
     made: AtomicU32,
-    free: Mutex<Vec<(Slab, Option<Weak<Life>>)>>,
-    /// Dropped slabs that a living worker still has mapped.
+    /// Slabs that payloads own.
+    in_use: AtomicUsize,
+    free: Mutex<Vec<Slab>>,
+    /// Numbers of dropped slabs that a living worker still has mapped.
     dropped: Mutex<Vec<(Weak<Life>, u32)>>,
 }
 
 impl PoolSlabs {
     /// A free slab with room for `bytes` that is this worker's or nobody's, else a new one.
-    fn take_for(&self, bytes: usize, worker: &Arc<Life>) -> Option<(Slab, Option<Weak<Life>>)> {
+    fn take_for(&self, bytes: usize, worker: &Arc<Life>) -> Option<Slab> {
         let this = Arc::downgrade(worker);
         let found = {
             let mut free = self.free.lock();
-            let at = free
-                .iter()
-                .position(|(_, it)| it.as_ref().is_none_or(|it| it.ptr_eq(&this)));
-            at.map(|at| free.swap_remove(at))
+            let fits = |it: &Slab| it.bound_to.as_ref().is_none_or(|it| it.ptr_eq(&this));
+            free.iter().position(fits).map(|at| free.swap_remove(at))
         };
         self.with_room(found, bytes)
     }
 
-    /// A free slab, if possible one that is not bound to a worker other than the last one used.
-    fn take_any(&self, bytes: usize) -> Option<(Slab, Option<Weak<Life>>)> {
-        let found = {
-            let mut free = self.free.lock();
-            free.retain(|(_, bound)| bound.as_ref().is_none_or(|it| it.strong_count() > 0));
-            free.pop()
-        };
-        self.with_room(found, bytes)
-    }
-
-    fn with_room(
-        &self,
-        found: Option<(Slab, Option<Weak<Life>>)>,
-        bytes: usize,
-    ) -> Option<(Slab, Option<Weak<Life>>)> {
-        if let Some((mut slab, bound)) = found {
+    fn with_room(&self, found: Option<Slab>, bytes: usize) -> Option<Slab> {
+        if let Some(mut slab) = found {
             slab.reserve(bytes).ok()?;
-            return Some((slab, bound));
+            return Some(slab);
         }
         let id = self.made.fetch_add(1, Ordering::Relaxed) + 1;
-        Some((Slab::new(id, bytes).ok()?, None))
+        Slab::new(id, bytes).ok()
     }
 
-    fn give_back(&self, slab: Option<Slab>, bound_to: Option<Weak<Life>>) {
+    fn give_back(&self, slab: Option<Slab>) {
         let Some(slab) = slab else { return };
-        let alive = bound_to.as_ref().is_none_or(|it| it.strong_count() > 0);
         let mut free = self.free.lock();
-        if alive {
-            free.push((slab, bound_to));
+        if slab
+            .bound_to
+            .as_ref()
+            .is_none_or(|it| it.strong_count() > 0)
+        {
+            free.push(slab);
         }
         while free.len() > FREE_SLABS {
-            let (slab, bound_to) = free.remove(0);
-            self.dropped.lock().extend(bound_to.map(|it| (it, slab.id)));
+            let slab = free.remove(0);
+            self.dropped
+                .lock()
+                .extend(slab.bound_to.map(|it| (it, slab.id)));
         }
     }
 
@@ -189,72 +189,50 @@ impl PoolSlabs {
     }
 }
 
+impl Slabs for PoolSlabs {
+    /// The slab used last, whoever's it is: its worker is likely to be free again. None when so many are in use that
+    /// descriptors might run out.
+    fn take(&self, bytes: usize) -> Option<Slab> {
+        if self.in_use.load(Ordering::Relaxed) >= MOST_SLABS && bytes < LARGEST_PRIVATE {
+            return None;
+        }
+        let found = {
+            let mut free = self.free.lock();
+            free.retain(|it| it.bound_to.as_ref().is_none_or(|it| it.strong_count() > 0));
+            free.pop()
+        };
+        self.with_room(found, bytes)
+    }
+}
+
+/// Makes a payload of the value that `buffer` holds last, if it is large.
+pub(super) fn take_large(buffer: &mut Buffer, home: &Arc<PoolSlabs>) -> Option<Payload> {
+    let (slab, length) = buffer.take_slab()?;
+    let home = Arc::clone(home);
+    home.in_use.fetch_add(1, Ordering::Relaxed);
+    Some(Payload::Ours(Box::new(OurSlab {
+        slab: Some(slab),
+        length,
+        home,
+    })))
+}
+
 thread_local! {
     /// Memory for the next value that this thread encodes.
     static SCRATCH: RefCell<Vec<u8>> = const { RefCell::new(Vec::new()) };
 }
 
-/// What was encoded: a few bytes in the caller's memory, or a payload that needs no copy.
-pub(super) enum Fresh {
-    Small(Vec<u8>),
-    Large(Payload),
-}
-
-/// Encodes, into `memory` as long as it is little.
-pub(super) fn encode_into<E>(
-    memory: Vec<u8>,
-    slabs: &Arc<PoolSlabs>,
-    encode: impl FnOnce(&mut Buffer<'_>) -> Result<(), E>,
-) -> Result<Fresh, E> {
-    let source = Source {
-        slabs,
-        bound_to: RefCell::new(None),
-    };
-    let mut buffer = Buffer::new(memory, &source);
-    let outcome = encode(&mut buffer);
-    let fresh = match buffer.finish() {
-        Encoded::Private(bytes) => Fresh::Small(bytes),
-        Encoded::Slab(slab, length) => {
-            let (bound_to, home) = (source.bound_to.take(), Arc::clone(slabs));
-            Fresh::Large(Payload::Ours(Box::new(OurSlab {
-                slab: Some(slab),
-                length,
-                bound_to,
-                home,
-            })))
-        }
-    };
-    outcome.map(|()| fresh)
-}
-
 /// Encodes one value.
-///
-/// `encode` may itself come by here (a `Serialize` that submits a task): then it finds fresh memory.
-pub(super) fn encoded<E>(
-    slabs: &Arc<PoolSlabs>,
-    encode: impl FnOnce(&mut Buffer<'_>) -> Result<(), E>,
-) -> Result<Payload, E> {
+pub(super) fn encoded<T: Wire + 'static>(
+    value: &T,
+    home: &Arc<PoolSlabs>,
+) -> Result<Payload, codec::Reason> {
+    // A `Serialize` that submits a task itself finds fresh memory.
     let scratch = SCRATCH.take();
-    match encode_into(scratch, slabs, encode)? {
-        Fresh::Large(payload) => Ok(payload),
-        Fresh::Small(bytes) => {
-            let payload = Payload::copy_of(&bytes);
-            SCRATCH.set(bytes);
-            Ok(payload)
-        }
-    }
-}
-
-/// Remembers whose the slab is that a buffer took.
-struct Source<'a> {
-    slabs: &'a PoolSlabs,
-    bound_to: RefCell<Option<Weak<Life>>>,
-}
-
-impl Slabs for Source<'_> {
-    fn take(&self, bytes: usize) -> Option<Slab> {
-        let (slab, bound_to) = self.slabs.take_any(bytes)?;
-        *self.bound_to.borrow_mut() = bound_to;
-        Some(slab)
-    }
+    let mut buffer = Buffer::with_memory(scratch, Arc::clone(home) as _);
+    codec::encode(value, &mut buffer)?;
+    let large = take_large(&mut buffer, home);
+    let payload = large.unwrap_or_else(|| Payload::copy_of(buffer.private()));
+    SCRATCH.set(buffer.take_private());
+    Ok(payload)
 }

@@ -174,6 +174,25 @@ pub(super) enum Fault {
 }
 
 impl Fault {
+    /// The same in at most so many bytes a text that it fits its ring.
+    pub(super) fn shortened(self) -> Self {
+        match self {
+            Self::Panicked {
+                message,
+                location,
+                backtrace,
+            } => Self::Panicked {
+                message: shortened(message),
+                location,
+                backtrace: shortened(backtrace),
+            },
+            Self::Decode(reason) => Self::Decode(shortened(reason)),
+            Self::Encode(reason) => Self::Encode(shortened(reason)),
+            Self::Unknown(reason) => Self::Unknown(shortened(reason)),
+            Self::Initializer(reason) => Self::Initializer(shortened(reason)),
+        }
+    }
+
     /// The caller's error.
     pub(super) fn into_error(self) -> Error {
         match self {
@@ -198,6 +217,18 @@ impl Fault {
             Self::Initializer(reason) => Error::new(ErrorKind::StartFailed, reason),
         }
     }
+}
+
+/// Bytes of one text that travel.
+const LONGEST: usize = 24 << 10;
+
+fn shortened(mut text: String) -> String {
+    if text.len() > LONGEST {
+        let end = (0..=LONGEST).rev().find(|at| text.is_char_boundary(*at));
+        text.truncate(end.unwrap_or(0));
+        text.push('…');
+    }
+    text
 }
 
 impl From<Failure> for Fault {

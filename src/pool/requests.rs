@@ -1,8 +1,8 @@
 //! The worker's end of the request pipe: bytes into frames.
 
 use super::protocol::RequestHead;
-use crate::sys::pipe;
-use std::{io, ops::Range, os::fd::OwnedFd};
+use crate::sys::{pipe, poll};
+use std::{io, ops::Range, os::fd::OwnedFd, time::Duration};
 
 /// Bytes; a pipe's default capacity is the most that one read returns.
 const LARGEST_READ: usize = 64 << 10;
@@ -48,6 +48,21 @@ impl Requests {
     /// The bytes that came with the head handed out last.
     pub(super) fn payload(&self) -> &[u8] {
         &self.buffer[self.payload.clone()]
+    }
+
+    /// Waits for a while; false if nothing came.
+    pub(super) fn wait(&self, limit: Duration) -> bool {
+        // A failure is reported by the read that follows.
+        poll::readable(&self.pipe, Some(limit)).unwrap_or(true)
+    }
+
+    /// Gives back what the buffer took beyond its first size, if nothing lies in it.
+    pub(super) fn shrink(&mut self) {
+        if self.unread.is_empty() {
+            self.buffer.truncate(FIRST_READ);
+            self.buffer.shrink_to_fit();
+            (self.unread, self.payload) = (0..0, 0..0);
+        }
     }
 
     /// Waits for more bytes; false at the end of file, or when what was read is not a frame.

@@ -3,7 +3,7 @@
 
 use super::{
     callbacks::Callbacks,
-    dispatcher::{Effects, Phase, State, pages},
+    dispatcher::{Phase, State, pages},
     link::{Link, Unit},
     page::{Page, full_barrier},
     payload::PoolSlabs,
@@ -29,6 +29,7 @@ use std::{
 /// The numbers of what is not a worker's in the sets.
 const CONTROL: u64 = u64::MAX;
 const EVENTS: u64 = 0;
+const CHORES: u64 = 1;
 
 /// How the pool was built.
 #[derive(Debug)]
@@ -53,6 +54,8 @@ pub(super) struct Shared {
     /// What the background thread waits for: `events`, while no caller sleeps on them.
     gate: Set,
     control: Signal,
+    /// Something is to be done that only the background thread does: starting workers, which takes long, and ending.
+    chores: Signal,
     spin: Mutex<Spin>,
     pub(super) slabs: Arc<PoolSlabs>,
     pub(super) callbacks: Callbacks,
@@ -74,6 +77,7 @@ impl Shared {
             events: Set::new().map_err(fail)?,
             gate: Set::new().map_err(fail)?,
             control: Signal::new().map_err(fail)?,
+            chores: Signal::new().map_err(fail)?,
             spin: Mutex::new(Spin::default()),
             slabs,
             callbacks: Callbacks::default(),
@@ -85,6 +89,10 @@ impl Shared {
         shared
             .gate
             .add(&shared.events, EVENTS, Interest::ReadOnce)
+            .map_err(fail)?;
+        shared
+            .gate
+            .add(&shared.chores, CHORES, Interest::Read)
             .map_err(fail)?;
         for slot in 0..shared.settings.workers {
             let link = Link::start(&shared.setup(slot))?;
@@ -130,24 +138,16 @@ impl Shared {
 
     /// Looks at the state or changes it, then does for others what follows from that.
     pub(super) fn with_state<T>(&self, change: impl FnOnce(&mut State, &mut Told) -> T) -> T {
-        let mut effects = Effects::default();
+        let mut told = Told::default();
         let (value, leader_sleeps) = {
             let mut state = self.state.lock();
-            (change(&mut state, &mut effects.told), state.leader_sleeps)
+            (change(&mut state, &mut told), state.leader_sleeps)
         };
-        self.carry_out(effects);
+        self.tell(told);
         if leader_sleeps {
             self.control.raise();
         }
         value
-    }
-
-    /// Tells those who wait.
-    pub(super) fn tell(&self, told: Told) {
-        self.carry_out(Effects {
-            told,
-            starts: Vec::new(),
-        });
     }
 
     /// Takes a unit; its error, if the pool takes none.
@@ -156,12 +156,18 @@ impl Shared {
             return Err(self.refusal().expect("a copy is always refused"));
         }
         let mut told = Told::default();
-        {
+        let wake_leader = {
             let mut state = self.state.lock();
             if let Some(refusal) = state.refusal() {
                 return Err(refusal);
             }
+            let expected = state.outstanding + u64::from(unit.count());
             state.submit(unit, &mut told);
+            // Something failed on its way to a worker, and the leader may wait for it.
+            state.leader_sleeps && state.outstanding < expected
+        };
+        if wake_leader {
+            self.control.raise();
         }
         if !told.is_empty() {
             self.tell(told);
@@ -195,33 +201,36 @@ impl Shared {
             .for_each(|it| it.set_asleep(asleep));
     }
 
-    /// Does everything that can be done now; false once no worker is left.
+    /// Does everything that can be done now, but for starting workers; false once no worker is left.
     fn advance(&self) -> bool {
-        let mut effects = Effects::default();
-        let goes_on = {
+        let mut told = Told::default();
+        let (goes_on, has_vacancies) = {
             let mut state = self.state.lock();
-            let before = state.installed;
-            state.progress(&self.events, &mut effects);
-            if state.installed != before {
+            let before = state.changes;
+            state.progress(&self.events, &mut told);
+            let changed = state.changes != before;
+            if changed {
                 self.refresh_pages(&state);
             }
-            !matches!(state.phase, Phase::Ended(_))
+            (
+                !matches!(state.phase, Phase::Ended(_)),
+                changed && state.has_vacancies(),
+            )
         };
-        self.carry_out(effects);
-        if !goes_on {
-            // The background thread ends, too.
-            self.control.raise();
+        self.tell(told);
+        if has_vacancies || !goes_on {
+            self.chores.raise();
         }
         goes_on
     }
 
-    /// Does what must not be done under the lock.
-    fn carry_out(&self, effects: Effects) {
+    /// Tells those who wait: outside of the lock, as wakers and callbacks are the user's code.
+    pub(super) fn tell(&self, told: Told) {
         let Told {
             wakers,
             threads,
             callbacks,
-        } = effects.told;
+        } = told;
         threads.iter().for_each(Thread::unpark);
         for waker in wakers {
             // A waker that panics has been reported by the panic hook, and is no reason to stop the pool.
@@ -230,9 +239,6 @@ impl Shared {
         callbacks
             .into_iter()
             .for_each(|it| self.callbacks.run(it.0));
-        for slot in effects.starts {
-            self.start_worker(slot);
-        }
     }
 
     fn start_worker(&self, slot: usize) {
@@ -309,10 +315,17 @@ impl Shared {
             if deadline.is_some_and(|it| it <= Instant::now()) {
                 return Led::TimedOut;
             }
-            if !self.spin.lock().until(|| self.has_records()) {
+            if !self.spin_for_a_reply() {
                 self.sleep(deadline, done, &mut ready);
             }
         }
+    }
+
+    /// Asks for a reply without sleeping, where that pays: with more to do than workers, they need the cores, and their
+    /// replies are read in batches.
+    fn spin_for_a_reply(&self) -> bool {
+        let few = self.state.lock().outstanding <= self.settings.workers as u64;
+        few && self.spin.lock().until(|| self.has_records())
     }
 
     /// Sleeps until something happens, with the background thread kept out of it.
@@ -325,7 +338,7 @@ impl Shared {
             if std::mem::take(&mut state.is_armed) {
                 self.set_gate(Interest::None);
             }
-            state.next_deadline()
+            state.next_deadline(false)
         };
         let until = due.into_iter().chain(deadline).min();
         ready.clear();
@@ -371,10 +384,14 @@ impl Shared {
             if !self.advance() {
                 return;
             }
-            let is_led = self.state.lock().is_led;
-            if is_led || !self.spin.lock().until(|| self.has_records()) {
-                self.wait_at_the_gate();
+            let vacancies = self.state.lock().take_vacancies();
+            vacancies.into_iter().for_each(|it| self.start_worker(it));
+            if self.state.lock().leader_sleeps {
+                // It went to sleep after these events were on their way here, and may wait for just them.
+                self.control.raise();
             }
+            // It never spins: nobody waits for what it does, and it would take a core from those who do the work.
+            self.wait_at_the_gate();
         }
     }
 
@@ -382,17 +399,18 @@ impl Shared {
     fn wait_at_the_gate(&self) {
         let due = {
             let mut state = self.state.lock();
-            if state.leader_sleeps {
-                // Every event is the leader's; it opens the gate when it leaves.
-                None
-            } else {
+            // Every event is a sleeping leader's; it opens the gate when it leaves.
+            if !state.leader_sleeps {
                 self.set_gate(Interest::ReadOnce);
                 state.is_armed = true;
                 if !state.is_led {
                     self.set_asleep(true);
                 }
-                state.next_deadline()
             }
+            let is_led = state.is_led;
+            state
+                .next_deadline(true)
+                .filter(|_| !is_led || state.has_vacancies())
         };
         full_barrier();
         let is_led = self.state.lock().is_led;
@@ -401,6 +419,7 @@ impl Shared {
         }
         let limit = due.map(|it| it.saturating_duration_since(Instant::now()));
         let _ = self.gate.wait(limit, &mut Vec::new());
+        self.chores.lower();
         self.state.lock().is_armed = false;
     }
 }

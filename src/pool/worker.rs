@@ -16,10 +16,11 @@ use crate::{
         function::{Callable, ContextLoader, Function, Invocation},
         start::ExitRecord,
     },
-    shm::{Buffer, Cursor, Encoded, Slab, Slabs},
-    sys::{child, fd, pid, pipe, socket, spin::Spin},
+    shm::{Buffer, Cursor, Slab, Slabs},
+    sys::{child, fd, memory, pid, pipe, socket, spin::Spin},
     wire::codec,
 };
+use parking_lot::Mutex;
 use std::{
     any::Any,
     cell::{Cell, RefCell},
@@ -27,14 +28,23 @@ use std::{
     os::fd::{AsFd, OwnedFd},
     rc::Rc,
     sync::{
-        OnceLock,
-        atomic::{AtomicU64, Ordering},
+        Arc, OnceLock,
+        atomic::{AtomicU32, AtomicU64, Ordering},
     },
     time::{Duration, Instant},
 };
 
 /// Between two rings of the bell while there is more to do: a sleeping pool is woken for a batch, not for an item.
-const BELL_INTERVAL: Duration = Duration::from_micros(50);
+const BELL_INTERVAL: Duration = Duration::from_micros(500);
+
+/// How long a worker waits before it gives back memory it can do without.
+const IDLE: Duration = Duration::from_millis(100);
+
+/// An item that takes less is tiny.
+const TINY: Duration = Duration::from_micros(2);
+
+/// Tiny items between two looks at the clock.
+const TINY_BATCH: u32 = 16;
 
 /// Slabs that lie free at most, their memory kept for the next large result.
 const FREE_SLABS: usize = 2;
@@ -110,6 +120,10 @@ struct Replies {
     /// Whether something was appended since the bell was last thought of.
     unrung: Cell<bool>,
     last_bell: Cell<Instant>,
+    /// Whether the items of the last frame took less than `TINY`, on average.
+    items_are_tiny: Cell<bool>,
+    /// Tiny items since the clock was read.
+    skipped: Cell<u32>,
 }
 
 impl Replies {
@@ -121,6 +135,8 @@ impl Replies {
             current: Cell::new(0),
             unrung: Cell::new(false),
             last_bell,
+            items_are_tiny: Cell::new(false),
+            skipped: Cell::new(0),
         }
     }
 
@@ -141,7 +157,7 @@ impl Replies {
     fn fault(&self, item: u32, tag: Tag, fault: &Fault) {
         let mut bytes = Vec::new();
         // Text in memory cannot fail to encode.
-        let _ = codec::encode(fault, &mut bytes);
+        let _ = codec::encode(&fault.clone().shortened(), &mut bytes);
         self.append(item, tag, &bytes);
     }
 
@@ -149,6 +165,12 @@ impl Replies {
     #[inline]
     fn ring_now_and_then(&self) {
         if self.unrung.get() && self.page.is_pool_asleep() {
+            // The clock costs as much as a tiny item: it is read for every item, or for sixteen of the tiny ones.
+            let skipped = self.skipped.get() + 1;
+            self.skipped.set(skipped % TINY_BATCH);
+            if self.items_are_tiny.get() && skipped < TINY_BATCH {
+                return;
+            }
             let now = Instant::now();
             if now.duration_since(self.last_bell.get()) >= BELL_INTERVAL {
                 self.ring();
@@ -165,6 +187,12 @@ impl Replies {
         }
     }
 
+    /// Notes how long items took.
+    fn account(&self, busy: Duration, items: u32) {
+        self.items_are_tiny.set(busy < TINY * items);
+        self.page.account(busy.as_nanos() as u64, items.into());
+    }
+
     fn ring(&self) {
         if self.page.take_bell() {
             self.unrung.set(false);
@@ -175,33 +203,30 @@ impl Replies {
 }
 
 struct WorkerLoop {
-    replies: Rc<Replies>,
+    answers: Answers,
     requests: Requests,
-    socket: OwnedFd,
+    socket: Rc<OwnedFd>,
     contexts: HashMap<u32, std::result::Result<Box<dyn Any>, Fault>>,
     /// The pool's slabs, mapped here, with arguments.
     arguments: HashMap<u32, Slab>,
-    /// This worker's slabs, with results.
-    results: ResultSlabs,
-    /// The function called last, found: most calls repeat it.
-    callable: Option<(Function, Callable)>,
-    /// Memory for the next result.
-    spare: Vec<u8>,
+    callables: Callables,
     spin: Spin,
+    /// Whether memory was given back since the last item.
+    is_trimmed: bool,
 }
 
 impl WorkerLoop {
     fn new(replies: Rc<Replies>, requests: OwnedFd, socket: OwnedFd) -> Self {
+        let socket = Rc::new(socket);
         Self {
-            replies,
+            answers: Answers::new(replies, Rc::clone(&socket)),
             requests: Requests::new(requests),
             socket,
             contexts: HashMap::new(),
             arguments: HashMap::new(),
-            results: ResultSlabs::default(),
-            callable: None,
-            spare: Vec::new(),
+            callables: Callables::default(),
             spin: Spin::default(),
+            is_trimmed: false,
         }
     }
 
@@ -225,10 +250,15 @@ impl WorkerLoop {
     }
 
     fn wait(&mut self) {
-        self.replies.ring_before_waiting();
-        let page = &self.replies.page;
+        self.answers.replies.ring_before_waiting();
+        let page = &self.answers.replies.page;
         // Allowed items are written in a moment: `read` hardly sleeps then.
-        self.spin.until(|| page.may_start());
+        if self.spin.until(|| page.may_start()) || self.is_trimmed || self.requests.wait(IDLE) {
+            return;
+        }
+        self.is_trimmed = true;
+        self.requests.shrink();
+        memory::release_unused();
     }
 
     fn serve(&mut self, head: RequestHead) -> Option<()> {
@@ -255,8 +285,8 @@ impl WorkerLoop {
         child::set_name(&format!("procpool-{}", setup.worker));
         WORKER_ID.set(setup.worker).ok()?;
         match setup.initializer.map_or(Ok(()), initialize) {
-            Ok(()) => self.replies.append(0, Tag::Ready, &[]),
-            Err(fault) => self.replies.fault(0, Tag::SetupFault, &fault),
+            Ok(()) => self.answers.replies.append(0, Tag::Ready, &[]),
+            Err(fault) => self.answers.replies.fault(0, Tag::SetupFault, &fault),
         }
         Some(())
     }
@@ -274,106 +304,143 @@ impl WorkerLoop {
     }
 
     fn run_items(&mut self, head: RequestHead) -> Option<()> {
-        if head.slab != 0 {
-            map_slab(
+        let slab = match head.slab {
+            0 => None,
+            id => Some(map_slab(
                 &mut self.arguments,
                 &self.socket,
-                head.slab,
+                id,
                 head.slab_length,
-            )?;
-        }
-        let callable = self.resolve(head.function?);
+            )?),
+        };
+        self.is_trimmed = false;
+        let callable = self.callables.find(head.function?);
+        // Most calls have no context, and looking for one costs as much as a small task.
+        let context = if head.context == 0 {
+            None
+        } else {
+            self.contexts.get(&head.context)
+        };
+        let context = context.map(Result::as_ref).transpose();
+        let ready =
+            callable.and_then(|it| Ok((it, context.map_err(Fault::clone)?.map(|it| &**it))));
         let begin = Instant::now();
+        let mut items = Items {
+            bytes: self.requests.payload(),
+            is_single: head.count == 1,
+        };
         let mut done = 0;
-        let mut at = 0;
         for index in 0..head.count {
+            let bytes = items.next()?;
             let item = head.item.wrapping_add(index);
-            let range = self.item_range(head, &mut at)?;
-            if !self.replies.page.try_start(item) {
+            if !self.answers.start(item) {
                 break;
             }
-            self.replies.ring_now_and_then();
-            self.run_item(head, item, range, callable.clone())?;
+            let argument = match slab {
+                None => Cursor::new(bytes),
+                Some(slab) => slab.read(head.slab_length as usize),
+            };
+            match &ready {
+                Ok((callable, context)) => self.answers.run(item, *callable, argument, *context)?,
+                Err(fault) => self.answers.replies.fault(item, Tag::Fault, fault),
+            }
             done += 1;
         }
-        self.replies
-            .page
-            .account(begin.elapsed().as_nanos() as u64, done);
+        self.answers.replies.account(begin.elapsed(), done);
         Some(())
     }
+}
 
-    /// Where the next item lies among the bytes of its frame.
-    fn item_range(&self, head: RequestHead, at: &mut usize) -> Option<std::ops::Range<usize>> {
-        let payload = self.requests.payload();
-        if head.count == 1 {
-            return Some(0..payload.len());
+/// The items of a frame: one without its length, or several with.
+struct Items<'a> {
+    bytes: &'a [u8],
+    is_single: bool,
+}
+
+impl<'a> Items<'a> {
+    fn next(&mut self) -> Option<&'a [u8]> {
+        if self.is_single {
+            return Some(self.bytes);
         }
-        let length = u32::from_le_bytes(*payload.get(*at..)?.first_chunk()?) as usize;
-        let start = *at + size_of::<u32>();
-        *at = start
-            .checked_add(length)
-            .filter(|end| *end <= payload.len())?;
-        Some(start..*at)
+        let (length, rest) = self.bytes.split_first_chunk()?;
+        let (item, rest) = rest.split_at_checked(u32::from_le_bytes(*length) as usize)?;
+        self.bytes = rest;
+        Some(item)
+    }
+}
+
+/// Runs single items and answers them.
+struct Answers {
+    replies: Rc<Replies>,
+    socket: Rc<OwnedFd>,
+    /// The result of the item that runs.
+    result: Buffer,
+    /// This worker's slabs, with results.
+    slabs: Arc<ResultSlabs>,
+}
+
+impl Answers {
+    fn new(replies: Rc<Replies>, socket: Rc<OwnedFd>) -> Self {
+        let slabs = Arc::new(ResultSlabs::default());
+        Self {
+            replies,
+            socket,
+            result: Buffer::new(Arc::clone(&slabs) as _),
+            slabs,
+        }
     }
 
-    fn run_item(
+    /// Claims an item; false if it was taken back.
+    #[inline]
+    fn start(&self, item: u32) -> bool {
+        let started = self.replies.page.try_start(item);
+        if started {
+            self.replies.ring_now_and_then();
+        }
+        started
+    }
+
+    /// Runs an item that was claimed. None if it cannot be answered: the pool is gone.
+    #[inline]
+    fn run(
         &mut self,
-        head: RequestHead,
         item: u32,
-        range: std::ops::Range<usize>,
-        callable: std::result::Result<Callable, Fault>,
+        callable: Callable,
+        argument: Cursor<'_>,
+        context: Option<&dyn Any>,
     ) -> Option<()> {
         self.replies.current.set(item);
-        let argument = match head.slab {
-            0 => Cursor::new(&self.requests.payload()[range]),
-            slab => self.arguments.get(&slab)?.read(head.slab_length as usize),
+        self.result.clear();
+        let mut call = Invocation {
+            argument,
+            context,
+            result: &mut self.result,
         };
-        let context = match self.contexts.get(&head.context) {
-            None => Ok(None),
-            Some(Ok(context)) => Ok(Some(&**context)),
-            Some(Err(fault)) => Err(fault.clone()),
+        let outcome = panic::run(|| callable.invoke(&mut call));
+        // One thread stores.
+        TASKS_DONE.store(TASKS_DONE.load(Ordering::Relaxed) + 1, Ordering::Relaxed);
+        let fault = match outcome {
+            Ok(Ok(())) if self.result.is_large() => return self.reply_in_slab(item),
+            Ok(Ok(())) => {
+                self.replies.append(item, Tag::Value, self.result.private());
+                return Some(());
+            }
+            Ok(Err(failure)) => Fault::from(failure),
+            Err(fault) => fault,
         };
-        let mut result = Buffer::new(std::mem::take(&mut self.spare), &self.results);
-        let outcome = callable.and_then(|callable| {
-            let context = context?;
-            let mut call = Invocation {
-                argument,
-                context,
-                result: &mut result,
-            };
-            panic::run(|| callable.invoke(&mut call))?.map_err(Fault::from)
-        });
-        let encoded = result.finish();
-        TASKS_DONE.fetch_add(1, Ordering::Relaxed);
-        self.reply(item, outcome, encoded)
-    }
-
-    fn reply(
-        &mut self,
-        item: u32,
-        outcome: std::result::Result<(), Fault>,
-        encoded: Encoded,
-    ) -> Option<()> {
-        match (outcome, encoded) {
-            (Ok(()), Encoded::Private(bytes)) => {
-                self.replies.append(item, Tag::Value, &bytes);
-                self.spare = bytes;
-            }
-            (Ok(()), Encoded::Slab(slab, length)) => self.reply_in_slab(item, slab, length)?,
-            (Err(fault), encoded) => {
-                match encoded {
-                    Encoded::Private(bytes) => self.spare = bytes,
-                    Encoded::Slab(slab, _) => self.results.give_back(slab),
-                }
-                self.replies.fault(item, Tag::Fault, &fault);
-            }
-        }
+        let unused = self.result.take_slab();
+        unused
+            .into_iter()
+            .for_each(|(slab, _)| self.slabs.give_back(slab));
+        self.replies.fault(item, Tag::Fault, &fault);
         Some(())
     }
 
-    fn reply_in_slab(&mut self, item: u32, slab: Slab, length: usize) -> Option<()> {
-        if self.results.announce(slab.id) {
-            socket::send(&self.socket, &slab.id.to_le_bytes(), &[slab.as_fd()]).ok()?;
+    #[cold]
+    fn reply_in_slab(&mut self, item: u32) -> Option<()> {
+        let (slab, length) = self.result.take_slab()?;
+        if self.slabs.announce(slab.id) {
+            socket::send(&*self.socket, &slab.id.to_le_bytes(), &[slab.as_fd()]).ok()?;
         }
         slab.set_busy(true);
         let mut bytes = Vec::new();
@@ -385,30 +452,45 @@ impl WorkerLoop {
             &mut bytes,
         )
         .ok()?;
-        self.results.give_back(slab);
+        self.slabs.give_back(slab);
         self.replies.append(item, Tag::Slab, &bytes);
-        for gone in self.results.trim() {
+        for gone in self.slabs.trim() {
             self.replies.append(0, Tag::SlabGone, &gone.to_le_bytes());
         }
         Some(())
     }
+}
 
-    fn resolve(&mut self, function: Function) -> std::result::Result<Callable, Fault> {
-        if let Some((last, callable)) = &self.callable
-            && *last == function
-        {
+/// The functions called last, found: most calls repeat one.
+#[derive(Default)]
+struct Callables(Vec<(Function, Callable)>);
+
+impl Callables {
+    /// Functions remembered at most.
+    const MOST: usize = 16;
+
+    fn find(&mut self, function: Function) -> std::result::Result<Callable, Fault> {
+        if let Some((_, callable)) = self.0.iter().find(|it| it.0 == function) {
             return Ok(*callable);
         }
         let callable = function
             .resolve()
             .map_err(|error| Fault::Unknown(error.to_string()))?;
-        self.callable = Some((function, callable));
+        if self.0.len() == Self::MOST {
+            self.0.remove(0);
+        }
+        self.0.push((function, callable));
         Ok(callable)
     }
 }
 
 /// Maps the pool's slab if it is new here or has grown: its descriptor was sent before the frame that names it.
-fn map_slab(slabs: &mut HashMap<u32, Slab>, socket: &OwnedFd, id: u32, bytes: u64) -> Option<()> {
+fn map_slab<'a>(
+    slabs: &'a mut HashMap<u32, Slab>,
+    socket: &OwnedFd,
+    id: u32,
+    bytes: u64,
+) -> Option<&'a Slab> {
     while !slabs.contains_key(&id) {
         let mut number = [0; 4];
         let (length, mut fds) = socket::receive(socket, &mut number).ok()?;
@@ -418,10 +500,8 @@ fn map_slab(slabs: &mut HashMap<u32, Slab>, socket: &OwnedFd, id: u32, bytes: u6
         let number = u32::from_le_bytes(number);
         slabs.insert(number, Slab::from_fd(number, fds.pop()?).ok()?);
     }
-    slabs
-        .get_mut(&id)?
-        .follow(usize::try_from(bytes).ok()?)
-        .then_some(())
+    let slab = slabs.get_mut(&id)?;
+    slab.follow(usize::try_from(bytes).ok()?).then_some(slab)
 }
 
 fn initialize(call: EncodedCall) -> std::result::Result<(), Fault> {
@@ -436,7 +516,7 @@ fn initialize(call: EncodedCall) -> std::result::Result<(), Fault> {
     let callable = Function::from_bytes(&call.function)
         .resolve()
         .map_err(unknown)?;
-    let mut result = Buffer::new(Vec::new(), &NoSlabs);
+    let mut result = Buffer::new(Arc::new(NoSlabs));
     let argument = Cursor::new(&call.argument);
     let mut invocation = Invocation {
         argument,
@@ -452,29 +532,27 @@ fn initialize(call: EncodedCall) -> std::result::Result<(), Fault> {
 /// The slabs that carry this worker's large results.
 #[derive(Default)]
 struct ResultSlabs {
-    slabs: RefCell<Vec<Slab>>,
+    slabs: Mutex<Vec<Slab>>,
     /// Slabs made so far; the number of the newest.
-    made: Cell<u32>,
+    made: AtomicU32,
     /// The newest whose descriptor the pool has.
-    announced: Cell<u32>,
+    announced: AtomicU32,
 }
 
 impl ResultSlabs {
     /// Keeps a slab, whether a result lies in it or not.
     fn give_back(&self, slab: Slab) {
-        self.slabs.borrow_mut().push(slab);
+        self.slabs.lock().push(slab);
     }
 
     /// Whether the pool has yet to be given this slab; it is taken to have it from then on.
     fn announce(&self, id: u32) -> bool {
-        let new = id > self.announced.get();
-        self.announced.set(id.max(self.announced.get()));
-        new
+        self.announced.fetch_max(id, Ordering::Relaxed) < id
     }
 
     /// Drops free slabs beyond those worth keeping, the oldest first, and says which.
     fn trim(&self) -> Vec<u32> {
-        let mut slabs = self.slabs.borrow_mut();
+        let mut slabs = self.slabs.lock();
         let mut surplus = slabs
             .iter()
             .filter(|it| !it.is_busy())
@@ -495,14 +573,14 @@ impl ResultSlabs {
 
 impl Slabs for ResultSlabs {
     fn take(&self, bytes: usize) -> Option<Slab> {
-        let mut slabs = self.slabs.borrow_mut();
+        let mut slabs = self.slabs.lock();
         let free = slabs.iter().position(|it| !it.is_busy());
         if let Some(at) = free {
             let mut slab = slabs.swap_remove(at);
             slab.reserve(bytes).ok()?;
             return Some(slab);
         }
-        self.made.set(self.made.get() + 1);
-        Slab::new(self.made.get(), bytes).ok()
+        let id = self.made.fetch_add(1, Ordering::Relaxed) + 1;
+        Slab::new(id, bytes).ok()
     }
 }

@@ -105,16 +105,16 @@ pub(crate) enum Failure {
 }
 
 /// What a trampoline works on.
-pub(crate) struct Invocation<'a, 'b> {
+pub(crate) struct Invocation<'a> {
     /// The encoded argument.
     pub(crate) argument: Cursor<'a>,
     /// The decoded context of a `map_with`.
     pub(crate) context: Option<&'a dyn Any>,
     /// Where the encoded result goes.
-    pub(crate) result: &'a mut Buffer<'b>,
+    pub(crate) result: &'a mut Buffer,
 }
 
-type Trampoline = fn(Address, &mut Invocation<'_, '_>) -> Result<(), Failure>;
+type Trampoline = fn(Address, &mut Invocation<'_>) -> Result<(), Failure>;
 type ContextTrampoline = fn(&mut Cursor<'_>) -> Result<Box<dyn Any>, Failure>;
 
 /// The address of a user's function, typeless until its trampoline says what it is.
@@ -203,7 +203,7 @@ pub(crate) struct Callable {
 
 impl Callable {
     /// Decodes, calls, encodes. A panic of the user's code comes through.
-    pub(crate) fn invoke(self, call: &mut Invocation<'_, '_>) -> Result<(), Failure> {
+    pub(crate) fn invoke(self, call: &mut Invocation<'_>) -> Result<(), Failure> {
         (self.trampoline)(self.function, call)
     }
 }
@@ -244,7 +244,7 @@ fn load_context<C: Wire + 'static>(bytes: &mut Cursor<'_>) -> Result<Box<dyn Any
 
 fn call_unary<A: Wire + 'static, R: Wire + 'static>(
     function: Address,
-    call: &mut Invocation<'_, '_>,
+    call: &mut Invocation<'_>,
 ) -> Result<(), Failure> {
     // SAFETY: `Function::unary::<A, R>` alone pairs this trampoline with an address, that of a `fn(A) -> R`.
     let function = unsafe { mem::transmute::<*const (), fn(A) -> R>(function.0) };
@@ -254,7 +254,7 @@ fn call_unary<A: Wire + 'static, R: Wire + 'static>(
 
 fn call_binary<A: Wire + 'static, B: Wire + 'static, R: Wire + 'static>(
     function: Address,
-    call: &mut Invocation<'_, '_>,
+    call: &mut Invocation<'_>,
 ) -> Result<(), Failure> {
     // SAFETY: `Function::binary::<A, B, R>` alone pairs this trampoline with an address, that of a `fn(A, B) -> R`.
     let function = unsafe { mem::transmute::<*const (), fn(A, B) -> R>(function.0) };
@@ -264,7 +264,7 @@ fn call_binary<A: Wire + 'static, B: Wire + 'static, R: Wire + 'static>(
 
 fn call_contextual<C: Wire + 'static, A: Wire + 'static, R: Wire + 'static>(
     function: Address,
-    call: &mut Invocation<'_, '_>,
+    call: &mut Invocation<'_>,
 ) -> Result<(), Failure> {
     // SAFETY: `Function::contextual::<C, A, R>` alone pairs this trampoline with an address, that of a `fn(&C, A) -> R`.
     let function = unsafe { mem::transmute::<*const (), fn(&C, A) -> R>(function.0) };
@@ -276,7 +276,7 @@ fn call_contextual<C: Wire + 'static, A: Wire + 'static, R: Wire + 'static>(
 
 fn call_initializer<A: Wire + 'static, E: fmt::Display + 'static>(
     function: Address,
-    call: &mut Invocation<'_, '_>,
+    call: &mut Invocation<'_>,
 ) -> Result<(), Failure> {
     // SAFETY: `Function::initializer::<A, E>` alone pairs this trampoline with an address, that of such a function.
     let function = unsafe { mem::transmute::<*const (), fn(A) -> Result<(), E>>(function.0) };

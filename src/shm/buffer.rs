@@ -1,72 +1,123 @@
-//! Where a value is encoded: private memory while it is small, a slab when it is not.
+//! Where values are encoded, one after the other: private memory for a small one, a slab for one that is not.
 
 use crate::{shm::Slab, wire::codec::Output};
+use std::{fmt, mem, sync::Arc};
 
-/// Bytes; from here on a payload travels in shared memory. Below, a copy through a pipe or ring costs less than the
+/// Bytes; a larger value travels in shared memory. Up to here a copy through a pipe or a ring costs less than the
 /// bookkeeping (benches/pool.rs, group `payload`).
 const SPILL: usize = 64 << 10;
 
+/// Bytes that stay private where no slab is to be had: the length of a frame has 32 bits.
+const MOST_PRIVATE: usize = 2 << 30;
+
 /// Where a buffer gets a slab from when it needs one.
-pub(crate) trait Slabs {
-    /// A free slab with room for `bytes`; none when there is no memory.
+pub(crate) trait Slabs: Send + Sync {
+    /// A free slab with room for `bytes`; none when the value is to stay private.
     fn take(&self, bytes: usize) -> Option<Slab>;
 }
 
-/// Bytes on their way, appended one encoded value after the other.
-pub(crate) struct Buffer<'a> {
-    /// All bytes, while there is no slab.
+/// Encoded values in a row, of which the last may lie in a slab.
+pub(crate) struct Buffer {
     private: Vec<u8>,
-    /// All bytes, once there is one, and how many.
+    /// Where the last value begins.
+    start: usize,
+    /// The length that `private` may not exceed.
+    limit: usize,
+    /// The last value, if it is large, and its length.
     slab: Option<(Slab, usize)>,
-    slabs: &'a dyn Slabs,
+    slabs: Arc<dyn Slabs>,
 }
 
-/// What a buffer holds in the end.
-pub(crate) enum Encoded {
-    Private(Vec<u8>),
-    Slab(Slab, usize),
-}
+impl Buffer {
+    pub(crate) fn new(slabs: Arc<dyn Slabs>) -> Self {
+        Self::with_memory(Vec::new(), slabs)
+    }
 
-impl<'a> Buffer<'a> {
-    /// Starts with an empty vector, or a used one whose memory is to be used again.
-    pub(crate) fn new(mut private: Vec<u8>, slabs: &'a dyn Slabs) -> Self {
+    /// Starts empty, in the memory of a vector that was used before.
+    pub(crate) fn with_memory(mut private: Vec<u8>, slabs: Arc<dyn Slabs>) -> Self {
         private.clear();
         Self {
             private,
+            start: 0,
+            limit: SPILL,
             slab: None,
             slabs,
         }
     }
 
-    pub(crate) fn finish(self) -> Encoded {
-        match self.slab {
-            Some((slab, length)) => Encoded::Slab(slab, length),
-            None => Encoded::Private(self.private),
+    /// Forgets everything, but keeps the memory.
+    #[inline]
+    pub(crate) fn clear(&mut self) {
+        self.cut(0);
+        self.begin();
+    }
+
+    /// Begins a value behind what is there, which must be private.
+    #[inline]
+    pub(crate) fn begin(&mut self) {
+        debug_assert!(self.slab.is_none(), "a large value is the last");
+        self.start = self.private.len();
+        self.limit = self.start + SPILL;
+    }
+
+    /// Drops all but the first `length` private bytes.
+    #[inline]
+    pub(crate) fn cut(&mut self, length: usize) {
+        self.private.truncate(length);
+        if self.slab.is_some() {
+            self.slab = None;
         }
     }
 
-    /// Moves everything to a slab that has room for `more` bytes besides.
-    #[cold]
-    fn spill(&mut self, more: usize) -> bool {
-        let Some(needed) = self.private.len().checked_add(more) else {
-            return false;
-        };
-        let Some(slab) = self.slabs.take(needed) else {
-            return false;
-        };
-        slab.write_at(0, &self.private);
-        self.slab = Some((slab, self.private.len()));
-        self.private = Vec::new();
-        true
+    /// Everything private.
+    #[inline]
+    pub(crate) fn private(&self) -> &[u8] {
+        &self.private
+    }
+
+    /// The same, to fill in what was left open.
+    pub(crate) fn private_mut(&mut self) -> &mut [u8] {
+        &mut self.private
+    }
+
+    /// Takes everything private, and its memory.
+    pub(crate) fn take_private(&mut self) -> Vec<u8> {
+        let taken = mem::take(&mut self.private);
+        self.begin();
+        taken
+    }
+
+    /// Whether the last value is large.
+    #[inline]
+    pub(crate) fn is_large(&self) -> bool {
+        self.slab.is_some()
+    }
+
+    /// Drops all but the first `length` private bytes; a large value behind them stays.
+    pub(crate) fn cut_private(&mut self, length: usize) {
+        self.private.truncate(length);
+    }
+
+    /// Takes the last value if it is large, and says how long it is.
+    #[inline]
+    pub(crate) fn take_slab(&mut self) -> Option<(Slab, usize)> {
+        self.slab.take()
     }
 
     #[cold]
-    fn put_shared(&mut self, bytes: &[u8]) -> bool {
-        if self.slab.is_none() && !self.spill(bytes.len()) {
-            return false;
+    fn put_far(&mut self, bytes: &[u8]) -> bool {
+        if self.slab.is_none() {
+            self.spill(bytes.len());
         }
         let Some((slab, length)) = &mut self.slab else {
-            return false;
+            // No slab is to be had: the value stays where it is, whatever its size.
+            self.limit = usize::MAX;
+            let has_room = self.private.len() + bytes.len() <= MOST_PRIVATE
+                && self.private.try_reserve(bytes.len()).is_ok();
+            if has_room {
+                self.private.extend_from_slice(bytes);
+            }
+            return has_room;
         };
         let Some(end) = length.checked_add(bytes.len()) else {
             return false;
@@ -78,15 +129,68 @@ impl<'a> Buffer<'a> {
         *length = end;
         true
     }
+
+    /// Moves the last value to a slab that has room for `more` bytes besides.
+    fn spill(&mut self, more: usize) {
+        let value = &self.private[self.start..];
+        let needed = value.len().checked_add(more);
+        let Some(slab) = needed.and_then(|it| self.slabs.take(it)) else {
+            return;
+        };
+        slab.write_at(0, value);
+        self.slab = Some((slab, value.len()));
+        self.private.truncate(self.start);
+        // Nothing fits below this, so that what follows goes to the slab, too.
+        self.limit = 0;
+    }
 }
 
-impl Output for Buffer<'_> {
+impl Output for Buffer {
     #[inline]
     fn put(&mut self, bytes: &[u8]) -> bool {
-        if self.slab.is_some() || self.private.len() + bytes.len() > SPILL {
-            return self.put_shared(bytes);
+        if self.private.len() + bytes.len() > self.limit {
+            return self.put_far(bytes);
         }
         self.private.extend_from_slice(bytes);
         true
+    }
+}
+
+impl fmt::Debug for Buffer {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Buffer")
+            .field("private", &self.private.len())
+            .finish_non_exhaustive()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    struct Fresh;
+    impl Slabs for Fresh {
+        fn take(&self, bytes: usize) -> Option<Slab> {
+            Slab::new(1, bytes).ok()
+        }
+    }
+
+    #[test]
+    fn a_large_value_goes_to_a_slab_and_leaves_those_before_it() {
+        let mut buffer = Buffer::new(Arc::new(Fresh));
+        assert!(buffer.put(b"small"));
+        buffer.begin();
+        assert!(buffer.put(b"ab") && buffer.put(&vec![b'x'; SPILL]) && buffer.put(b"cd"));
+        let (slab, length) = buffer.take_slab().expect("a large value");
+        let mut bytes = Vec::new();
+        slab.copy_out(0, length, &mut bytes);
+        assert_eq!(
+            (&bytes[..2], &bytes[length - 2..], length),
+            (&b"ab"[..], &b"cd"[..], SPILL + 4)
+        );
+        assert_eq!(buffer.private(), b"small");
+        buffer.begin();
+        assert!(buffer.put(b"er") && buffer.take_slab().is_none());
+        assert_eq!(buffer.private(), b"smaller");
     }
 }

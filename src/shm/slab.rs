@@ -15,7 +15,10 @@ use crate::{
 };
 use std::{
     os::fd::{AsFd, BorrowedFd, OwnedFd},
-    sync::atomic::{AtomicU32, Ordering},
+    sync::{
+        Weak,
+        atomic::{AtomicU32, Ordering},
+    },
 };
 
 /// Bytes before the payload: a cache line for `busy`.
@@ -24,18 +27,29 @@ const HEADER: usize = 64;
 /// Bytes; a slab's length is a multiple of this, so that one that is a little too short is rare.
 const GRAIN: usize = 1 << 20;
 
+/// Lives as long as one process is believed to.
+#[derive(Debug)]
+pub(crate) struct Life;
+
 /// A reusable segment, known to both sides by its maker's number.
 #[derive(Debug)]
 pub(crate) struct Slab {
     pub(crate) id: u32,
     segment: Segment,
+    /// The one other process that may have it mapped. No other is ever given it, and nobody after that one's death: a
+    /// process that it left behind may still write to it.
+    pub(crate) bound_to: Option<Weak<Life>>,
 }
 
 impl Slab {
     /// Makes one with room for `bytes`.
     pub(crate) fn new(id: u32, bytes: usize) -> Result<Self> {
         let segment = Segment::anonymous((HEADER + bytes).next_multiple_of(GRAIN))?;
-        Ok(Self { id, segment })
+        Ok(Self {
+            id,
+            segment,
+            bound_to: None,
+        })
     }
 
     /// Maps one that the peer made.
@@ -43,6 +57,7 @@ impl Slab {
         Ok(Self {
             id,
             segment: Segment::from_fd(file)?,
+            bound_to: None,
         })
     }
 

@@ -8,6 +8,7 @@ use nix::{
 use std::{
     io,
     num::NonZeroUsize,
+    ops::Range,
     os::fd::{AsFd, AsRawFd, OwnedFd},
     ptr::NonNull,
 };
@@ -39,6 +40,45 @@ pub(crate) fn set_length(file: impl AsFd, bytes: usize) -> io::Result<()> {
 pub(crate) fn length(file: impl AsFd) -> io::Result<usize> {
     let stat = nix::sys::stat::fstat(&file)?;
     usize::try_from(stat.st_size).map_err(|_| io::ErrorKind::InvalidData.into())
+}
+
+/// Gives back memory that this process can do without while it waits: what the allocator holds free, and mapped pages of
+/// code, which the page cache has anyway. Touching them again costs a minor fault each.
+pub(crate) fn release_unused() {
+    #[cfg(target_env = "gnu")]
+    // SAFETY: malloc_trim may be called at any time; it locks each arena.
+    unsafe {
+        libc::malloc_trim(0)
+    };
+    // Without the list nothing is released, and nothing is lost.
+    let list = std::fs::read_to_string("/proc/self/smaps").unwrap_or_default();
+    for code in unchanged_code(&list) {
+        // SAFETY: these pages are executable, not writable, mapped from a file, and none differs from its file (a debugger's
+        // breakpoint would be a difference), so that dropping them changes nothing but where they are read from next.
+        unsafe { libc::madvise(code.start as *mut _, code.len(), libc::MADV_DONTNEED) };
+    }
+}
+
+/// The mappings in /proc/self/smaps that hold code as it is in their file.
+fn unchanged_code(list: &str) -> Vec<Range<usize>> {
+    let mut code = Vec::new();
+    let mut candidate = None;
+    for line in list.lines() {
+        if let Some(range) = mapping_in(line) {
+            let is_code = line.contains(" r-xp ") && line.contains('/');
+            candidate = is_code.then_some(range);
+        } else if line.starts_with("Anonymous:") && line.ends_with(" 0 kB") {
+            code.extend(candidate.take());
+        }
+    }
+    code
+}
+
+/// `55d0a000-55d0b000 r-xp …`: the addresses, in a line that begins a mapping.
+fn mapping_in(line: &str) -> Option<Range<usize>> {
+    let (start, end) = line.split_ascii_whitespace().next()?.split_once('-')?;
+    let address = |text| usize::from_str_radix(text, 16).ok();
+    Some(address(start)?..address(end)?)
 }
 
 /// A whole file, mapped shared, readable and writable, until it is dropped.
@@ -91,5 +131,20 @@ impl Drop for Mapping {
         // SAFETY: this range was mapped by `new` or `grow`, and borrows of it ended with `self`.
         let unmapped = unsafe { nix::sys::mman::munmap(self.start.cast(), self.length.get()) };
         debug_assert_eq!(unmapped, Ok(()));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_code_without_private_changes_is_dropped() {
+        let list = "\
+            1000-3000 r-xp 00000000 fe:00 1 /bin/a\nRss: 8 kB\nAnonymous:             0 kB\n\
+            4000-5000 r-xp 00000000 fe:00 1 /bin/b\nRss: 4 kB\nAnonymous:             4 kB\n\
+            6000-7000 rw-p 00000000 fe:00 1 /bin/a\nRss: 4 kB\nAnonymous:             0 kB\n\
+            8000-9000 r-xp 00000000 00:00 0 [vdso]\nRss: 4 kB\nAnonymous:             0 kB\n";
+        assert_eq!(unchanged_code(list), [0x1000..0x3000]);
     }
 }

@@ -13,6 +13,12 @@ pub(crate) fn pipe() -> io::Result<(OwnedFd, OwnedFd)> {
     Ok((above_stdio(reader)?, above_stdio(writer)?))
 }
 
+/// Makes room in a pipe for about `bytes`, where the system allows that.
+pub(crate) fn enlarge(fd: impl AsFd, bytes: libc::c_int) {
+    // Refused when the user's pipes hold too much already; then it stays as it is.
+    let _ = nix::fcntl::fcntl(&fd, nix::fcntl::FcntlArg::F_SETPIPE_SZ(bytes));
+}
+
 /// Reads what is there, at least one byte; 0 at the end of file.
 pub(crate) fn read(fd: impl AsFd, buffer: &mut [u8]) -> io::Result<usize> {
     retry(|| nix::unistd::read(&fd, buffer))

@@ -5,7 +5,7 @@
 
 use super::Wire;
 use bincode::{
-    config::{Configuration, Fixint, LittleEndian},
+    config::{Config, Configuration, Fixint, LittleEndian},
     de::read::Reader,
     enc::write::Writer,
     error::{DecodeError, EncodeError},
@@ -14,6 +14,11 @@ use std::any::{Any, TypeId};
 
 const CONFIG: Configuration<LittleEndian, Fixint> =
     bincode::config::standard().with_fixed_int_encoding();
+
+/// Bytes; what most values are smaller than.
+const SMALL: usize = 64 << 10;
+/// Bytes; what nearly all values are smaller than.
+const MIDDLE: usize = 16 << 20;
 
 /// Where encoded bytes go.
 pub(crate) trait Output {
@@ -44,6 +49,7 @@ impl Output for Vec<u8> {
 pub(crate) type Reason = String;
 
 /// Appends the encoded value. What was appended when it fails is of no use.
+#[inline]
 pub(crate) fn encode<T: Wire + 'static>(value: &T, output: &mut impl Output) -> Result<(), Reason> {
     if let Some(bytes) = (value as &dyn Any).downcast_ref::<Vec<u8>>() {
         return output.put(bytes).then_some(()).ok_or_else(out_of_memory);
@@ -53,6 +59,7 @@ pub(crate) fn encode<T: Wire + 'static>(value: &T, output: &mut impl Output) -> 
 }
 
 /// Decodes a value that takes up all of `input`.
+#[inline]
 pub(crate) fn decode<T: Wire + 'static>(input: &mut impl Input) -> Result<T, Reason> {
     if TypeId::of::<T>() == TypeId::of::<Vec<u8>>() {
         let mut bytes = Some(input.take_all().ok_or_else(out_of_memory)?);
@@ -61,14 +68,24 @@ pub(crate) fn decode<T: Wire + 'static>(input: &mut impl Input) -> Result<T, Rea
             .and_then(Option::take);
         return Ok(value.expect("the types were compared just now"));
     }
-    let value = bincode::serde::decode_from_reader(InputReader(&mut *input), CONFIG)
-        .map_err(|error| plain(error.to_string()))?;
+    // A length that is a lie must be an error before memory is taken for it: bincode checks against a limit that is part
+    // of its type, so there are three, each far above what an honest value of that size claims.
+    let value = match input.left() {
+        0..=SMALL => decode_by(CONFIG.with_limit::<{ 16 * SMALL }>(), input),
+        0..=MIDDLE => decode_by(CONFIG.with_limit::<{ 16 * MIDDLE }>(), input),
+        _ => decode_by(CONFIG.with_limit::<{ 1 << 40 }>(), input),
+    }?;
     match input.left() {
         0 => Ok(value),
         left => Err(format!(
             "{left} bytes are left over: serde reads less than it wrote"
         )),
     }
+}
+
+fn decode_by<T: Wire, C: Config>(config: C, input: &mut impl Input) -> Result<T, Reason> {
+    bincode::serde::decode_from_reader(InputReader(input), config)
+        .map_err(|it| plain(it.to_string()))
 }
 
 fn out_of_memory() -> Reason {
