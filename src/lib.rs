@@ -1,6 +1,120 @@
-//! draft
+//! A process pool executor: `pool.map(f, items)` on worker processes that may crash alone.
+//!
+//! Rust has no interpreter lock, so for two cores' worth of plain computing [rayon](https://docs.rs/rayon) is the better
+//! choice: threads share memory, processes do not. Processes are for work that may go wrong. A worker can panic, segfault,
+//! run out of memory, call `exit`, be killed: that one task fails, within milliseconds, with an error that says what
+//! happened, and everything else goes on.
+//!
+//! ```
+//! use procpool::{ErrorKind, ProcessPoolExecutor};
+//!
+//! fn checked(x: i32) -> i32 {
+//!     if x == 2 {
+//!         std::process::abort(); // what a C library does with bad input, say
+//!     }
+//!     x * 10
+//! }
+//!
+//! let pool = ProcessPoolExecutor::new()?; // one worker per CPU, forked now
+//! let results = pool.map_results(checked, 0..5);
+//! assert_eq!(results.iter().flatten().copied().collect::<Vec<_>>(), [0, 10, 30, 40]);
+//!
+//! let error = results[2].as_ref().unwrap_err();
+//! assert_eq!(error.kind(), ErrorKind::WorkerDied);
+//! assert_eq!(error.to_string().split(' ').skip(2).collect::<Vec<_>>().join(" "),
+//!     "was killed by SIGABRT (signal 6) before it answered");
+//! # Ok::<(), procpool::Error>(())
+//! ```
+//!
+//! # Functions and values
+//!
+//! A task is a plain function (`fn`) or a closure that captures nothing: it travels as its place in the program, which the
+//! workers run, too. Arguments and results travel as bytes: they are [`Wire`], that is, serde's `Serialize` and
+//! `DeserializeOwned`. State travels as an argument, or once per worker with
+//! [`map_with`](ProcessPoolExecutor::map_with).
+//!
+//! ```
+//! use serde::{Deserialize, Serialize};
+//!
+//! #[derive(Serialize, Deserialize)]
+//! struct Model {
+//!     weights: Vec<f64>,
+//! }
+//!
+//! impl Model {
+//!     fn score(&self, x: f64) -> f64 {
+//!         self.weights.iter().map(|weight| weight * x).sum()
+//!     }
+//! }
+//!
+//! let pool = procpool::ProcessPoolExecutor::new()?;
+//! let model = Model { weights: vec![0.5, 1.5] };
+//! assert_eq!(pool.map_with(model, Model::score, [1.0, 2.0])?, [2.0, 4.0]);
+//! # Ok::<(), procpool::Error>(())
+//! ```
+//!
+//! The encoding (bincode) does not describe itself, so serde attributes that look at the data before they know its type
+//! (`flatten`, `untagged`, `skip_serializing_if`) give an error of [`ErrorKind::Codec`]. A `Vec<u8>` argument or result is
+//! one copy; inside a struct, `serde_bytes` makes it one. What a process owns besides memory (files, sockets, locks) does
+//! not travel: a `std::sync::Mutex` is plain data to serde and arrives as a copy.
+//!
+//! # Ways to call
+//!
+//! | | one task | many items |
+//! |---|---|---|
+//! | wait for it | [`apply`](ProcessPoolExecutor::apply) | [`map`](ProcessPoolExecutor::map), [`starmap`](ProcessPoolExecutor::starmap), [`map_with`](ProcessPoolExecutor::map_with), [`map_results`](ProcessPoolExecutor::map_results) |
+//! | get a future | [`submit`](ProcessPoolExecutor::submit) | [`map_async`](ProcessPoolExecutor::map_async) |
+//! | be called back | [`apply_async`](ProcessPoolExecutor::apply_async) | [`add_done_callback`](TaskFuture::add_done_callback) |
+//! | read lazily | | [`imap`](ProcessPoolExecutor::imap), [`imap_unordered`](ProcessPoolExecutor::imap_unordered), either `.into_stream()` |
+//!
+//! A [`TaskFuture`] is also a [`std::future::Future`], on any runtime:
+//!
+//! ```
+//! let pool = procpool::ProcessPoolExecutor::new()?;
+//! let both = futures::executor::block_on(async {
+//!     let (a, b) = (pool.submit(|x: u64| x + 1, 1), pool.submit(|x: u64| x + 1, 2));
+//!     Ok::<_, procpool::Error>((a.await?, b.await?))
+//! })?;
+//! assert_eq!(both, (2, 3));
+//! # Ok::<(), procpool::Error>(())
+//! ```
+//!
+//! Several futures are waited for with [`wait`] and [`as_completed`].
+//!
+//! # What a caller can rely on
+//!
+//! | event | what happens |
+//! |---|---|
+//! | task panics | that future: [`Panicked`](ErrorKind::Panicked) with message, location and backtrace; nothing is printed; the worker lives on (with `panic = "abort"` it is replaced) |
+//! | worker dies in a task (signal, abort, `exit`, out of memory) | that future alone: [`WorkerDied`](ErrorKind::WorkerDied) with pid and signal or exit code; a replacement is forked at once; what had not started runs elsewhere |
+//! | idle worker dies | replaced; no future notices |
+//! | value cannot be encoded or decoded | [`Codec`](ErrorKind::Codec) on that future; nothing else |
+//! | initializer fails | [`StartFailed`](ErrorKind::StartFailed) with its text on every future and later call |
+//! | pool dropped | what was submitted is finished, then the workers end; [`terminate`](ProcessPoolExecutor::terminate) for those who cannot wait |
+//! | program killed with SIGKILL, or ended with a pool in a `static` | workers are killed by the kernel and the fork server, those that are busy, too, with what they started |
+//! | Ctrl-C | reaches the program; workers ignore SIGINT and go with it |
+//! | fork server killed | running tasks fail as in any worker's death; the rest goes on with new workers from a new server |
+//! | program forks itself | in the copy, using the pool is [`Unsupported`](ErrorKind::Unsupported), dropping it does nothing |
+//! | program reaps children, ignores SIGCHLD, closes stdin, changes directory | the pool works |
+//!
+//! A worker is isolated from the others' crashes, not from their malice: all run this program, with the same rights.
+//!
+//! # How workers come to be
+//!
+//! The first pool starts the *fork server*: this program once more (`/proc/self/exe`), which turns into a server before
+//! `main` and forks every worker and every replacement. So workers cost the same from a program with many threads and much
+//! memory, where a plain `fork` is slow and unsafe, and they start fresh: no thread, no lock, no `static` of the running
+//! program is in them, only its environment and working directory as they are at that moment. Constructors that run before
+//! `main` (crates `ctor`, `inventory`) run in the server, too. Nothing has to be added to `main`, tests, examples or
+//! benches; see [`init`] for the one exception.
+//!
+//! A worker has standard input, output and error of the program and no other of its descriptors. What it prints appears
+//! there. It ends with `_exit`, after flushing standard output: no exit handler runs.
+//!
+//! Linux 5.4 or later, 64-bit, with `/proc` mounted.
+
 #[cfg(not(all(target_os = "linux", target_pointer_width = "64")))]
-compile_error!("procpool runs on 64-bit Linux only: its workers stand on pidfd, memfd and futex");
+compile_error!("procpool runs on 64-bit Linux only: its workers stand on memfd, pidfd and futex");
 
 mod error;
 mod pool;

@@ -5,11 +5,9 @@ use super::{
     payload::Payload,
     task::{Body, Task, Told},
 };
-use crate::{
-    error::{Error, Result},
-    process::function::{ContextLoader, Function},
-    wire::{Wire, codec},
-};
+use crate::error::{Error, Result};
+use crate::process::function::{ContextLoader, Function};
+use crate::wire::{Wire, codec};
 use parking_lot::Mutex;
 use std::{
     collections::{BTreeMap, VecDeque},

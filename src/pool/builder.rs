@@ -5,11 +5,9 @@ use super::{
     protocol::EncodedCall,
     shared::{Settings, Shared},
 };
-use crate::{
-    error::{Error, ErrorKind, Result},
-    process::{cpu_count, function::Function},
-    wire::{Wire, codec},
-};
+use crate::error::{Error, ErrorKind, Result};
+use crate::process::{cpu_count, function::Function};
+use crate::wire::{Wire, codec};
 use std::{fmt, sync::Arc, thread};
 
 /// Settings of a pool that is yet to be built; see [`ProcessPoolExecutor::builder`].

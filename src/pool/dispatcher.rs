@@ -11,12 +11,10 @@ use super::{
     protocol::{Fault, InSlab},
     task::{Body, Place, Task, Told},
 };
-use crate::{
-    error::{Error, ErrorKind, Result},
-    shm::Cursor,
-    sys::poll::{Interest, Set},
-    wire::codec,
-};
+use crate::error::{Error, ErrorKind, Result};
+use crate::shm::Cursor;
+use crate::sys::poll::{Interest, Set};
+use crate::wire::codec;
 use std::{
     collections::VecDeque,
     mem,

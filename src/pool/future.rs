@@ -5,10 +5,8 @@ use super::{
     shared::{Shared, wait_for},
     task::{Body, Observer, Task, Told, Work},
 };
-use crate::{
-    error::{Error, ErrorKind, Result},
-    wire::Wire,
-};
+use crate::error::{Error, ErrorKind, Result};
+use crate::wire::Wire;
 use std::{
     fmt,
     future::Future,
@@ -31,7 +29,6 @@ use std::{
 /// assert_eq!(future.result()?, 49);
 /// # Ok::<(), procpool::Error>(())
 /// ```
-#[must_use = "a task runs all the same, but nobody hears of its result or its error"]
 pub struct TaskFuture<R> {
     pub(super) shared: Arc<Shared>,
     pub(super) task: Arc<Task>,

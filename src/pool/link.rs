@@ -8,19 +8,17 @@ use super::{
     task::{Place, Task, Work},
     worker,
 };
-use crate::{
-    error::{Error, Result, WorkerExit},
-    process::{
-        function::Function,
-        start::{self, Child, ExitRecord, Start},
-    },
-    shm::{Life, Slab},
-    sys::{
-        child::{PidFd, WaitStatus},
-        fd, pipe, socket,
-    },
-    wire::codec,
+use crate::error::{Error, Result, WorkerExit};
+use crate::process::{
+    function::Function,
+    start::{self, Child, ExitRecord, Start},
 };
+use crate::shm::{Life, Slab};
+use crate::sys::{
+    child::{PidFd, WaitStatus},
+    fd, pipe, socket,
+};
+use crate::wire::codec;
 use std::{
     collections::{HashMap, VecDeque},
     io,

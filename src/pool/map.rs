@@ -6,13 +6,11 @@ use super::{
     payload::{Payload, take_large},
     shared::Shared,
 };
-use crate::{
-    error::{Error, ErrorKind, Result},
-    shm::Buffer,
-    wire::{
-        Wire,
-        codec::{self, Output},
-    },
+use crate::error::{Error, ErrorKind, Result};
+use crate::shm::Buffer;
+use crate::wire::{
+    Wire,
+    codec::{self, Output},
 };
 use futures::Stream;
 use parking_lot::Mutex;

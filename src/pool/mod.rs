@@ -44,10 +44,8 @@ pub use options::TaskOptions;
 pub use wait::{AsCompleted, ReturnWhen, Waited, as_completed, wait};
 pub use worker::{Worker, current_worker};
 
-use crate::{
-    error::{Error, ErrorKind, Result},
-    wire::Wire,
-};
+use crate::error::{Error, ErrorKind, Result};
+use crate::wire::Wire;
 use dispatcher::{Phase, Slot, stopped};
 use parking_lot::Mutex;
 use shared::Shared;
@@ -137,6 +135,7 @@ impl ProcessPoolExecutor {
     ///
     /// The argument is encoded here and now. Whatever goes wrong is an error of the future: a value that cannot be encoded,
     /// a pool that is closed.
+    #[must_use = "a task runs all the same, but nobody hears of its result or its error"]
     pub fn submit<A, R>(&self, f: fn(A) -> R, arg: A) -> TaskFuture<R>
     where
         A: Wire + Send + 'static,
@@ -202,6 +201,7 @@ impl ProcessPoolExecutor {
     }
 
     /// As [`map`](Self::map), but gives every item's own outcome, and fails for none.
+    #[must_use = "it is the only place where failures are told"]
     pub fn map_results<I, R>(&self, f: fn(I::Item) -> R, items: I) -> Vec<Result<R>>
     where
         I: IntoIterator,
@@ -212,6 +212,7 @@ impl ProcessPoolExecutor {
     }
 
     /// As [`map`](Self::map), but returns as soon as the input has been read, with a handle on the list of results.
+    #[must_use = "a task runs all the same, but nobody hears of its result or its error"]
     pub fn map_async<I, R>(&self, f: fn(I::Item) -> R, items: I) -> TaskFuture<Vec<R>>
     where
         I: IntoIterator,

@@ -9,11 +9,9 @@ use super::{
     shared::Shared,
     task::{Body, Observer, Task, Told},
 };
-use crate::{
-    error::{Error, ErrorKind, Result},
-    process::function::{ContextLoader, Function},
-    wire::{Wire, codec},
-};
+use crate::error::{Error, ErrorKind, Result};
+use crate::process::function::{ContextLoader, Function};
+use crate::wire::{Wire, codec};
 use std::{fmt, sync::Arc};
 
 /// The calls of a [`ProcessPoolExecutor`](crate::ProcessPoolExecutor) with settings of their own.
@@ -62,6 +60,7 @@ impl<'a> TaskOptions<'a> {
     }
 
     /// As [`ProcessPoolExecutor::submit`](crate::ProcessPoolExecutor::submit).
+    #[must_use = "a task runs all the same, but nobody hears of its result or its error"]
     pub fn submit<A, R>(&self, f: fn(A) -> R, arg: A) -> TaskFuture<R>
     where
         A: Wire + Send + 'static,
@@ -110,6 +109,7 @@ impl<'a> TaskOptions<'a> {
     }
 
     /// As [`ProcessPoolExecutor::map_results`](crate::ProcessPoolExecutor::map_results).
+    #[must_use = "it is the only place where failures are told"]
     pub fn map_results<I, R>(&self, f: fn(I::Item) -> R, items: I) -> Vec<Result<R>>
     where
         I: IntoIterator,
@@ -127,6 +127,7 @@ impl<'a> TaskOptions<'a> {
     }
 
     /// As [`ProcessPoolExecutor::map_async`](crate::ProcessPoolExecutor::map_async).
+    #[must_use = "a task runs all the same, but nobody hears of its result or its error"]
     pub fn map_async<I, R>(&self, f: fn(I::Item) -> R, items: I) -> TaskFuture<Vec<R>>
     where
         I: IntoIterator,

@@ -31,7 +31,9 @@
 //! The pool empties rings when it is awake. Before it sleeps it stores `asleep` = 1 and looks at the rings once more; the
 //! worker appends, then looks at `asleep`. With a full barrier between the two on either side, one of them sees the other.
 
-use crate::{error::Result, shm::Segment, sys::futex};
+use crate::error::Result;
+use crate::shm::Segment;
+use crate::sys::futex;
 use std::{
     os::fd::{AsFd, BorrowedFd, OwnedFd},
     sync::atomic::{AtomicU32, AtomicU64, Ordering, fence},

@@ -1,9 +1,7 @@
 //! Encoded values on the pool's side: inside the task while they are tiny, on the heap, or in a slab.
 
-use crate::{
-    shm::{Buffer, Cursor, Life, Slab, Slabs},
-    wire::{Wire, codec},
-};
+use crate::shm::{Buffer, Cursor, Life, Slab, Slabs};
+use crate::wire::{Wire, codec};
 use parking_lot::Mutex;
 use std::{
     cell::RefCell,

@@ -1,9 +1,7 @@
 //! What pool and worker say to each other: request frames on the pipe, and the contents of reply records.
 
-use crate::{
-    error::{Error, ErrorKind, RemotePanic},
-    process::function::{Failure, Function},
-};
+use crate::error::{Error, ErrorKind, RemotePanic};
+use crate::process::function::{Failure, Function};
 use serde::{Deserialize, Serialize};
 
 /// What a request asks for.

@@ -10,13 +10,11 @@ use super::{
     protocol::{EncodedCall, Setup},
     task::{Task, Told},
 };
-use crate::{
-    error::{Error, ErrorKind, Result},
-    sys::{
-        child, pid,
-        poll::{Interest, Set, Signal},
-        spin::Spin,
-    },
+use crate::error::{Error, ErrorKind, Result};
+use crate::sys::{
+    child, pid,
+    poll::{Interest, Set, Signal},
+    spin::Spin,
 };
 use parking_lot::{Mutex, RwLock};
 use std::{

@@ -4,10 +4,8 @@ use super::{
     batch::{Batch, Part},
     payload::Payload,
 };
-use crate::{
-    error::{Error, ErrorKind, Result},
-    process::function::Function,
-};
+use crate::error::{Error, ErrorKind, Result};
+use crate::process::function::Function;
 use parking_lot::Mutex;
 use std::{
     collections::VecDeque,

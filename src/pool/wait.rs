@@ -5,7 +5,8 @@ use super::{
     shared::{Shared, park_until},
     task::{Completions, Observer},
 };
-use crate::{error::Result, wire::Wire};
+use crate::error::Result;
+use crate::wire::Wire;
 use std::{
     cell::{Cell, RefCell},
     fmt,

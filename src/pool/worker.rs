@@ -9,17 +9,15 @@ use super::{
     protocol::{EncodedCall, Fault, InSlab, Kind, RequestHead, Setup},
     requests::Requests,
 };
-use crate::{
-    error::Error,
-    process::{
-        entry,
-        function::{Callable, ContextLoader, Function, Invocation},
-        start::ExitRecord,
-    },
-    shm::{Buffer, Cursor, Slab, Slabs},
-    sys::{child, fd, memory, pid, pipe, socket, spin::Spin},
-    wire::codec,
+use crate::error::Error;
+use crate::process::{
+    entry,
+    function::{Callable, ContextLoader, Function, Invocation},
+    start::ExitRecord,
 };
+use crate::shm::{Buffer, Cursor, Slab, Slabs};
+use crate::sys::{child, fd, memory, pid, pipe, socket, spin::Spin};
+use crate::wire::codec;
 use parking_lot::Mutex;
 use std::{
     any::Any,

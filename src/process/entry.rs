@@ -14,10 +14,8 @@
 
 #![expect(unsafe_code, reason = "the loader's table of constructors")]
 
-use crate::{
-    process::{function, start::server},
-    sys::{child, modules, signal},
-};
+use crate::process::{function, start::server};
+use crate::sys::{child, modules, signal};
 use std::{
     ffi::{OsString, c_char, c_int},
     mem, panic, ptr,

@@ -8,12 +8,10 @@
 
 #![expect(unsafe_code, reason = "addresses become functions again")]
 
-use crate::{
-    error::{Error, ErrorKind, Result},
-    shm::{Buffer, Cursor},
-    sys::modules::{self, ModuleId},
-    wire::{Wire, codec},
-};
+use crate::error::{Error, ErrorKind, Result};
+use crate::shm::{Buffer, Cursor};
+use crate::sys::modules::{self, ModuleId};
+use crate::wire::{Wire, codec};
 use std::{any::Any, fmt, mem, ptr};
 
 /// Code, by its module and the offset from where that module is loaded.

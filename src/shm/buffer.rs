@@ -1,6 +1,7 @@
 //! Where values are encoded, one after the other: private memory for a small one, a slab for one that is not.
 
-use crate::{shm::Slab, wire::codec::Output};
+use crate::shm::Slab;
+use crate::wire::codec::Output;
 use std::{fmt, mem, sync::Arc};
 
 /// Bytes; a larger value travels in shared memory. Up to here a copy through a pipe or a ring costs less than the

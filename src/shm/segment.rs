@@ -1,10 +1,8 @@
 //! A piece of anonymous shared memory, and the descriptor that hands it to another process.
 
-use crate::{
-    error::{Error, Result},
-    shm::View,
-    sys::memory,
-};
+use crate::error::{Error, Result};
+use crate::shm::View;
+use crate::sys::memory;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 /// An anonymous file and its mapping. Both go when it is dropped; other processes keep theirs.

@@ -9,10 +9,8 @@
 //! | 1 | a payload lies in it | its maker, before it tells the reader |
 //! | 0 | free | the reader when it is done, or the maker when the payload is no longer wanted |
 
-use crate::{
-    error::Result,
-    shm::{Cursor, Segment},
-};
+use crate::error::Result;
+use crate::shm::{Cursor, Segment};
 use std::{
     os::fd::{AsFd, BorrowedFd, OwnedFd},
     sync::{

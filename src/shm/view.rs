@@ -9,7 +9,8 @@
     reason = "raw access to memory that other processes change"
 )]
 
-use crate::{sys::memory::Mapping, wire::codec::Input};
+use crate::sys::memory::Mapping;
+use crate::wire::codec::Input;
 use std::{
     fmt, io,
     marker::PhantomData,

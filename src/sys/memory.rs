@@ -145,6 +145,12 @@ mod tests {
             4000-5000 r-xp 00000000 fe:00 1 /bin/b\nRss: 4 kB\nAnonymous:             4 kB\n\
             6000-7000 rw-p 00000000 fe:00 1 /bin/a\nRss: 4 kB\nAnonymous:             0 kB\n\
             8000-9000 r-xp 00000000 00:00 0 [vdso]\nRss: 4 kB\nAnonymous:             0 kB\n";
-        assert_eq!(unchanged_code(list), [0x1000..0x3000]);
+        assert_eq!(
+            unchanged_code(list),
+            vec![Range {
+                start: 0x1000,
+                end: 0x3000
+            }]
+        );
     }
 }

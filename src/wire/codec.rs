@@ -71,8 +71,8 @@ pub(crate) fn decode<T: Wire + 'static>(input: &mut impl Input) -> Result<T, Rea
     // A length that is a lie must be an error before memory is taken for it: bincode checks against a limit that is part
     // of its type, so there are three, each far above what an honest value of that size claims.
     let value = match input.left() {
-        0..=SMALL => decode_by(CONFIG.with_limit::<{ 16 * SMALL }>(), input),
-        0..=MIDDLE => decode_by(CONFIG.with_limit::<{ 16 * MIDDLE }>(), input),
+        left if left <= SMALL => decode_by(CONFIG.with_limit::<{ 16 * SMALL }>(), input),
+        left if left <= MIDDLE => decode_by(CONFIG.with_limit::<{ 16 * MIDDLE }>(), input),
         _ => decode_by(CONFIG.with_limit::<{ 1 << 40 }>(), input),
     }?;
     match input.left() {

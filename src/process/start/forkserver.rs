@@ -3,20 +3,18 @@
 //! One per process, shared by all who start children. A process that finds out by its id that it is a fork of the owner
 //! starts one of its own.
 
-use crate::{
-    error::{Error, ErrorKind, Result},
-    process::{
-        entry,
-        function::{Location, locate_main},
-        start::{
-            Child, Start,
-            server::{GREETING, READY, Reply},
-        },
+use crate::error::{Error, ErrorKind, Result};
+use crate::process::{
+    entry,
+    function::{Location, locate_main},
+    start::{
+        Child, Start,
+        server::{GREETING, READY, Reply},
     },
-    sys::{
-        child::{self, PidFd},
-        pid, poll, socket,
-    },
+};
+use crate::sys::{
+    child::{self, PidFd},
+    pid, poll, socket,
 };
 use parking_lot::Mutex;
 use std::{

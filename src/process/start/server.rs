@@ -10,18 +10,16 @@
 //! - *The server*: the kernel kills its children (PDEATHSIG; the server has one thread, so the signal that follows the
 //!   thread follows the process). The owner sees the end of the socket and starts another server.
 
-use crate::{
-    process::{
-        entry,
-        function::{self, Location},
-        start::ExitRecord,
-    },
-    sys::{
-        child::{self, Forked, PidFd},
-        fd, pipe, poll,
-        signal::{self, ChildDeaths},
-        socket,
-    },
+use crate::process::{
+    entry,
+    function::{self, Location},
+    start::ExitRecord,
+};
+use crate::sys::{
+    child::{self, Forked, PidFd},
+    fd, pipe, poll,
+    signal::{self, ChildDeaths},
+    socket,
 };
 use std::{
     io,

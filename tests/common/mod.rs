@@ -1,0 +1,238 @@
+//! What the integration tests share: deadlines, a gate that orders events across processes, and a few tasks.
+//!
+//! Make a [`Gate`] after its pool: it is dropped first then, and opens, so that a test that fails does not hang in the
+//! pool's drop.
+
+#![allow(
+    dead_code,
+    reason = "every test program has its own copy and uses a part of it"
+)]
+
+use nix::{
+    errno::Errno,
+    poll::{PollFd, PollFlags, PollTimeout, poll},
+    sys::stat::Mode,
+    unistd::mkfifo,
+};
+use procpool::ProcessPoolExecutor;
+use std::{
+    any::type_name,
+    env,
+    fs::File,
+    io::{Read, Write},
+    os::fd::AsFd,
+    panic::resume_unwind,
+    path::{Path, PathBuf},
+    process::{Command, Stdio},
+    sync::mpsc::{self, RecvTimeoutError},
+    thread,
+    time::{Duration, Instant},
+};
+use tempfile::TempDir;
+
+/// No test takes longer than a few seconds, even on a busy machine.
+pub(crate) const DEADLINE: Duration = Duration::from_secs(60);
+
+/// How long something is waited for that must not happen: a wrong answer gets this much time to show itself.
+pub(crate) const A_MOMENT: Duration = Duration::from_millis(100);
+
+/// Names the test that a [`alone`] copy of the test program is to run.
+const ALONE: &str = "PROCPOOL_TEST_ALONE";
+
+/// Runs a test on a thread of its own, and fails with its name if that has not ended at the deadline.
+pub(crate) fn in_time<T, F>(test: F) -> T
+where
+    T: Send + 'static,
+    F: FnOnce() -> T + Send + 'static,
+{
+    let name = name_of::<F>();
+    let (ended, end) = mpsc::channel();
+    let thread = thread::spawn(move || {
+        let outcome = test();
+        // It is gone only after the deadline.
+        let _ = ended.send(());
+        outcome
+    });
+    if let Err(RecvTimeoutError::Timeout) = end.recv_timeout(DEADLINE) {
+        panic!("`{name}` has not ended within {DEADLINE:?}");
+    }
+    thread.join().unwrap_or_else(|panic| resume_unwind(panic))
+}
+
+/// As [`in_time`], in a copy of the test program that runs nothing else, started by a shell after `setup`.
+///
+/// For what concerns a whole process: its limits, its descriptors, its end.
+pub(crate) fn alone<F>(setup: &str, test: F)
+where
+    F: FnOnce() + Send + 'static,
+{
+    let name = name_of::<F>();
+    if env::var_os(ALONE).is_some_and(|it| it == name) {
+        return in_time(test);
+    }
+    let mut child = Command::new("sh")
+        .arg("-c")
+        .arg(format!("{setup}\nexec \"$0\" \"$@\""))
+        .arg(env::current_exe().expect("the path of this test"))
+        .args(["--exact", name, "--nocapture", "--test-threads=1"])
+        .env(ALONE, name)
+        .stdout(Stdio::null())
+        .stderr(Stdio::inherit())
+        .spawn()
+        .expect("a shell");
+    let started = Instant::now();
+    let status = loop {
+        if let Some(status) = child.try_wait().expect("a child of this process") {
+            break status;
+        }
+        if started.elapsed() > DEADLINE {
+            // It fails only for a process that has ended.
+            let _ = child.kill();
+        }
+        thread::sleep(Duration::from_millis(2));
+    };
+    assert!(status.success(), "`{name}`, run alone, ended with {status}");
+}
+
+/// The path of a test function, from its closure's: `maps::a_claim`.
+fn name_of<F>() -> &'static str {
+    let path = type_name::<F>().trim_end_matches("::{{closure}}");
+    path.split_once("::").map_or(path, |it| it.1)
+}
+
+/// Does something again and again that goes wrong only when events meet: for `PROCPOOL_RACE_MILLIS`, by default 1000.
+pub(crate) fn race(mut round: impl FnMut()) {
+    let millis = env::var("PROCPOOL_RACE_MILLIS").ok();
+    let millis = millis.and_then(|it| it.parse().ok()).unwrap_or(1000);
+    let end = Instant::now() + Duration::from_millis(millis);
+    while Instant::now() < end {
+        round();
+    }
+}
+
+/// A pool with this many workers.
+pub(crate) fn pool_of(workers: usize) -> ProcessPoolExecutor {
+    let pool = ProcessPoolExecutor::builder().workers(workers).build();
+    pool.expect("a pool")
+}
+
+/// The error of what must have failed.
+#[track_caller]
+pub(crate) fn failure<T, E>(outcome: Result<T, E>) -> E {
+    match outcome {
+        Ok(_) => panic!("it did not fail"),
+        Err(error) => error,
+    }
+}
+
+/// A place where tasks wait until the test lets them go on.
+///
+/// Two named pipes: at `arrivals` each task writes a byte, at `entrance` it reads one.
+pub(crate) struct Gate {
+    // The order in which they are dropped: a task that finds the directory finds the ends open, too.
+    directory: TempDir,
+    arrivals: File,
+    entrance: File,
+}
+
+impl Gate {
+    pub(crate) fn new() -> Self {
+        let directory = tempfile::tempdir().expect("a temporary directory");
+        let pipe = |name: &str| {
+            let path = directory.path().join(name);
+            mkfifo(&path, Mode::S_IRWXU).expect("a named pipe");
+            // Both ends, so that opening the other one never waits.
+            let file = File::options().read(true).write(true).open(path);
+            file.expect("both ends of a named pipe")
+        };
+        Self {
+            arrivals: pipe("arrivals"),
+            entrance: pipe("entrance"),
+            directory,
+        }
+    }
+
+    /// What a task needs to find the gate.
+    pub(crate) fn path(&self) -> PathBuf {
+        self.directory.path().to_owned()
+    }
+
+    /// Waits until `count` more tasks have arrived.
+    pub(crate) fn wait_for(&self, count: usize) {
+        let deadline = Instant::now() + DEADLINE;
+        for number in 0..count {
+            let left = deadline.saturating_duration_since(Instant::now());
+            assert!(
+                self.arrives_within(left),
+                "{number} of {count} tasks arrived at the gate"
+            );
+        }
+    }
+
+    /// Counts the tasks that have arrived and were not waited for.
+    pub(crate) fn arrived(&self) -> usize {
+        std::iter::from_fn(|| self.arrives_within(Duration::ZERO).then_some(())).count()
+    }
+
+    /// Lets `count` tasks go on that wait or will come.
+    pub(crate) fn let_in(&self, count: usize) {
+        let mut entrance = &self.entrance;
+        entrance.write_all(&vec![0; count]).expect("room in a pipe");
+    }
+
+    /// Lets every task go on.
+    pub(crate) fn open(&self) {
+        self.let_in(4096);
+    }
+
+    fn arrives_within(&self, limit: Duration) -> bool {
+        let mut fds = [PollFd::new(self.arrivals.as_fd(), PollFlags::POLLIN)];
+        let limit = PollTimeout::try_from(limit).expect("a minute");
+        let ready = loop {
+            match poll(&mut fds, limit) {
+                Err(Errno::EINTR) => {}
+                ready => break ready.expect("a pipe can be polled"),
+            }
+        };
+        ready == 1 && (&self.arrivals).read_exact(&mut [0]).is_ok()
+    }
+}
+
+impl Drop for Gate {
+    fn drop(&mut self) {
+        self.open();
+    }
+}
+
+/// A task: says that it is there, then waits to be let in.
+pub(crate) fn pass(gate: PathBuf) {
+    arrive(&gate);
+    // A gate that is gone is open.
+    if let Ok(mut entrance) = File::open(gate.join("entrance")) {
+        let _ = entrance.read(&mut [0]);
+    }
+}
+
+/// A part of a task: says that it is there.
+pub(crate) fn arrive(gate: &Path) {
+    if let Ok(mut arrivals) = File::options().write(true).open(gate.join("arrivals")) {
+        // Whoever waited has gone.
+        let _ = arrivals.write_all(&[0]);
+    }
+}
+
+/// A task.
+pub(crate) fn square(x: u64) -> u64 {
+    x * x
+}
+
+/// A task: the process that runs it.
+pub(crate) fn process_id((): ()) -> u32 {
+    std::process::id()
+}
+
+/// Bytes that differ from place to place and from seed to seed.
+pub(crate) fn pattern(length: usize, seed: usize) -> Vec<u8> {
+    let byte = |at: usize| (at.wrapping_mul(31) ^ (at >> 8) ^ seed.wrapping_mul(7)) as u8;
+    (0..length).map(byte).collect()
+}

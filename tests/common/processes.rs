@@ -1,0 +1,347 @@
+//! Programs for tests that need a process of their own, and processes as they look from outside.
+//!
+//! A program is a copy of the test program that runs one function of a list: a test file that has any calls [`run`] in an
+//! ignored test of the name [`TEST`], and starts them with [`Program::start`]. What a program wants to be heard it
+//! [`say`]s, so that it can be told from what the test harness prints.
+
+#![allow(
+    dead_code,
+    reason = "every test program has its own copy and uses a part of it"
+)]
+
+use crate::common::{DEADLINE, in_time};
+use nix::{
+    sys::signal::{self, Signal},
+    unistd::Pid,
+};
+use std::{
+    collections::BTreeSet,
+    env,
+    fmt::Display,
+    fs,
+    io::{self, BufRead, BufReader, Read, Write},
+    process::{Child, ChildStdin, Command, ExitStatus, Stdio},
+    sync::mpsc::{self, Receiver},
+    thread::{self, JoinHandle},
+    time::{Duration, Instant},
+};
+
+/// The ignored test that runs programs.
+const TEST: &str = "program";
+
+/// Names the program to be run.
+const NAME: &str = "PROCPOOL_TEST_PROGRAM";
+
+/// Stands before what a program says.
+const MARK: &str = "=> ";
+
+/// Runs the program that this copy of the test program was started for, if it was.
+pub(crate) fn run(programs: &[(&'static str, fn())]) {
+    let Ok(name) = env::var(NAME) else { return };
+    let found = programs.iter().find(|it| it.0 == name);
+    let (_, program) = *found.expect("a program of this name");
+    in_time(program);
+}
+
+/// Says something to the test that has started this program.
+pub(crate) fn say(what: impl Display) {
+    let mut output = io::stdout().lock();
+    // In one piece: workers print, too.
+    let line = format!("{MARK}{what}\n");
+    output
+        .write_all(line.as_bytes())
+        .expect("the test hears what is said");
+    output.flush().expect("the test hears what is said");
+}
+
+/// Waits until the test that has started this program says to go on; false if it never will.
+pub(crate) fn listen() -> bool {
+    io::stdin()
+        .read_line(&mut String::new())
+        .is_ok_and(|it| it > 0)
+}
+
+/// A copy of the test program that runs something else.
+pub(crate) struct Program {
+    child: Child,
+    input: Option<ChildStdin>,
+    lines: Receiver<String>,
+    errors: Option<JoinHandle<String>>,
+}
+
+/// What is left of a program that has ended.
+#[derive(Debug)]
+pub(crate) struct Finished {
+    pub(crate) status: ExitStatus,
+    /// What it said and nobody has heard yet.
+    pub(crate) said: Vec<String>,
+    /// All of its standard error.
+    pub(crate) errors: String,
+}
+
+impl Program {
+    pub(crate) fn start(name: &str) -> Self {
+        Self::start_by(Self::command(name))
+    }
+
+    /// What starts a program, for those who have something to add.
+    pub(crate) fn command(name: &str) -> Command {
+        Self::command_of(env::current_exe().expect("the path of this test"), name)
+    }
+
+    pub(crate) fn command_of(executable: impl AsRef<std::ffi::OsStr>, name: &str) -> Command {
+        let mut command = Command::new(executable);
+        command
+            .args([TEST, "--exact", "--ignored", "--nocapture"])
+            .arg("--test-threads=1")
+            .env(NAME, name);
+        command
+    }
+
+    pub(crate) fn start_by(mut command: Command) -> Self {
+        command
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped());
+        let mut child = command.spawn().expect("a copy of this test");
+        let output = child.stdout.take().expect("it was asked for");
+        let mut errors = child.stderr.take().expect("it was asked for");
+        let (say, lines) = mpsc::channel();
+        // Neither thread is waited for longer than for the program: a process that outlives it may hold the pipes open.
+        thread::spawn(move || {
+            for line in BufReader::new(output).split(b'\n').map_while(Result::ok) {
+                let line = String::from_utf8_lossy(&line).into_owned();
+                if let Some((_, said)) = line.split_once(MARK) {
+                    // The test has heard enough.
+                    let _ = say.send(said.to_owned());
+                }
+            }
+        });
+        let errors = thread::spawn(move || {
+            let mut text = Vec::new();
+            // What could be read is all there is.
+            let _ = errors.read_to_end(&mut text);
+            String::from_utf8_lossy(&text).into_owned()
+        });
+        Self {
+            input: child.stdin.take(),
+            child,
+            lines,
+            errors: Some(errors),
+        }
+    }
+
+    pub(crate) fn pid(&self) -> u32 {
+        self.child.id()
+    }
+
+    /// The next thing it says.
+    pub(crate) fn hear(&mut self) -> String {
+        match self.lines.recv_timeout(DEADLINE) {
+            Ok(line) => line,
+            Err(error) => {
+                self.end();
+                let errors = self.errors.take().map(JoinHandle::join);
+                panic!("the program says nothing ({error}): {errors:?}");
+            }
+        }
+    }
+
+    /// The next thing it says, as numbers.
+    pub(crate) fn hear_numbers(&mut self) -> Vec<u32> {
+        let line = self.hear();
+        let numbers = line.split_whitespace().map(str::parse);
+        numbers
+            .collect::<Result<_, _>>()
+            .expect("the program says numbers")
+    }
+
+    /// Lets a program that listens go on.
+    pub(crate) fn tell(&mut self) {
+        let input = self.input.as_mut().expect("it is open until the end");
+        input.write_all(b"\n").expect("the program listens");
+    }
+
+    pub(crate) fn kill(&self) {
+        kill(self.pid(), Signal::SIGKILL);
+    }
+
+    /// Waits for its end.
+    pub(crate) fn finish(mut self) -> Finished {
+        self.input = None;
+        let deadline = Instant::now() + DEADLINE;
+        while Instant::now() < deadline {
+            if let Some(status) = self.child.try_wait().expect("a child of this process") {
+                let errors = self.errors.take().expect("taken here alone");
+                return Finished {
+                    status,
+                    said: self.lines.iter().collect(),
+                    errors: errors.join().expect("it does not panic"),
+                };
+            }
+            thread::sleep(Duration::from_millis(2));
+        }
+        self.end();
+        panic!("the program does not end");
+    }
+
+    /// Waits for its end, which must be a good one, and says what it said.
+    pub(crate) fn succeed(self) -> Vec<String> {
+        let finished = self.finish();
+        assert!(finished.status.success(), "{finished:#?}");
+        finished.said
+    }
+
+    fn end(&mut self) {
+        // It fails only for a process that has ended.
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+impl Drop for Program {
+    fn drop(&mut self) {
+        self.end();
+    }
+}
+
+/// Sends a signal to a process, which may have ended.
+pub(crate) fn kill(pid: u32, signal: Signal) {
+    // It fails only for a process that is gone.
+    let _ = signal::kill(Pid::from_raw(pid.cast_signed()), signal);
+}
+
+/// Waits until something is so.
+#[track_caller]
+pub(crate) fn eventually(what: &str, mut is_so: impl FnMut() -> bool) {
+    let deadline = Instant::now() + DEADLINE;
+    while !is_so() {
+        assert!(Instant::now() < deadline, "it is never so that {what}");
+        thread::sleep(Duration::from_millis(1));
+    }
+}
+
+/// Does something again and again that goes wrong only when events meet: for `PROCPOOL_TEST_SECONDS`, by default 1.
+pub(crate) fn for_a_while(mut round: impl FnMut()) {
+    let seconds = env::var("PROCPOOL_TEST_SECONDS").ok();
+    let seconds = seconds.and_then(|it| it.parse().ok()).unwrap_or(1.0);
+    let end = Instant::now() + Duration::from_secs_f64(seconds);
+    while Instant::now() < end {
+        round();
+    }
+}
+
+/// A process, as `/proc` shows it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Process {
+    pub(crate) pid: u32,
+    pub(crate) name: String,
+    pub(crate) state: char,
+    pub(crate) parent: u32,
+    /// Clock ticks since boot; tells a process from a later one with its id.
+    started: u64,
+}
+
+impl Process {
+    /// The process with this id, alive or not yet reaped.
+    pub(crate) fn of(pid: u32) -> Option<Self> {
+        let stat = fs::read(format!("/proc/{pid}/stat")).ok()?;
+        let stat = String::from_utf8_lossy(&stat).into_owned();
+        let (before, after) = stat.rsplit_once(") ")?;
+        let fields: Vec<&str> = after.split_whitespace().collect();
+        Some(Self {
+            pid,
+            name: before.split_once('(')?.1.to_owned(),
+            state: fields.first()?.chars().next()?,
+            parent: fields.get(1)?.parse().ok()?,
+            started: fields.get(19)?.parse().ok()?,
+        })
+    }
+
+    /// Every process there is.
+    pub(crate) fn all() -> Vec<Self> {
+        let entries = fs::read_dir("/proc").expect("/proc is mounted");
+        let pids = entries
+            .flatten()
+            .filter_map(|it| it.file_name().to_str()?.parse().ok());
+        pids.filter_map(Self::of).collect()
+    }
+
+    /// The living and dead children of a process.
+    pub(crate) fn children_of(parent: u32) -> Vec<Self> {
+        let all = Self::all();
+        all.into_iter().filter(|it| it.parent == parent).collect()
+    }
+
+    /// All that descend from a process.
+    pub(crate) fn descendants_of(ancestor: u32) -> Vec<Self> {
+        let mut family = BTreeSet::from([ancestor]);
+        let mut found: Vec<Self> = Vec::new();
+        loop {
+            let new: Vec<Self> = Self::all()
+                .into_iter()
+                .filter(|it| family.contains(&it.parent) && !family.contains(&it.pid))
+                .collect();
+            if new.is_empty() {
+                return found;
+            }
+            family.extend(new.iter().map(|it| it.pid));
+            found.extend(new);
+        }
+    }
+
+    /// Whether it still runs: a zombie does not.
+    pub(crate) fn runs(&self) -> bool {
+        Self::of(self.pid)
+            .is_some_and(|it| it.started == self.started && !matches!(it.state, 'Z' | 'X'))
+    }
+}
+
+/// The process with this id, which must be alive.
+pub(crate) fn process(pid: u32) -> Process {
+    Process::of(pid).expect("a living process")
+}
+
+/// The fork server of this process, if it has one that lives.
+pub(crate) fn find_fork_server() -> Option<u32> {
+    fork_server_of(std::process::id())
+}
+
+pub(crate) fn fork_server_of(owner: u32) -> Option<u32> {
+    let children = Process::children_of(owner);
+    let server = children
+        .into_iter()
+        .find(|it| it.name == "procpool-server" && it.runs());
+    server.map(|it| it.pid)
+}
+
+/// The fork server of this process.
+pub(crate) fn fork_server() -> u32 {
+    find_fork_server().expect("a fork server runs")
+}
+
+/// What the descriptors of a process stand for, by their numbers.
+pub(crate) fn descriptors_of(pid: u32) -> Vec<(i32, String)> {
+    let entries = fs::read_dir(format!("/proc/{pid}/fd")).expect("a living process");
+    let mut found: Vec<(i32, String)> = entries
+        .flatten()
+        .filter_map(|entry| {
+            let number = entry.file_name().to_str()?.parse().ok()?;
+            // The one that reads this directory is gone by now.
+            let target = fs::read_link(entry.path()).ok()?;
+            Some((number, target.display().to_string()))
+        })
+        .collect();
+    found.sort();
+    found
+}
+
+/// A line of `/proc/<pid>/status`.
+pub(crate) fn status_of(pid: u32, field: &str) -> String {
+    let status = fs::read_to_string(format!("/proc/{pid}/status")).expect("a living process");
+    let line = status.lines().find_map(|it| it.strip_prefix(field));
+    line.expect("a field of status")
+        .trim_start_matches(':')
+        .trim()
+        .to_owned()
+}

@@ -1,0 +1,161 @@
+//! The fork server killed: the running tasks fail, the queued ones run on new workers from a new server.
+//!
+//! Every test runs in a program of its own: there is one fork server for all pools of a program.
+
+use crate::{
+    common::{Gate, alone, failure, pass, pool_of, square},
+    processes::{Process, eventually, find_fork_server, for_a_while, fork_server, kill, process},
+};
+use nix::sys::signal::Signal;
+use procpool::{ErrorKind, ProcessPoolExecutor, Result};
+
+fn kill_the_server() {
+    let server = process(fork_server());
+    kill(server.pid, Signal::SIGKILL);
+    eventually("the server is dead", || !server.runs());
+}
+
+#[test]
+fn a_fork_server_killed_while_its_pools_are_idle_is_no_futures_business() {
+    alone("", || {
+        let pools = [pool_of(2), pool_of(3)];
+        for _ in 0..5 {
+            kill_the_server();
+            for pool in &pools {
+                let results = pool.map(square, 0..1000).expect("new workers");
+                assert_eq!(results.len(), 1000);
+            }
+        }
+    });
+}
+
+#[test]
+fn a_fork_server_killed_while_tasks_run_costs_those_that_run() {
+    alone("", || {
+        let pool = pool_of(2);
+        for _ in 0..3 {
+            let gate = Gate::new();
+            let running: Vec<_> = (0..2).map(|_| pool.submit(pass, gate.path())).collect();
+            gate.wait_for(2);
+            let queued: Vec<_> = (0..500).map(|x| pool.submit(square, x)).collect();
+            kill_the_server();
+            for future in running {
+                assert_eq!(failure(future.result()).kind(), ErrorKind::WorkerDied);
+            }
+            for (x, future) in (0..).zip(queued) {
+                assert_eq!(future.result().expect("new workers"), x * x);
+            }
+        }
+    });
+}
+
+#[test]
+fn a_fork_server_killed_again_and_again_is_replaced_each_time() {
+    alone("", || {
+        let pool = pool_of(2);
+        let mut kills = 0;
+        for_a_while(|| {
+            // Sometimes before the new workers are ready, sometimes before the server is.
+            if let Some(server) = find_fork_server() {
+                kill(server, Signal::SIGKILL);
+                kills += 1;
+            }
+            for x in 0..50 {
+                match pool.apply(square, x) {
+                    Ok(value) => assert_eq!(value, x * x),
+                    // It may have been running just then.
+                    Err(error) => assert_eq!(error.kind(), ErrorKind::WorkerDied, "{error}"),
+                }
+            }
+        });
+        assert!(kills > 0);
+        assert_eq!(pool.map(square, 0..1000).expect("a pool that works").len(), 1000);
+    });
+}
+
+#[test]
+fn a_fork_server_killed_beside_a_pool_of_many_workers_is_replaced() {
+    alone("", || {
+        // All of them may be starting when their server dies: more than the failed starts that a pool bears.
+        let pool = pool_of(16);
+        for _ in 0..5 {
+            kill_the_server();
+            eventually("workers are forked again", || !pool.worker_pids().is_empty());
+        }
+        assert_eq!(pool.map(square, 0..1000).expect("a pool that works").len(), 1000);
+    });
+}
+
+#[test]
+fn a_pool_can_be_built_when_the_fork_server_has_died() {
+    alone("", || {
+        drop(pool_of(1));
+        for _ in 0..5 {
+            kill_the_server();
+            assert_eq!(pool_of(1).apply(square, 3).expect("a new server"), 9);
+        }
+    });
+}
+
+#[test]
+fn a_pool_can_be_dropped_when_the_fork_server_has_died() {
+    alone("", || {
+        for _ in 0..5 {
+            let pool = pool_of(2);
+            let futures: Vec<_> = (0..100).map(|x| pool.submit(square, x)).collect();
+            kill_the_server();
+            drop(pool);
+            for future in futures {
+                if let Err(error) = future.result() {
+                    assert_eq!(error.kind(), ErrorKind::WorkerDied);
+                }
+            }
+        }
+    });
+}
+
+#[test]
+fn a_dead_fork_server_leaves_no_zombie_behind() {
+    alone("", || {
+        let pool = pool_of(1);
+        for _ in 0..10 {
+            kill_the_server();
+            assert_eq!(pool.apply(square, 3).expect("a new server"), 9);
+        }
+        let children = Process::children_of(std::process::id());
+        assert_eq!(children.len(), 1, "{children:?}");
+    });
+}
+
+#[test]
+fn a_fork_server_that_is_stopped_for_a_while_loses_nothing() {
+    alone("", || {
+        let pool = pool_of(2);
+        let server = fork_server();
+        kill(server, Signal::SIGSTOP);
+        let worker = pool.worker_pids()[0];
+        kill(worker, Signal::SIGKILL);
+        let futures: Vec<_> = (0..100).map(|x| pool.submit(square, x)).collect();
+        kill(server, Signal::SIGCONT);
+        for (x, future) in (0..).zip(futures) {
+            assert_eq!(future.result().expect("no task ran in the victim"), x * x);
+        }
+    });
+}
+
+#[test]
+fn pools_of_many_threads_share_one_fork_server() {
+    alone("", || {
+        std::thread::scope(|scope| {
+            for _ in 0..8 {
+                scope.spawn(|| -> Result<()> {
+                    let pool = ProcessPoolExecutor::builder().workers(1).build()?;
+                    assert_eq!(pool.apply(square, 3)?, 9);
+                    Ok(())
+                });
+            }
+        });
+        let children = Process::children_of(std::process::id());
+        assert_eq!(children.len(), 1, "{children:?}");
+    });
+}
