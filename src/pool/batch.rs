@@ -296,7 +296,7 @@ impl Inner {
             if self.outstanding == 0
                 && let Some(task) = self.task.take()
             {
-                task.complete(self.collected(), told);
+                task.complete(Ok(self.collected()), told);
             }
             return;
         }
@@ -305,12 +305,8 @@ impl Inner {
         told.wakers.extend(self.waker.take());
     }
 
-    /// Every part in order, or the error of the lowest place.
-    fn collected(&mut self) -> Result<Body> {
-        let parts: Vec<Part> = std::mem::take(&mut self.ordered).into_values().collect();
-        match parts.iter().find_map(|it| it.outcome.as_ref().err()) {
-            Some(error) => Err(error.clone()),
-            None => Ok(Body::List(parts)),
-        }
+    /// Every part in order. Whoever takes them finds the first failure: a result may yet fail to decode.
+    fn collected(&mut self) -> Body {
+        Body::List(std::mem::take(&mut self.ordered).into_values().collect())
     }
 }

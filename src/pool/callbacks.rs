@@ -1,61 +1,93 @@
 //! The thread that runs callbacks: the user's code, which may block and may use the pool, so it runs on no other.
 
 use super::task::Callback;
-use crossbeam::channel::{Sender, unbounded};
+use crossbeam::channel::{Receiver, Sender, unbounded};
 use parking_lot::Mutex;
 use std::{
     panic::{AssertUnwindSafe, catch_unwind},
     thread::{self, JoinHandle},
 };
 
-/// Started at the first callback, one at a time, in the order in which their tasks ended.
-#[derive(Debug, Default)]
-pub(super) struct Callbacks(Mutex<Option<(Sender<Callback>, JoinHandle<()>)>>);
+/// What is sent to the thread.
+enum Message {
+    Run(Callback),
+    /// End, once what was sent before is done.
+    End,
+}
+
+/// Callbacks, run one at a time in the order in which they were sent, by a thread that is started for the first of them.
+#[derive(Debug)]
+pub(super) struct Callbacks {
+    sender: Sender<Message>,
+    receiver: Receiver<Message>,
+    thread: Mutex<Option<JoinHandle<()>>>,
+}
+
+/// Sends callbacks. Sending neither blocks nor runs anything, so it may be done under any lock.
+#[derive(Debug, Clone)]
+pub(super) struct CallbackSender(Sender<Message>);
+
+impl CallbackSender {
+    pub(super) fn send(&self, callback: Callback) {
+        // The other end is gone only with the pool and every future of it.
+        let _ = self.0.send(Message::Run(callback));
+    }
+}
 
 impl Callbacks {
-    /// Has the thread run `callback`. Where no thread can be had it runs here and now.
-    pub(super) fn run(&self, callback: Callback) {
-        let mut thread = self.0.lock();
-        if thread.is_none() {
-            *thread = start();
-        }
-        match &*thread {
-            Some((sender, _)) => {
-                if let Err(refused) = sender.send(callback) {
-                    drop(thread);
-                    run_one(refused.0);
-                }
-            }
-            None => {
-                drop(thread);
-                run_one(callback);
-            }
+    pub(super) fn new() -> Self {
+        let (sender, receiver) = unbounded();
+        Self {
+            sender,
+            receiver,
+            thread: Mutex::new(None),
         }
     }
 
-    /// Waits until every callback so far has run, and ends the thread; does not wait when called by a callback.
+    /// A way to send callbacks, with the thread running. Where no thread can be had they wait for the next attempt.
+    pub(super) fn sender(&self) -> CallbackSender {
+        // Locked by whoever ends the thread, who sees to what is sent meanwhile.
+        if let Some(mut thread) = self.thread.try_lock()
+            && thread.is_none()
+        {
+            *thread = self.start();
+        }
+        CallbackSender(self.sender.clone())
+    }
+
+    fn start(&self) -> Option<JoinHandle<()>> {
+        let receiver = self.receiver.clone();
+        let builder = thread::Builder::new().name("procpool-callback".to_owned());
+        builder.spawn(move || run(&receiver)).ok()
+    }
+
+    /// Waits until every callback sent so far has run, and ends the thread. Called by a callback, it does not wait.
     pub(super) fn finish(&self) {
-        let taken = self.0.lock().take();
-        if let Some((sender, handle)) = taken {
-            drop(sender);
-            if handle.thread().id() != thread::current().id() {
+        let mut thread = self.thread.lock();
+        loop {
+            if let Some(handle) = thread.take() {
+                // Received by that thread alone.
+                let _ = self.sender.send(Message::End);
+                if handle.thread().id() == thread::current().id() {
+                    return;
+                }
                 // Callbacks that panic are caught, so the thread does not.
                 let _ = handle.join();
             }
+            if self.receiver.is_empty() {
+                return;
+            }
+            match self.start() {
+                Some(handle) => *thread = Some(handle),
+                None => return,
+            }
         }
     }
 }
 
-fn start() -> Option<(Sender<Callback>, JoinHandle<()>)> {
-    let (sender, receiver) = unbounded::<Callback>();
-    let builder = thread::Builder::new().name("procpool-callback".to_owned());
-    let handle = builder
-        .spawn(move || receiver.into_iter().for_each(run_one))
-        .ok()?;
-    Some((sender, handle))
-}
-
-/// The panic hook has told about a callback that panics; the next one runs all the same.
-fn run_one(callback: Callback) {
-    let _ = catch_unwind(AssertUnwindSafe(callback));
+fn run(receiver: &Receiver<Message>) {
+    while let Ok(Message::Run(callback)) = receiver.recv() {
+        // The panic hook has told about a callback that panics; the next one runs all the same.
+        let _ = catch_unwind(AssertUnwindSafe(callback));
+    }
 }

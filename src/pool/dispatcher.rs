@@ -35,9 +35,6 @@ const LEAST_AHEAD: u64 = 2;
 /// Items shorter than this are gathered before they are written, and not worth moving to another worker one by one.
 const TINY_NANOS: u64 = 20_000;
 
-/// How long the status of a dead worker is waited for before it is taken to be unknown.
-const STATUS_LIMIT: Duration = Duration::from_millis(20);
-
 /// How long workers may take to end after they were told to.
 const GRACE: Duration = Duration::from_secs(2);
 
@@ -118,10 +115,13 @@ pub(super) struct State {
     /// Records on their way from a ring to their tasks.
     records: Vec<u8>,
     slabs: Arc<PoolSlabs>,
+    events: Arc<Set>,
+    /// Whether the background thread has a timer for what is due next.
+    pub(super) has_timer: bool,
 }
 
 impl State {
-    pub(super) fn new(workers: usize, slabs: Arc<PoolSlabs>) -> Self {
+    pub(super) fn new(workers: usize, slabs: Arc<PoolSlabs>, events: Arc<Set>) -> Self {
         Self {
             phase: Phase::Open,
             queue: VecDeque::new(),
@@ -137,6 +137,8 @@ impl State {
             changes: 0,
             records: Vec::new(),
             slabs,
+            events,
+            has_timer: false,
         }
     }
 
@@ -201,20 +203,36 @@ impl State {
         if task.is_done() {
             return task.is_cancelled();
         }
-        if self.has_batch_started(batch) {
-            return false;
+        // First nothing more can start, then it is certain what has.
+        for link in self.slots.iter_mut().filter_map(Slot::link_mut) {
+            let first = link
+                .in_flight
+                .iter()
+                .find(|it| is_of(&it.unit, batch))
+                .map(|it| it.item);
+            let units = first.map(|it| link.take_back(it)).unwrap_or_default();
+            units
+                .into_iter()
+                .rev()
+                .for_each(|it| self.queue.push_front(it));
         }
-        batch.cancel_from(0);
-        self.sweep_cancelled(told);
-        task.is_cancelled()
+        let has_started = self.has_batch_started(batch);
+        if has_started {
+            self.refill(told);
+        } else {
+            batch.cancel_from(0);
+            self.sweep_cancelled(told);
+        }
+        !has_started
     }
 
     /// Whether an item of this map has started.
     pub(super) fn has_batch_started(&self, batch: &Arc<Batch>) -> bool {
         let running = self.slots.iter().filter_map(Slot::link).any(|link| {
             let started = link.page.started();
-            let of_batch = |unit: &Unit| matches!(unit, Unit::Items(it) if Arc::ptr_eq(&it.chunk.batch, batch));
-            link.in_flight.iter().any(|it| of_batch(&it.unit) && is_before(it.item, started))
+            link.in_flight
+                .iter()
+                .any(|it| is_of(&it.unit, batch) && is_before(it.item, started))
         });
         running || batch.has_outcomes()
     }
@@ -293,9 +311,9 @@ impl State {
     // ---- what happens ---------------------------------------------------------------------------
 
     /// Does everything that can be done now. Repeated calls change nothing until something happens.
-    pub(super) fn progress(&mut self, set: &Set, told: &mut Told) {
+    pub(super) fn progress(&mut self, told: &mut Told) {
         for slot in 0..self.slots.len() {
-            self.read_replies(slot, set, told);
+            self.read_replies(slot, told);
         }
         self.end_when_done();
         self.refill(told);
@@ -303,10 +321,31 @@ impl State {
         for (bound_to, id) in self.slabs.take_dropped() {
             self.links().for_each(|link| link.drop_slab(&bound_to, id));
         }
-        for (slot, place) in self.slots.iter_mut().enumerate() {
-            if let Slot::Running(link) = place {
-                flush(link, slot, set);
-            }
+        for slot in 0..self.slots.len() {
+            self.flush(slot);
+        }
+    }
+
+    /// Writes what is staged for a worker, and has the rest written when its pipe has room.
+    fn flush(&mut self, slot: usize) {
+        let Some(link) = self.slots[slot].link_mut() else {
+            return;
+        };
+        link.flush();
+        let is_rest = link.has_unwritten();
+        if let Some(requests) = &link.requests
+            && is_rest != link.is_watched
+        {
+            let interest = if is_rest {
+                Interest::Write
+            } else {
+                Interest::None
+            };
+            // It fails only for a descriptor that is not in the set.
+            let _ = self
+                .events
+                .change(requests, token(slot, Source::Requests), interest);
+            link.is_watched = is_rest;
         }
     }
 
@@ -315,18 +354,17 @@ impl State {
     }
 
     /// Gives a started worker its place.
-    pub(super) fn install(&mut self, slot: usize, link: Link, set: &Set) -> std::io::Result<()> {
-        set.add(&link.bell, token(slot, Source::Bell), Interest::Read)?;
-        set.add(&link.pidfd, token(slot, Source::Death), Interest::Read)?;
+    pub(super) fn install(&mut self, slot: usize, link: Link) -> std::io::Result<()> {
+        self.events
+            .add(&link.bell, token(slot, Source::Bell), Interest::Read)?;
+        self.events
+            .add(&link.pidfd, token(slot, Source::Death), Interest::Read)?;
         if let Some(requests) = &link.requests {
-            set.add(requests, token(slot, Source::Requests), Interest::None)?;
-        }
-        if link.has_unwritten()
-            && let Some(requests) = &link.requests
-        {
-            set.change(requests, token(slot, Source::Requests), Interest::Write)?;
+            self.events
+                .add(requests, token(slot, Source::Requests), Interest::None)?;
         }
         self.slots[slot] = Slot::Running(Box::new(link));
+        self.flush(slot);
         if let Phase::Ending(_) | Phase::Ended(_) = self.phase {
             self.links().for_each(|it| it.requests = None);
         }
@@ -343,7 +381,7 @@ impl State {
     }
 
     /// Notes what a descriptor's readiness means.
-    pub(super) fn notice(&mut self, token: u64, set: &Set) {
+    pub(super) fn notice(&mut self, token: u64) {
         let (slot, source) = ((token >> 2) as usize, token & 3);
         let Some(link) = self.slots.get_mut(slot).and_then(Slot::link_mut) else {
             return;
@@ -354,7 +392,7 @@ impl State {
             if link.dead_since.is_none() {
                 link.dead_since = Some(Instant::now());
                 // It stays readable: the status is waited for with a deadline, not with this.
-                set.remove(&link.pidfd);
+                self.events.remove(&link.pidfd);
             }
             link.hear_bell();
         }
@@ -364,10 +402,11 @@ impl State {
     pub(super) fn next_deadline(&mut self, in_background: bool) -> Option<Instant> {
         let places = self.slots.iter_mut().filter_map(|slot| match slot {
             Slot::Vacant(at) => in_background.then_some(*at),
-            Slot::Running(link) => {
-                let status_due = link.dead_since.map(|it| it + STATUS_LIMIT);
-                link.look_again_at().into_iter().chain(status_due).min()
-            }
+            Slot::Running(link) => link
+                .look_again_at()
+                .into_iter()
+                .chain(link.status_due())
+                .min(),
             Slot::Starting | Slot::Retired => None,
         });
         places.chain(self.kill_at).min()
@@ -381,16 +420,13 @@ impl State {
 
     // ---- replies --------------------------------------------------------------------------------
 
-    fn read_replies(&mut self, slot: usize, set: &Set, told: &mut Told) {
+    fn read_replies(&mut self, slot: usize, told: &mut Told) {
         let Some(link) = self.slots[slot].link_mut() else {
             return;
         };
+        link.look();
         // Before the replies are read: what it wrote before its end is there then.
-        let is_dead = link.exit.is_some()
-            || link
-                .dead_since
-                .is_some_and(|it| it.elapsed() >= STATUS_LIMIT)
-            || link.dead_since.is_some() && link.pidfd.status_after_reaping().is_some();
+        let is_dead = link.is_dead();
         if link.page.has_records() {
             let mut records = mem::take(&mut self.records);
             records.clear();
@@ -403,7 +439,7 @@ impl State {
             }
         }
         if is_dead {
-            self.bury(slot, set, told);
+            self.bury(slot, told);
         }
     }
 
@@ -533,15 +569,15 @@ impl State {
     // ---- deaths ---------------------------------------------------------------------------------
 
     /// Takes leave of a dead worker whose replies have been read: what had started failed, the rest goes elsewhere.
-    fn bury(&mut self, slot: usize, set: &Set, told: &mut Told) {
+    fn bury(&mut self, slot: usize, told: &mut Told) {
         let Slot::Running(mut link) = mem::replace(&mut self.slots[slot], Slot::Retired) else {
             return;
         };
         self.changes += 1;
-        set.remove(&link.bell);
-        set.remove(&link.pidfd);
+        self.events.remove(&link.bell);
+        self.events.remove(&link.pidfd);
         if let Some(requests) = &link.requests {
-            set.remove(requests);
+            self.events.remove(requests);
         }
         let exit = link.how_it_ended();
         let error = Error::worker_died(exit);
@@ -664,12 +700,15 @@ impl State {
             return self.queue.push_front(unit);
         };
         let was_idle = link.items == 0;
-        if let Err((unit, error)) = link.stage(slot, unit) {
-            return self.finish(&unit, Err(error), told);
+        match link.stage(slot, unit) {
+            Ok(()) => {}
+            Err((unit, Some(error))) => return self.finish(&unit, Err(error), told),
+            // It is buried soon; another takes the unit.
+            Err((unit, None)) => return self.queue.push_front(unit),
         }
         // What stays staged behind items in flight is written when they are answered: their worker rings.
         if was_idle || !gather || link.has_a_batch() {
-            link.flush();
+            self.flush(slot);
         }
     }
 
@@ -759,20 +798,8 @@ impl State {
     }
 }
 
-fn flush(link: &mut Link, slot: usize, set: &Set) {
-    let waited = link.has_unwritten();
-    link.flush();
-    if let Some(requests) = &link.requests {
-        let interest = if link.has_unwritten() {
-            Interest::Write
-        } else {
-            Interest::None
-        };
-        if waited {
-            // It fails only for a descriptor that is not in the set.
-            let _ = set.change(requests, token(slot, Source::Requests), interest);
-        }
-    }
+fn is_of(unit: &Unit, batch: &Arc<Batch>) -> bool {
+    matches!(unit, Unit::Items(it) if Arc::ptr_eq(&it.chunk.batch, batch))
 }
 
 /// Whether an item's number comes before another's; they wrap.

@@ -86,7 +86,7 @@ impl<R> TaskFuture<R> {
     }
 
     pub(super) fn failed(&self) -> bool {
-        matches!(self.task.outcome(), Some(Err(_)))
+        self.task.error().is_some()
     }
 }
 
@@ -161,10 +161,9 @@ impl<R: Wire> TaskFuture<R> {
     /// Callbacks run one at a time, in the order in which they were added; one that panics is reported by the panic hook
     /// and changes nothing for the others. They may use the pool, and may block.
     pub fn add_done_callback(&self, callback: impl FnOnce() + Send + 'static) {
-        if let Some(Observer::Callback(callback)) =
-            self.task.observe(Observer::Callback(Box::new(callback)))
-        {
-            self.shared.callbacks.run(callback);
+        let observer = Observer::Callback(Box::new(callback), self.shared.callbacks.sender());
+        if let Some(Observer::Callback(callback, sender)) = self.task.observe(observer) {
+            sender.send(callback);
         }
     }
 

@@ -33,6 +33,10 @@ const FLUSH_AT: usize = 4096;
 /// Bytes that fit into the pipe of requests: several chunks, so that a write is rarely cut short.
 const PIPE_BYTES: i32 = 256 << 10;
 
+/// How long the record of a dead worker's end is waited for while somebody may write it: the fork server needs a slice of
+/// a busy machine to reap.
+const STATUS_LIMIT: Duration = Duration::from_secs(1);
+
 /// How long replies may lie unread behind a long item; far above the interval at which a worker rings.
 const LOOK_AGAIN: Duration = Duration::from_millis(1);
 
@@ -106,6 +110,8 @@ pub(super) struct Link {
     pub(super) pidfd: PidFd,
     pub(super) page: Arc<Page>,
     life: Arc<Life>,
+    /// Whether room in the pipe is waited for.
+    pub(super) is_watched: bool,
     /// None once the worker was told to end.
     pub(super) requests: Option<OwnedFd>,
     pub(super) bell: OwnedFd,
@@ -127,10 +133,16 @@ pub(super) struct Link {
     /// Busy nanoseconds and items done when they were last looked at.
     measured: (u64, u64),
     pub(super) exit: Option<WaitStatus>,
+    /// Its end of the socket is closed: it has died, which has yet to be noticed.
+    is_gone: bool,
+    /// Nobody is left who could write the record of its end.
+    is_bell_closed: bool,
     /// When the pidfd said that it is dead.
     pub(super) dead_since: Option<Instant>,
     /// The item that was next to start, and when a leader first saw that: tells a long item from many short ones.
     seen: (u32, Instant),
+    /// Whether its replies have been read since that was `LOOK_AGAIN` ago.
+    looked_again: bool,
 }
 
 impl Link {
@@ -164,6 +176,7 @@ impl Link {
             socket,
             staged: Vec::new(),
             written: 0,
+            is_watched: false,
             in_flight: VecDeque::new(),
             items: 0,
             next_item: 0,
@@ -176,6 +189,9 @@ impl Link {
             exit: None,
             dead_since: None,
             seen: (0, Instant::now()),
+            looked_again: false,
+            is_gone: false,
+            is_bell_closed: false,
         };
         let mut bytes = Vec::new();
         codec::encode(setup, &mut bytes).map_err(|it| Error::new(crate::ErrorKind::Codec, it))?;
@@ -191,13 +207,14 @@ impl Link {
         {
             self.gap = None;
         }
-        self.gap.is_none() && self.exit.is_none() && self.requests.is_some()
+        self.gap.is_none() && !self.is_gone && self.exit.is_none() && self.requests.is_some()
     }
 
-    /// Sends a unit, soon: it lies behind what is already staged. An error is the unit's own.
-    pub(super) fn stage(&mut self, slot: usize, unit: Unit) -> Result<(), (Unit, Error)> {
+    /// Sends a unit, soon: it lies behind what is already staged. Gives it back with its own error, or without one if the
+    /// worker is gone.
+    pub(super) fn stage(&mut self, slot: usize, unit: Unit) -> Result<(), (Unit, Option<Error>)> {
         if let Err(error) = self.stage_unit(&unit) {
-            return Err((unit, error));
+            return Err((unit, Some(error).filter(|_| !self.is_gone)));
         }
         if let Unit::Call(task) = &unit {
             task.set_place(Place::Worker(slot, self.next_item));
@@ -279,7 +296,11 @@ impl Link {
         let slab = ours.slab();
         if !self.our_slabs.contains(&slab.id) {
             // It blocks only when the worker has not taken hundreds of descriptors, each of a frame it has yet to read.
-            socket::send(&self.socket, &slab.id.to_le_bytes(), &[slab.as_fd()]).map_err(fail)?;
+            let sent = socket::send(&self.socket, &slab.id.to_le_bytes(), &[slab.as_fd()]);
+            sent.map_err(|it| {
+                self.is_gone = socket::is_closed(&it);
+                fail(it)
+            })?;
             self.our_slabs.push(slab.id);
         }
         (head.slab, head.slab_length) = (slab.id, ours.length as u64);
@@ -378,8 +399,8 @@ impl Link {
                 task.set_place(Place::Queue);
             }
         }
-        if !units.is_empty() && self.page.started() != first {
-            self.gap = Some(first);
+        if !units.is_empty() {
+            self.gap = (self.page.started() != first).then_some(first);
         }
         units.reverse();
         units
@@ -392,20 +413,33 @@ impl Link {
             .min(self.items)
     }
 
-    /// When to look for replies without having been called: a worker that has more to do rings only now and then, so what
-    /// it finished last may lie unread while a long item runs.
-    pub(super) fn look_again_at(&mut self) -> Option<Instant> {
+    /// Notes what starts when. Comes before a look at the replies.
+    pub(super) fn look(&mut self) {
         let (started, now) = (self.page.started(), Instant::now());
         if self.seen.0 != started {
             self.seen = (started, now);
+            self.looked_again = false;
+        } else if now.duration_since(self.seen.1) >= LOOK_AGAIN {
+            self.looked_again = true;
         }
-        let due = self.seen.1 + LOOK_AGAIN;
-        (self.items >= 2 && due > now).then_some(due)
+    }
+
+    /// When to look for replies without having been called: a worker that has more to do rings only now and then, so what
+    /// it finished last may lie unread while a long item runs.
+    pub(super) fn look_again_at(&self) -> Option<Instant> {
+        if self.items < 2 {
+            return None;
+        }
+        match self.seen.0 == self.page.started() {
+            true if self.looked_again => None,
+            true => Some(self.seen.1 + LOOK_AGAIN),
+            false => Some(Instant::now() + LOOK_AGAIN),
+        }
     }
 
     /// Whether the item that runs has been seen to run for long.
     pub(super) fn is_stuck(&self) -> bool {
-        self.seen.0 == self.page.started() && self.seen.1.elapsed() >= LOOK_AGAIN
+        self.looked_again && self.seen.0 == self.page.started()
     }
 
     /// The number of the first item in flight.
@@ -418,7 +452,10 @@ impl Link {
         let mut bytes = [0; 256];
         loop {
             match pipe::read(&self.bell, &mut bytes) {
-                Ok(0) => return,
+                Ok(0) => {
+                    self.is_bell_closed = true;
+                    return;
+                }
                 Ok(count) => {
                     if let Some(ExitRecord(status)) = ExitRecord::find(&bytes[..count]) {
                         self.exit = Some(status);
@@ -453,8 +490,12 @@ impl Link {
                 .insert(number, Arc::new(Slab::from_fd(number, slab).ok()?));
         }
         let slab = self.their_slabs.get_mut(&id)?;
-        if length > slab.capacity() && !Arc::get_mut(slab)?.follow(length) {
-            return None;
+        if length > slab.capacity() {
+            // Another mapping: whoever dropped the last payload may still hold the one that has become too short.
+            *slab = Arc::new(slab.mapped_again().ok()?);
+            if length > slab.capacity() {
+                return None;
+            }
         }
         let payload = TheirSlab {
             slab: Arc::clone(slab),
@@ -480,6 +521,22 @@ impl Link {
         let (busy_before, done_before) = std::mem::replace(&mut self.measured, (busy, done));
         busy.wrapping_sub(busy_before)
             .checked_div(done.wrapping_sub(done_before))
+    }
+
+    /// Whether it has ended, and all has been learnt that can be about how.
+    pub(super) fn is_dead(&self) -> bool {
+        let Some(since) = self.dead_since else {
+            return self.exit.is_some();
+        };
+        self.exit.is_some()
+            || self.is_bell_closed
+            || since.elapsed() >= STATUS_LIMIT
+            || self.pidfd.status_after_reaping().is_some()
+    }
+
+    /// When the status of a dead worker is no longer waited for.
+    pub(super) fn status_due(&self) -> Option<Instant> {
+        self.dead_since.map(|it| it + STATUS_LIMIT)
     }
 
     /// How it ended, as far as anybody knows.

@@ -92,9 +92,8 @@ impl<'a> TaskOptions<'a> {
         let shared = Arc::clone(self.shared);
         self.submit_observed(f, arg, move |task| {
             let mut result = TaskFuture::new(&shared, Arc::clone(task), decode_value::<R>);
-            Some(Observer::Callback(Box::new(move || {
-                callback(&result.take())
-            })))
+            let call = Box::new(move || callback(&result.take()));
+            Some(Observer::Callback(call, shared.callbacks.sender()))
         })
     }
 
@@ -121,7 +120,11 @@ impl<'a> TaskOptions<'a> {
         match function {
             Err(error) => items.map(|_| Err(error.clone())).collect(),
             function => {
-                Imap::new(self.run(function, None, Delivery::Ordered, false, items)).collect()
+                // Not `collect`: an endless input claims to be as long as a number can say.
+                let mut results = Vec::new();
+                let run = self.run(function, None, Delivery::Ordered, false, items);
+                Imap::new(run).for_each(|it| results.push(it));
+                results
             }
         }
     }
@@ -214,8 +217,8 @@ impl<'a> TaskOptions<'a> {
         {
             refuse(self.shared, &task, error);
         }
-        if let Some(Observer::Callback(callback)) = late {
-            self.shared.callbacks.run(callback);
+        if let Some(Observer::Callback(callback, sender)) = late {
+            sender.send(callback);
         }
         TaskFuture::new(self.shared, task, decode_value::<R>)
     }

@@ -5,7 +5,7 @@ use std::{
     any::Any,
     backtrace::Backtrace,
     cell::{Cell, RefCell},
-    panic::{self, PanicHookInfo},
+    panic,
 };
 
 /// What is called when a panic will end the process: it reports the fault now, as nothing comes after.
@@ -18,6 +18,7 @@ thread_local! {
 }
 
 struct Caught {
+    message: String,
     location: Option<String>,
     backtrace: String,
 }
@@ -31,11 +32,12 @@ pub(super) fn install_hook(last_words: LastWords) {
             return previous(info);
         }
         let caught = Caught {
+            message: text(info.payload()),
             location: info.location().map(ToString::to_string),
             backtrace: Backtrace::force_capture().to_string(),
         };
         if cfg!(panic = "abort") {
-            return last_words(fault(message(info), Some(caught)));
+            return last_words(caught.into());
         }
         CAUGHT.set(Some(caught));
     }));
@@ -44,35 +46,46 @@ pub(super) fn install_hook(last_words: LastWords) {
 /// Runs a task's code; a panic becomes a fault.
 pub(super) fn run<T>(code: impl FnOnce() -> T) -> Result<T, Fault> {
     let outer = IN_TASK.replace(true);
-    let outcome = panic::catch_unwind(panic::AssertUnwindSafe(code));
+    let outcome = panic::catch_unwind(panic::AssertUnwindSafe(code)).map_err(into_fault);
     IN_TASK.set(outer);
-    outcome.map_err(|payload| {
-        let message = text(&*payload);
-        forget_panicking_drop(payload);
-        fault(message, CAUGHT.take())
-    })
+    outcome
+}
+
+#[cold]
+fn into_fault(payload: Box<dyn Any + Send>) -> Fault {
+    let message = text(&*payload);
+    // The hook is not called for a panic that is resumed, and what it took last may be of one that the task has caught.
+    let caught = CAUGHT.take().filter(|it| it.message == message);
+    drop_quietly(payload);
+    let unknown = Caught {
+        message,
+        location: None,
+        backtrace: String::new(),
+    };
+    caught.unwrap_or(unknown).into()
 }
 
 /// Drops a panic's payload, which may panic once more.
-fn forget_panicking_drop(payload: Box<dyn Any + Send>) {
+fn drop_quietly(payload: Box<dyn Any + Send>) {
     if let Err(second) = panic::catch_unwind(panic::AssertUnwindSafe(|| drop(payload))) {
         std::mem::forget(second);
     }
+    CAUGHT.take();
 }
 
-fn fault(message: String, caught: Option<Caught>) -> Fault {
-    let (location, backtrace) = caught
-        .map(|it| (it.location, it.backtrace))
-        .unwrap_or_default();
-    Fault::Panicked {
-        message,
-        location,
-        backtrace,
+impl From<Caught> for Fault {
+    fn from(caught: Caught) -> Self {
+        let Caught {
+            message,
+            location,
+            backtrace,
+        } = caught;
+        Self::Panicked {
+            message,
+            location,
+            backtrace,
+        }
     }
-}
-
-fn message(info: &PanicHookInfo<'_>) -> String {
-    text(info.payload())
 }
 
 fn text(payload: &(dyn Any + Send)) -> String {

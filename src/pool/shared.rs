@@ -48,7 +48,7 @@ pub(super) struct Shared {
     /// The pages of the workers that run, to look at their rings without the lock.
     pages: RwLock<Vec<Arc<Page>>>,
     /// What can happen: bells, deaths, room in pipes, and `control`.
-    events: Set,
+    events: Arc<Set>,
     /// What the background thread waits for: `events`, while no caller sleeps on them.
     gate: Set,
     control: Signal,
@@ -67,18 +67,23 @@ impl Shared {
                 .with_kind(ErrorKind::StartFailed)
         };
         let slabs = Arc::new(PoolSlabs::default());
+        let events = Arc::new(Set::new().map_err(fail)?);
         let shared = Arc::new(Self {
-            state: Mutex::new(State::new(settings.workers, Arc::clone(&slabs))),
+            state: Mutex::new(State::new(
+                settings.workers,
+                Arc::clone(&slabs),
+                Arc::clone(&events),
+            )),
             settings,
             owner: pid::current(),
             pages: RwLock::new(Vec::new()),
-            events: Set::new().map_err(fail)?,
+            events,
             gate: Set::new().map_err(fail)?,
             control: Signal::new().map_err(fail)?,
             chores: Signal::new().map_err(fail)?,
             spin: Mutex::new(Spin::default()),
             slabs,
-            callbacks: Callbacks::default(),
+            callbacks: Callbacks::new(),
         });
         shared
             .events
@@ -86,7 +91,7 @@ impl Shared {
             .map_err(fail)?;
         shared
             .gate
-            .add(&shared.events, EVENTS, Interest::ReadOnce)
+            .add(&*shared.events, EVENTS, Interest::ReadOnce)
             .map_err(fail)?;
         shared
             .gate
@@ -94,11 +99,7 @@ impl Shared {
             .map_err(fail)?;
         for slot in 0..shared.settings.workers {
             let link = Link::start(&shared.setup(slot))?;
-            shared
-                .state
-                .lock()
-                .install(slot, link, &shared.events)
-                .map_err(fail)?;
+            shared.state.lock().install(slot, link).map_err(fail)?;
         }
         shared.refresh_pages(&shared.state.lock());
         Ok(shared)
@@ -205,7 +206,7 @@ impl Shared {
         let (goes_on, has_vacancies) = {
             let mut state = self.state.lock();
             let before = state.changes;
-            state.progress(&self.events, &mut told);
+            state.progress(&mut told);
             let changed = state.changes != before;
             if changed {
                 self.refresh_pages(&state);
@@ -224,19 +225,12 @@ impl Shared {
 
     /// Tells those who wait: outside of the lock, as wakers and callbacks are the user's code.
     pub(super) fn tell(&self, told: Told) {
-        let Told {
-            wakers,
-            threads,
-            callbacks,
-        } = told;
+        let Told { wakers, threads } = told;
         threads.iter().for_each(Thread::unpark);
         for waker in wakers {
             // A waker that panics has been reported by the panic hook, and is no reason to stop the pool.
             let _ = catch_unwind(AssertUnwindSafe(|| waker.wake()));
         }
-        callbacks
-            .into_iter()
-            .for_each(|it| self.callbacks.run(it.0));
     }
 
     fn start_worker(&self, slot: usize) {
@@ -245,7 +239,7 @@ impl Shared {
         {
             let mut state = self.state.lock();
             let installed = started.and_then(|link| {
-                let installed = state.install(slot, link, &self.events);
+                let installed = state.install(slot, link);
                 installed.map_err(|it| Error::io("failed to watch a worker", it))
             });
             match installed {
@@ -359,14 +353,14 @@ impl Shared {
         for token in ready {
             match *token {
                 CONTROL => self.control.lower(),
-                token => state.notice(token, &self.events),
+                token => state.notice(token),
             }
         }
     }
 
     fn set_gate(&self, interest: Interest) {
         // It cannot fail for a descriptor that is in the set.
-        let _ = self.gate.change(&self.events, EVENTS, interest);
+        let _ = self.gate.change(&*self.events, EVENTS, interest);
     }
 
     /// What the background thread does until the pool has ended: it waits for events that no caller waits for, and does
@@ -405,10 +399,9 @@ impl Shared {
                     self.set_asleep(true);
                 }
             }
-            let is_led = state.is_led;
-            state
-                .next_deadline(true)
-                .filter(|_| !is_led || state.has_vacancies())
+            let due = state.next_deadline(true);
+            state.has_timer = due.is_some();
+            due
         };
         full_barrier();
         let is_led = self.state.lock().is_led;
@@ -418,7 +411,8 @@ impl Shared {
         let limit = due.map(|it| it.saturating_duration_since(Instant::now()));
         let _ = self.gate.wait(limit, &mut Vec::new());
         self.chores.lower();
-        self.state.lock().is_armed = false;
+        let mut state = self.state.lock();
+        (state.is_armed, state.has_timer) = (false, false);
     }
 }
 
@@ -448,6 +442,9 @@ impl Drop for Lead<'_> {
             shared.set_gate(Interest::ReadOnce);
         }
         let is_due = state.has_duties() || matches!(state.phase, Phase::Ended(_));
+        if !state.has_timer && state.next_deadline(true).is_some() {
+            shared.chores.raise();
+        }
         drop(state);
         // Replies that came while nobody was to be rung for, and timers, need somebody now.
         if is_due || shared.has_records() {

@@ -2,6 +2,7 @@
 
 use super::{
     batch::{Batch, Part},
+    callbacks::CallbackSender,
     payload::Payload,
 };
 use crate::error::{Error, ErrorKind, Result};
@@ -9,7 +10,7 @@ use crate::process::function::Function;
 use parking_lot::Mutex;
 use std::{
     collections::VecDeque,
-    fmt,
+    fmt, mem,
     sync::{
         Arc, OnceLock,
         atomic::{AtomicU64, Ordering},
@@ -66,7 +67,7 @@ pub(super) enum Observer {
     Thread(Thread),
     /// One of several that somebody waits for.
     Listed(Arc<Completions>, usize),
-    Callback(Callback),
+    Callback(Callback, CallbackSender),
 }
 
 pub(super) type Callback = Box<dyn FnOnce() + Send>;
@@ -112,8 +113,18 @@ impl Task {
         self.outcome.get().is_some()
     }
 
+    /// What the task failed with: of a map, the first failure in the order of the items.
+    pub(super) fn error(&self) -> Option<&Error> {
+        match self.outcome()? {
+            Err(error) => Some(error),
+            Ok(Body::Value(_)) => None,
+            Ok(Body::List(parts)) => parts.iter().find_map(|it| it.outcome.as_ref().err()),
+        }
+    }
+
     pub(super) fn is_cancelled(&self) -> bool {
-        matches!(self.outcome(), Some(Err(error)) if error.kind() == ErrorKind::Cancelled)
+        self.error()
+            .is_some_and(|it| it.kind() == ErrorKind::Cancelled)
     }
 
     pub(super) fn place(&self) -> Place {
@@ -135,13 +146,13 @@ impl Task {
         if self.outcome.set(outcome).is_err() {
             return;
         }
-        let argument = std::mem::replace(&mut cell.argument, Payload::EMPTY);
-        let observers = std::mem::take(&mut cell.observers);
-        drop(cell);
-        drop(argument);
-        for observer in observers {
+        let argument = mem::replace(&mut cell.argument, Payload::EMPTY);
+        // Under the lock: a callback that is added behind these must be called behind them, too.
+        for observer in mem::take(&mut cell.observers) {
             told.add(observer);
         }
+        drop(cell);
+        drop(argument);
     }
 
     /// Has `observer` told when the task is done; gives it back when it is done already.
@@ -203,7 +214,7 @@ impl fmt::Debug for Observer {
             Self::Waker(_) => "Waker",
             Self::Thread(_) => "Thread",
             Self::Listed(..) => "Listed",
-            Self::Callback(_) => "Callback",
+            Self::Callback(..) => "Callback",
         })
     }
 }
@@ -239,16 +250,6 @@ impl Completions {
 pub(super) struct Told {
     pub(super) wakers: Vec<Waker>,
     pub(super) threads: Vec<Thread>,
-    pub(super) callbacks: Vec<CallbackEntry>,
-}
-
-/// A callback on its way to the thread that runs callbacks.
-pub(super) struct CallbackEntry(pub(super) Callback);
-
-impl fmt::Debug for CallbackEntry {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("Callback")
-    }
 }
 
 impl Told {
@@ -256,7 +257,7 @@ impl Told {
         match observer {
             Observer::Waker(waker) => self.wakers.push(waker),
             Observer::Thread(thread) => self.threads.push(thread),
-            Observer::Callback(callback) => self.callbacks.push(CallbackEntry(callback)),
+            Observer::Callback(callback, sender) => sender.send(callback),
             Observer::Listed(completions, index) => {
                 completions.push(index);
                 self.threads.extend(completions.waiting.lock().take());
@@ -265,6 +266,6 @@ impl Told {
     }
 
     pub(super) fn is_empty(&self) -> bool {
-        self.wakers.is_empty() && self.threads.is_empty() && self.callbacks.is_empty()
+        self.wakers.is_empty() && self.threads.is_empty()
     }
 }

@@ -204,7 +204,7 @@ struct WorkerLoop {
     answers: Answers,
     requests: Requests,
     socket: Rc<OwnedFd>,
-    contexts: HashMap<u32, std::result::Result<Box<dyn Any>, Fault>>,
+    contexts: HashMap<u32, Context>,
     /// The pool's slabs, mapped here, with arguments.
     arguments: HashMap<u32, Slab>,
     callables: Callables,
@@ -263,7 +263,7 @@ impl WorkerLoop {
         match head.kind {
             Kind::Setup => self.set_up(),
             Kind::Items => self.run_items(head),
-            Kind::Context => self.load_context(head),
+            Kind::Context => self.keep_context(head),
             Kind::DropContext => {
                 let context = self.contexts.remove(&head.context);
                 // A context whose destructor panics is gone all the same.
@@ -289,44 +289,23 @@ impl WorkerLoop {
         Some(())
     }
 
-    fn load_context(&mut self, head: RequestHead) -> Option<()> {
+    fn keep_context(&mut self, head: RequestHead) -> Option<()> {
         let (loader, bytes) = self.requests.payload().split_first_chunk()?;
         let loader = ContextLoader::from_bytes(loader);
-        let mut bytes = Cursor::new(bytes);
-        let loaded = panic::run(|| loader.load(&mut bytes)).and_then(|loaded| {
-            let loaded = loaded.map_err(|error| Fault::Unknown(error.to_string()))?;
-            loaded.map_err(Fault::from)
-        });
-        self.contexts.insert(head.context, loaded);
+        self.contexts
+            .insert(head.context, Context::Encoded(loader, bytes.into()));
         Some(())
     }
 
     fn run_items(&mut self, head: RequestHead) -> Option<()> {
-        let slab = match head.slab {
-            0 => None,
-            id => Some(map_slab(
-                &mut self.arguments,
-                &self.socket,
-                id,
-                head.slab_length,
-            )?),
-        };
         self.is_trimmed = false;
-        let callable = self.callables.find(head.function?);
-        // Most calls have no context, and looking for one costs as much as a small task.
-        let context = if head.context == 0 {
-            None
-        } else {
-            self.contexts.get(&head.context)
-        };
-        let context = context.map(Result::as_ref).transpose();
-        let ready =
-            callable.and_then(|it| Ok((it, context.map_err(Fault::clone)?.map(|it| &**it))));
         let begin = Instant::now();
         let mut items = Items {
             bytes: self.requests.payload(),
             is_single: head.count == 1,
         };
+        let mut parts = Some((&mut self.arguments, &mut self.contexts));
+        let mut frame = None;
         let mut done = 0;
         for index in 0..head.count {
             let bytes = items.next()?;
@@ -334,18 +313,97 @@ impl WorkerLoop {
             if !self.answers.start(item) {
                 break;
             }
-            let argument = match slab {
-                None => Cursor::new(bytes),
-                Some(slab) => slab.read(head.slab_length as usize),
-            };
-            match &ready {
-                Ok((callable, context)) => self.answers.run(item, *callable, argument, *context)?,
+            // Behind the start of an item: if decoding a context ends this process, that is the item's end and no other's.
+            if let Some((slabs, contexts)) = parts.take() {
+                let callables = &mut self.callables;
+                frame = Some(Frame::prepare(
+                    head,
+                    &self.socket,
+                    slabs,
+                    contexts,
+                    callables,
+                ));
+            }
+            match frame.as_ref()? {
+                Ok(frame) => self.answers.run(item, frame, bytes)?,
                 Err(fault) => self.answers.replies.fault(item, Tag::Fault, fault),
             }
             done += 1;
         }
         self.answers.replies.account(begin.elapsed(), done);
         Some(())
+    }
+}
+
+/// What the items of a frame have in common.
+struct Frame<'a> {
+    callable: Callable,
+    context: Option<&'a dyn Any>,
+    /// Where the argument lies, and its length, if not among the frame's bytes.
+    slab: Option<(&'a Slab, usize)>,
+}
+
+impl<'a> Frame<'a> {
+    fn prepare(
+        head: RequestHead,
+        socket: &OwnedFd,
+        slabs: &'a mut HashMap<u32, Slab>,
+        contexts: &'a mut HashMap<u32, Context>,
+        callables: &mut Callables,
+    ) -> std::result::Result<Self, Fault> {
+        let unmapped =
+            || Fault::Decode("its shared memory could not be mapped in the worker".to_owned());
+        let slab = match head.slab {
+            0 => None,
+            id => {
+                let slab = map_slab(slabs, socket, id, head.slab_length).ok_or_else(unmapped)?;
+                Some((slab, head.slab_length as usize))
+            }
+        };
+        let function = head
+            .function
+            .ok_or_else(|| Fault::Unknown("no function was sent".to_owned()))?;
+        let callable = callables.find(function)?;
+        let context = match contexts.get_mut(&head.context) {
+            None => None,
+            Some(context) => Some(context.decoded()?),
+        };
+        Ok(Self {
+            callable,
+            context,
+            slab,
+        })
+    }
+
+    fn argument<'b>(&'b self, bytes: &'b [u8]) -> Cursor<'b> {
+        match self.slab {
+            None => Cursor::new(bytes),
+            Some((slab, length)) => slab.read(length),
+        }
+    }
+}
+
+/// A map's context, decoded for the first item that needs it.
+enum Context {
+    Encoded(ContextLoader, Box<[u8]>),
+    Decoded(std::result::Result<Box<dyn Any>, Fault>),
+}
+
+impl Context {
+    fn decoded(&mut self) -> std::result::Result<&dyn Any, Fault> {
+        if let Self::Encoded(loader, bytes) = self {
+            let loaded = panic::run(|| loader.load(&mut Cursor::new(bytes)));
+            let decoded = loaded.and_then(|loaded| {
+                let loaded = loaded.map_err(|error| Fault::Unknown(error.to_string()))?;
+                loaded.map_err(Fault::from)
+            });
+            *self = Self::Decoded(decoded);
+        }
+        match self {
+            Self::Decoded(Ok(context)) => Ok(&**context),
+            Self::Decoded(Err(fault)) => Err(fault.clone()),
+            Self::Encoded(..) => unreachable!("it was decoded just now"),
+        }
     }
 }
 
@@ -393,6 +451,7 @@ impl Answers {
     fn start(&self, item: u32) -> bool {
         let started = self.replies.page.try_start(item);
         if started {
+            self.replies.current.set(item);
             self.replies.ring_now_and_then();
         }
         started
@@ -400,21 +459,15 @@ impl Answers {
 
     /// Runs an item that was claimed. None if it cannot be answered: the pool is gone.
     #[inline]
-    fn run(
-        &mut self,
-        item: u32,
-        callable: Callable,
-        argument: Cursor<'_>,
-        context: Option<&dyn Any>,
-    ) -> Option<()> {
-        self.replies.current.set(item);
+    fn run(&mut self, item: u32, frame: &Frame<'_>, bytes: &[u8]) -> Option<()> {
         self.result.clear();
+        let (argument, context) = (frame.argument(bytes), frame.context);
         let mut call = Invocation {
             argument,
             context,
             result: &mut self.result,
         };
-        let outcome = panic::run(|| callable.invoke(&mut call));
+        let outcome = panic::run(|| frame.callable.invoke(&mut call));
         // One thread stores.
         TASKS_DONE.store(TASKS_DONE.load(Ordering::Relaxed) + 1, Ordering::Relaxed);
         let fault = match outcome {

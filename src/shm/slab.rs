@@ -9,7 +9,7 @@
 //! | 1 | a payload lies in it | its maker, before it tells the reader |
 //! | 0 | free | the reader when it is done, or the maker when the payload is no longer wanted |
 
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::shm::{Cursor, Segment};
 use std::{
     os::fd::{AsFd, BorrowedFd, OwnedFd},
@@ -71,6 +71,13 @@ impl Slab {
         }
         let wanted = bytes.max(self.capacity().saturating_mul(2));
         self.segment.grow((HEADER + wanted).next_multiple_of(GRAIN))
+    }
+
+    /// Maps the same memory once more, as long as it is now.
+    pub(crate) fn mapped_again(&self) -> Result<Self> {
+        let file = self.segment.as_fd().try_clone_to_owned();
+        let file = file.map_err(|it| Error::io("failed to map grown shared memory", it))?;
+        Self::from_fd(self.id, file)
     }
 
     /// Maps what the peer has made the slab grow by, if that is needed to read `bytes`; false when they are not there.
