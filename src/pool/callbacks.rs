@@ -2,92 +2,104 @@
 
 use super::task::Callback;
 use crossbeam::channel::{Receiver, Sender, unbounded};
-use parking_lot::Mutex;
+use parking_lot::{Condvar, Mutex};
 use std::{
+    collections::VecDeque,
     panic::{AssertUnwindSafe, catch_unwind},
+    sync::{Arc, Weak},
     thread::{self, JoinHandle},
 };
 
-/// What is sent to the thread.
-enum Message {
-    Run(Callback),
-    /// End, once what was sent before is done.
-    End,
-}
-
 /// Callbacks, run one at a time in the order in which they were sent, by a thread that is started for the first of them.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub(super) struct Callbacks {
-    sender: Sender<Message>,
-    receiver: Receiver<Message>,
-    thread: Mutex<Option<JoinHandle<()>>>,
+    inner: Mutex<Inner>,
+    /// None is left to run.
+    all_done: Condvar,
 }
 
-/// Sends callbacks. Sending neither blocks nor runs anything, so it may be done under any lock.
-#[derive(Debug, Clone)]
-pub(super) struct CallbackSender(Sender<Message>);
-
-impl CallbackSender {
-    pub(super) fn send(&self, callback: Callback) {
-        // The other end is gone only with the pool and every future of it.
-        let _ = self.0.send(Message::Run(callback));
-    }
+#[derive(Default)]
+struct Inner {
+    thread: Option<(Sender<Callback>, JoinHandle<()>)>,
+    /// Sent while no thread was to be had.
+    waiting: VecDeque<Callback>,
+    /// Callbacks that were sent and have not returned.
+    pending: usize,
 }
 
 impl Callbacks {
-    pub(super) fn new() -> Self {
-        let (sender, receiver) = unbounded();
-        Self {
-            sender,
-            receiver,
-            thread: Mutex::new(None),
+    /// Has the thread run `callback`. This neither blocks nor runs anything, so it may be called under any lock.
+    pub(super) fn send(self: &Arc<Self>, callback: Callback) {
+        let mut inner = self.inner.lock();
+        inner.pending += 1;
+        inner.waiting.push_back(callback);
+        self.hand_over(&mut inner);
+    }
+
+    /// Waits until every callback so far has run, and ends the thread. Called by a callback, it does not wait.
+    pub(super) fn finish(self: &Arc<Self>) {
+        let mut inner = self.inner.lock();
+        while inner.pending > 0 {
+            self.hand_over(&mut inner);
+            match &inner.thread {
+                Some((_, handle)) if handle.thread().id() != thread::current().id() => {}
+                _ => return,
+            }
+            self.all_done.wait(&mut inner);
+        }
+        let thread = inner.thread.take();
+        drop(inner);
+        if let Some((sender, handle)) = thread {
+            drop(sender);
+            // Callbacks that panic are caught, so the thread does not.
+            let _ = handle.join();
         }
     }
 
-    /// A way to send callbacks, with the thread running. Where no thread can be had they wait for the next attempt.
-    pub(super) fn sender(&self) -> CallbackSender {
-        // Locked by whoever ends the thread, who sees to what is sent meanwhile.
-        if let Some(mut thread) = self.thread.try_lock()
-            && thread.is_none()
-        {
-            *thread = self.start();
+    /// Sends what waits to the thread, which is started if there is none. Each has a channel of its own, so that one which
+    /// is to end gets nothing more.
+    fn hand_over(self: &Arc<Self>, inner: &mut Inner) {
+        if inner.thread.is_none() {
+            inner.thread = start(Arc::downgrade(self));
         }
-        CallbackSender(self.sender.clone())
+        if let Some((sender, _)) = &inner.thread {
+            for callback in inner.waiting.drain(..) {
+                // The thread lives as long as this sender.
+                let _ = sender.send(callback);
+            }
+        }
     }
 
-    fn start(&self) -> Option<JoinHandle<()>> {
-        let receiver = self.receiver.clone();
-        let builder = thread::Builder::new().name("procpool-callback".to_owned());
-        builder.spawn(move || run(&receiver)).ok()
-    }
-
-    /// Waits until every callback sent so far has run, and ends the thread. Called by a callback, it does not wait.
-    pub(super) fn finish(&self) {
-        let mut thread = self.thread.lock();
-        loop {
-            if let Some(handle) = thread.take() {
-                // Received by that thread alone.
-                let _ = self.sender.send(Message::End);
-                if handle.thread().id() == thread::current().id() {
-                    return;
-                }
-                // Callbacks that panic are caught, so the thread does not.
-                let _ = handle.join();
-            }
-            if self.receiver.is_empty() {
-                return;
-            }
-            match self.start() {
-                Some(handle) => *thread = Some(handle),
-                None => return,
-            }
+    fn one_is_done(&self) {
+        let mut inner = self.inner.lock();
+        inner.pending -= 1;
+        if inner.pending == 0 {
+            self.all_done.notify_all();
         }
     }
 }
 
-fn run(receiver: &Receiver<Message>) {
-    while let Ok(Message::Run(callback)) = receiver.recv() {
+fn start(callbacks: Weak<Callbacks>) -> Option<(Sender<Callback>, JoinHandle<()>)> {
+    let (sender, receiver) = unbounded();
+    let builder = thread::Builder::new().name("procpool-callback".to_owned());
+    let handle = builder.spawn(move || run(&callbacks, &receiver)).ok()?;
+    Some((sender, handle))
+}
+
+fn run(callbacks: &Weak<Callbacks>, receiver: &Receiver<Callback>) {
+    for callback in receiver {
         // The panic hook has told about a callback that panics; the next one runs all the same.
         let _ = catch_unwind(AssertUnwindSafe(callback));
+        if let Some(callbacks) = callbacks.upgrade() {
+            callbacks.one_is_done();
+        }
+    }
+}
+
+impl std::fmt::Debug for Inner {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Inner")
+            .field("pending", &self.pending)
+            .finish_non_exhaustive()
     }
 }

@@ -38,7 +38,7 @@ const TINY_NANOS: u64 = 20_000;
 /// How long workers may take to end after they were told to.
 const GRACE: Duration = Duration::from_secs(2);
 
-/// Failed starts in a row after which a pool without a living worker is broken.
+/// Failed starts in a row, in one place, after which a pool without a living worker is broken.
 const MOST_FAILURES: u32 = 6;
 
 /// The pause after the first failed start; it doubles with each.
@@ -98,8 +98,8 @@ pub(super) struct State {
     pub(super) outstanding: u64,
     /// Nanoseconds an item takes, a moving average.
     item_nanos: Option<u64>,
-    /// Starts that failed since the last that did not.
-    failures: u32,
+    /// Starts that failed in each place since the last that did not.
+    failures: Vec<u32>,
     /// When workers that were told to end are killed.
     kill_at: Option<Instant>,
     /// Threads that wait and could lead.
@@ -116,7 +116,7 @@ pub(super) struct State {
     records: Vec<u8>,
     slabs: Arc<PoolSlabs>,
     events: Arc<Set>,
-    /// Whether the background thread has a timer for what is due next.
+    /// Whether the background thread has a timer for what is due next, or is on its way to set one.
     pub(super) has_timer: bool,
 }
 
@@ -128,7 +128,7 @@ impl State {
             slots: (0..workers).map(|_| Slot::Starting).collect(),
             outstanding: 0,
             item_nanos: None,
-            failures: 0,
+            failures: vec![0; workers],
             kill_at: None,
             followers: Vec::new(),
             is_led: false,
@@ -366,7 +366,7 @@ impl State {
         self.slots[slot] = Slot::Running(Box::new(link));
         self.flush(slot);
         if let Phase::Ending(_) | Phase::Ended(_) = self.phase {
-            self.links().for_each(|it| it.requests = None);
+            self.links().for_each(Link::say_goodbye);
         }
         Ok(())
     }
@@ -463,7 +463,7 @@ impl State {
                 }
                 Tag::Ready => {
                     self.slots[slot].link_mut()?.is_ready = true;
-                    self.failures = 0;
+                    self.failures[slot] = 0;
                 }
                 Tag::SetupFault => self.break_down(&decode_fault(bytes)?, told),
                 Tag::SlabGone => {
@@ -602,8 +602,9 @@ impl State {
 
     /// Leaves a place empty for a while after a failed start, or gives up.
     fn vacate(&mut self, slot: usize, error: Error, told: &mut Told) {
-        self.failures += 1;
-        let doublings = (self.failures - 1).min(16);
+        self.failures[slot] += 1;
+        let failures = self.failures[slot];
+        let doublings = (failures - 1).min(16);
         let pause = (FIRST_PAUSE * (1 << doublings)).min(LONGEST_PAUSE);
         self.slots[slot] = Slot::Vacant(Instant::now() + pause);
         let any_ready = self
@@ -611,7 +612,7 @@ impl State {
             .iter()
             .filter_map(Slot::link)
             .any(|it| it.is_ready);
-        if self.failures >= MOST_FAILURES && !any_ready {
+        if failures >= MOST_FAILURES && !any_ready {
             self.stop(&error.with_kind(ErrorKind::StartFailed), true, told);
         }
     }
@@ -652,7 +653,7 @@ impl State {
         }
         for slot in &mut self.slots {
             match slot {
-                Slot::Running(link) => link.requests = None,
+                Slot::Running(link) => link.say_goodbye(),
                 Slot::Vacant(_) => *slot = Slot::Retired,
                 Slot::Starting | Slot::Retired => {}
             }

@@ -70,17 +70,23 @@ impl<R> TaskFuture<R> {
         }
     }
 
+    /// As [`take`](Self::take), but says why nothing comes in a copy of the pool's process.
+    pub(super) fn take_or_refuse(&mut self) -> Result<R> {
+        self.check_owner()?;
+        self.take()
+    }
+
+    /// An error in a copy of the pool's process, unless the task was done before.
+    fn check_owner(&self) -> Result<()> {
+        if self.task.is_done() || !self.shared.is_foreign() {
+            return Ok(());
+        }
+        Err(self.shared.refusal().unwrap_or_else(stopped))
+    }
+
     /// Waits for the task; an error for a copy of the pool's process, where nothing ever comes.
     fn wait(&self, deadline: Option<Instant>) -> Result<()> {
-        if !self.task.is_done()
-            && let Some(error) = self
-                .shared
-                .is_foreign()
-                .then(|| self.shared.refusal())
-                .flatten()
-        {
-            return Err(error);
-        }
+        self.check_owner()?;
         wait_for(&self.shared, &self.task, deadline);
         Ok(())
     }
@@ -161,9 +167,9 @@ impl<R: Wire> TaskFuture<R> {
     /// Callbacks run one at a time, in the order in which they were added; one that panics is reported by the panic hook
     /// and changes nothing for the others. They may use the pool, and may block.
     pub fn add_done_callback(&self, callback: impl FnOnce() + Send + 'static) {
-        let observer = Observer::Callback(Box::new(callback), self.shared.callbacks.sender());
-        if let Some(Observer::Callback(callback, sender)) = self.task.observe(observer) {
-            sender.send(callback);
+        let observer = Observer::Callback(Box::new(callback), Arc::clone(&self.shared.callbacks));
+        if let Some(Observer::Callback(callback, callbacks)) = self.task.observe(observer) {
+            callbacks.send(callback);
         }
     }
 
@@ -180,8 +186,8 @@ impl<R: Wire> Future for TaskFuture<R> {
     /// Ready once the task is done; afterwards, an error of [`ErrorKind::InvalidInput`].
     fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Result<R>> {
         if !self.task.is_done() {
-            if self.shared.is_foreign() {
-                return Poll::Ready(Err(self.shared.refusal().unwrap_or_else(stopped)));
+            if let Err(error) = self.check_owner() {
+                return Poll::Ready(Err(error));
             }
             if self.task.observe_by(context.waker()) {
                 return Poll::Pending;

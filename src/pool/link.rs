@@ -114,6 +114,8 @@ pub(super) struct Link {
     pub(super) is_watched: bool,
     /// None once the worker was told to end.
     pub(super) requests: Option<OwnedFd>,
+    /// Their other end: a write to a pipe that nobody reads would kill a program in which SIGPIPE has its default.
+    _reader: OwnedFd,
     pub(super) bell: OwnedFd,
     socket: OwnedFd,
     /// Frames that are not yet written, and how many bytes of them are.
@@ -172,6 +174,7 @@ impl Link {
             page: Arc::new(page),
             life: Arc::new(Life),
             requests: Some(requests),
+            _reader: requests_theirs,
             bell,
             socket,
             staged: Vec::new(),
@@ -295,8 +298,7 @@ impl Link {
         }
         let slab = ours.slab();
         if !self.our_slabs.contains(&slab.id) {
-            // It blocks only when the worker has not taken hundreds of descriptors, each of a frame it has yet to read.
-            let sent = socket::send(&self.socket, &slab.id.to_le_bytes(), &[slab.as_fd()]);
+            let sent = socket::try_send(&self.socket, &slab.id.to_le_bytes(), &[slab.as_fd()]);
             sent.map_err(|it| {
                 self.is_gone = socket::is_closed(&it);
                 fail(it)
@@ -347,6 +349,13 @@ impl Link {
         head.length = bytes.len() as u32;
         self.staged.extend_from_slice(&head.to_bytes());
         self.staged.extend_from_slice(bytes);
+    }
+
+    /// Tells the worker to end.
+    pub(super) fn say_goodbye(&mut self) {
+        self.stage_frame(RequestHead::new(Kind::End), &[]);
+        self.flush();
+        self.requests = None;
     }
 
     /// Whether enough is staged to be worth a write.

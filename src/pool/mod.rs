@@ -46,7 +46,7 @@ pub use worker::{Worker, current_worker};
 
 use crate::error::{Error, ErrorKind, Result};
 use crate::wire::Wire;
-use dispatcher::{Phase, Slot, stopped};
+use dispatcher::{Slot, stopped};
 use parking_lot::Mutex;
 use shared::Shared;
 use std::{
@@ -387,10 +387,7 @@ impl ProcessPoolExecutor {
         if self.shared.is_foreign() {
             return true;
         }
-        let has_ended = || {
-            self.shared
-                .with_state(|state, _| matches!(state.phase, Phase::Ended(_)))
-        };
+        let has_ended = || self.shared.has_ended();
         // Followers are woken at the end in any case.
         self.shared
             .wait_until(deadline, &|_: &Thread| (), &has_ended)

@@ -93,7 +93,7 @@ impl<'a> TaskOptions<'a> {
         self.submit_observed(f, arg, move |task| {
             let mut result = TaskFuture::new(&shared, Arc::clone(task), decode_value::<R>);
             let call = Box::new(move || callback(&result.take()));
-            Some(Observer::Callback(call, shared.callbacks.sender()))
+            Some(Observer::Callback(call, Arc::clone(&shared.callbacks)))
         })
     }
 
@@ -116,7 +116,8 @@ impl<'a> TaskOptions<'a> {
         R: Wire + Send + 'static,
     {
         let items = items.into_iter();
-        let function = self.cut.check().and_then(|()| Function::unary(f));
+        let checked = self.shared.check_owner().and_then(|()| self.cut.check());
+        let function = checked.and_then(|()| Function::unary(f));
         match function {
             Err(error) => items.map(|_| Err(error.clone())).collect(),
             function => {
@@ -217,8 +218,8 @@ impl<'a> TaskOptions<'a> {
         {
             refuse(self.shared, &task, error);
         }
-        if let Some(Observer::Callback(callback, sender)) = late {
-            sender.send(callback);
+        if let Some(Observer::Callback(callback, callbacks)) = late {
+            callbacks.send(callback);
         }
         TaskFuture::new(self.shared, task, decode_value::<R>)
     }
@@ -265,14 +266,7 @@ impl<'a> TaskOptions<'a> {
     {
         let mut run = self.run::<I, R>(function, context, Delivery::Ordered, true, items)?;
         let mut results = Vec::with_capacity(run.expected());
-        if let Some(refusal) = self
-            .shared
-            .is_foreign()
-            .then(|| self.shared.refusal())
-            .flatten()
-        {
-            return Err(refusal);
-        }
+        self.shared.check_owner()?;
         while let Some(part) = run.next_part() {
             append(&part, &mut results)?;
         }

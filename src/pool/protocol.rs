@@ -17,6 +17,8 @@ pub(super) enum Kind {
     DropContext = 4,
     /// Unmap a slab.
     DropSlab = 5,
+    /// End. The pipe is closed besides, but a process that was forked from the pool's may hold it open.
+    End = 6,
 }
 
 impl Kind {
@@ -27,6 +29,7 @@ impl Kind {
             Self::Context,
             Self::DropContext,
             Self::DropSlab,
+            Self::End,
         ];
         all.into_iter().find(|it| *it as u32 == bits)
     }

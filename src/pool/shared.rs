@@ -56,7 +56,7 @@ pub(super) struct Shared {
     chores: Signal,
     spin: Mutex<Spin>,
     pub(super) slabs: Arc<PoolSlabs>,
-    pub(super) callbacks: Callbacks,
+    pub(super) callbacks: Arc<Callbacks>,
 }
 
 impl Shared {
@@ -83,7 +83,7 @@ impl Shared {
             chores: Signal::new().map_err(fail)?,
             spin: Mutex::new(Spin::default()),
             slabs,
-            callbacks: Callbacks::new(),
+            callbacks: Arc::default(),
         });
         shared
             .events
@@ -98,7 +98,8 @@ impl Shared {
             .add(&shared.chores, CHORES, Interest::Read)
             .map_err(fail)?;
         for slot in 0..shared.settings.workers {
-            let link = Link::start(&shared.setup(slot))?;
+            let link = Link::start(&shared.setup(slot));
+            let link = link.map_err(|it| it.with_kind(ErrorKind::StartFailed))?;
             shared.state.lock().install(slot, link).map_err(fail)?;
         }
         shared.refresh_pages(&shared.state.lock());
@@ -126,13 +127,21 @@ impl Shared {
         pid::current() != self.owner
     }
 
+    /// An error in a copy of the process that built the pool.
+    pub(super) fn check_owner(&self) -> Result<()> {
+        if !self.is_foreign() {
+            return Ok(());
+        }
+        let message = "the pool belongs to the process that this one was forked from";
+        Err(Error::new(ErrorKind::Unsupported, message))
+    }
+
     /// Why no task is taken, if none is.
     pub(super) fn refusal(&self) -> Option<Error> {
-        if self.is_foreign() {
-            let message = "the pool belongs to the process that this one was forked from";
-            return Some(Error::new(ErrorKind::Unsupported, message));
+        match self.check_owner() {
+            Ok(()) => self.state.lock().refusal(),
+            Err(error) => Some(error),
         }
-        self.state.lock().refusal()
     }
 
     /// Looks at the state or changes it, then does for others what follows from that.
@@ -151,9 +160,7 @@ impl Shared {
 
     /// Takes a unit; its error, if the pool takes none.
     pub(super) fn submit(&self, unit: Unit) -> Result<(), Error> {
-        if self.is_foreign() {
-            return Err(self.refusal().expect("a copy is always refused"));
-        }
+        self.check_owner()?;
         let mut told = Told::default();
         let wake_leader = {
             let mut state = self.state.lock();
@@ -163,7 +170,11 @@ impl Shared {
             let expected = state.outstanding + u64::from(unit.count());
             state.submit(unit, &mut told);
             // Something failed on its way to a worker, and the leader may wait for it.
-            state.leader_sleeps && state.outstanding < expected
+            let wake_leader = state.leader_sleeps && state.outstanding < expected;
+            if !state.is_led {
+                self.care_for_timers(&mut state);
+            }
+            wake_leader
         };
         if wake_leader {
             self.control.raise();
@@ -174,6 +185,14 @@ impl Shared {
         Ok(())
     }
 
+    /// Sees to it that the background thread wakes for what is due, where no leader does.
+    fn care_for_timers(&self, state: &mut State) {
+        if !state.has_timer && state.next_deadline(true).is_some() {
+            state.has_timer = true;
+            self.chores.raise();
+        }
+    }
+
     /// Reads what replies there are, if any.
     pub(super) fn poll(&self) {
         if !self.is_foreign() && self.has_records() {
@@ -182,6 +201,11 @@ impl Shared {
                 self.control.raise();
             }
         }
+    }
+
+    /// Whether no worker is left.
+    pub(super) fn has_ended(&self) -> bool {
+        matches!(self.state.lock().phase, Phase::Ended(_))
     }
 
     /// Has someone look at everything soon: what is to be done was changed.
@@ -442,9 +466,7 @@ impl Drop for Lead<'_> {
             shared.set_gate(Interest::ReadOnce);
         }
         let is_due = state.has_duties() || matches!(state.phase, Phase::Ended(_));
-        if !state.has_timer && state.next_deadline(true).is_some() {
-            shared.chores.raise();
-        }
+        shared.care_for_timers(&mut state);
         drop(state);
         // Replies that came while nobody was to be rung for, and timers, need somebody now.
         if is_due || shared.has_records() {

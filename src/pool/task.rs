@@ -2,7 +2,7 @@
 
 use super::{
     batch::{Batch, Part},
-    callbacks::CallbackSender,
+    callbacks::Callbacks,
     payload::Payload,
 };
 use crate::error::{Error, ErrorKind, Result};
@@ -67,7 +67,7 @@ pub(super) enum Observer {
     Thread(Thread),
     /// One of several that somebody waits for.
     Listed(Arc<Completions>, usize),
-    Callback(Callback, CallbackSender),
+    Callback(Callback, Arc<Callbacks>),
 }
 
 pub(super) type Callback = Box<dyn FnOnce() + Send>;
@@ -257,7 +257,7 @@ impl Told {
         match observer {
             Observer::Waker(waker) => self.wakers.push(waker),
             Observer::Thread(thread) => self.threads.push(thread),
-            Observer::Callback(callback, sender) => sender.send(callback),
+            Observer::Callback(callback, callbacks) => callbacks.send(callback),
             Observer::Listed(completions, index) => {
                 completions.push(index);
                 self.threads.extend(completions.waiting.lock().take());

@@ -97,11 +97,16 @@ fn wait_until<R>(
     deadline: Option<Instant>,
     holds: &dyn Fn() -> bool,
 ) {
+    if futures.iter().any(|it| it.shared.is_foreign()) {
+        // In a copy of the pool's process nothing ever comes.
+        holds();
+        return;
+    }
     let register = |thread: &Thread| completions.wake(thread);
     let pools: Vec<&Arc<Shared>> = futures.iter().map(|it| &it.shared).collect();
     let mut others = pools.windows(2);
     match pools.first() {
-        Some(shared) if others.all(|it| Arc::ptr_eq(it[0], it[1])) && !shared.is_foreign() => {
+        Some(shared) if others.all(|it| Arc::ptr_eq(it[0], it[1])) => {
             shared.wait_until(deadline, &register, holds);
         }
         _ => loop {
@@ -152,22 +157,32 @@ impl<R: Wire> Iterator for AsCompleted<R> {
         if self.left == 0 {
             return None;
         }
-        let index = loop {
-            if let Some(index) = self.completions.pop() {
-                break index;
-            }
-            let waiting: Vec<&TaskFuture<R>> = self.futures.iter().flatten().collect();
-            wait_until(&waiting, &self.completions, None, &|| {
-                !self.completions.is_empty()
-            });
-        };
+        let index = self.next_index()?;
         self.left -= 1;
         let mut future = self.futures[index].take()?;
-        Some((index, future.take()))
+        Some((index, future.take_or_refuse()))
     }
 
     fn size_hint(&self) -> (usize, Option<usize>) {
         (self.left, Some(self.left))
+    }
+}
+
+impl<R> AsCompleted<R> {
+    /// Waits for the next future that is done; in a copy of the pool's process, for none.
+    fn next_index(&self) -> Option<usize> {
+        loop {
+            if let Some(index) = self.completions.pop() {
+                return Some(index);
+            }
+            let waiting: Vec<&TaskFuture<R>> = self.futures.iter().flatten().collect();
+            if waiting.iter().any(|it| it.shared.is_foreign()) {
+                return self.futures.iter().position(Option::is_some);
+            }
+            wait_until(&waiting, &self.completions, None, &|| {
+                !self.completions.is_empty()
+            });
+        }
     }
 }
 

@@ -263,6 +263,7 @@ impl WorkerLoop {
         match head.kind {
             Kind::Setup => self.set_up(),
             Kind::Items => self.run_items(head),
+            Kind::End => None,
             Kind::Context => self.keep_context(head),
             Kind::DropContext => {
                 let context = self.contexts.remove(&head.context);

@@ -130,7 +130,9 @@ pub(crate) struct Signal(EventFd);
 impl Signal {
     pub(crate) fn new() -> io::Result<Self> {
         let flags = EfdFlags::EFD_CLOEXEC | EfdFlags::EFD_NONBLOCK;
-        Ok(Self(EventFd::from_value_and_flags(0, flags)?))
+        let fd = above_stdio(EventFd::from_value_and_flags(0, flags)?.into())?;
+        // SAFETY: the descriptor is the eventfd made just now, or a duplicate of it.
+        Ok(Self(unsafe { EventFd::from_owned_fd(fd) }))
     }
 
     pub(crate) fn raise(&self) {

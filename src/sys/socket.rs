@@ -26,15 +26,30 @@ pub(crate) fn pair() -> io::Result<(OwnedFd, OwnedFd)> {
 
 /// Sends one message; blocks while the socket's buffer is full.
 pub(crate) fn send(socket: impl AsFd, bytes: &[u8], fds: &[BorrowedFd<'_>]) -> io::Result<()> {
+    send_with(socket, bytes, fds, MsgFlags::empty())
+}
+
+/// As [`send`], but `WouldBlock` when the socket's buffer is full.
+pub(crate) fn try_send(socket: impl AsFd, bytes: &[u8], fds: &[BorrowedFd<'_>]) -> io::Result<()> {
+    send_with(socket, bytes, fds, MsgFlags::MSG_DONTWAIT)
+}
+
+fn send_with(
+    socket: impl AsFd,
+    bytes: &[u8],
+    fds: &[BorrowedFd<'_>],
+    flags: MsgFlags,
+) -> io::Result<()> {
     let raw: Vec<RawFd> = fds.iter().map(AsRawFd::as_raw_fd).collect();
     let rights = [ControlMessage::ScmRights(&raw)];
     let control = if raw.is_empty() { &[][..] } else { &rights[..] };
+    let (socket, parts) = (socket.as_fd().as_raw_fd(), [IoSlice::new(bytes)]);
     retry(|| {
         sendmsg::<()>(
-            socket.as_fd().as_raw_fd(),
-            &[IoSlice::new(bytes)],
+            socket,
+            &parts,
             control,
-            MsgFlags::MSG_NOSIGNAL,
+            flags | MsgFlags::MSG_NOSIGNAL,
             None,
         )
     })?;

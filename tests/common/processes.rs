@@ -320,6 +320,16 @@ pub(crate) fn fork_server() -> u32 {
     find_fork_server().expect("a fork server runs")
 }
 
+/// Kills the fork server of this process, and waits until it is dead and the workers that go with it, too.
+pub(crate) fn kill_fork_server() {
+    let server = process(fork_server());
+    let workers = Process::children_of(server.pid);
+    kill(server.pid, Signal::SIGKILL);
+    eventually("the server and its children are dead", || {
+        !server.runs() && !workers.iter().any(Process::runs)
+    });
+}
+
 /// What the descriptors of a process stand for, by their numbers.
 pub(crate) fn descriptors_of(pid: u32) -> Vec<(i32, String)> {
     let entries = fs::read_dir(format!("/proc/{pid}/fd")).expect("a living process");

@@ -232,8 +232,9 @@ fn kill_copy(copy: Pid) {
 #[test]
 fn what_a_worker_printed_appears_though_a_copy_of_its_owner_holds_the_pipes() {
     in_time(|| {
-        let said = Program::start("print beside a copy").succeed();
-        assert_eq!(said, ["half a line", "done"]);
+        let mut program = Program::start("print beside a copy");
+        assert_eq!([program.hear(), program.hear()], ["half a line", "done"]);
+        program.succeed();
     });
 }
 

@@ -1,7 +1,7 @@
 //! Initializers that fail, panic or die: every future hears of it, in bounded time.
 
 use crate::{
-    common::{failure, in_time, square},
+    common::{Gate, failure, in_time, pass, square},
     processes::{eventually, kill},
 };
 use nix::sys::signal::Signal;
@@ -105,7 +105,32 @@ fn an_initializer_that_dies_a_few_times_only_delays_the_pool() -> Result<()> {
         for (x, future) in (0..).zip(futures) {
             assert_eq!(future.result()?, x * x);
         }
-        assert_eq!(pool.worker_pids().len(), 2);
+        eventually("both workers live", || pool.worker_pids().len() == 2);
+        Ok(())
+    })
+}
+
+fn wait_at(gate: PathBuf) -> std::result::Result<(), String> {
+    pass(gate);
+    Ok(())
+}
+
+// One blow, no place in the pool has failed twice: nothing that starting again would not mend.
+#[test]
+fn workers_that_are_killed_together_while_they_start_do_not_break_the_pool() -> Result<()> {
+    in_time(|| {
+        let gate = Gate::new();
+        let pool = ProcessPoolExecutor::builder()
+            .workers(16)
+            .initializer(wait_at, gate.path())
+            .build()?;
+        let futures: Vec<_> = (0..100).map(|x| pool.submit(square, x)).collect();
+        gate.wait_for(16);
+        pool.worker_pids().iter().for_each(|it| kill(*it, Signal::SIGKILL));
+        drop(gate);
+        for (x, future) in (0..).zip(futures) {
+            assert_eq!(future.result()?, x * x);
+        }
         Ok(())
     })
 }

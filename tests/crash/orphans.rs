@@ -49,14 +49,18 @@ fn fork_a_sleeper((): ()) -> u32 {
 }
 
 /// Forks a process twice removed that holds every descriptor of the worker, in a session of its own.
-fn fork_a_daemon((): ()) {
+fn fork_a_daemon((): ()) -> u32 {
     // SAFETY: as above.
-    if let Ok(ForkResult::Child) = unsafe { fork() } {
-        // It cannot fail for a process just forked.
-        let _ = setsid();
-        fork_a_sleeper(());
-        // SAFETY: it runs no code of this process.
-        unsafe { libc::_exit(0) };
+    match unsafe { fork() } {
+        Ok(ForkResult::Child) => {
+            // It cannot fail for a process just forked.
+            let _ = setsid();
+            fork_a_sleeper(());
+            // SAFETY: it runs no code of this process.
+            unsafe { libc::_exit(0) }
+        }
+        Ok(ForkResult::Parent { child }) => child.as_raw().cast_unsigned(),
+        Err(_) => 0,
     }
 }
 
@@ -127,7 +131,7 @@ fn a_program_of_a_living_worker_outlives_the_death_of_another() -> Result<()> {
 fn a_process_that_holds_a_dead_workers_pipes_delays_nothing() -> Result<()> {
     in_time(|| {
         let pool = pool_of(1);
-        for fork in [|()| drop(fork_a_sleeper(())), fork_a_daemon] {
+        for fork in [fork_a_sleeper, fork_a_daemon] {
             pool.apply(fork, ())?;
             let error = failure(pool.apply(exit_at_once, ()));
             assert_eq!(error.worker().and_then(|it| it.exit_code), Some(5));

@@ -8,7 +8,7 @@ use nix::sys::signal::Signal;
 use procpool::{ErrorKind, RemotePanic, Result, current_worker};
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use std::{
-    panic::{catch_unwind, panic_any, resume_unwind, set_hook},
+    panic::{AssertUnwindSafe, catch_unwind, panic_any, resume_unwind, set_hook},
     thread,
 };
 
@@ -222,6 +222,11 @@ fn a_panic_in_the_middle_of_a_result_leaves_nothing_of_it_to_the_next() -> Resul
     })
 }
 
+/// What becomes of a call whose own values panic.
+fn caught<T>(call: impl FnOnce() -> T) -> thread::Result<T> {
+    catch_unwind(AssertUnwindSafe(call))
+}
+
 #[test]
 fn an_item_that_panics_while_it_is_encoded_panics_in_the_caller_alone() -> Result<()> {
     in_time(|| {
@@ -238,10 +243,10 @@ fn an_item_that_panics_while_it_is_encoded_panics_in_the_caller_alone() -> Resul
             }
         }
         let pool = pool_of(2);
-        let caught = catch_unwind(|| pool.map(|it: Bomb| it.0, (0..1000).map(Bomb)));
-        assert!(caught.is_err());
-        let caught = catch_unwind(|| pool.apply(|it: Bomb| it.0, Bomb(500)));
-        assert!(caught.is_err());
+        let outcome = caught(|| pool.map(|it: Bomb| it.0, (0..1000).map(Bomb)));
+        assert!(outcome.is_err());
+        let outcome = caught(|| pool.apply(|it: Bomb| it.0, Bomb(500)));
+        assert!(outcome.is_err());
         assert_eq!(pool.map(square, 0..1000)?.len(), 1000);
         Ok(())
     })
@@ -267,10 +272,10 @@ impl<'de> Deserialize<'de> for Undecodable {
 fn a_result_that_panics_while_it_is_decoded_panics_in_the_caller_alone() -> Result<()> {
     in_time(|| {
         let pool = pool_of(2);
-        let caught = catch_unwind(|| pool.apply(|()| Undecodable, ()));
-        assert!(caught.is_err());
-        let caught = catch_unwind(|| pool.map(|_: u32| Undecodable, 0..1000));
-        assert!(caught.is_err());
+        let outcome = caught(|| pool.apply(|()| Undecodable, ()));
+        assert!(outcome.is_err());
+        let outcome = caught(|| pool.map(|_: u32| Undecodable, 0..1000));
+        assert!(outcome.is_err());
         assert_eq!(pool.map(square, 0..1000)?.len(), 1000);
         Ok(())
     })

@@ -1,7 +1,7 @@
 //! Workers killed at any moment: every task ends exactly once, with its value or with the death that it had.
 
 use crate::{
-    common::{alone, in_time, pool_of, square},
+    common::{alone, in_time, square},
     processes::{find_fork_server, for_a_while, kill},
 };
 use nix::sys::signal::Signal;
@@ -25,10 +25,12 @@ const TASKS: u32 = 100_000;
 /// Where the tasks of this worker leave their marks.
 static RECORD: OnceLock<File> = OnceLock::new();
 
-fn open_record(path: PathBuf) -> std::io::Result<()> {
+/// Opens the record, and says that this worker has started.
+fn open_record(directory: PathBuf) -> std::io::Result<()> {
+    let path = directory.join("record");
     let file = File::options().append(true).create(true).open(path)?;
     RECORD.get_or_init(|| file);
-    Ok(())
+    fs::write(directory.join(std::process::id().to_string()), "")
 }
 
 /// A task: leaves a mark, in one piece, whoever else writes and whenever it is killed.
@@ -49,10 +51,16 @@ impl Recorded {
         let directory = tempfile::tempdir().expect("a temporary directory");
         let pool = ProcessPoolExecutor::builder()
             .workers(workers)
-            .initializer(open_record, directory.path().join("record"))
+            .initializer(open_record, directory.path().to_owned())
             .build()
             .expect("a pool");
         Self { pool, directory }
+    }
+
+    /// Workers that have started: whoever kills those that start again and again has broken the pool.
+    fn victims(&self) -> Vec<u32> {
+        let has_started = |it: &u32| self.directory.path().join(it.to_string()).exists();
+        self.pool.worker_pids().into_iter().filter(has_started).collect()
     }
 
     /// Checks that every task ran as often as its outcome says, and that no more failed than could.
@@ -103,14 +111,14 @@ impl Random {
 }
 
 /// Does something, and kills workers of the pool at random meanwhile; says how many times.
-fn amid_kills<T>(pool: &ProcessPoolExecutor, signal: Signal, action: impl FnOnce() -> T) -> (T, usize) {
+fn amid_kills<T>(recorded: &Recorded, signal: Signal, action: impl FnOnce() -> T) -> (T, usize) {
     let (over, kills) = (AtomicBool::new(false), AtomicUsize::new(0));
     let value = thread::scope(|scope| {
         let _over = SetWhenDropped(&over);
         scope.spawn(|| {
             let mut random = Random::new();
             while !over.load(Ordering::Relaxed) {
-                let workers = pool.worker_pids();
+                let workers = recorded.victims();
                 if !workers.is_empty() {
                     let victim = random.below(workers.len() as u64) as usize;
                     kill(workers[victim], signal);
@@ -138,7 +146,7 @@ fn every_submitted_task_runs_once_while_workers_are_killed() {
     in_time(|| {
         let recorded = Recorded::new(3);
         let pool = &recorded.pool;
-        let (outcomes, kills) = amid_kills(pool, Signal::SIGKILL, || {
+        let (outcomes, kills) = amid_kills(&recorded, Signal::SIGKILL, || {
             let futures: Vec<_> = (0..TASKS).map(|x| pool.submit(mark, x)).collect();
             futures.into_iter().map(|it| it.result()).collect()
         });
@@ -151,7 +159,7 @@ fn every_item_of_a_map_runs_once_while_workers_are_killed() {
     in_time(|| {
         let recorded = Recorded::new(3);
         let pool = &recorded.pool;
-        let (outcomes, kills) = amid_kills(pool, Signal::SIGKILL, || {
+        let (outcomes, kills) = amid_kills(&recorded, Signal::SIGKILL, || {
             pool.map_results(mark, 0..TASKS)
         });
         recorded.check(outcomes, kills);
@@ -165,7 +173,7 @@ fn every_item_of_a_map_of_any_chunks_runs_once_while_workers_are_killed() {
             for size in [1, 7, 500] {
                 let recorded = Recorded::new(2);
                 let pool = &recorded.pool;
-                let (outcomes, kills) = amid_kills(pool, Signal::SIGKILL, || {
+                let (outcomes, kills) = amid_kills(&recorded, Signal::SIGKILL, || {
                     pool.options().chunk_size(size).map_results(mark, 0..5000)
                 });
                 recorded.check(outcomes, kills);
@@ -180,7 +188,7 @@ fn every_item_of_a_stream_runs_once_while_workers_are_killed() {
         for_a_while(|| {
             let recorded = Recorded::new(2);
             let pool = &recorded.pool;
-            let (outcomes, kills) = amid_kills(pool, Signal::SIGKILL, || {
+            let (outcomes, kills) = amid_kills(&recorded, Signal::SIGKILL, || {
                 pool.imap(mark, 0..10_000).collect()
             });
             recorded.check(outcomes, kills);
@@ -194,7 +202,7 @@ fn every_task_of_many_threads_runs_once_while_workers_are_killed() {
         for_a_while(|| {
             let recorded = Recorded::new(3);
             let pool = &recorded.pool;
-            let (outcomes, kills) = amid_kills(pool, Signal::SIGKILL, || {
+            let (outcomes, kills) = amid_kills(&recorded, Signal::SIGKILL, || {
                 thread::scope(|scope| {
                     let threads: Vec<_> = (0..4)
                         .map(|thread| {
@@ -219,7 +227,7 @@ fn every_way_to_wait_ends_while_workers_are_killed() {
         for_a_while(|| {
             let recorded = Recorded::new(2);
             let pool = &recorded.pool;
-            let (outcomes, kills) = amid_kills(pool, Signal::SIGKILL, || {
+            let (outcomes, kills) = amid_kills(&recorded, Signal::SIGKILL, || {
                 let submitted = |tasks: std::ops::Range<u32>| -> Vec<_> {
                     tasks.map(|x| pool.submit(mark, x)).collect()
                 };
@@ -246,7 +254,7 @@ fn every_task_runs_once_while_workers_are_killed_and_futures_cancelled() {
         for_a_while(|| {
             let recorded = Recorded::new(2);
             let pool = &recorded.pool;
-            let ((futures, cancelled), kills) = amid_kills(pool, Signal::SIGKILL, || {
+            let ((futures, cancelled), kills) = amid_kills(&recorded, Signal::SIGKILL, || {
                 let futures: Vec<_> = (0..4000).map(|x| pool.submit(mark, x)).collect();
                 let cancelled: Vec<_> = futures
                     .iter()
@@ -278,9 +286,10 @@ fn every_task_runs_once_while_workers_are_killed_and_futures_cancelled() {
 #[test]
 fn large_values_stay_whole_while_workers_are_killed() {
     in_time(|| {
-        let pool = pool_of(2);
+        let recorded = Recorded::new(2);
+        let pool = &recorded.pool;
         for_a_while(|| {
-            let (outcomes, kills) = amid_kills(&pool, Signal::SIGKILL, || {
+            let (outcomes, kills) = amid_kills(&recorded, Signal::SIGKILL, || {
                 let bytes = |it: u8| vec![it; 70_000 + usize::from(it) * 1000];
                 let futures: Vec<_> = (0..40)
                     .map(|it| (it, pool.submit(|x: Vec<u8>| x, bytes(it))))
@@ -303,7 +312,7 @@ fn workers_that_are_asked_to_end_from_outside_are_dead_like_any_other() {
         for_a_while(|| {
             let recorded = Recorded::new(2);
             let pool = &recorded.pool;
-            let (outcomes, kills) = amid_kills(pool, Signal::SIGTERM, || {
+            let (outcomes, kills) = amid_kills(&recorded, Signal::SIGTERM, || {
                 pool.map_results(mark, 0..10_000)
             });
             recorded.check(outcomes, kills);
@@ -316,8 +325,9 @@ fn pools_that_are_stopped_while_workers_are_killed_tell_every_future() {
     in_time(|| {
         let mut random = Random::new();
         for_a_while(|| {
-            let pool = pool_of(2);
-            let (futures, _) = amid_kills(&pool, Signal::SIGKILL, || {
+            let recorded = Recorded::new(2);
+            let pool = &recorded.pool;
+            let (futures, _) = amid_kills(&recorded, Signal::SIGKILL, || {
                 let futures: Vec<_> = (0..300).map(|x| pool.submit(square, x)).collect();
                 thread::sleep(Duration::from_micros(random.below(2000)));
                 match random.below(4) {
@@ -328,7 +338,7 @@ fn pools_that_are_stopped_while_workers_are_killed_tell_every_future() {
                 }
                 futures
             });
-            drop(pool);
+            drop(recorded);
             for future in futures {
                 assert!(future.is_done());
                 if let Err(error) = future.result() {

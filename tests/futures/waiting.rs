@@ -102,6 +102,20 @@ fn wait_for_an_error_returns_while_others_run() {
 }
 
 #[test]
+fn wait_for_an_error_returns_for_a_failing_map() {
+    in_time(|| {
+        let pool = pool_of(2);
+        let gate = Gate::new();
+        let maps = [
+            pool.map_async(run, [(1, Some(gate.path()))]),
+            pool.map_async(run, [(1, None), (0, None)]),
+        ];
+        let waited = wait(&maps, ReturnWhen::FirstError, None);
+        assert_waited(waited, &[1], &[0]);
+    });
+}
+
+#[test]
 fn wait_for_an_error_does_not_return_for_a_success() {
     in_time(|| {
         let pool = pool_of(2);

@@ -350,6 +350,22 @@ fn the_default_window_bounds_an_endless_input() -> Result<()> {
 }
 
 #[test]
+fn an_input_that_has_ended_is_not_asked_again() {
+    in_time(|| {
+        let (pool, asked) = (pool_of(1), Cell::new(0));
+        let input = std::iter::from_fn(|| {
+            asked.set(asked.get() + 1);
+            // It would go on behind its end.
+            (asked.get() != 4).then_some(1u64)
+        });
+        let mut results = pool.imap(square, input);
+        assert_eq!(results.by_ref().count(), 3);
+        assert!(results.next().is_none() && results.next().is_none());
+        assert_eq!(asked.get(), 4);
+    });
+}
+
+#[test]
 fn imap_refuses_chunks_and_windows_of_nothing_once() {
     in_time(|| {
         let pool = pool_of(1);

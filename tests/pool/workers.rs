@@ -290,7 +290,7 @@ fn a_failing_initializer_leaves_no_worker() -> Result<()> {
         let pool = refused()?;
         let _refused = pool.apply(square, 1);
         let _refused = pool.join();
-        assert_eq!(pool.worker_pids(), []);
+        assert!(pool.worker_pids().is_empty());
         Ok(())
     })
 }

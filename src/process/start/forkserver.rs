@@ -14,7 +14,7 @@ use crate::process::{
 };
 use crate::sys::{
     child::{self, PidFd},
-    pid, poll, socket,
+    fd, pid, poll, socket,
 };
 use parking_lot::Mutex;
 use std::{
@@ -54,7 +54,7 @@ pub(crate) fn start(start: &Start<'_>) -> Result<Child> {
 }
 
 fn root_directory() -> io::Result<OwnedFd> {
-    Ok(std::fs::File::open("/")?.into())
+    fd::above_stdio(std::fs::File::open("/")?.into())
 }
 
 fn start_failed(what: &str, error: io::Error) -> Error {
