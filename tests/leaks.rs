@@ -330,7 +330,8 @@ fn use_every_worker(pool: &ProcessPoolExecutor) {
     let futures = [(), ()].map(|()| pool.submit(pass, gate.path()));
     gate.wait_for(2);
     gate.open();
-    futures.map(|it| it.result().expect("a pool that works"));
+    let results = futures.into_iter().map(|it| it.result());
+    results.for_each(|it| it.expect("a pool that works"));
 }
 
 /// Has programs that this one starts inherit a descriptor.

@@ -205,8 +205,8 @@ struct WorkerLoop {
     requests: Requests,
     socket: Rc<OwnedFd>,
     contexts: HashMap<u32, Context>,
-    /// The pool's slabs, mapped here, with arguments.
-    arguments: HashMap<u32, Slab>,
+    /// The pool's slabs, with arguments; none for one whose descriptor was lost, or that could not be mapped.
+    arguments: HashMap<u32, Option<Slab>>,
     callables: Callables,
     spin: Spin,
     /// Whether memory was given back since the last item.
@@ -272,6 +272,8 @@ impl WorkerLoop {
                 Some(())
             }
             Kind::DropSlab => {
+                // It may never have been looked at: a frame that was taken back is skipped.
+                receive_slabs(&mut self.arguments, &self.socket, head.slab)?;
                 self.arguments.remove(&head.slab);
                 Some(())
             }
@@ -348,7 +350,7 @@ impl<'a> Frame<'a> {
     fn prepare(
         head: RequestHead,
         socket: &OwnedFd,
-        slabs: &'a mut HashMap<u32, Slab>,
+        slabs: &'a mut HashMap<u32, Option<Slab>>,
         contexts: &'a mut HashMap<u32, Context>,
         callables: &mut Callables,
     ) -> std::result::Result<Self, Fault> {
@@ -536,13 +538,8 @@ impl Callables {
     }
 }
 
-/// Maps the pool's slab if it is new here or has grown: its descriptor was sent before the frame that names it.
-fn map_slab<'a>(
-    slabs: &'a mut HashMap<u32, Slab>,
-    socket: &OwnedFd,
-    id: u32,
-    bytes: u64,
-) -> Option<&'a Slab> {
+/// Receives the pool's slabs up to this one, whose descriptor was sent before the frame that names it.
+fn receive_slabs(slabs: &mut HashMap<u32, Option<Slab>>, socket: &OwnedFd, id: u32) -> Option<()> {
     while !slabs.contains_key(&id) {
         let mut number = [0; 4];
         let (length, mut fds) = socket::receive(socket, &mut number).ok()?;
@@ -550,9 +547,23 @@ fn map_slab<'a>(
             return None;
         }
         let number = u32::from_le_bytes(number);
-        slabs.insert(number, Slab::from_fd(number, fds.pop()?).ok()?);
+        slabs.insert(
+            number,
+            fds.pop().and_then(|it| Slab::from_fd(number, it).ok()),
+        );
     }
-    let slab = slabs.get_mut(&id)?;
+    Some(())
+}
+
+/// Maps the pool's slab if it is new here or has grown.
+fn map_slab<'a>(
+    slabs: &'a mut HashMap<u32, Option<Slab>>,
+    socket: &OwnedFd,
+    id: u32,
+    bytes: u64,
+) -> Option<&'a Slab> {
+    receive_slabs(slabs, socket, id)?;
+    let slab = slabs.get_mut(&id)?.as_mut()?;
     slab.follow(usize::try_from(bytes).ok()?).then_some(slab)
 }
 

@@ -437,9 +437,9 @@ fn dead_workers_are_replaced_while_nobody_waits() {
 // A death at the moment of the reply.
 
 /// Has the process killed by a thread of its own, about now.
-fn race_to_the_end(value: Vec<u8>) -> Vec<u8> {
+fn race_to_the_end(value: Vec<u8>) -> (u32, Vec<u8>) {
     thread::spawn(|| raise(Signal::SIGKILL as i32));
-    value
+    (process::id(), value)
 }
 
 #[test]
@@ -450,7 +450,13 @@ fn a_task_that_ends_with_its_worker_gives_its_value_or_the_death() -> Result<()>
             for round in 0..20 {
                 let bytes = vec![round; size];
                 match pool.apply(race_to_the_end, bytes.clone()) {
-                    Ok(value) => assert!(value == bytes),
+                    Ok((pid, value)) => {
+                        assert!(value == bytes);
+                        // Else it dies in the next task.
+                        eventually("the worker is dead", || {
+                            Process::of(pid).is_none_or(|it| !it.runs())
+                        });
+                    }
                     Err(error) => assert_eq!(error.kind(), ErrorKind::WorkerDied),
                 }
             }
