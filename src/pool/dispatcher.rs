@@ -158,9 +158,23 @@ impl State {
         self.outstanding += u64::from(unit.count());
         self.queue.push_back(unit);
         // With a queue, every worker is full: whoever leads refills them.
-        if self.queue.len() == 1 {
-            self.refill(told);
+        if self.queue.len() > 1 {
+            return;
         }
+        let gather = self.item_nanos.is_some_and(|it| it < TINY_NANOS);
+        if let Some(slot) = self.refill_one(told)
+            && let Some(link) = self.slots[slot].link_mut()
+            // What stays staged behind items in flight is written when they are answered: their worker rings.
+            && (!gather || link.in_flight.len() == 1 || link.has_a_batch())
+        {
+            self.flush(slot);
+        }
+    }
+
+    /// Does what follows from a change that a caller made.
+    pub(super) fn settle(&mut self, told: &mut Told) {
+        self.refill(told);
+        self.flush_all();
     }
 
     /// Takes no more tasks.
@@ -321,6 +335,10 @@ impl State {
         for (bound_to, id) in self.slabs.take_dropped() {
             self.links().for_each(|link| link.drop_slab(&bound_to, id));
         }
+        self.flush_all();
+    }
+
+    fn flush_all(&mut self) {
         for slot in 0..self.slots.len() {
             self.flush(slot);
         }
@@ -680,37 +698,28 @@ impl State {
         self.slots.iter().any(|it| matches!(it, Slot::Vacant(_)))
     }
 
-    /// Sends what is queued to the workers that have the least to do.
+    /// Stages what is queued for the workers that have the least to do.
     fn refill(&mut self, told: &mut Told) {
-        while !self.queue.is_empty() {
-            let Some(slot) = self.least_busy() else {
-                return;
-            };
-            let Some(unit) = self.queue.pop_front() else {
-                return;
-            };
-            if let Some(unit) = self.drop_cancelled(unit, told) {
-                self.send(slot, unit, told);
-            }
-        }
+        while self.refill_one(told).is_some() {}
     }
 
-    fn send(&mut self, slot: usize, unit: Unit, told: &mut Told) {
-        let gather = self.item_nanos.is_some_and(|it| it < TINY_NANOS);
-        let Some(link) = self.slots[slot].link_mut() else {
-            return self.queue.push_front(unit);
-        };
-        let was_idle = link.items == 0;
-        match link.stage(slot, unit) {
-            Ok(()) => {}
-            Err((unit, Some(error))) => return self.finish(&unit, Err(error), told),
-            // It is buried soon; another takes the unit.
-            Err((unit, None)) => return self.queue.push_front(unit),
+    /// Stages the next unit, and says for whom; none when there is none, or nobody for it.
+    fn refill_one(&mut self, told: &mut Told) -> Option<usize> {
+        if self.queue.is_empty() {
+            return None;
         }
-        // What stays staged behind items in flight is written when they are answered: their worker rings.
-        if was_idle || !gather || link.has_a_batch() {
-            self.flush(slot);
+        let slot = self.least_busy()?;
+        let unit = self.queue.pop_front()?;
+        if let Some(unit) = self.drop_cancelled(unit, told) {
+            let link = self.slots[slot].link_mut()?;
+            match link.stage(slot, unit) {
+                Ok(()) => {}
+                Err((unit, Some(error))) => self.finish(&unit, Err(error), told),
+                // It is buried soon; another takes the unit.
+                Err((unit, None)) => self.queue.push_front(unit),
+            }
         }
+        Some(slot)
     }
 
     /// The worker with the fewest items in flight that may have more.

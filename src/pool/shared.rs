@@ -149,7 +149,9 @@ impl Shared {
         let mut told = Told::default();
         let (value, leader_sleeps) = {
             let mut state = self.state.lock();
-            (change(&mut state, &mut told), state.leader_sleeps)
+            let value = change(&mut state, &mut told);
+            state.settle(&mut told);
+            (value, state.leader_sleeps)
         };
         self.tell(told);
         if leader_sleeps {

@@ -88,10 +88,16 @@ fn receive_with(
     let flags = flags | MsgFlags::MSG_CMSG_CLOEXEC;
     let message = loop {
         match recvmsg::<()>(raw, &mut parts, Some(&mut control), flags) {
-            Err(nix::Error::EINTR) => {}
-            // The borrow of `parts` ends only where the loop does not go round.
+            // Reported once when the peer closed its end with messages unread; what it sent before is still there.
+            Err(nix::Error::EINTR | nix::Error::ECONNRESET) => {}
             Err(error) => return Err(error.into()),
-            Ok(message) => break (message.bytes, owned_fds(message.cmsgs()?)),
+            // Descriptors that this process has no room for are lost; the bytes are not.
+            Ok(message) => {
+                break (
+                    message.bytes,
+                    message.cmsgs().map(owned_fds).unwrap_or_default(),
+                );
+            }
         }
     };
     let fds = message.1.into_iter().map(above_stdio);

@@ -5,7 +5,7 @@
 use crate::{
     common::{DEADLINE, Gate, failure, in_time, pass, pool_of, square},
     processes::{
-        Process, Program, descriptors_of, eventually, kill, kill_fork_server, listen, say,
+        Process, Program, descriptors_of, eventually, fork_server, kill, kill_fork_server, listen, say,
         status_of,
     },
 };
@@ -219,6 +219,7 @@ fn limit_descriptors(most: u64) {
 
 fn run_out_of_descriptors() {
     let pool = pool_of(1);
+    let (server, workers) = (fork_server(), pool.worker_pids());
     limit_descriptors(256);
     let mut hoard: Vec<File> = Vec::new();
     while let Ok(file) = File::open("/dev/null") {
@@ -234,10 +235,13 @@ fn run_out_of_descriptors() {
             }
             Err(error) => assert_eq!(error.kind(), ErrorKind::StartFailed, "{error}"),
         }
-        assert_eq!(descriptors_of_self(), before, "a failed build leaves descriptors");
         assert_eq!(pool.apply(square, 3).expect("it needs no descriptor"), 9);
+        assert_eq!(pool.worker_pids(), workers, "another pool was harmed");
+        assert_eq!(descriptors_of_self(), before, "a failed build leaves descriptors");
         hoard.pop().expect("a pool needs fewer than 256 descriptors");
     }
+    drop(hoard);
+    assert_eq!(fork_server(), server);
     assert_eq!(pool.map(square, 0..1000).expect("a pool that works").len(), 1000);
 }
 

@@ -150,6 +150,10 @@ impl ForkServer {
                 pid,
                 pidfd: PidFd::from_fd(pidfd),
             }),
+            // Its descriptor was lost: this process has too many. The child ends by itself, as its pipes are closed.
+            (Reply { errno: 0, .. }, None) => Err(Refusal::Failed(io::Error::other(
+                "no descriptor is left for the new process",
+            ))),
             (Reply { errno, .. }, _) => Err(Refusal::Failed(io::Error::from_raw_os_error(errno))),
         }
     }
