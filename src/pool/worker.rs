@@ -103,18 +103,29 @@ pub(super) fn main(passed: Vec<OwnedFd>) {
     panic::install_hook(|fault| {
         let replies = REPLIES.with_borrow(Clone::clone);
         if let Some(replies) = replies {
-            replies.fault(replies.current.get(), Tag::Fault, &fault);
+            match replies.doing.get() {
+                Doing::Setup => replies.fault(0, Tag::SetupFault, &fault),
+                Doing::Item(item) => replies.fault(item, Tag::Fault, &fault),
+                Doing::Other => {}
+            }
         }
     });
     WorkerLoop::new(replies, requests, socket).run();
+}
+
+/// What this process does, for the report of a panic that ends it.
+#[derive(Debug, Clone, Copy)]
+enum Doing {
+    Setup,
+    Item(u32),
+    Other,
 }
 
 /// The way back to the pool.
 struct Replies {
     bell: OwnedFd,
     page: Page,
-    /// The item that runs.
-    current: Cell<u32>,
+    doing: Cell<Doing>,
     /// Whether something was appended since the bell was last thought of.
     unrung: Cell<bool>,
     last_bell: Cell<Instant>,
@@ -130,7 +141,7 @@ impl Replies {
         Self {
             bell,
             page,
-            current: Cell::new(0),
+            doing: Cell::new(Doing::Setup),
             unrung: Cell::new(false),
             last_bell,
             items_are_tiny: Cell::new(false),
@@ -260,6 +271,11 @@ impl WorkerLoop {
     }
 
     fn serve(&mut self, head: RequestHead) -> Option<()> {
+        let setup = head.kind == Kind::Setup;
+        self.answers
+            .replies
+            .doing
+            .set(if setup { Doing::Setup } else { Doing::Other });
         match head.kind {
             Kind::Setup => self.set_up(),
             Kind::Items => self.run_items(head),
@@ -454,7 +470,7 @@ impl Answers {
     fn start(&self, item: u32) -> bool {
         let started = self.replies.page.try_start(item);
         if started {
-            self.replies.current.set(item);
+            self.replies.doing.set(Doing::Item(item));
             self.replies.ring_now_and_then();
         }
         started

@@ -13,6 +13,7 @@ use nix::{
     unistd::Pid,
 };
 use std::{
+    collections::HashSet,
     ffi::{CString, OsStr, OsString},
     io,
     os::{
@@ -257,9 +258,13 @@ impl AsFd for PidFd {
 }
 
 /// The environment as `NAME=value` bytes, which is how it travels to a child.
+///
+/// Of two variables with one name, the first counts, as for `getenv`; one without a name cannot be set.
 pub(crate) fn environment() -> Vec<(Vec<u8>, Vec<u8>)> {
+    let mut seen = HashSet::new();
     std::env::vars_os()
         .map(|(key, value)| (key.into_vec(), value.into_vec()))
+        .filter(|(key, _)| !key.is_empty() && !key.starts_with(b"=") && seen.insert(key.clone()))
         .collect()
 }
 

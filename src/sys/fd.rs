@@ -1,9 +1,9 @@
 //! Descriptors: where they may lie, and closing all but some.
 
-use nix::fcntl::{FcntlArg, OFlag, fcntl};
+use nix::fcntl::{FcntlArg, FdFlag, OFlag, fcntl};
 use std::{
     io,
-    os::fd::{AsFd, AsRawFd, FromRawFd, OwnedFd, RawFd},
+    os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd},
 };
 
 /// The first number that is not standard input, output or error.
@@ -19,15 +19,26 @@ pub(crate) fn above_stdio(fd: OwnedFd) -> io::Result<OwnedFd> {
     Ok(unsafe { OwnedFd::from_raw_fd(moved) })
 }
 
-/// Takes over a descriptor that this process was started with; none when it is not open.
-pub(crate) fn inherited(number: RawFd) -> Option<OwnedFd> {
+/// Takes over a descriptor that this process was started with, if it is ours: if `is_ours` says so of what it looks at.
+/// Another's stays as it is.
+pub(crate) fn inherited(
+    number: RawFd,
+    is_ours: impl Fn(BorrowedFd<'_>) -> bool,
+) -> Option<OwnedFd> {
     if number < FIRST {
         return None;
     }
     // SAFETY: fcntl takes plain numbers.
-    cvt(unsafe { libc::fcntl(number, libc::F_SETFD, libc::FD_CLOEXEC) }).ok()?;
-    // SAFETY: it is open, as was just seen, and the invitation that named it has been withdrawn: nobody else takes it.
-    Some(unsafe { OwnedFd::from_raw_fd(number) })
+    cvt(unsafe { libc::fcntl(number, libc::F_GETFD) }).ok()?;
+    // SAFETY: it is open, as was just seen, and this process has one thread, which does not close it meanwhile.
+    let borrowed = unsafe { BorrowedFd::borrow_raw(number) };
+    if !is_ours(borrowed) {
+        return None;
+    }
+    // SAFETY: it was made for this process to take over, as `is_ours` has found.
+    let owned = unsafe { OwnedFd::from_raw_fd(number) };
+    fcntl(&owned, FcntlArg::F_SETFD(FdFlag::FD_CLOEXEC)).ok()?;
+    Some(owned)
 }
 
 /// Makes reads and writes through this descriptor, and every copy of it, fail instead of block.

@@ -56,6 +56,14 @@ fn send_with(
     Ok(())
 }
 
+/// Whether this is a socket whose first message begins with `start`; the message stays there.
+pub(crate) fn begins_with(socket: impl AsFd, start: &[u8]) -> bool {
+    let mut buffer = vec![0; start.len()];
+    let flags = MsgFlags::MSG_PEEK | MsgFlags::MSG_DONTWAIT;
+    let peeked = nix::sys::socket::recv(socket.as_fd().as_raw_fd(), &mut buffer, flags);
+    peeked == Ok(start.len()) && buffer == start
+}
+
 /// Whether sending failed because the other end is closed.
 pub(crate) fn is_closed(error: &io::Error) -> bool {
     matches!(

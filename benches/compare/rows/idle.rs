@@ -20,12 +20,13 @@ pub(crate) const NAMES: [&str; 4] = [
 pub(crate) fn run(plan: &Plan, report: &mut Report<'_>) -> Result<()> {
     let pool = pool()?;
     pool.map(tiny, 0..1000)?;
+    let used = cpu_use_over(plan.size(Duration::from_secs(3), Duration::from_millis(50)))?;
+    // Behind that: a worker gives memory back once it has been idle for 0.1 s.
     let pids = pool.worker_pids().into_iter();
     let sizes = pids
         .map(|pid| memory(pid, "Pss"))
         .collect::<Result<Vec<_>>>()?;
     let largest = sizes.into_iter().max().ok_or("no workers")? as f64;
-    let used = cpu_use_over(plan.size(Duration::from_secs(3), Duration::from_millis(50)))?;
     let seconds = used.nanoseconds as f64 / 1e9;
     let [ticks, turns] = [used.ticks, used.turns].map(|it| it as f64);
     let rows = [

@@ -127,12 +127,16 @@ impl ForkServer {
             pidfd: PidFd::open(pid)?,
             control,
         };
-        let mut ready = [0; READY.len()];
-        let (length, _) = server.receive(&mut ready, READY_LIMIT)?;
-        if ready[..length] != *READY {
-            return Err(io::Error::other(
-                "the copy of the program ended before it was ready",
-            ));
+        let mut answer = [0; 128];
+        let (length, _) = server.receive(&mut answer, READY_LIMIT)?;
+        match &answer[..length] {
+            READY => {}
+            b"" => {
+                return Err(io::Error::other(
+                    "the copy of the program ended before it was ready",
+                ));
+            }
+            reason => return Err(io::Error::other(String::from_utf8_lossy(reason))),
         }
         Ok(server)
     }

@@ -68,7 +68,7 @@ pub(crate) struct Invited {
 
 /// Checks an invitation: the descriptor must be a socket with our greeting in it.
 pub(crate) fn accept(control: i32) -> Option<Invited> {
-    let control = fd::inherited(control)?;
+    let control = fd::inherited(control, |it| socket::begins_with(it, GREETING))?;
     let mut greeting = [0; GREETING.len() + 1];
     let (length, mut passed) = socket::try_receive(&control, &mut greeting).ok()?;
     let owner = passed.pop().filter(|_| greeting[..length] == *GREETING)?;
@@ -106,6 +106,14 @@ impl Server {
         // What constructors have printed must not be in the buffers of every child.
         entry::flush_output();
         let deaths = ChildDeaths::watch()?;
+        if child::thread_count()? != 1 {
+            // Its children would be copies of one thread, with the locks of the others.
+            return socket::send(
+                &self.control,
+                b"a constructor of the program has started a thread",
+                &[],
+            );
+        }
         socket::send(&self.control, READY, &[])?;
         let served = self.serve_until_the_owner_ends(&deaths);
         self.end_everything(&deaths);

@@ -1,0 +1,143 @@
+//! Functions that the loader runs before `main`, as crates like `ctor` and `inventory` make them: before ours and after it.
+
+#![expect(unsafe_code, reason = "the loader's table of constructors")]
+
+use crate::{
+    common::{DEADLINE, failure, in_time, pool_of},
+    processes::{Program, say},
+};
+use procpool::{ErrorKind, ProcessPoolExecutor};
+use std::{
+    env,
+    io::Write,
+    process,
+    sync::Mutex,
+    thread,
+};
+
+pub(crate) const PROGRAMS: &[(&str, fn())] = &[
+    ("compare constructors", compare_constructors),
+    ("build behind a constructor that acts", build_behind_an_actor),
+    ("print in a constructor", print_in_a_constructor),
+];
+
+type Constructor = extern "C" fn();
+
+// In every order of the linkers: GNU's puts those with a number before all others, and so before ours; lld puts those beyond
+// 65535 behind all others.
+#[used]
+#[unsafe(link_section = ".init_array.00200")]
+static FIRST: Constructor = first;
+#[used]
+#[unsafe(link_section = ".init_array")]
+static MIDDLE: Constructor = middle;
+#[used]
+#[unsafe(link_section = ".init_array.70000")]
+static LAST: Constructor = last;
+
+extern "C" fn first() {
+    note("first");
+}
+
+extern "C" fn middle() {
+    note("middle");
+    act();
+}
+
+extern "C" fn last() {
+    note("last");
+}
+
+/// The constructors that have run in this process, and whether each found the invitation to become the fork server.
+static NOTED: Mutex<Vec<(String, bool)>> = Mutex::new(Vec::new());
+
+fn note(name: &str) {
+    let invited = env::var_os("PROCPOOL_FORK_SERVER").is_some();
+    let mut noted = NOTED.lock().expect("nobody panics here");
+    noted.push((name.to_owned(), invited));
+}
+
+fn noted((): ()) -> Vec<(String, bool)> {
+    NOTED.lock().expect("nobody panics here").clone()
+}
+
+fn names(noted: Vec<(String, bool)>) -> Vec<String> {
+    noted.into_iter().map(|it| it.0).collect()
+}
+
+fn compare_constructors() {
+    let pool = pool_of(1);
+    let in_worker = pool.apply(noted, ()).expect("a pool that works");
+    let own = noted(());
+    assert_eq!(names(in_worker.clone()), names(own));
+    assert_eq!(in_worker.len(), 3);
+    // The invitation is withdrawn by our constructor, so that this says which ran before it and which after.
+    assert!(in_worker[0].1, "none ran before ours: {in_worker:?}");
+    say(in_worker.iter().filter(|it| !it.1).count());
+}
+
+#[test]
+fn constructors_before_and_after_ours_run_once_in_workers() {
+    in_time(|| {
+        let mut program = Program::start("compare constructors");
+        let after = program.hear_numbers()[0];
+        program.succeed();
+        // It depends on the linker whether there can be one from here.
+        eprintln!("{after} constructors ran after ours");
+    });
+}
+
+/// Names what the constructor of a copy is to do.
+const ACT: &str = "PROCPOOL_TEST_CONSTRUCTOR";
+
+/// Does what the environment asks for, which nobody does but the program that the copy is made of.
+fn act() {
+    match env::var(ACT).as_deref() {
+        Ok("thread") => drop(thread::spawn(|| thread::sleep(DEADLINE))),
+        Ok("exit") => process::exit(3),
+        Ok("panic") => panic!("in a constructor"),
+        Ok("print") => {
+            print!("=> half a line");
+            // It stays in the buffer.
+        }
+        _ => {}
+    }
+}
+
+fn have_constructors(act: &str) {
+    // SAFETY: the program's other threads are the test harness's, which does not touch the environment now.
+    unsafe { env::set_var(ACT, act) };
+}
+
+fn build_behind_an_actor() {
+    for (act, reason) in [("exit", ""), ("panic", ""), ("thread", "thread")] {
+        have_constructors(act);
+        let error = failure(ProcessPoolExecutor::builder().workers(2).build());
+        assert_eq!(error.kind(), ErrorKind::StartFailed, "{error}");
+        assert!(error.to_string().contains(reason), "{act}: {error}");
+    }
+    have_constructors("nothing");
+    assert_eq!(pool_of(2).apply(|x: u64| x + 1, 2).expect("a pool that works"), 3);
+}
+
+#[test]
+fn a_constructor_that_ends_its_process_or_starts_a_thread_makes_the_start_fail() {
+    in_time(|| drop(Program::start("build behind a constructor that acts").succeed()));
+}
+
+fn print_in_a_constructor() {
+    have_constructors("print");
+    let pool = pool_of(3);
+    pool.map(|x: u64| x, 0..100).expect("a pool that works");
+    pool.join().expect("a pool that ends");
+    std::io::stdout().write_all(b"\n").expect("the test hears");
+    say("done");
+}
+
+#[test]
+fn what_a_constructor_prints_appears_once_and_not_in_every_worker() {
+    in_time(|| {
+        let said = Program::start("print in a constructor").succeed();
+        assert_eq!(said, ["half a line", "done"]);
+    });
+}

@@ -1,0 +1,242 @@
+//! Packages of their own that use this crate: built to abort on a panic, as a shared object in a program that knows nothing
+//! of the crate, and in every kind of target that Cargo has.
+//!
+//! They are built once into a directory that is kept, so that the crate's dependencies are compiled for them but once.
+
+use std::{
+    env, fs,
+
+    path::{Path, PathBuf},
+    process::{Command, Output, Stdio},
+    thread,
+    time::{Duration, Instant},
+};
+use tempfile::TempDir;
+
+/// A build of everything on a busy machine takes a few minutes at worst.
+const BUILD_LIMIT: Duration = Duration::from_secs(280);
+
+/// A program that does little takes longer than this only if it hangs.
+const RUN_LIMIT: Duration = Duration::from_secs(60);
+
+const WORKSPACE: &str = r#"
+[workspace]
+members = ["aborting", "plugin", "stranger", "everywhere"]
+resolver = "3"
+
+[profile.dev]
+debug = 0
+"#;
+
+/// The packages: name, what its manifest says besides, its files.
+type Package = (&'static str, &'static str, &'static [(&'static str, &'static str)]);
+
+const PACKAGES: &[Package] = &[
+    (
+        "aborting",
+        "[dependencies]\nprocpool.path = \"PROCPOOL\"\nserde = \"1\"",
+        &[("src/main.rs", include_str!("../packages/aborting.rs"))],
+    ),
+    (
+        "plugin",
+        "[lib]\ncrate-type = [\"cdylib\"]\n[dependencies]\nprocpool.path = \"PROCPOOL\"",
+        &[("src/lib.rs", include_str!("../packages/plugin.rs"))],
+    ),
+    (
+        "stranger",
+        "",
+        &[("src/main.rs", include_str!("../packages/stranger.rs"))],
+    ),
+    (
+        "everywhere",
+        "[dependencies]\nprocpool.path = \"PROCPOOL\"\n[[bench]]\nname = \"bench\"\nharness = false",
+        &[
+            ("src/lib.rs", include_str!("../packages/everywhere.rs")),
+            ("src/main.rs", MAIN),
+            ("tests/integration.rs", INTEGRATION),
+            ("examples/example.rs", MAIN),
+            ("benches/bench.rs", MAIN),
+        ],
+    ),
+];
+
+const MAIN: &str = "fn main() { everywhere::use_a_pool(); println!(\"used\"); }";
+const INTEGRATION: &str = "#[test] fn used_in_an_integration_test() { everywhere::use_a_pool(); }";
+
+/// A workspace with all packages.
+struct Workspace(TempDir);
+
+impl Workspace {
+    fn new() -> Self {
+        let directory = TempDir::new_in(env!("CARGO_TARGET_TMPDIR")).expect("a directory");
+        let write = |path: &str, text: &str| {
+            let path = directory.path().join(path);
+            fs::create_dir_all(path.parent().expect("inside the directory")).expect("a directory");
+            fs::write(path, text).expect("a file");
+        };
+        write("Cargo.toml", WORKSPACE);
+        let crate_root = Path::new(env!("CARGO_MANIFEST_DIR"));
+        // The versions that are here, as nothing may be downloaded; a packaged crate has no such file.
+        let _ = fs::copy(crate_root.join("Cargo.lock"), directory.path().join("Cargo.lock"));
+        for (name, manifest, files) in PACKAGES {
+            let head = format!("[package]\nname = \"{name}\"\nedition = \"2024\"\n");
+            let manifest = manifest.replace("PROCPOOL", env!("CARGO_MANIFEST_DIR"));
+            write(&format!("{name}/Cargo.toml"), &(head + &manifest));
+            for (path, text) in *files {
+                write(&format!("{name}/{path}"), text);
+            }
+        }
+        Self(directory)
+    }
+
+    /// Runs Cargo; its output, which must be that of a success.
+    fn cargo(&self, arguments: &[&str], panic: &str) -> String {
+        let mut command = Command::new(env::var_os("CARGO").unwrap_or("cargo".into()));
+        command
+            .current_dir(self.0.path())
+            .args(arguments)
+            .args(["--offline", "--quiet", "--target-dir"])
+            .arg(target())
+            .env("CARGO_PROFILE_DEV_PANIC", panic)
+            .env_remove("CARGO_TARGET_DIR");
+        let output = run(command, BUILD_LIMIT);
+        let text = text_of(&output);
+        assert!(output.status.success(), "cargo {arguments:?}: {text}");
+        text
+    }
+
+    /// Builds a package; what was built lies in the directory that is given.
+    fn build(&self, package: &str, panic: &str) -> PathBuf {
+        self.cargo(&["build", "--package", package], panic);
+        target().join("debug")
+    }
+}
+
+fn target() -> PathBuf {
+    Path::new(env!("CARGO_TARGET_TMPDIR")).join("packages")
+}
+
+/// Runs a program to its end, at the latest to its deadline.
+fn run(mut command: Command, limit: Duration) -> Output {
+    let output = || tempfile::NamedTempFile::new().expect("a temporary file");
+    // Files, not pipes: a process that is left would hold those open.
+    let (standard, errors) = (output(), output());
+    let reopened = |it: &tempfile::NamedTempFile| Stdio::from(it.reopen().expect("a file"));
+    let mut child = command
+        .stdin(Stdio::null())
+        .stdout(reopened(&standard))
+        .stderr(reopened(&errors))
+        .spawn()
+        .expect("a program");
+    let deadline = Instant::now() + limit;
+    let status = loop {
+        if let Some(status) = child.try_wait().expect("our child") {
+            break status;
+        }
+        if Instant::now() > deadline {
+            // It fails only for a process that has ended.
+            let _ = child.kill();
+        }
+        thread::sleep(Duration::from_millis(5));
+    };
+    Output {
+        status,
+        stdout: fs::read(&standard).expect("a file"),
+        stderr: fs::read(&errors).expect("a file"),
+    }
+}
+
+fn text_of(output: &Output) -> String {
+    let texts = [&output.stdout, &output.stderr].map(|it| String::from_utf8_lossy(it).into_owned());
+    texts.join("")
+}
+
+/// Runs one of the packages' programs; what it printed, if it came to a good end.
+fn succeed(program: PathBuf, arguments: &[&str]) -> String {
+    let mut command = Command::new(program);
+    command.args(arguments);
+    let output = run(command, RUN_LIMIT);
+    let text = text_of(&output);
+    assert!(output.status.success(), "{arguments:?}: {} {text}", output.status);
+    text
+}
+
+/// Runs what the program that aborts on a panic does under this name.
+fn abort_in(what: &str) -> String {
+    let workspace = Workspace::new();
+    let built = workspace.build("aborting", "abort");
+    succeed(built.join("aborting"), &[what])
+}
+
+#[test]
+fn a_panic_that_aborts_arrives_and_its_worker_is_replaced() {
+    abort_in("task");
+}
+
+#[test]
+fn panics_that_abort_are_those_of_their_items() {
+    abort_in("map");
+}
+
+#[test]
+fn a_panic_that_aborts_while_the_argument_is_decoded_is_the_tasks_own() {
+    abort_in("decode");
+}
+
+#[test]
+fn a_panic_that_aborts_while_a_context_is_decoded_fails_its_map_alone() {
+    abort_in("context");
+}
+
+#[test]
+fn a_panic_that_aborts_in_an_initializer_breaks_the_pool_with_its_message() {
+    abort_in("initializer");
+}
+
+#[test]
+fn a_panic_that_aborts_on_another_thread_is_a_death_and_is_printed() {
+    assert!(abort_in("thread").contains("on a side thread"));
+}
+
+#[test]
+fn every_one_of_many_panics_that_abort_arrives() {
+    let printed = abort_in("row");
+    assert_eq!(printed, "", "a task's panic is not printed");
+}
+
+/// Has a program that knows nothing of the crate call functions of a shared object that does.
+fn call_in_a_stranger(functions: &[&str]) {
+    let workspace = Workspace::new();
+    workspace.build("plugin", "unwind");
+    let built = workspace.build("stranger", "unwind");
+    let plugin = built.join("libplugin.so").display().to_string();
+    let arguments = [&[plugin.as_str()], functions].concat();
+    succeed(built.join("stranger"), &arguments);
+}
+
+#[test]
+fn a_pool_in_a_program_that_knows_nothing_of_it_fails_to_start_and_says_what_to_do() {
+    call_in_a_stranger(&["fail_to_build_a_pool", "fail_to_build_a_pool"]);
+}
+
+#[test]
+fn a_pool_in_a_program_that_calls_init_works() {
+    call_in_a_stranger(&["init", "use_a_pool", "use_a_pool"]);
+}
+
+#[test]
+fn a_pool_works_in_every_kind_of_target() {
+    let workspace = Workspace::new();
+    let everywhere = ["--package", "everywhere"];
+    let tested = workspace.cargo(&[&["test"], &everywhere[..]].concat(), "unwind");
+    assert_eq!(tested.matches("test result: ok. 1 passed").count(), 3, "{tested}");
+        let targets = [
+        &["run"][..],
+        &["run", "--example", "example"],
+        &["bench", "--profile", "dev"],
+    ];
+    for target in targets {
+        let printed = workspace.cargo(&[target, &everywhere[..]].concat(), "unwind");
+        assert!(printed.contains("used"), "{target:?}: {printed}");
+    }
+}
