@@ -243,7 +243,9 @@ impl Batch {
 
     /// Has `waker` woken at the next delivery.
     pub(super) fn wake_by(&self, waker: &Waker) {
-        self.inner.lock().waker = Some(waker.clone());
+        let waker = waker.clone();
+        // The one before is dropped when the lock has been let go: that is the user's code.
+        let _before = self.inner.lock().waker.replace(waker);
     }
 
     /// Has `thread` unparked at the next delivery.

@@ -116,8 +116,8 @@ pub(super) struct State {
     records: Vec<u8>,
     slabs: Arc<PoolSlabs>,
     events: Arc<Set>,
-    /// Whether the background thread has a timer for what is due next, or is on its way to set one.
-    pub(super) has_timer: bool,
+    /// When the background thread wakes by itself, or by when it is on its way to see to that.
+    pub(super) timer: Option<Instant>,
 }
 
 impl State {
@@ -138,7 +138,7 @@ impl State {
             records: Vec::new(),
             slabs,
             events,
-            has_timer: false,
+            timer: None,
         }
     }
 
@@ -384,7 +384,8 @@ impl State {
         self.slots[slot] = Slot::Running(Box::new(link));
         self.flush(slot);
         if let Phase::Ending(_) | Phase::Ended(_) = self.phase {
-            self.links().for_each(Link::say_goodbye);
+            // It has nothing to do, and whoever ends the pool may have killed the others already.
+            self.links().for_each(|it| it.pidfd.kill());
         }
         Ok(())
     }
@@ -407,7 +408,8 @@ impl State {
         if source == Source::Bell as u64 {
             link.hear_bell();
         } else if source == Source::Death as u64 {
-            if link.dead_since.is_none() {
+            // A number may be of the worker that was in this place before.
+            if link.dead_since.is_none() && link.pidfd.is_dead() {
                 link.dead_since = Some(Instant::now());
                 // It stays readable: the status is waited for with a deadline, not with this.
                 self.events.remove(&link.pidfd);
@@ -671,7 +673,11 @@ impl State {
         }
         for slot in &mut self.slots {
             match slot {
-                Slot::Running(link) => link.say_goodbye(),
+                Slot::Running(link) => {
+                    // Where a copy of the program holds its end, it would stay in the set.
+                    link.requests.iter().for_each(|it| self.events.remove(it));
+                    link.say_goodbye();
+                }
                 Slot::Vacant(_) => *slot = Slot::Retired,
                 Slot::Starting | Slot::Retired => {}
             }

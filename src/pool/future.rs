@@ -136,7 +136,7 @@ impl<R: Wire> TaskFuture<R> {
         if self.is_done() || self.shared.is_foreign() {
             return false;
         }
-        self.shared.with_state(|state, _| match &self.task.work {
+        self.shared.look(|state| match &self.task.work {
             Work::Batch(batch) => state.has_batch_started(batch),
             _ => state.has_started(&self.task),
         }) && !self.task.is_done()

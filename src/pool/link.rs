@@ -137,6 +137,8 @@ pub(super) struct Link {
     pub(super) exit: Option<WaitStatus>,
     /// Its end of the socket is closed: it has died, which has yet to be noticed.
     is_gone: bool,
+    /// What has been read of the record of its end.
+    record: Vec<u8>,
     /// Nobody is left who could write the record of its end.
     is_bell_closed: bool,
     /// When the pidfd said that it is dead.
@@ -195,6 +197,7 @@ impl Link {
             looked_again: false,
             is_gone: false,
             is_bell_closed: false,
+            record: Vec::new(),
         };
         let mut bytes = Vec::new();
         codec::encode(setup, &mut bytes).map_err(|it| Error::new(crate::ErrorKind::Codec, it))?;
@@ -465,16 +468,20 @@ impl Link {
                     self.is_bell_closed = true;
                     return;
                 }
-                Ok(count) => {
-                    if let Some(ExitRecord(status)) = ExitRecord::find(&bytes[..count]) {
-                        self.exit = Some(status);
-                    }
-                    if count < bytes.len() {
-                        return;
-                    }
-                }
+                Ok(count) => self.hear(&bytes[..count]),
                 Err(_) => return,
             }
+        }
+    }
+
+    fn hear(&mut self, bytes: &[u8]) {
+        // The record may come in two reads, behind many bells.
+        let bells = bytes
+            .iter()
+            .take_while(|it| **it == ExitRecord::BELL && self.record.is_empty());
+        self.record.extend_from_slice(&bytes[bells.count()..]);
+        if let Some(ExitRecord(status)) = ExitRecord::find(&self.record) {
+            self.exit = Some(status);
         }
     }
 
@@ -506,17 +513,14 @@ impl Link {
                 return None;
             }
         }
-        let payload = TheirSlab {
-            slab: Arc::clone(slab),
-            length,
-        };
+        let payload = TheirSlab::new(Arc::clone(slab), length);
         if self.their_slabs.len() <= MOST_SLABS {
             return Some(Payload::Theirs(Box::new(payload)));
         }
         // Results that nobody takes would hold a descriptor each.
         let mut bytes = Vec::new();
         bytes.try_reserve_exact(length).ok()?;
-        payload.slab.copy_out(0, length, &mut bytes);
+        payload.copy_out(&mut bytes);
         Some(Payload::Private(bytes.into()))
     }
 

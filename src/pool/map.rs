@@ -366,7 +366,7 @@ impl<I: Iterator, R> Run<I, R> {
     /// How many results to expect, as far as the input says so.
     pub(super) fn expected(&self) -> usize {
         // An input that claims too much must not cost memory.
-        self.input.size_hint().0.min(1 << 20)
+        self.input.size_hint().0.min(1 << 14)
     }
 }
 
@@ -548,7 +548,7 @@ lazy_map! {
 #[must_use = "a stream does nothing unless it is polled"]
 pub struct ImapStream<I, R>(Lazy<I, R>);
 
-impl<I: Iterator + Unpin, R> Stream for ImapStream<I, R> {
+impl<I: Iterator, R> Stream for ImapStream<I, R> {
     type Item = Result<R>;
 
     fn poll_next(
@@ -563,8 +563,8 @@ impl<I: Iterator + Unpin, R> Stream for ImapStream<I, R> {
     }
 }
 
-/// Results are moved out, never pinned.
-impl<I: Unpin, R> Unpin for ImapStream<I, R> {}
+/// Neither the input nor results are ever pinned.
+impl<I, R> Unpin for ImapStream<I, R> {}
 
 impl<I, R> fmt::Debug for ImapStream<I, R> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {

@@ -306,7 +306,7 @@ impl ProcessPoolExecutor {
         if self.shared.is_foreign() {
             return Vec::new();
         }
-        self.shared.with_state(|state, _| {
+        self.shared.look(|state| {
             let links = state.slots.iter().filter_map(Slot::link);
             links
                 .filter(|it| !it.pidfd.is_dead())
@@ -398,7 +398,10 @@ impl ProcessPoolExecutor {
         if !self.shared.is_foreign() {
             self.shared.kick();
             let background = self.background.lock().take();
-            if let Some(thread) = background {
+            // The last reference may be dropped by a waker, that is, on the thread itself.
+            if let Some(thread) = background
+                && thread.thread().id() != std::thread::current().id()
+            {
                 // It does not panic; if it did, the panic hook has told.
                 let _ = thread.join();
             }

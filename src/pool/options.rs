@@ -229,6 +229,7 @@ impl<'a> TaskOptions<'a> {
         f: fn(A) -> R,
         arg: &A,
     ) -> Result<Task> {
+        self.shared.check_owner()?;
         let function = Function::unary(f)?;
         let argument = encoded(arg, &self.shared.slabs)
             .map_err(|reason| codec_error("the argument", &reason))?;
@@ -248,6 +249,7 @@ impl<'a> TaskOptions<'a> {
         I::Item: Wire + 'static,
         R: Wire + 'static,
     {
+        self.shared.check_owner()?;
         let batch = Batch::new(function?, context, delivery, fail_fast);
         Run::new(self.shared, batch, self.cut, items.into_iter())
     }
@@ -266,7 +268,6 @@ impl<'a> TaskOptions<'a> {
     {
         let mut run = self.run::<I, R>(function, context, Delivery::Ordered, true, items)?;
         let mut results = Vec::with_capacity(run.expected());
-        self.shared.check_owner()?;
         while let Some(part) = run.next_part() {
             append(&part, &mut results)?;
         }
@@ -282,11 +283,14 @@ impl fmt::Debug for TaskOptions<'_> {
     }
 }
 
+/// Bytes; a context travels in one frame, whose length has 32 bits.
+const MOST_CONTEXT: usize = 2 << 30;
+
 fn encode_context<C: Wire + 'static>(context: &C) -> Result<Context> {
     let mut bytes = Vec::new();
     codec::encode(context, &mut bytes).map_err(|it| codec_error("the context", &it))?;
-    if u32::try_from(bytes.len()).is_err() {
-        return Err(codec_error("the context", "it is larger than 4 GiB"));
+    if bytes.len() > MOST_CONTEXT {
+        return Err(codec_error("the context", "it is larger than 2 GiB"));
     }
     Ok(Context::new(ContextLoader::new::<C>()?, bytes))
 }

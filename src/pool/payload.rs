@@ -1,6 +1,7 @@
 //! Encoded values on the pool's side: inside the task while they are tiny, on the heap, or in a slab.
 
-use crate::shm::{Buffer, Cursor, Life, Slab, Slabs};
+use crate::shm::{Buffer, Cursor, Life, SPILL, Slab, Slabs};
+use crate::sys::pid;
 use crate::wire::{Wire, codec};
 use parking_lot::Mutex;
 use std::{
@@ -121,13 +122,33 @@ impl Drop for OurSlab {
 /// A result in a slab that a worker made. The worker may use the slab again once this is dropped.
 #[derive(Debug)]
 pub(super) struct TheirSlab {
-    pub(super) slab: Arc<Slab>,
-    pub(super) length: usize,
+    slab: Arc<Slab>,
+    length: usize,
+    /// The process whose it is.
+    owner: u32,
+}
+
+impl TheirSlab {
+    pub(super) fn new(slab: Arc<Slab>, length: usize) -> Self {
+        Self {
+            slab,
+            length,
+            owner: pid::current(),
+        }
+    }
+
+    /// Appends the whole result to `into`.
+    pub(super) fn copy_out(&self, into: &mut Vec<u8>) {
+        self.slab.copy_out(0, self.length, into);
+    }
 }
 
 impl Drop for TheirSlab {
     fn drop(&mut self) {
-        self.slab.set_busy(false);
+        // In a copy made by `fork` the memory is still the pool's.
+        if pid::current() == self.owner {
+            self.slab.set_busy(false);
+        }
     }
 }
 
@@ -231,6 +252,9 @@ pub(super) fn encoded<T: Wire + 'static>(
     codec::encode(value, &mut buffer)?;
     let large = take_large(&mut buffer, home);
     let payload = large.unwrap_or_else(|| Payload::copy_of(buffer.private()));
-    SCRATCH.set(buffer.take_private());
+    let memory = buffer.take_private();
+    if memory.capacity() <= 2 * SPILL {
+        SCRATCH.set(memory);
+    }
     Ok(payload)
 }

@@ -21,7 +21,7 @@ use std::{
     panic::{AssertUnwindSafe, catch_unwind},
     sync::Arc,
     thread::{self, Thread},
-    time::Instant,
+    time::{Duration, Instant},
 };
 
 /// The numbers of what is not a worker's in the sets.
@@ -151,6 +151,9 @@ impl Shared {
             let mut state = self.state.lock();
             let value = change(&mut state, &mut told);
             state.settle(&mut told);
+            if !state.is_led {
+                self.care_for_timers(&mut state);
+            }
             (value, state.leader_sleeps)
         };
         self.tell(told);
@@ -189,8 +192,15 @@ impl Shared {
 
     /// Sees to it that the background thread wakes for what is due, where no leader does.
     fn care_for_timers(&self, state: &mut State) {
-        if !state.has_timer && state.next_deadline(true).is_some() {
-            state.has_timer = true;
+        // One that is due within the next look is as good.
+        let soon = Instant::now() + Duration::from_millis(2);
+        if state.timer.is_some_and(|it| it <= soon) {
+            return;
+        }
+        if let Some(due) = state.next_deadline(true)
+            && state.timer.is_none_or(|it| due < it)
+        {
+            state.timer = Some(due);
             self.chores.raise();
         }
     }
@@ -205,9 +215,14 @@ impl Shared {
         }
     }
 
+    /// Looks at the state, and changes nothing.
+    pub(super) fn look<T>(&self, look: impl FnOnce(&State) -> T) -> T {
+        look(&self.state.lock())
+    }
+
     /// Whether no worker is left.
     pub(super) fn has_ended(&self) -> bool {
-        matches!(self.state.lock().phase, Phase::Ended(_))
+        self.look(|it| matches!(it.phase, Phase::Ended(_)))
     }
 
     /// Has someone look at everything soon: what is to be done was changed.
@@ -348,8 +363,6 @@ impl Shared {
 
     /// Sleeps until something happens, with the background thread kept out of it.
     fn sleep(&self, deadline: Option<Instant>, done: &dyn Fn() -> bool, ready: &mut Vec<u64>) {
-        self.set_asleep(true);
-        full_barrier();
         let due = {
             let mut state = self.state.lock();
             state.leader_sleeps = true;
@@ -358,6 +371,10 @@ impl Shared {
             }
             state.next_deadline(false)
         };
+        // Behind the lines above: the background thread might else answer this bell, which rings only once, and find
+        // nobody asleep to be told.
+        self.set_asleep(true);
+        full_barrier();
         let until = due.into_iter().chain(deadline).min();
         ready.clear();
         if !self.has_records() && !done() {
@@ -426,7 +443,7 @@ impl Shared {
                 }
             }
             let due = state.next_deadline(true);
-            state.has_timer = due.is_some();
+            state.timer = due;
             due
         };
         full_barrier();
@@ -438,7 +455,7 @@ impl Shared {
         let _ = self.gate.wait(limit, &mut Vec::new());
         self.chores.lower();
         let mut state = self.state.lock();
-        (state.is_armed, state.has_timer) = (false, false);
+        (state.is_armed, state.timer) = (false, None);
     }
 }
 

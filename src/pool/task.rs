@@ -167,6 +167,8 @@ impl Task {
 
     /// Has `waker` woken when the task is done, instead of the one before; false when it is done.
     pub(super) fn observe_by(&self, waker: &Waker) -> bool {
+        // Cloned before the lock is taken, and the one before dropped when it has been let go: that is the user's code.
+        let mut waker = waker.clone();
         let mut cell = self.cell.lock();
         if self.is_done() {
             return false;
@@ -177,9 +179,14 @@ impl Task {
             _ => None,
         });
         match last {
-            Some(last) => last.clone_from(waker),
-            None => cell.observers.push(Observer::Waker(waker.clone())),
+            Some(last) => mem::swap(last, &mut waker),
+            None => {
+                cell.observers.push(Observer::Waker(waker));
+                return true;
+            }
         }
+        drop(cell);
+        drop(waker);
         true
     }
 

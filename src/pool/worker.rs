@@ -15,7 +15,7 @@ use crate::process::{
     function::{Callable, ContextLoader, Function, Invocation},
     start::ExitRecord,
 };
-use crate::shm::{Buffer, Cursor, Slab, Slabs};
+use crate::shm::{Buffer, Cursor, SPILL, Slab, Slabs};
 use crate::sys::{child, fd, memory, pid, pipe, socket, spin::Spin};
 use crate::wire::codec;
 use parking_lot::Mutex;
@@ -491,6 +491,9 @@ impl Answers {
         TASKS_DONE.store(TASKS_DONE.load(Ordering::Relaxed) + 1, Ordering::Relaxed);
         let fault = match outcome {
             Ok(Ok(())) if self.result.is_large() => return self.reply_in_slab(item),
+            Ok(Ok(())) if self.result.private().len() > SPILL => {
+                Fault::Encode("no shared memory is to be had for it".to_owned())
+            }
             Ok(Ok(())) => {
                 self.replies.append(item, Tag::Value, self.result.private());
                 return Some(());

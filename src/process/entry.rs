@@ -67,7 +67,6 @@ pub fn init() {
 
 /// Whether a re-executed copy of this program will come by here.
 pub(crate) fn is_reachable() -> bool {
-    // Volatile in effect: reading the table's entry keeps it linked in.
     let address = CONSTRUCTOR as usize;
     modules::program().offset_of(address).is_some() || INIT_CALLED.load(Ordering::Relaxed)
 }
@@ -92,7 +91,11 @@ fn invited_socket() -> Option<i32> {
     let value = std::env::var_os(VARIABLE)?;
     let (copy, socket) = value.to_str()?.rsplit_once(':')?;
     let socket = socket.parse().ok().filter(|_| copy == this_copy())?;
-    // SAFETY: the loader runs constructors, and `main` calls `init`, before the program has started a thread.
+    if child::thread_count().ok()? != 1 {
+        // Not a copy that was started to become the server: that comes by here before anything else.
+        return None;
+    }
+    // SAFETY: this process has one thread, as was just checked.
     unsafe { std::env::remove_var(VARIABLE) };
     Some(socket)
 }

@@ -6,7 +6,7 @@ use std::{fmt, mem, sync::Arc};
 
 /// Bytes; a larger value travels in shared memory. Up to here a copy through a pipe or a ring costs less than the
 /// bookkeeping (benches/pool.rs, group `payload`).
-const SPILL: usize = 64 << 10;
+pub(crate) const SPILL: usize = 64 << 10;
 
 /// Bytes that stay private where no slab is to be had: the length of a frame has 32 bits.
 const MOST_PRIVATE: usize = 2 << 30;

@@ -11,7 +11,7 @@ mod segment;
 mod slab;
 mod view;
 
-pub(crate) use buffer::{Buffer, Slabs};
+pub(crate) use buffer::{Buffer, SPILL, Slabs};
 pub(crate) use segment::Segment;
 pub(crate) use slab::{Life, Slab};
 pub(crate) use view::{Cursor, View};

@@ -50,11 +50,16 @@ pub(crate) fn release_unused() {
     unsafe {
         libc::malloc_trim(0)
     };
+    // Another thread might unmap what is listed, and map something else there.
+    if super::child::thread_count().ok() != Some(1) {
+        return;
+    }
     // Without the list nothing is released, and nothing is lost.
     let list = std::fs::read_to_string("/proc/self/smaps").unwrap_or_default();
     for code in unchanged_code(&list) {
         // SAFETY: these pages are executable, not writable, mapped from a file, and none differs from its file (a debugger's
-        // breakpoint would be a difference), so that dropping them changes nothing but where they are read from next.
+        // breakpoint would be a difference), as the list says, which no other thread has changed since: dropping them changes
+        // nothing but where they are read from next.
         unsafe { libc::madvise(code.start as *mut _, code.len(), libc::MADV_DONTNEED) };
     }
 }
@@ -67,7 +72,9 @@ fn unchanged_code(list: &str) -> Vec<Range<usize>> {
         if let Some(range) = mapping_in(line) {
             let is_code = line.contains(" r-xp ") && line.contains('/');
             candidate = is_code.then_some(range);
-        } else if line.starts_with("Anonymous:") && line.ends_with(" 0 kB") {
+        } else if line.starts_with("Anonymous:") && !line.ends_with(" 0 kB") {
+            candidate = None;
+        } else if line.starts_with("Swap:") && line.ends_with(" 0 kB") {
             code.extend(candidate.take());
         }
     }
@@ -141,10 +148,10 @@ mod tests {
     #[test]
     fn only_code_without_private_changes_is_dropped() {
         let list = "\
-            1000-3000 r-xp 00000000 fe:00 1 /bin/a\nRss: 8 kB\nAnonymous:             0 kB\n\
-            4000-5000 r-xp 00000000 fe:00 1 /bin/b\nRss: 4 kB\nAnonymous:             4 kB\n\
-            6000-7000 rw-p 00000000 fe:00 1 /bin/a\nRss: 4 kB\nAnonymous:             0 kB\n\
-            8000-9000 r-xp 00000000 00:00 0 [vdso]\nRss: 4 kB\nAnonymous:             0 kB\n";
+            1000-3000 r-xp 00000000 fe:00 1 /bin/a\nRss: 8 kB\nAnonymous:             0 kB\nSwap: 0 kB\n\
+            4000-5000 r-xp 00000000 fe:00 1 /bin/b\nRss: 4 kB\nAnonymous:             4 kB\nSwap: 0 kB\n\
+            6000-7000 rw-p 00000000 fe:00 1 /bin/a\nRss: 4 kB\nAnonymous:             0 kB\nSwap: 0 kB\n\
+            8000-9000 r-xp 00000000 00:00 0 [vdso]\nRss: 4 kB\nAnonymous:             0 kB\nSwap: 0 kB\n";
         assert_eq!(
             unchanged_code(list),
             vec![Range {
