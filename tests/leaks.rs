@@ -12,10 +12,10 @@ use nix::{
     fcntl::{FcntlArg, FdFlag, fcntl},
     sys::signal::Signal,
 };
-use procpool::{ErrorKind, ProcessPoolExecutor};
 use processes::{
     Process, descriptors_of, eventually, fork_server, kill, kill_fork_server, status_of,
 };
+use procpool::{ErrorKind, ProcessPoolExecutor};
 use std::{
     collections::BTreeMap,
     fs::{self, File},
@@ -96,7 +96,10 @@ fn a_pool_that_was_used_leaves_nothing_behind() {
     alone("", || {
         leaves_nothing(200, || {
             let pool = pool_of(2);
-            assert_eq!(pool.map(square, 0..100).expect("a pool that works").len(), 100);
+            assert_eq!(
+                pool.map(square, 0..100).expect("a pool that works").len(),
+                100
+            );
             assert_eq!(pool.apply(square, 3).expect("a pool that works"), 9);
         });
     });
@@ -121,7 +124,9 @@ fn a_pool_whose_workers_crashed_leaves_nothing_behind() {
                 0..50,
             );
             assert_eq!(results.iter().filter(|it| it.is_err()).count(), 5);
-            pool.worker_pids().iter().for_each(|it| kill(*it, Signal::SIGKILL));
+            pool.worker_pids()
+                .iter()
+                .for_each(|it| kill(*it, Signal::SIGKILL));
         });
     });
 }
@@ -175,7 +180,9 @@ fn large_values_leave_no_memory_behind() {
             let pool = pool_of(2);
             let sizes = [70_000, 1 << 20, 5 << 20];
             let values = || sizes.map(|it| vec![7u8; it]);
-            let echoed = pool.map(|x: Vec<u8>| x, values()).expect("a pool that works");
+            let echoed = pool
+                .map(|x: Vec<u8>| x, values())
+                .expect("a pool that works");
             assert!(echoed == values());
             // Nobody waits for these, nobody takes them, and some are cut off.
             for value in values() {
@@ -268,7 +275,10 @@ fn a_living_pool_does_not_grow_with_the_deaths_of_its_workers() {
         let held = |it: &Inventory| it.descriptors.values().sum::<usize>() + it.mappings;
         // Free memory is kept for the next large value; how much of it, is not the same each time.
         assert!(held(&after) <= held(&before) + 8, "{before:#?} {after:#?}");
-        assert_eq!((after.threads, after.children), (before.threads, before.children));
+        assert_eq!(
+            (after.threads, after.children),
+            (before.threads, before.children)
+        );
         assert_eq!(Process::children_of(fork_server()).len(), 2);
     });
 }
@@ -278,14 +288,25 @@ fn a_living_pool_does_not_grow_with_its_tasks() {
     alone("", || {
         let pool = pool_of(2);
         let work = || {
-            assert_eq!(pool.map(square, 0..100).expect("a pool that works").len(), 100);
+            assert_eq!(
+                pool.map(square, 0..100).expect("a pool that works").len(),
+                100
+            );
             let values = (0..10).map(|it| vec![7u8; 50_000 * it]);
-            assert_eq!(pool.map(|x: Vec<u8>| x, values).expect("a pool that works").len(), 10);
+            assert_eq!(
+                pool.map(|x: Vec<u8>| x, values)
+                    .expect("a pool that works")
+                    .len(),
+                10
+            );
             failure(pool.apply(|()| -> () { panic!("no") }, ()));
         };
         (0..10).for_each(|_| work());
         let inventories = || {
-            let pids = pool.worker_pids().into_iter().chain([process::id(), fork_server()]);
+            let pids = pool
+                .worker_pids()
+                .into_iter()
+                .chain([process::id(), fork_server()]);
             pids.map(Inventory::of).collect::<Vec<_>>()
         };
         let before = inventories();
@@ -307,7 +328,10 @@ fn a_worker_holds_nothing_but_the_standard_descriptors_and_its_own() {
         pools.iter().for_each(use_every_worker);
         let mut owners: BTreeMap<String, u32> = BTreeMap::new();
         for pid in pools.iter().flat_map(ProcessPoolExecutor::worker_pids) {
-            let own: Vec<_> = descriptors_of(pid).into_iter().filter(|it| it.0 > 2).collect();
+            let own: Vec<_> = descriptors_of(pid)
+                .into_iter()
+                .filter(|it| it.0 > 2)
+                .collect();
             // Requests, bell, a socket for descriptors, the shared page.
             assert!(own.len() <= 4, "{own:?}");
             for (_, target) in own {
@@ -356,7 +380,9 @@ fn no_descriptor_of_the_host_is_in_a_worker() {
         let own = descriptors_of(process::id());
         assert!(own.iter().any(|it| it.0 == far));
         let path = file.path().display().to_string();
-        let listens = own.iter().find(|it| it.0 == std::os::fd::AsRawFd::as_raw_fd(&socket));
+        let listens = own
+            .iter()
+            .find(|it| it.0 == std::os::fd::AsRawFd::as_raw_fd(&socket));
         let listens = &listens.expect("an open descriptor").1;
         for pid in pool.worker_pids().into_iter().chain([fork_server()]) {
             for (number, target) in descriptors_of(pid) {
@@ -372,10 +398,16 @@ fn programs_that_the_host_starts_inherit_nothing_of_its_pools() {
         let own = || descriptors_of(process::id()).into_iter();
         let before: Vec<String> = own().map(|it| it.1).collect();
         let pool = pool_of(2);
-        assert_eq!(pool.map(square, 0..100).expect("a pool that works").len(), 100);
+        assert_eq!(
+            pool.map(square, 0..100).expect("a pool that works").len(),
+            100
+        );
         let task = |x: Vec<u8>| x.len();
-        pool.apply(task, vec![0; 1 << 20]).expect("a pool that works");
-        let listed = process::Command::new("ls").args(["-l", "/proc/self/fd"]).output();
+        pool.apply(task, vec![0; 1 << 20])
+            .expect("a pool that works");
+        let listed = process::Command::new("ls")
+            .args(["-l", "/proc/self/fd"])
+            .output();
         let listed = String::from_utf8(listed.expect("a program").stdout).expect("text");
         for (_, target) in own().filter(|it| !before.contains(&it.1)) {
             assert!(!listed.contains(&target), "{target} in {listed}");
@@ -383,11 +415,36 @@ fn programs_that_the_host_starts_inherit_nothing_of_its_pools() {
     });
 }
 
+#[test]
+fn programs_that_a_task_starts_inherit_nothing_of_its_worker() {
+    alone("", || {
+        let pool = pool_of(1);
+        let echoed = pool.apply(|x: Vec<u8>| x, vec![0; 1 << 20]);
+        assert_eq!(echoed.expect("a pool that works").len(), 1 << 20);
+        let task = |()| {
+            let listed = process::Command::new("ls")
+                .args(["-1", "/proc/self/fd"])
+                .output();
+            listed
+                .map(|it| String::from_utf8_lossy(&it.stdout).into_owned())
+                .unwrap_or_default()
+        };
+        let listed = pool.apply(task, ()).expect("a pool that works");
+        // The last is the directory itself.
+        assert_eq!(
+            listed.split_whitespace().collect::<Vec<_>>(),
+            ["0", "1", "2", "3"]
+        );
+    });
+}
+
 // What it costs to wait.
 
 /// Processor time that this process, its fork server and their workers have used.
 fn processor_time() -> Duration {
-    let own = Process::descendants_of(process::id()).into_iter().map(|it| it.pid);
+    let own = Process::descendants_of(process::id())
+        .into_iter()
+        .map(|it| it.pid);
     let ticks: u64 = own.chain([process::id()]).map(ticks_of).sum();
     // USER_HZ is 100 on every system.
     Duration::from_millis(10) * u32::try_from(ticks).expect("less than a year")
@@ -417,7 +474,10 @@ fn costs_no_processor_time(wait: impl FnOnce()) {
 fn an_idle_pool_uses_no_processor_time() {
     alone("", || {
         let pool = pool_of(2);
-        assert_eq!(pool.map(square, 0..100).expect("a pool that works").len(), 100);
+        assert_eq!(
+            pool.map(square, 0..100).expect("a pool that works").len(),
+            100
+        );
         costs_no_processor_time(|| thread::sleep(WAIT));
     });
 }
@@ -426,7 +486,10 @@ fn an_idle_pool_uses_no_processor_time() {
 fn waiting_for_a_long_task_uses_no_processor_time() {
     alone("", || {
         let pool = pool_of(2);
-        assert_eq!(pool.map(square, 0..100).expect("a pool that works").len(), 100);
+        assert_eq!(
+            pool.map(square, 0..100).expect("a pool that works").len(),
+            100
+        );
         costs_no_processor_time(|| {
             let behind = pool.submit(square, 3);
             pool.apply(thread::sleep, WAIT).expect("a pool that works");

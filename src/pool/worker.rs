@@ -446,6 +446,8 @@ impl<'a> Items<'a> {
 
 /// Runs single items and answers them.
 struct Answers {
+    /// This process.
+    owner: u32,
     replies: Rc<Replies>,
     socket: Rc<OwnedFd>,
     /// The result of the item that runs.
@@ -458,6 +460,7 @@ impl Answers {
     fn new(replies: Rc<Replies>, socket: Rc<OwnedFd>) -> Self {
         let slabs = Arc::new(ResultSlabs::default());
         Self {
+            owner: pid::current(),
             replies,
             socket,
             result: Buffer::new(Arc::clone(&slabs) as _),
@@ -487,6 +490,10 @@ impl Answers {
             result: &mut self.result,
         };
         let outcome = panic::run(|| frame.callable.invoke(&mut call));
+        if pid::current() != self.owner {
+            // The task has forked, and this is the copy: the worker answers.
+            child::exit_now(0);
+        }
         // One thread stores.
         TASKS_DONE.store(TASKS_DONE.load(Ordering::Relaxed) + 1, Ordering::Relaxed);
         let fault = match outcome {

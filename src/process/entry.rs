@@ -90,14 +90,15 @@ fn this_copy() -> String {
 fn invited_socket() -> Option<i32> {
     let value = std::env::var_os(VARIABLE)?;
     let (copy, socket) = value.to_str()?.rsplit_once(':')?;
-    let socket = socket.parse().ok().filter(|_| copy == this_copy())?;
-    if child::thread_count().ok()? != 1 {
-        // Not a copy that was started to become the server: that comes by here before anything else.
-        return None;
+    socket.parse().ok().filter(|_| copy == this_copy())
+}
+
+/// Withdraws an invitation; not from a process with threads, which may read the environment.
+fn unset_variable() {
+    if child::thread_count().ok() == Some(1) {
+        // SAFETY: this process has one thread, as was just checked.
+        unsafe { std::env::remove_var(VARIABLE) };
     }
-    // SAFETY: this process has one thread, as was just checked.
-    unsafe { std::env::remove_var(VARIABLE) };
-    Some(socket)
 }
 
 fn enter(run_constructors: impl FnOnce() + panic::UnwindSafe) {
@@ -105,8 +106,9 @@ fn enter(run_constructors: impl FnOnce() + panic::UnwindSafe) {
         return;
     };
     let Some(invited) = server::accept(socket) else {
-        return;
+        return unset_variable();
     };
+    unset_variable();
     let served = panic::catch_unwind(move || -> std::io::Result<()> {
         let ready = invited.claim_process()?;
         run_constructors();

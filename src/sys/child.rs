@@ -24,7 +24,7 @@ use std::{
 };
 
 /// Starts this program's executable again with the same arguments, one more environment variable, one descriptor under
-/// its own number, and no signal blocked.
+/// its own number, and no signal blocked but SIGINT.
 ///
 /// The program is `/proc/self/exe`: the file that runs, even if another has taken its name since. posix_spawn does not copy
 /// the parent's page tables, so that the start costs the same from a large parent.
@@ -32,7 +32,10 @@ pub(crate) fn spawn_self(name: &str, value: &OsStr, passed: BorrowedFd<'_>) -> i
     let mut actions = PosixSpawnFileActions::init()?;
     actions.add_dup2(passed.as_raw_fd(), passed.as_raw_fd())?;
     let mut attributes = PosixSpawnAttr::init()?;
-    attributes.set_sigmask(&SigSet::empty())?;
+    // Ctrl-C waits until the copy has a handler for it.
+    let mut mask = SigSet::empty();
+    mask.add(Signal::SIGINT);
+    attributes.set_sigmask(&mask)?;
     attributes.set_sigdefault(&SigSet::all())?;
     attributes.set_flags(
         PosixSpawnFlags::POSIX_SPAWN_SETSIGMASK | PosixSpawnFlags::POSIX_SPAWN_SETSIGDEF,

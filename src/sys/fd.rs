@@ -30,7 +30,8 @@ pub(crate) fn inherited(
     }
     // SAFETY: fcntl takes plain numbers.
     cvt(unsafe { libc::fcntl(number, libc::F_GETFD) }).ok()?;
-    // SAFETY: it is open, as was just seen, and this process has one thread, which does not close it meanwhile.
+    // SAFETY: it is open, as was just seen. Only a copy of the program that was just started has an invitation that names
+    // it, and nothing in that has run which would close it.
     let borrowed = unsafe { BorrowedFd::borrow_raw(number) };
     if !is_ours(borrowed) {
         return None;

@@ -21,7 +21,7 @@ use std::{
     fs,
     io::{self, BufRead, BufReader, Read, Write},
     process::{Child, ChildStdin, Command, ExitStatus, Stdio},
-    sync::mpsc::{self, Receiver},
+    sync::mpsc::{self, Receiver, TryRecvError},
     thread::{self, JoinHandle},
     time::{Duration, Instant},
 };
@@ -144,6 +144,15 @@ impl Program {
                 let errors = self.errors.take().map(JoinHandle::join);
                 panic!("the program says nothing ({error}): {errors:?}");
             }
+        }
+    }
+
+    /// What it has said meanwhile; none as long as it has nothing to say.
+    pub(crate) fn try_hear(&mut self) -> Option<String> {
+        match self.lines.try_recv() {
+            Ok(line) => Some(line),
+            Err(TryRecvError::Empty) => None,
+            Err(TryRecvError::Disconnected) => Some(self.hear()),
         }
     }
 

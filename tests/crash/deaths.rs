@@ -14,6 +14,7 @@ use procpool::{
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use std::{
     hint::black_box,
+    os::unix::process::CommandExt,
     process::{self, Command},
     thread,
 };
@@ -45,7 +46,10 @@ where
     assert_eq!(before, after);
     assert_eq!(error.kind(), ErrorKind::WorkerDied, "{error:?}");
     let exit = error.worker().expect("how it ended");
-    assert!(workers.contains(&exit.pid), "{exit:?} is not of {workers:?}");
+    assert!(
+        workers.contains(&exit.pid),
+        "{exit:?} is not of {workers:?}"
+    );
     error
 }
 
@@ -136,6 +140,42 @@ fn a_task_that_touches_memory_that_is_not_there_fails_with_the_signal() {
         let expected = [Signal::SIGSEGV, Signal::SIGABRT].map(|it| Some(it as i32));
         assert!(expected.contains(&signal), "{signal:?}");
     });
+}
+
+#[test]
+fn a_task_that_turns_into_another_program_fails_with_its_exit_code() {
+    in_time(|| {
+        let task = |()| {
+            let mut command = Command::new("sh");
+            // It returns only if it fails.
+            command.args(["-c", "exit 9"]).exec().to_string()
+        };
+        assert_eq!(code_of(&death_by(task, ())), Some(9));
+    });
+}
+
+// Two processes come back from such a task, with one page, one pipe and one answer between them.
+#[test]
+fn a_task_that_forks_and_returns_twice_costs_no_more_than_itself() -> Result<()> {
+    in_time(|| {
+        let pool = pool_of(2);
+        let task = |x: u64| {
+            // SAFETY: a worker has one thread.
+            let _ = unsafe { nix::unistd::fork() };
+            x + 1
+        };
+        for round in 0..20 {
+            match pool.apply(task, round) {
+                Ok(value) => assert_eq!(value, round + 1),
+                Err(error) => assert_eq!(error.kind(), ErrorKind::WorkerDied),
+            }
+            assert_eq!(
+                pool.map(square, 0..500)?,
+                (0..500).map(square).collect::<Vec<_>>()
+            );
+        }
+        Ok(())
+    })
 }
 
 fn overflow(depth: u64) -> u64 {
@@ -268,7 +308,11 @@ fn a_death_fails_exactly_one_of_many_futures() {
                 match future.result() {
                     Ok(value) => assert!(value == x && x != deadly),
                     Err(error) => {
-                        assert_eq!((error.kind(), x), (ErrorKind::WorkerDied, deadly), "{error}");
+                        assert_eq!(
+                            (error.kind(), x),
+                            (ErrorKind::WorkerDied, deadly),
+                            "{error}"
+                        );
                     }
                 }
             }
@@ -395,7 +439,8 @@ fn a_death_wakes_every_kind_of_waiting() {
         died(futures::executor::block_on(pool.submit(exit_at_once, 3)));
         let (tell, told) = std::sync::mpsc::channel();
         drop(pool.apply_async(exit_at_once, 3, move |it| {
-            tell.send(it.as_ref().map(drop).map_err(Error::clone)).expect("the test waits");
+            tell.send(it.as_ref().map(drop).map_err(Error::clone))
+                .expect("the test waits");
         }));
         died(told.recv().expect("the callback was called"));
         let future = pool.submit(exit_at_once, 3);
@@ -472,9 +517,13 @@ fn large_values_stay_whole_when_their_workers_die_before_they_are_read() -> Resu
         let pool = pool_of(2);
         for round in 0..10 {
             let bytes = |it: u8| vec![it ^ round; 300_000];
-            let futures: Vec<_> = (0..8).map(|it| pool.submit(|x: Vec<u8>| x, bytes(it))).collect();
+            let futures: Vec<_> = (0..8)
+                .map(|it| pool.submit(|x: Vec<u8>| x, bytes(it)))
+                .collect();
             wait(&futures, ReturnWhen::AllCompleted, None);
-            pool.worker_pids().iter().for_each(|it| kill(*it, Signal::SIGKILL));
+            pool.worker_pids()
+                .iter()
+                .for_each(|it| kill(*it, Signal::SIGKILL));
             for (it, future) in (0..).zip(futures) {
                 assert!(future.result()? == bytes(it));
             }
@@ -492,7 +541,9 @@ fn large_arguments_reach_another_worker_when_theirs_dies() -> Result<()> {
             let held = pool.submit(pass, gate.path());
             gate.wait_for(1);
             let bytes = |it: u8| vec![it; 300_000];
-            let futures: Vec<_> = (0..8).map(|it| pool.submit(|x: Vec<u8>| x, bytes(it))).collect();
+            let futures: Vec<_> = (0..8)
+                .map(|it| pool.submit(|x: Vec<u8>| x, bytes(it)))
+                .collect();
             kill(pool.worker_pids()[0], Signal::SIGKILL);
             assert_eq!(failure(held.result()).kind(), ErrorKind::WorkerDied);
             for (it, future) in (0..).zip(futures) {
@@ -531,7 +582,9 @@ fn all_idle_workers_may_be_killed_at_once() -> Result<()> {
         let pool = pool_of(4);
         for _ in 0..20 {
             assert_eq!(pool.map(square, 0..1000)?.len(), 1000);
-            pool.worker_pids().iter().for_each(|it| kill(*it, Signal::SIGKILL));
+            pool.worker_pids()
+                .iter()
+                .for_each(|it| kill(*it, Signal::SIGKILL));
         }
         assert_eq!(pool.map(square, 0..1000)?.len(), 1000);
         Ok(())
@@ -544,7 +597,9 @@ fn workers_killed_before_they_are_ready_do_not_break_the_pool() -> Result<()> {
         for _ in 0..5 {
             // More than the failed starts that a pool bears.
             let pool = pool_of(16);
-            pool.worker_pids().iter().for_each(|it| kill(*it, Signal::SIGKILL));
+            pool.worker_pids()
+                .iter()
+                .for_each(|it| kill(*it, Signal::SIGKILL));
             assert_eq!(pool.map(square, 0..100)?.len(), 100);
         }
         Ok(())
@@ -559,7 +614,9 @@ fn all_busy_workers_may_be_killed_at_once() -> Result<()> {
         let busy: Vec<_> = (0..4).map(|_| pool.submit(pass, gate.path())).collect();
         gate.wait_for(4);
         let queued: Vec<_> = (0..500).map(|x| pool.submit(square, x)).collect();
-        pool.worker_pids().iter().for_each(|it| kill(*it, Signal::SIGKILL));
+        pool.worker_pids()
+            .iter()
+            .for_each(|it| kill(*it, Signal::SIGKILL));
         for future in busy {
             assert_eq!(signal_of(&failure(future.result())), KILLED);
         }
@@ -652,7 +709,41 @@ fn a_stopped_worker_does_not_block_who_submits_and_cancels() -> Result<()> {
     })
 }
 
+#[test]
+fn a_pool_with_a_stopped_worker_comes_to_an_end() {
+    in_time(|| {
+        let pool = pool_of(2);
+        assert_eq!(
+            pool.map(square, 0..100).expect("a pool that works").len(),
+            100
+        );
+        let worker = process(pool.worker_pids()[0]);
+        kill(worker.pid, Signal::SIGSTOP);
+        pool.join().expect("a pool that ends");
+        assert!(!worker.runs());
+    });
+}
+
 // The end of a pool whose workers die.
+
+#[test]
+fn a_worker_whose_thread_runs_on_ends_with_its_pool() -> Result<()> {
+    in_time(|| {
+        let pool = pool_of(1);
+        let task = |()| {
+            thread::spawn(|| {
+                loop {
+                    std::hint::spin_loop();
+                }
+            });
+        };
+        pool.apply(task, ())?;
+        let worker = process(pool.worker_pids()[0]);
+        pool.join()?;
+        assert!(!worker.runs());
+        Ok(())
+    })
+}
 
 #[test]
 fn a_pool_whose_workers_die_while_it_is_joined_ends() {
@@ -661,7 +752,9 @@ fn a_pool_whose_workers_die_while_it_is_joined_ends() {
             let pool = pool_of(3);
             let futures: Vec<_> = (0..200).map(|x| pool.submit(square, x)).collect();
             pool.close();
-            pool.worker_pids().iter().for_each(|it| kill(*it, Signal::SIGKILL));
+            pool.worker_pids()
+                .iter()
+                .for_each(|it| kill(*it, Signal::SIGKILL));
             pool.join().expect("a pool that was closed");
             for future in futures {
                 assert!(future.is_done());
@@ -766,7 +859,9 @@ fn the_programs_that_tasks_run_have_nothing_to_do_with_deaths() -> Result<()> {
     in_time(|| {
         let pool = pool_of(2);
         let task = |code: i32| {
-            let status = Command::new("sh").args(["-c", &format!("exit {code}")]).status();
+            let status = Command::new("sh")
+                .args(["-c", &format!("exit {code}")])
+                .status();
             status.ok().and_then(|it| it.code())
         };
         let codes = pool.map(task, 0..20)?;

@@ -1,12 +1,15 @@
 //! Host programs with habits of their own: the pool works in each, and its workers do not inherit them.
 
-#![expect(unsafe_code, reason = "host programs that change what a process has one of")]
+#![expect(
+    unsafe_code,
+    reason = "host programs that change what a process has one of"
+)]
 
 use crate::{
     common::{DEADLINE, Gate, failure, in_time, pass, pool_of, square},
     processes::{
-        Process, Program, descriptors_of, eventually, fork_server, kill, kill_fork_server, listen, say,
-        status_of,
+        Process, Program, descriptors_of, eventually, for_a_while, fork_server, kill,
+        kill_fork_server, listen, say, status_of,
     },
 };
 use nix::{
@@ -34,6 +37,11 @@ use std::{
 pub(crate) const PROGRAMS: &[(&str, fn())] = &[
     ("live through ctrl-c", live_through_ctrl_c),
     ("die of ctrl-c", die_of_ctrl_c),
+    ("build pools under ctrl-c", build_under_ctrl_c),
+    ("be suspended", be_suspended),
+    ("turn into another program", turn_into_another_program),
+    ("be interrupted", be_interrupted),
+    ("interrupt workers", interrupt_workers),
     ("ignore SIGCHLD", ignore_sigchld),
     ("reap all children", reap_all_children),
     ("close the standard descriptors", close_stdio),
@@ -61,15 +69,26 @@ fn handle(signal: Signal, handler: SigHandler) {
 
 /// Checks that a pool runs tasks, tells how a task died, replaces idle workers, and ends.
 fn check_works(pool: &ProcessPoolExecutor) {
-    assert_eq!(pool.map(square, 0..1000).expect("a pool that works").len(), 1000);
+    assert_eq!(
+        pool.map(square, 0..1000).expect("a pool that works").len(),
+        1000
+    );
     let died = failure(pool.apply(|code| -> () { process::exit(code) }, 42));
     assert_eq!(died.worker().expect("a death").exit_code, Some(42));
     let died = failure(pool.apply(|()| -> () { process::abort() }, ()));
     assert_eq!(died.worker().expect("a death").signal, Some(6));
-    pool.worker_pids().iter().for_each(|it| kill(*it, Signal::SIGKILL));
-    assert_eq!(pool.map(square, 0..1000).expect("a pool that works").len(), 1000);
+    pool.worker_pids()
+        .iter()
+        .for_each(|it| kill(*it, Signal::SIGKILL));
+    assert_eq!(
+        pool.map(square, 0..1000).expect("a pool that works").len(),
+        1000
+    );
     kill_fork_server();
-    assert_eq!(pool.map(square, 0..1000).expect("a pool that works").len(), 1000);
+    assert_eq!(
+        pool.map(square, 0..1000).expect("a pool that works").len(),
+        1000
+    );
 }
 
 // Ctrl-C.
@@ -85,9 +104,12 @@ fn live_through_ctrl_c() {
     listen();
     drop(gate);
     running.result().expect("the task goes on");
-    assert_eq!(pool.map(square, 0..1000).expect("a pool that works").len(), 1000);
+    assert_eq!(
+        pool.map(square, 0..1000).expect("a pool that works").len(),
+        1000
+    );
     assert_eq!(pool.worker_pids(), workers);
-    let slept = pool.submit(|limit| thread::sleep(limit), Duration::from_millis(50));
+    let slept = pool.submit(thread::sleep, Duration::from_millis(50));
     eventually("the task sleeps", || slept.is_running() || slept.is_done());
     say("there");
     listen();
@@ -137,7 +159,11 @@ fn workers_go_quietly_with_a_program_that_ctrl_c_ends() {
         let mut command = Program::command("die of ctrl-c");
         command.process_group(0);
         let mut program = Program::start_by(command);
-        let all: Vec<Process> = program.hear_numbers().into_iter().filter_map(Process::of).collect();
+        let all: Vec<Process> = program
+            .hear_numbers()
+            .into_iter()
+            .filter_map(Process::of)
+            .collect();
         assert_eq!(all.len(), 3);
         press_ctrl_c(&program);
         let finished = program.finish();
@@ -145,6 +171,182 @@ fn workers_go_quietly_with_a_program_that_ctrl_c_ends() {
         assert_eq!(finished.errors, "");
         eventually("no process is left", || !all.iter().any(Process::runs));
     });
+}
+
+fn build_under_ctrl_c() {
+    handle(Signal::SIGINT, SigHandler::Handler(do_nothing));
+    say("there");
+    for_a_while(|| {
+        let pool = pool_of(1);
+        assert_eq!(pool.apply(square, 3).expect("a pool that works"), 9);
+        drop(pool);
+        // The next one needs a new server, which is not yet itself when the signal comes.
+        kill_fork_server();
+    });
+    say("done");
+    listen();
+}
+
+#[test]
+fn ctrl_c_does_not_disturb_the_start_of_workers() {
+    in_time(|| {
+        let mut command = Program::command("build pools under ctrl-c");
+        command.process_group(0);
+        let mut program = Program::start_by(command);
+        assert_eq!(program.hear(), "there");
+        let done = loop {
+            press_ctrl_c(&program);
+            if let Some(line) = program.try_hear() {
+                break line;
+            }
+            thread::sleep(Duration::from_micros(200));
+        };
+        assert_eq!(done, "done");
+        program.succeed();
+    });
+}
+
+fn be_suspended() {
+    let pool = pool_of(2);
+    for_a_while(|| {
+        say("there");
+        assert_eq!(
+            pool.map(square, 0..1000).expect("a pool that works").len(),
+            1000
+        );
+        let futures: Vec<_> = (0..100).map(|x| pool.submit(square, x)).collect();
+        for (x, future) in (0..).zip(futures) {
+            assert_eq!(future.result().expect("a pool that works"), x * x);
+        }
+    });
+    say("done");
+}
+
+#[test]
+fn a_program_that_is_suspended_goes_on_where_it_was() {
+    in_time(|| {
+        let mut command = Program::command("be suspended");
+        command.process_group(0);
+        let mut program = Program::start_by(command);
+        let group = Pid::from_raw(program.pid().cast_signed());
+        while program.hear() != "done" {
+            for _ in 0..5 {
+                // It fails only when the program is done.
+                let _ = killpg(group, Signal::SIGSTOP);
+                let _ = killpg(group, Signal::SIGCONT);
+            }
+        }
+        program.succeed();
+    });
+}
+
+fn turn_into_another_program() {
+    let pool = pool_of(2);
+    let gate = Gate::new();
+    let running = pool.submit(pass, gate.path());
+    gate.wait_for(1);
+    let all = Process::descendants_of(process::id());
+    let pids: Vec<String> = all.iter().map(|it| it.pid.to_string()).collect();
+    say(pids.join(" "));
+    listen();
+    let error = process::Command::new("sleep").arg("1000").exec();
+    drop(running);
+    panic!("{error}");
+}
+
+#[test]
+fn no_worker_outlives_a_program_that_turns_into_another() {
+    in_time(|| {
+        let mut program = Program::start("turn into another program");
+        let all: Vec<Process> = program
+            .hear_numbers()
+            .into_iter()
+            .filter_map(Process::of)
+            .collect();
+        assert_eq!(all.len(), 3);
+        program.tell();
+        eventually("no process is left", || !all.iter().any(Process::runs));
+        let program = Process::of(program.pid()).expect("it goes on");
+        assert_eq!(program.name, "sleep");
+    });
+}
+
+/// Has this process interrupted again and again by a signal whose handler does not restart system calls.
+fn interrupt_this_process() {
+    let action = SigAction::new(
+        SigHandler::Handler(do_nothing),
+        SaFlags::empty(),
+        SigSet::empty(),
+    );
+    // SAFETY: the handler does nothing.
+    unsafe { sigaction(Signal::SIGALRM, &action) }.expect("a signal that can be handled");
+    let often = libc::timeval {
+        tv_sec: 0,
+        tv_usec: 300,
+    };
+    let timer = libc::itimerval {
+        it_interval: often,
+        it_value: often,
+    };
+    // SAFETY: the kernel reads a local.
+    let set = unsafe { libc::setitimer(libc::ITIMER_REAL, &raw const timer, std::ptr::null_mut()) };
+    assert_eq!(set, 0);
+}
+
+fn be_interrupted() {
+    interrupt_this_process();
+    for_a_while(|| {
+        let pool = pool_of(2);
+        check_works(&pool);
+        let bytes = vec![7; 3 << 20];
+        assert!(
+            pool.apply(|x: Vec<u8>| x, bytes.clone())
+                .expect("a pool that works")
+                == bytes
+        );
+        let slept = pool.map(thread::sleep, [Duration::from_millis(5); 4]);
+        assert_eq!(slept.expect("a pool that works").len(), 4);
+    });
+}
+
+#[test]
+fn a_pool_works_in_a_program_that_signals_interrupt_all_the_time() {
+    succeeds("be interrupted");
+}
+
+fn interrupt_workers() {
+    let pool = pool_of(2);
+    let gate = Gate::new();
+    let task = |gate| {
+        interrupt_this_process();
+        pass(gate);
+    };
+    let futures = [(), ()].map(|()| pool.submit(task, gate.path()));
+    gate.wait_for(2);
+    gate.open();
+    let interrupted = futures.into_iter().map(|it| it.result());
+    interrupted.for_each(|it| it.expect("a pool that works"));
+    let workers = pool.worker_pids();
+    for_a_while(|| {
+        assert_eq!(
+            pool.map(square, 0..1000).expect("a pool that works").len(),
+            1000
+        );
+        let values = (0..20).map(|it| vec![7u8; it * 20_000]);
+        assert_eq!(
+            pool.map(|x: Vec<u8>| x, values)
+                .expect("a pool that works")
+                .len(),
+            20
+        );
+        thread::sleep(Duration::from_millis(2));
+    });
+    assert_eq!(pool.worker_pids(), workers);
+}
+
+#[test]
+fn workers_that_signals_interrupt_all_the_time_work() {
+    succeeds("interrupt workers");
 }
 
 // Children.
@@ -195,11 +397,19 @@ fn close_stdio() {
     check_works(&pool);
     let printed = pool.map(|x: u64| println!("{x} goes nowhere"), 0..100);
     assert_eq!(printed.expect("a pool that works").len(), 100);
-    assert_eq!(pool.apply(|x: Vec<u8>| x, vec![7; 1 << 20]).expect("a pool that works").len(), 1 << 20);
+    assert_eq!(
+        pool.apply(|x: Vec<u8>| x, vec![7; 1 << 20])
+            .expect("a pool that works")
+            .len(),
+        1 << 20
+    );
     let open = descriptors_of(process::id());
     let standard: Vec<_> = open.iter().filter(|it| it.0 < 3).collect();
     // The one that reads the directory may be among them.
-    let own: Vec<_> = standard.iter().filter(|it| !it.1.starts_with("/proc/")).collect();
+    let own: Vec<_> = standard
+        .iter()
+        .filter(|it| !it.1.starts_with("/proc/"))
+        .collect();
     assert!(own.is_empty(), "{own:?} are written to by whoever prints");
 }
 
@@ -214,7 +424,8 @@ fn limit_descriptors(most: u64) {
         rlim_max: most,
     };
     // SAFETY: the kernel reads a local.
-    assert_eq!(unsafe { libc::setrlimit(libc::RLIMIT_NOFILE, &raw const limit) }, 0);
+    let set = unsafe { libc::setrlimit(libc::RLIMIT_NOFILE, &raw const limit) };
+    assert_eq!(set, 0);
 }
 
 fn run_out_of_descriptors() {
@@ -237,18 +448,29 @@ fn run_out_of_descriptors() {
         }
         assert_eq!(pool.apply(square, 3).expect("it needs no descriptor"), 9);
         assert_eq!(pool.worker_pids(), workers, "another pool was harmed");
-        assert_eq!(descriptors_of_self(), before, "a failed build leaves descriptors");
-        hoard.pop().expect("a pool needs fewer than 256 descriptors");
+        assert_eq!(
+            descriptors_of_self(),
+            before,
+            "a failed build leaves descriptors"
+        );
+        hoard
+            .pop()
+            .expect("a pool needs fewer than 256 descriptors");
     }
     drop(hoard);
     assert_eq!(fork_server(), server);
-    assert_eq!(pool.map(square, 0..1000).expect("a pool that works").len(), 1000);
+    assert_eq!(
+        pool.map(square, 0..1000).expect("a pool that works").len(),
+        1000
+    );
 }
 
 /// How many descriptors are open, found without opening one.
 fn descriptors_of_self() -> usize {
     // SAFETY: fcntl takes plain numbers.
-    (0..256).filter(|it| unsafe { libc::fcntl(*it, libc::F_GETFD) } >= 0).count()
+    (0..256)
+        .filter(|it| unsafe { libc::fcntl(*it, libc::F_GETFD) } >= 0)
+        .count()
 }
 
 #[test]
@@ -264,16 +486,22 @@ fn working_directory((): ()) -> Option<PathBuf> {
 
 fn change_the_directory() {
     let directories = [(), ()].map(|()| tempfile::tempdir().expect("a temporary directory"));
-    let paths = directories.each_ref().map(|it| fs::canonicalize(it.path()).expect("a path"));
+    let paths = directories
+        .each_ref()
+        .map(|it| fs::canonicalize(it.path()).expect("a path"));
     drop(pool_of(1));
     // The fork server is in the old one.
     env::set_current_dir(&paths[0]).expect("a directory");
     let pool = pool_of(1);
-    let found = pool.apply(working_directory, ()).expect("a pool that works");
+    let found = pool
+        .apply(working_directory, ())
+        .expect("a pool that works");
     assert_eq!(found.as_ref(), Some(&paths[0]));
     env::set_current_dir(&paths[1]).expect("a directory");
     failure(pool.apply(|()| -> () { process::abort() }, ()));
-    let found = pool.apply(working_directory, ()).expect("a pool that works");
+    let found = pool
+        .apply(working_directory, ())
+        .expect("a pool that works");
     assert_eq!(found.as_ref(), Some(&paths[1]));
 }
 
@@ -300,8 +528,10 @@ fn variable(name: String) -> Option<String> {
 
 /// What new workers of a pool see of three variables.
 fn seen(pool: &ProcessPoolExecutor) -> [Option<String>; 3] {
-    ["ADDED", "CHANGED", "REMOVED"]
-        .map(|it| pool.apply(variable, it.to_owned()).expect("a pool that works"))
+    ["ADDED", "CHANGED", "REMOVED"].map(|it| {
+        pool.apply(variable, it.to_owned())
+            .expect("a pool that works")
+    })
 }
 
 fn change_the_environment() {
@@ -377,12 +607,20 @@ fn die_of_sigpipe() {
     handle(Signal::SIGPIPE, SigHandler::SigDfl);
     let pool = pool_of(2);
     for round in 0..200 {
-        pool.worker_pids().iter().for_each(|it| kill(*it, Signal::SIGKILL));
+        pool.worker_pids()
+            .iter()
+            .for_each(|it| kill(*it, Signal::SIGKILL));
         for x in 0..4 {
-            assert_eq!(pool.apply(square, x).expect("no task ran in a victim"), x * x);
+            assert_eq!(
+                pool.apply(square, x).expect("no task ran in a victim"),
+                x * x
+            );
         }
         if round % 20 == 0 {
-            assert_eq!(pool.map(square, 0..1000).expect("a pool that works").len(), 1000);
+            assert_eq!(
+                pool.map(square, 0..1000).expect("a pool that works").len(),
+                1000
+            );
         }
     }
     check_works(&pool);

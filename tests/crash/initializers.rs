@@ -37,7 +37,10 @@ where
         assert_eq!(failure(future.result()).kind(), ErrorKind::StartFailed);
     }
     assert_eq!(failure(mapped.result()).kind(), ErrorKind::StartFailed);
-    assert_eq!(failure(pool.map(square, 0..10)).kind(), ErrorKind::StartFailed);
+    assert_eq!(
+        failure(pool.map(square, 0..10)).kind(),
+        ErrorKind::StartFailed
+    );
     for result in pool.map_results(square, 0..10) {
         assert_eq!(failure(result).kind(), ErrorKind::StartFailed);
     }
@@ -126,7 +129,9 @@ fn workers_that_are_killed_together_while_they_start_do_not_break_the_pool() -> 
             .build()?;
         let futures: Vec<_> = (0..100).map(|x| pool.submit(square, x)).collect();
         gate.wait_for(16);
-        pool.worker_pids().iter().for_each(|it| kill(*it, Signal::SIGKILL));
+        pool.worker_pids()
+            .iter()
+            .for_each(|it| kill(*it, Signal::SIGKILL));
         drop(gate);
         for (x, future) in (0..).zip(futures) {
             assert_eq!(future.result()?, x * x);

@@ -20,8 +20,14 @@ use std::{
 /// Starts a program that runs for ever, and gives its process id.
 fn start_sleep((): ()) -> u32 {
     let mut command = Command::new("sleep");
-    command.arg("1000").stdin(Stdio::null()).stdout(Stdio::null());
-    command.stderr(Stdio::null()).spawn().map_or(0, |it| it.id())
+    command
+        .arg("1000")
+        .stdin(Stdio::null())
+        .stdout(Stdio::null());
+    command
+        .stderr(Stdio::null())
+        .spawn()
+        .map_or(0, |it| it.id())
 }
 
 /// Starts a program that runs for ever, writes its process id to a file, and dies.

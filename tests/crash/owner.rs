@@ -2,23 +2,29 @@
 
 use crate::{
     common::{in_time, pool_of, square},
-    processes::{Process, Program, eventually, fork_server, listen, process, say},
+    processes::{
+        Process, Program, eventually, for_a_while, fork_server, kill, listen, process, say,
+    },
 };
 use nix::{
-    sys::signal::{SigSet, SigmaskHow, pthread_sigmask},
+    sys::signal::{SigSet, SigmaskHow, Signal, pthread_sigmask},
     unistd::{pause, setsid},
 };
 use procpool::ProcessPoolExecutor;
 use std::{
+    fs,
     hint::spin_loop,
     os::unix::process::ExitStatusExt,
     process::{self, Command, Stdio},
     sync::OnceLock,
+    thread,
+    time::Duration,
 };
 
 pub(crate) const PROGRAMS: &[(&str, fn())] = &[
     ("be killed with busy workers", be_killed),
     ("be killed with a nested pool", be_killed_with_a_nested_pool),
+    ("build pools until it is killed", build_pools_for_ever),
     ("leave a static pool", leave_a_static_pool),
     ("exit beside a busy static pool", exit_beside_a_static_pool),
     ("abort beside a busy pool", abort_beside_a_pool),
@@ -53,7 +59,10 @@ fn be_busy(way: u32) {
         }
         _ => {
             let mut command = Command::new("sleep");
-            command.arg("1000").stdin(Stdio::null()).stdout(Stdio::null());
+            command
+                .arg("1000")
+                .stdin(Stdio::null())
+                .stdout(Stdio::null());
             let mut child = command.stderr(Stdio::null()).spawn().expect("a program");
             // It is killed with this process.
             let _ = child.wait();
@@ -67,7 +76,9 @@ fn be_killed() {
     let _running: Vec<_> = (0..WAYS).map(|way| pool.submit(be_busy, way)).collect();
     let own = process::id();
     eventually("a worker has started its program", || {
-        Process::descendants_of(own).iter().any(|it| it.name == "sleep")
+        Process::descendants_of(own)
+            .iter()
+            .any(|it| it.name == "sleep")
     });
     say_who_is_there();
     while listen() {}
@@ -104,7 +115,9 @@ fn be_killed_with_a_nested_pool() {
     let _running = pool.submit(task, ());
     let own = process::id();
     eventually("the inner worker has started its program", || {
-        Process::descendants_of(own).iter().any(|it| it.name == "sleep")
+        Process::descendants_of(own)
+            .iter()
+            .any(|it| it.name == "sleep")
     });
     say_who_is_there();
     while listen() {}
@@ -116,13 +129,88 @@ fn no_process_of_a_nested_pool_outlives_an_owner_that_is_killed() {
     in_time(|| leaves_nobody_when_killed("be killed with a nested pool", 6));
 }
 
+#[test]
+fn no_process_of_a_nested_pool_outlives_its_worker() {
+    in_time(|| {
+        let pool = pool_of(1);
+        let task = |()| {
+            let inner = Box::leak(Box::new(pool_of(2)));
+            let running = [0, 4].map(|way| inner.submit(be_busy, way));
+            let own = process::id();
+            eventually("the inner worker has started its program", || {
+                Process::descendants_of(own)
+                    .iter()
+                    .any(|it| it.name == "sleep")
+            });
+            running.iter().for_each(|it| assert!(!it.is_done()));
+        };
+        pool.apply(task, ()).expect("a pool that works");
+        let worker = pool.worker_pids()[0];
+        let all = Process::descendants_of(worker);
+        assert!(all.len() >= 4, "{all:?}");
+        kill(worker, Signal::SIGKILL);
+        eventually("no process is left", || !all.iter().any(Process::runs));
+    });
+}
+
+fn build_pools_for_ever() {
+    say("there");
+    loop {
+        let pool = pool_of(2);
+        let _running = [0, 1].map(|way| pool.submit(be_busy, way));
+        assert!(pool.map(square, 0..0).is_ok());
+        pool.kill();
+        drop(pool);
+        // The next pool needs a new server.
+        kill(fork_server(), Signal::SIGKILL);
+    }
+}
+
+/// Processes that were started, at whatever distance, with this variable.
+fn processes_with(variable: &str) -> Vec<Process> {
+    let has_it = |it: &Process| {
+        let environment = fs::read(format!("/proc/{}/environ", it.pid)).unwrap_or_default();
+        let mut variables = environment.split(|it| *it == 0);
+        variables.any(|it| it == variable.as_bytes())
+    };
+    Process::all()
+        .into_iter()
+        .filter(|it| it.runs() && has_it(it))
+        .collect()
+}
+
+#[test]
+fn no_process_outlives_an_owner_that_is_killed_at_any_moment() {
+    in_time(|| {
+        let mut round = 0;
+        for_a_while(|| {
+            round += 1;
+            let token = format!("{}-{round}", process::id());
+            let mut command = Program::command("build pools until it is killed");
+            command.env("PROCPOOL_TEST_TOKEN", &token);
+            let mut program = Program::start_by(command);
+            assert_eq!(program.hear(), "there");
+            // A different moment each time, from before the first process is there.
+            thread::sleep(Duration::from_micros(round * 700 % 30_000));
+            program.kill();
+            let variable = format!("PROCPOOL_TEST_TOKEN={token}");
+            eventually("no process is left", || {
+                processes_with(&variable).is_empty()
+            });
+        });
+    });
+}
+
 fn static_pool() -> &'static ProcessPoolExecutor {
     static POOL: OnceLock<ProcessPoolExecutor> = OnceLock::new();
     POOL.get_or_init(|| pool_of(2))
 }
 
 fn leave_a_static_pool() {
-    assert_eq!(static_pool().apply(square, 3).expect("a pool that works"), 9);
+    assert_eq!(
+        static_pool().apply(square, 3).expect("a pool that works"),
+        9
+    );
     say_who_is_there();
 }
 

@@ -111,10 +111,7 @@ impl Drop for PanicsWhenDropped {
 fn a_panic_whose_value_panics_when_it_is_dropped_is_one_panic() {
     in_time(|| {
         for depth in 1..4 {
-            let panic = panic_of(
-                |depth| -> () { panic_any(PanicsWhenDropped(depth)) },
-                depth,
-            );
+            let panic = panic_of(|depth| -> () { panic_any(PanicsWhenDropped(depth)) }, depth);
             assert!(located(file!(), line!() - 3, &panic), "{panic:?}");
         }
     });
@@ -144,10 +141,7 @@ impl Serialize for Fragile {
 impl<'de> Deserialize<'de> for Fragile {
     fn deserialize<D: Deserializer<'de>>(from: D) -> std::result::Result<Self, D::Error> {
         let moment = Moment::deserialize(from)?;
-        assert!(
-            !(is_worker() && moment == Moment::Decode),
-            "while decoding"
-        );
+        assert!(!(is_worker() && moment == Moment::Decode), "while decoding");
         Ok(Self(moment))
     }
 }
@@ -410,8 +404,11 @@ fn every_panic_of_a_map_is_its_items_own() {
 /// Panics on threads of its workers and in tasks.
 fn noisy() {
     let pool = pool_of(1);
-    let on_a_thread =
-        |()| thread::spawn(|| panic!("heard from a side thread")).join().is_err();
+    let on_a_thread = |()| {
+        thread::spawn(|| panic!("heard from a side thread"))
+            .join()
+            .is_err()
+    };
     let outcome = pool.apply(on_a_thread, ());
     assert!(outcome.expect("the task does not panic"));
     let heard = failure(pool.apply(|()| -> () { panic!("never heard") }, ()));
@@ -429,7 +426,11 @@ fn a_panic_on_another_thread_of_a_worker_goes_to_the_previous_hook() {
         let finished = Program::start("noisy").finish();
         assert!(finished.status.success(), "{finished:#?}");
         let errors = finished.errors;
-        assert_eq!(errors.matches("heard from a side thread").count(), 1, "{errors}");
+        assert_eq!(
+            errors.matches("heard from a side thread").count(),
+            1,
+            "{errors}"
+        );
     });
 }
 

@@ -62,7 +62,11 @@ impl Recorded {
     /// Workers that have run a task: whoever kills those that start, again and again, has broken the pool.
     fn victims(&self) -> Vec<u32> {
         let has_run = |it: &u32| self.directory.path().join(it.to_string()).exists();
-        self.pool.worker_pids().into_iter().filter(has_run).collect()
+        self.pool
+            .worker_pids()
+            .into_iter()
+            .filter(has_run)
+            .collect()
     }
 
     /// Checks that every task ran as often as its outcome says, and that no more failed than could.
@@ -307,7 +311,9 @@ fn large_values_stay_whole_while_workers_are_killed() {
                 futures.into_iter().map(whole).collect::<Vec<_>>()
             });
             let errors: Vec<_> = outcomes.into_iter().filter_map(Result::err).collect();
-            let died = errors.iter().filter(|it| it.kind() == ErrorKind::WorkerDied);
+            let died = errors
+                .iter()
+                .filter(|it| it.kind() == ErrorKind::WorkerDied);
             assert_eq!(died.count(), errors.len(), "{errors:#?}");
             let failed = errors.len();
             assert!(failed <= kills, "{failed} tasks failed by {kills} deaths");

@@ -6,10 +6,16 @@ use crate::{
     common::{Gate, alone, failure, pass, pool_of, square},
     processes::{
         Process, eventually, find_fork_server, for_a_while, fork_server, kill, kill_fork_server,
+        process,
     },
 };
 use nix::sys::signal::Signal;
 use procpool::{ErrorKind, ProcessPoolExecutor, Result};
+use std::{
+    sync::atomic::{AtomicBool, Ordering},
+    thread,
+    time::Duration,
+};
 
 #[test]
 fn a_fork_server_killed_while_its_pools_are_idle_is_no_futures_business() {
@@ -65,7 +71,10 @@ fn a_fork_server_killed_again_and_again_is_replaced_each_time() {
             }
         });
         assert!(kills > 0);
-        assert_eq!(pool.map(square, 0..1000).expect("a pool that works").len(), 1000);
+        assert_eq!(
+            pool.map(square, 0..1000).expect("a pool that works").len(),
+            1000
+        );
     });
 }
 
@@ -78,7 +87,10 @@ fn a_fork_server_killed_beside_a_pool_of_many_workers_is_replaced() {
             kill_fork_server();
             eventually("there is a new server", || find_fork_server().is_some());
         }
-        assert_eq!(pool.map(square, 0..1000).expect("a pool that works").len(), 1000);
+        assert_eq!(
+            pool.map(square, 0..1000).expect("a pool that works").len(),
+            1000
+        );
     });
 }
 
@@ -140,9 +152,82 @@ fn a_fork_server_that_is_stopped_for_a_while_loses_nothing() {
 }
 
 #[test]
+fn a_stopped_fork_server_does_not_stop_workers_that_live() {
+    alone("", || {
+        let pool = pool_of(2);
+        assert_eq!(
+            pool.map(square, 0..1000).expect("a pool that works").len(),
+            1000
+        );
+        let server = fork_server();
+        kill(server, Signal::SIGSTOP);
+        kill(pool.worker_pids()[0], Signal::SIGKILL);
+        for x in 0..500 {
+            assert_eq!(
+                pool.apply(square, x).expect("no task ran in the victim"),
+                x * x
+            );
+        }
+        // Nobody has waited so long for it that it was replaced.
+        assert_eq!((process(server).state, fork_server()), ('T', server));
+        kill(server, Signal::SIGCONT);
+        eventually("the other worker is back", || pool.worker_pids().len() == 2);
+    });
+}
+
+#[test]
+fn a_task_that_kills_the_fork_server_costs_those_that_run() {
+    alone("", || {
+        let pool = pool_of(2);
+        for _ in 0..10 {
+            let task = |()| kill(std::os::unix::process::parent_id(), Signal::SIGKILL);
+            if let Err(error) = pool.apply(task, ()) {
+                assert_eq!(error.kind(), ErrorKind::WorkerDied);
+            }
+            let results = pool.map_results(square, 0..1000);
+            let errors: Vec<_> = results.into_iter().filter_map(Result::err).collect();
+            assert!(
+                errors.iter().all(|it| it.kind() == ErrorKind::WorkerDied),
+                "{errors:?}"
+            );
+            assert!(errors.len() <= 2, "{errors:?}");
+        }
+    });
+}
+
+#[test]
+fn pools_that_are_built_while_fork_servers_are_killed_work_or_fail_to_start() {
+    alone("", || {
+        let over = AtomicBool::new(false);
+        thread::scope(|scope| {
+            scope.spawn(|| {
+                while !over.load(Ordering::Relaxed) {
+                    if let Some(server) = find_fork_server() {
+                        kill(server, Signal::SIGKILL);
+                    }
+                    thread::sleep(Duration::from_millis(3));
+                }
+            });
+            for_a_while(|| match ProcessPoolExecutor::builder().workers(2).build() {
+                Err(error) => assert_eq!(error.kind(), ErrorKind::StartFailed),
+                Ok(pool) => {
+                    for result in pool.map_results(square, 0..100) {
+                        if let Err(error) = result {
+                            let kinds = [ErrorKind::WorkerDied, ErrorKind::StartFailed];
+                            assert!(kinds.contains(&error.kind()), "{error}");
+                        }
+                    }
+                }
+            });
+            over.store(true, Ordering::Relaxed);
+        });
+    });
+}
+
+#[test]
 fn pools_of_many_threads_share_one_fork_server() {
     alone("", || {
-        std::thread::scope(|scope| {
+        thread::scope(|scope| {
             for _ in 0..8 {
                 scope.spawn(|| -> Result<()> {
                     let pool = ProcessPoolExecutor::builder().workers(1).build()?;

@@ -7,17 +7,14 @@ use crate::{
     processes::{Program, say},
 };
 use procpool::{ErrorKind, ProcessPoolExecutor};
-use std::{
-    env,
-    io::Write,
-    process,
-    sync::Mutex,
-    thread,
-};
+use std::{env, io::Write, process, sync::Mutex, thread};
 
 pub(crate) const PROGRAMS: &[(&str, fn())] = &[
     ("compare constructors", compare_constructors),
-    ("build behind a constructor that acts", build_behind_an_actor),
+    (
+        "build behind a constructor that acts",
+        build_behind_an_actor,
+    ),
     ("print in a constructor", print_in_a_constructor),
 ];
 
@@ -117,7 +114,12 @@ fn build_behind_an_actor() {
         assert!(error.to_string().contains(reason), "{act}: {error}");
     }
     have_constructors("nothing");
-    assert_eq!(pool_of(2).apply(|x: u64| x + 1, 2).expect("a pool that works"), 3);
+    assert_eq!(
+        pool_of(2)
+            .apply(|x: u64| x + 1, 2)
+            .expect("a pool that works"),
+        3
+    );
 }
 
 #[test]

@@ -29,7 +29,10 @@ const VARIABLE: &str = "PROCPOOL_FORK_SERVER";
 
 fn use_a_pool() {
     let pool = pool_of(2);
-    assert_eq!(pool.map(square, 0..100).expect("a pool that works").len(), 100);
+    assert_eq!(
+        pool.map(square, 0..100).expect("a pool that works").len(),
+        100
+    );
 }
 
 #[test]

@@ -5,7 +5,6 @@
 
 use std::{
     env, fs,
-
     path::{Path, PathBuf},
     process::{Command, Output, Stdio},
     thread,
@@ -29,7 +28,11 @@ debug = 0
 "#;
 
 /// The packages: name, what its manifest says besides, its files.
-type Package = (&'static str, &'static str, &'static [(&'static str, &'static str)]);
+type Package = (
+    &'static str,
+    &'static str,
+    &'static [(&'static str, &'static str)],
+);
 
 const PACKAGES: &[Package] = &[
     (
@@ -77,7 +80,10 @@ impl Workspace {
         write("Cargo.toml", WORKSPACE);
         let crate_root = Path::new(env!("CARGO_MANIFEST_DIR"));
         // The versions that are here, as nothing may be downloaded; a packaged crate has no such file.
-        let _ = fs::copy(crate_root.join("Cargo.lock"), directory.path().join("Cargo.lock"));
+        let _ = fs::copy(
+            crate_root.join("Cargo.lock"),
+            directory.path().join("Cargo.lock"),
+        );
         for (name, manifest, files) in PACKAGES {
             let head = format!("[package]\nname = \"{name}\"\nedition = \"2024\"\n");
             let manifest = manifest.replace("PROCPOOL", env!("CARGO_MANIFEST_DIR"));
@@ -157,7 +163,11 @@ fn succeed(program: PathBuf, arguments: &[&str]) -> String {
     command.args(arguments);
     let output = run(command, RUN_LIMIT);
     let text = text_of(&output);
-    assert!(output.status.success(), "{arguments:?}: {} {text}", output.status);
+    assert!(
+        output.status.success(),
+        "{arguments:?}: {} {text}",
+        output.status
+    );
     text
 }
 
@@ -229,8 +239,12 @@ fn a_pool_works_in_every_kind_of_target() {
     let workspace = Workspace::new();
     let everywhere = ["--package", "everywhere"];
     let tested = workspace.cargo(&[&["test"], &everywhere[..]].concat(), "unwind");
-    assert_eq!(tested.matches("test result: ok. 1 passed").count(), 3, "{tested}");
-        let targets = [
+    assert_eq!(
+        tested.matches("test result: ok. 1 passed").count(),
+        3,
+        "{tested}"
+    );
+    let targets = [
         &["run"][..],
         &["run", "--example", "example"],
         &["bench", "--profile", "dev"],

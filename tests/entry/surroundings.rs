@@ -1,6 +1,9 @@
 //! What workers see of the program that they are copies of: its arguments, its environment, its directory, its file.
 
-#![expect(unsafe_code, reason = "an environment that the standard library does not make")]
+#![expect(
+    unsafe_code,
+    reason = "an environment that the standard library does not make"
+)]
 
 use crate::{
     common::{failure, in_time, pool_of, square},
@@ -21,7 +24,10 @@ use std::{
 
 pub(crate) const PROGRAMS: &[(&str, fn())] = &[
     ("compare surroundings", compare_surroundings),
-    ("read a variable that is there twice", read_a_double_variable),
+    (
+        "read a variable that is there twice",
+        read_a_double_variable,
+    ),
     ("use a pool later", use_a_pool_later),
 ];
 
@@ -92,7 +98,10 @@ fn workers_see_the_same_one_of_two_variables_with_one_name() {
             .collect();
         let environment: Vec<CString> = env::vars_os()
             .chain(changed)
-            .chain([("TWICE".into(), "first".into()), ("TWICE".into(), "second".into())])
+            .chain([
+                ("TWICE".into(), "first".into()),
+                ("TWICE".into(), "second".into()),
+            ])
             .map(|(mut name, value)| {
                 name.push("=");
                 name.push(value);
@@ -113,7 +122,10 @@ fn use_a_pool_later() {
     say("there");
     listen();
     let pool = pool_of(2);
-    assert_eq!(pool.map(square, 0..100).expect("a pool that works").len(), 100);
+    assert_eq!(
+        pool.map(square, 0..100).expect("a pool that works").len(),
+        100
+    );
 }
 
 #[test]

@@ -13,7 +13,10 @@ fn square(x: u64) -> u64 {
 }
 
 fn check_works(pool: &ProcessPoolExecutor) {
-    assert_eq!(pool.map(square, 0..1000).expect("a pool that works").len(), 1000);
+    assert_eq!(
+        pool.map(square, 0..1000).expect("a pool that works").len(),
+        1000
+    );
 }
 
 fn check_panicked(error: &Error, message: &str) {
@@ -93,7 +96,10 @@ fn context() {
 fn initializer() {
     let built = ProcessPoolExecutor::builder()
         .workers(2)
-        .initializer(|()| -> std::result::Result<(), String> { panic!("no tea") }, ())
+        .initializer(
+            |()| -> std::result::Result<(), String> { panic!("no tea") },
+            (),
+        )
         .build();
     let check = |error: Error| {
         assert_eq!(error.kind(), ErrorKind::StartFailed, "{error}");
@@ -114,7 +120,11 @@ fn initializer() {
 /// A panic on a thread of the worker aborts it, which is a death like any other, and is printed by the previous hook.
 fn thread() {
     let pool = pool(1);
-    let task = |()| std::thread::spawn(|| panic!("on a side thread")).join().is_ok();
+    let task = |()| {
+        std::thread::spawn(|| panic!("on a side thread"))
+            .join()
+            .is_ok()
+    };
     let error = pool.apply(task, ()).expect_err("a death");
     assert_eq!(error.worker().and_then(|it| it.signal), Some(6), "{error}");
     check_works(&pool);

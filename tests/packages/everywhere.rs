@@ -14,7 +14,10 @@ pub fn use_a_pool() {
     let squares = pool.map(|x: u64| x * x, 0..100);
     assert_eq!(squares.expect("a pool that works").len(), 100);
     let died = pool.apply(|()| -> () { std::process::abort() }, ());
-    assert_eq!(died.expect_err("a death").kind(), procpool::ErrorKind::WorkerDied);
+    assert_eq!(
+        died.expect_err("a death").kind(),
+        procpool::ErrorKind::WorkerDied
+    );
     assert_eq!(pool.apply(|x: u64| x + 1, 2).expect("a pool that works"), 3);
 }
 

@@ -75,9 +75,26 @@ pub(crate) fn accept(control: i32) -> Option<Invited> {
     Some(Invited { control, owner })
 }
 
+/// Tells the owner if constructors have started threads: the server's children would be copies of one thread, with the
+/// locks of the others.
+fn has_one_thread(control: &OwnedFd) -> io::Result<bool> {
+    if child::thread_count()? == 1 {
+        return Ok(true);
+    }
+    socket::send(
+        control,
+        b"a constructor of the program has started a thread",
+        &[],
+    )?;
+    Ok(false)
+}
+
 impl Invited {
     /// Closes every descriptor but those of the server.
     pub(crate) fn claim_process(self) -> io::Result<Server> {
+        if !has_one_thread(&self.control)? {
+            return Err(io::ErrorKind::Unsupported.into());
+        }
         fd::fill_stdio()?;
         let mut kept = fd::keep_only(vec![self.control, self.owner])?;
         let owner = PidFd::from_fd(kept.pop().expect("two were kept"));
@@ -106,13 +123,8 @@ impl Server {
         // What constructors have printed must not be in the buffers of every child.
         entry::flush_output();
         let deaths = ChildDeaths::watch()?;
-        if child::thread_count()? != 1 {
-            // Its children would be copies of one thread, with the locks of the others.
-            return socket::send(
-                &self.control,
-                b"a constructor of the program has started a thread",
-                &[],
-            );
+        if !has_one_thread(&self.control)? {
+            return Ok(());
         }
         socket::send(&self.control, READY, &[])?;
         let served = self.serve_until_the_owner_ends(&deaths);
