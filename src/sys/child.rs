@@ -164,21 +164,25 @@ pub(crate) fn kill_child(pid: u32) {
     let _ = nix::sys::signal::kill(Pid::from_raw(pid.cast_signed()), Signal::SIGKILL);
 }
 
-/// The living and dead children of this process, by a walk through /proc: not every kernel lists them.
-pub(crate) fn children() -> io::Result<Vec<u32>> {
+/// The living and dead children of this process, by a walk through /proc: not every kernel lists them. None if, on the way,
+/// something else was to be done.
+pub(crate) fn children(mut interrupted: impl FnMut() -> bool) -> io::Result<Option<Vec<u32>>> {
     let own = std::process::id();
     let mut children = Vec::new();
     for entry in std::fs::read_dir("/proc")?.flatten() {
         let Some(pid) = entry.file_name().to_str().and_then(|it| it.parse().ok()) else {
             continue;
         };
+        if interrupted() {
+            return Ok(None);
+        }
         // A process that ends meanwhile has no file any more.
         let stat = std::fs::read(entry.path().join("stat")).unwrap_or_default();
         if parent_in_stat(&stat) == Some(own) {
             children.push(pid);
         }
     }
-    Ok(children)
+    Ok(Some(children))
 }
 
 /// The fourth field of `/proc/*/stat`; the second is a name in brackets with anything in it.

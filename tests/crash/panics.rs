@@ -82,9 +82,10 @@ fn a_panic_arrives_with_the_backtrace_of_its_task() {
 #[test]
 fn a_panic_with_a_value_that_is_not_text_arrives_with_its_location() {
     in_time(|| {
+        const LINE: u32 = line!() + 1;
         let panic = panic_of(|()| -> () { panic_any(vec![7]) }, ());
         assert!(!panic.message.is_empty());
-        assert!(located(file!(), line!() - 2, &panic), "{panic:?}");
+        assert!(located(file!(), LINE, &panic), "{panic:?}");
     });
 }
 
@@ -111,8 +112,9 @@ impl Drop for PanicsWhenDropped {
 fn a_panic_whose_value_panics_when_it_is_dropped_is_one_panic() {
     in_time(|| {
         for depth in 1..4 {
+            const LINE: u32 = line!() + 1;
             let panic = panic_of(|depth| -> () { panic_any(PanicsWhenDropped(depth)) }, depth);
-            assert!(located(file!(), line!() - 3, &panic), "{panic:?}");
+            assert!(located(file!(), LINE, &panic), "{panic:?}");
         }
     });
 }
@@ -291,9 +293,10 @@ fn a_panic_after_a_caught_one_is_reported_with_its_own_location() {
             let _ = catch_unwind(|| panic!("the first"));
             panic!("the second");
         };
+        const LINE: u32 = line!() - 2;
         let panic = panic_of(task, ());
         assert_eq!(panic.message, "the second");
-        assert!(located(file!(), line!() - 4, &panic), "{panic:?}");
+        assert!(located(file!(), LINE, &panic), "{panic:?}");
     });
 }
 

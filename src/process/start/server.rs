@@ -135,7 +135,7 @@ impl Server {
     fn serve_until_the_owner_ends(&mut self, deaths: &ChildDeaths) -> io::Result<()> {
         let mut orphans_possible = false;
         loop {
-            // Orphans are looked for when nothing else is to be done: the walk through /proc takes a millisecond.
+            // Orphans are looked for while nothing else is to be done: the walk through /proc takes a millisecond.
             let limit = orphans_possible.then_some(Duration::ZERO);
             let watched = [self.owner.as_fd(), self.control.as_fd(), deaths.as_fd()];
             match poll::any_readable(watched, limit)? {
@@ -150,8 +150,9 @@ impl Server {
                     }
                 }
                 _ => {
-                    self.kill_orphans();
-                    orphans_possible = false;
+                    let event = || poll::any_readable(watched, Some(Duration::ZERO));
+                    let interrupted = || event().map_or(true, |it| it.contains(&true));
+                    orphans_possible = !self.kill_orphans(interrupted);
                 }
             }
         }
@@ -211,13 +212,21 @@ impl Server {
         any
     }
 
-    /// Kills the processes that dead children have left behind, which are the server's own now.
-    fn kill_orphans(&self) {
-        for pid in child::children().unwrap_or_default() {
+    /// Kills the processes that dead children have left behind, which are the server's own now; false if something else
+    /// had to be done first.
+    fn kill_orphans(&self, interrupted: impl FnMut() -> bool) -> bool {
+        let children = match child::children(interrupted) {
+            Ok(Some(children)) => children,
+            Ok(None) => return false,
+            // Without /proc there is nothing to be found.
+            Err(_) => return true,
+        };
+        for pid in children {
             if !self.children.iter().any(|it| it.0 == pid) {
                 child::kill_child(pid);
             }
         }
+        true
     }
 
     fn end_everything(&mut self, deaths: &ChildDeaths) {
@@ -226,11 +235,13 @@ impl Server {
             for (pid, _) in &self.children {
                 child::kill_child(*pid);
             }
-            self.kill_orphans();
+            self.kill_orphans(|| false);
             deaths.clear();
             self.reap();
             let left = deadline.saturating_duration_since(Instant::now());
-            if left.is_zero() || child::children().is_ok_and(|it| it.is_empty()) {
+            if left.is_zero()
+                || child::children(|| false).is_ok_and(|it| it.is_none_or(|it| it.is_empty()))
+            {
                 return;
             }
             // A failed wait only means to look again.
