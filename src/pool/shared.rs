@@ -209,9 +209,6 @@ impl Shared {
     pub(super) fn poll(&self) {
         if !self.is_foreign() && self.has_records() {
             self.advance();
-            if self.state.lock().leader_sleeps {
-                self.control.raise();
-            }
         }
     }
 
@@ -244,22 +241,24 @@ impl Shared {
     /// Does everything that can be done now, but for starting workers; false once no worker is left.
     fn advance(&self) -> bool {
         let mut told = Told::default();
-        let (goes_on, has_vacancies) = {
-            let mut state = self.state.lock();
-            let before = state.changes;
-            state.progress(&mut told);
-            let changed = state.changes != before;
-            if changed {
-                self.refresh_pages(&state);
-            }
-            (
-                !matches!(state.phase, Phase::Ended(_)),
-                changed && state.has_vacancies(),
-            )
-        };
+        let mut state = self.state.lock();
+        let before = state.changes;
+        state.progress(&mut told);
+        let changed = state.changes != before;
+        if changed {
+            self.refresh_pages(&state);
+        }
+        let goes_on = !matches!(state.phase, Phase::Ended(_));
+        let has_chores = !goes_on || changed && state.has_vacancies();
+        let leader_sleeps = state.leader_sleeps;
+        drop(state);
         self.tell(told);
-        if has_vacancies || !goes_on {
+        if has_chores {
             self.chores.raise();
+        }
+        if leader_sleeps {
+            // Then this is another thread, and the leader may wait for just what it did.
+            self.control.raise();
         }
         goes_on
     }
@@ -421,10 +420,6 @@ impl Shared {
             }
             let vacancies = self.state.lock().take_vacancies();
             vacancies.into_iter().for_each(|it| self.start_worker(it));
-            if self.state.lock().leader_sleeps {
-                // It went to sleep after these events were on their way here, and may wait for just them.
-                self.control.raise();
-            }
             // It never spins: nobody waits for what it does, and it would take a core from those who do the work.
             self.wait_at_the_gate();
         }
