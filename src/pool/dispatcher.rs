@@ -35,6 +35,9 @@ const LEAST_AHEAD: u64 = 2;
 /// Items shorter than this are gathered before they are written, and not worth moving to another worker one by one.
 const TINY_NANOS: u64 = 20_000;
 
+/// Replies to shorter items are worth gathering before a sleeping pool is woken for them.
+const SHORT_NANOS: u64 = 500_000;
+
 /// How long workers may take to end after they were told to.
 const GRACE: Duration = Duration::from_secs(2);
 
@@ -419,17 +422,20 @@ impl State {
     }
 
     /// When there is something to do although nothing happens; `in_background`, starting workers too.
-    pub(super) fn next_deadline(&mut self, in_background: bool) -> Option<Instant> {
-        let places = self.slots.iter_mut().filter_map(|slot| match slot {
+    pub(super) fn next_deadline(&self, in_background: bool) -> Option<Instant> {
+        let places = self.slots.iter().filter_map(|slot| match slot {
             Slot::Vacant(at) => in_background.then_some(*at),
-            Slot::Running(link) => link
-                .look_again_at()
-                .into_iter()
-                .chain(link.status_due())
-                .min(),
+            Slot::Running(link) => link.status_due(),
             Slot::Starting | Slot::Retired => None,
         });
         places.chain(self.kill_at).min()
+    }
+
+    /// Has the workers ring, as whoever read their replies goes to sleep, and says by when to look without a bell.
+    pub(super) fn fall_asleep(&self) -> Option<Instant> {
+        let short = self.item_nanos.is_some_and(|it| it < SHORT_NANOS);
+        let links = self.slots.iter().filter_map(Slot::link);
+        links.filter_map(|it| it.fall_asleep(short)).min()
     }
 
     /// Whether something must be done soon even if nobody waits for it.

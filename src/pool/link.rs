@@ -2,7 +2,7 @@
 
 use super::{
     batch::{Chunk, Context},
-    page::Page,
+    page::{Bell, Page},
     payload::{MOST_SLABS, Payload, TheirSlab},
     protocol::{Kind, RequestHead, Setup},
     task::{Place, Task, Work},
@@ -143,7 +143,7 @@ pub(super) struct Link {
     is_bell_closed: bool,
     /// When the pidfd said that it is dead.
     pub(super) dead_since: Option<Instant>,
-    /// The item that was next to start, and when a leader first saw that: tells a long item from many short ones.
+    /// The item that was next to start, and when that was first seen: tells a long item from many short ones.
     seen: (u32, Instant),
     /// Whether its replies have been read since that was `LOOK_AGAIN` ago.
     looked_again: bool,
@@ -160,6 +160,8 @@ impl Link {
         pipe::enlarge(&requests, PIPE_BYTES);
         fd::set_nonblocking(&bell).map_err(fail)?;
         let page = Page::new()?;
+        // Nobody may be awake when it is ready.
+        page.set_bell(Bell::AtOnce);
         let passed = [
             bell_theirs.as_fd(),
             requests_theirs.as_fd(),
@@ -436,17 +438,16 @@ impl Link {
         }
     }
 
-    /// When to look for replies without having been called: a worker that has more to do rings only now and then, so what
-    /// it finished last may lie unread while a long item runs.
-    pub(super) fn look_again_at(&self) -> Option<Instant> {
-        if self.items < 2 {
-            return None;
-        }
-        match self.seen.0 == self.page.started() {
-            true if self.looked_again => None,
-            true => Some(self.seen.1 + LOOK_AGAIN),
-            false => Some(Instant::now() + LOOK_AGAIN),
-        }
+    /// Says when the worker is to ring while the pool sleeps, and when the pool must look without having been called:
+    /// behind short items, whose replies it is told of only now and then, a long one may come.
+    pub(super) fn fall_asleep(&self, items_are_short: bool) -> Option<Instant> {
+        let is_batched = items_are_short && self.items > 1 && !self.is_stuck();
+        self.page.set_bell(if is_batched {
+            Bell::NowAndThen
+        } else {
+            Bell::AtOnce
+        });
+        is_batched.then(|| Instant::now() + LOOK_AGAIN)
     }
 
     /// Whether the item that runs has been seen to run for long.

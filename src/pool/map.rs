@@ -32,7 +32,7 @@ const CHUNK_NANOS: u64 = 250_000;
 const CHUNK_BYTES: usize = 32 << 10;
 
 /// Items in a chunk at most, unless its size is set.
-const MOST_ITEMS: u64 = 8192;
+const MOST_ITEMS: u64 = 4096;
 
 /// Items in a chunk at most before any has been measured; the first chunk has one, and they double.
 const MOST_UNMEASURED: u64 = 64;
@@ -44,7 +44,7 @@ const CHUNKS_AHEAD: u64 = 3;
 const AHEAD_NANOS: u64 = 1_000_000;
 
 /// Items that may be read ahead of the results that were handed out, unless set.
-pub(super) const DEFAULT_WINDOW: usize = 16 << 10;
+pub(super) const DEFAULT_WINDOW: usize = 32 << 10;
 
 /// How a map was asked for.
 #[derive(Debug, Clone, Copy, Default)]

@@ -50,7 +50,7 @@ impl<'a> TaskOptions<'a> {
         self
     }
 
-    /// Items of a map that are read from the input ahead of the results handed out, at the most; 16 384 by default, and
+    /// Items of a map that are read from the input ahead of the results handed out, at the most; 32 768 by default, and
     /// only as many as keep the workers busy.
     ///
     /// 0 is an error of the call ([`ErrorKind::InvalidInput`]). `map_async` reads its whole input in the call.

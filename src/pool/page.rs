@@ -28,8 +28,9 @@
 //!
 //! # The bell
 //!
-//! The pool empties rings when it is awake. Before it sleeps it stores `asleep` = 1 and looks at the rings once more; the
-//! worker appends, then looks at `asleep`. With a full barrier between the two on either side, one of them sees the other.
+//! The pool empties rings when it is awake. Before it sleeps it says when it wants to be rung for ([`Bell`]) and looks at the
+//! rings once more; the worker appends, then looks at the bell. With a full barrier between the two on either side, one of
+//! them sees the other.
 
 use crate::error::Result;
 use crate::shm::Segment;
@@ -44,7 +45,7 @@ use std::{
 const WORD: usize = 0;
 const TAIL: usize = 64;
 const HEAD: usize = 128;
-const ASLEEP: usize = 192;
+const BELL: usize = 192;
 const WANTS_ROOM: usize = 256;
 const BUSY_NANOS: usize = 320;
 const ITEMS_DONE: usize = 328;
@@ -55,6 +56,17 @@ const RING_BYTES: usize = 128 << 10;
 
 /// How long a worker sleeps at most before it looks for room again.
 const ROOM_LIMIT: Duration = Duration::from_millis(100);
+
+/// When a worker is to ring.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Bell {
+    /// Not at all: the pool is awake, or has been rung for.
+    Off = 0,
+    /// When it runs out of work, and now and then before that: the pool looks by itself, too.
+    NowAndThen = 1,
+    /// At its next reply: the pool sleeps until then.
+    AtOnce = 2,
+}
 
 /// What a record holds.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -148,8 +160,8 @@ impl Page {
         self.0.view().atomic_u64(HEAD)
     }
 
-    fn asleep(&self) -> &AtomicU32 {
-        self.0.view().atomic_u32(ASLEEP)
+    fn bell_word(&self) -> &AtomicU32 {
+        self.0.view().atomic_u32(BELL)
     }
 
     fn wants_room(&self) -> &AtomicU32 {
@@ -232,15 +244,19 @@ impl Page {
         used as usize + RecordHead::SIZE + length <= RING_BYTES
     }
 
-    /// Whether the pool waits for the bell. Call behind a full barrier.
+    /// When to ring. Call behind a full barrier.
     #[inline]
-    pub(super) fn is_pool_asleep(&self) -> bool {
-        self.asleep().load(Ordering::Relaxed) != 0
+    pub(super) fn bell(&self) -> Bell {
+        match self.bell_word().load(Ordering::Relaxed) {
+            0 => Bell::Off,
+            1 => Bell::NowAndThen,
+            _ => Bell::AtOnce,
+        }
     }
 
     /// Takes the duty to ring; false when it has been done.
     pub(super) fn take_bell(&self) -> bool {
-        self.asleep().swap(0, Ordering::Relaxed) != 0
+        self.bell_word().swap(Bell::Off as u32, Ordering::Relaxed) != Bell::Off as u32
     }
 
     /// Adds to what the pool measures tasks by.
@@ -340,10 +356,9 @@ impl Page {
         Ok(())
     }
 
-    /// Says whether the worker must ring when it replies. Before sleeping, follow it with [`full_barrier`] and a look at
-    /// the ring.
-    pub(super) fn set_asleep(&self, asleep: bool) {
-        self.asleep().store(asleep.into(), Ordering::Relaxed);
+    /// Says when the worker must ring. Before sleeping, follow it with [`full_barrier`] and a look at the ring.
+    pub(super) fn set_bell(&self, bell: Bell) {
+        self.bell_word().store(bell as u32, Ordering::Relaxed);
     }
 
     /// Nanoseconds the worker was busy, and the items it did in them, both since its start.

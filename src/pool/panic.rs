@@ -44,7 +44,8 @@ pub(super) fn install_hook(last_words: LastWords) {
 }
 
 /// Runs a task's code; a panic becomes a fault.
-pub(super) fn run<T>(code: impl FnOnce() -> T) -> Result<T, Fault> {
+#[inline]
+pub(super) fn run<T>(code: impl FnOnce() -> T) -> Result<T, Box<Fault>> {
     let outer = IN_TASK.replace(true);
     let outcome = panic::catch_unwind(panic::AssertUnwindSafe(code)).map_err(into_fault);
     IN_TASK.set(outer);
@@ -52,7 +53,7 @@ pub(super) fn run<T>(code: impl FnOnce() -> T) -> Result<T, Fault> {
 }
 
 #[cold]
-fn into_fault(payload: Box<dyn Any + Send>) -> Fault {
+fn into_fault(payload: Box<dyn Any + Send>) -> Box<Fault> {
     let message = text(&*payload);
     // The hook is not called for a panic that is resumed, and what it took last may be of one that the task has caught.
     let caught = CAUGHT.take().filter(|it| it.message == message);
@@ -62,7 +63,7 @@ fn into_fault(payload: Box<dyn Any + Send>) -> Fault {
         location: None,
         backtrace: String::new(),
     };
-    caught.unwrap_or(unknown).into()
+    Box::new(caught.unwrap_or(unknown).into())
 }
 
 /// Drops a panic's payload, which may panic once more.

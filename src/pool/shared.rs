@@ -5,7 +5,7 @@ use super::{
     callbacks::Callbacks,
     dispatcher::{Phase, State, pages},
     link::{Link, Unit},
-    page::{Page, full_barrier},
+    page::{Bell, Page, full_barrier},
     payload::PoolSlabs,
     protocol::{EncodedCall, Setup},
     task::{Task, Told},
@@ -116,10 +116,7 @@ impl Shared {
     }
 
     fn refresh_pages(&self, state: &State) {
-        let pages = pages(state);
-        // A new worker does not know yet that nobody is awake.
-        pages.iter().for_each(|it| it.set_asleep(true));
-        *self.pages.write() = pages;
+        *self.pages.write() = pages(state);
     }
 
     /// Whether this process is a copy of the one that built the pool.
@@ -152,7 +149,8 @@ impl Shared {
             let value = change(&mut state, &mut told);
             state.settle(&mut told);
             if !state.is_led {
-                self.care_for_timers(&mut state);
+                let due = state.next_deadline(true);
+                self.care_for_timers(&mut state, due);
             }
             (value, state.leader_sleeps)
         };
@@ -177,7 +175,8 @@ impl Shared {
             // Something failed on its way to a worker, and the leader may wait for it.
             let wake_leader = state.leader_sleeps && state.outstanding < expected;
             if !state.is_led {
-                self.care_for_timers(&mut state);
+                let due = state.next_deadline(true);
+                self.care_for_timers(&mut state, due);
             }
             wake_leader
         };
@@ -191,13 +190,13 @@ impl Shared {
     }
 
     /// Sees to it that the background thread wakes for what is due, where no leader does.
-    fn care_for_timers(&self, state: &mut State) {
+    fn care_for_timers(&self, state: &mut State, due: Option<Instant>) {
         // One that is due within the next look is as good.
         let soon = Instant::now() + Duration::from_millis(2);
         if state.timer.is_some_and(|it| it <= soon) {
             return;
         }
-        if let Some(due) = state.next_deadline(true)
+        if let Some(due) = due
             && state.timer.is_none_or(|it| due < it)
         {
             state.timer = Some(due);
@@ -231,11 +230,10 @@ impl Shared {
         self.pages.read().iter().any(|it| it.has_records())
     }
 
-    fn set_asleep(&self, asleep: bool) {
-        self.pages
-            .read()
-            .iter()
-            .for_each(|it| it.set_asleep(asleep));
+    /// Has no worker ring: this thread reads their replies.
+    fn wake_up(&self) {
+        let pages = self.pages.read();
+        pages.iter().for_each(|it| it.set_bell(Bell::Off));
     }
 
     /// Does everything that can be done now, but for starting workers; false once no worker is left.
@@ -334,7 +332,7 @@ impl Shared {
 
     fn lead(&self, deadline: Option<Instant>, done: &dyn Fn() -> bool) -> Led {
         let _lead = Lead(self);
-        self.set_asleep(false);
+        self.wake_up();
         let mut ready = Vec::new();
         loop {
             let goes_on = self.advance();
@@ -368,18 +366,15 @@ impl Shared {
             if std::mem::take(&mut state.is_armed) {
                 self.set_gate(Interest::None);
             }
-            state.next_deadline(false)
+            [state.fall_asleep(), state.next_deadline(false), deadline]
         };
-        // Behind the lines above: the background thread might else answer this bell, which rings only once, and find
-        // nobody asleep to be told.
-        self.set_asleep(true);
         full_barrier();
-        let until = due.into_iter().chain(deadline).min();
+        let until = due.into_iter().flatten().min();
         ready.clear();
         if !self.has_records() && !done() {
             self.wait_for_events(until, ready);
         }
-        self.set_asleep(false);
+        self.wake_up();
         let mut state = self.state.lock();
         state.leader_sleeps = false;
         self.notice(&mut state, ready);
@@ -433,13 +428,17 @@ impl Shared {
             if !state.leader_sleeps {
                 self.set_gate(Interest::ReadOnce);
                 state.is_armed = true;
-                if !state.is_led {
-                    self.set_asleep(true);
-                }
             }
-            let due = state.next_deadline(true);
-            state.timer = due;
-            due
+            let look = if state.is_led {
+                None
+            } else {
+                state.fall_asleep()
+            };
+            state.timer = [look, state.next_deadline(true)]
+                .into_iter()
+                .flatten()
+                .min();
+            state.timer
         };
         full_barrier();
         let is_led = self.state.lock().is_led;
@@ -470,7 +469,7 @@ impl Drop for Lead<'_> {
         let mut state = shared.state.lock();
         state.is_led = false;
         state.leader_sleeps = false;
-        shared.set_asleep(true);
+        let due = [state.fall_asleep(), state.next_deadline(true)];
         full_barrier();
         if let Some(next) = state.followers.pop() {
             next.unpark();
@@ -480,7 +479,7 @@ impl Drop for Lead<'_> {
             shared.set_gate(Interest::ReadOnce);
         }
         let is_due = state.has_duties() || matches!(state.phase, Phase::Ended(_));
-        shared.care_for_timers(&mut state);
+        shared.care_for_timers(&mut state, due.into_iter().flatten().min());
         drop(state);
         // Replies that came while nobody was to be rung for, and timers, need somebody now.
         if is_due || shared.has_records() {

@@ -4,7 +4,7 @@
 //! of replies. The pool can kill the process at any instruction; what it then finds is described in `page.rs`.
 
 use super::{
-    page::{Page, RecordHead, Tag, full_barrier},
+    page::{Bell, Page, RecordHead, Tag, full_barrier},
     panic,
     protocol::{EncodedCall, Fault, InSlab, Kind, RequestHead, Setup},
     requests::Requests,
@@ -170,21 +170,30 @@ impl Replies {
         self.append(item, tag, &bytes);
     }
 
-    /// Rings if the pool sleeps and has not been rung for a while. Call behind a full barrier.
+    /// Rings if the pool sleeps and wants to know of what was appended now. Call behind a full barrier.
     #[inline]
+    fn ring_if_wanted(&self) {
+        if self.unrung.get() {
+            match self.page.bell() {
+                Bell::Off => {}
+                Bell::NowAndThen => self.ring_now_and_then(),
+                Bell::AtOnce => self.ring(),
+            }
+        }
+    }
+
+    /// Rings if the pool has not been rung for in a while.
     fn ring_now_and_then(&self) {
-        if self.unrung.get() && self.page.is_pool_asleep() {
-            // The clock costs as much as a tiny item: it is read for every item, or for sixteen of the tiny ones.
-            let skipped = self.skipped.get() + 1;
-            self.skipped.set(skipped % TINY_BATCH);
-            if self.items_are_tiny.get() && skipped < TINY_BATCH {
-                return;
-            }
-            let now = Instant::now();
-            if now.duration_since(self.last_bell.get()) >= BELL_INTERVAL {
-                self.ring();
-                self.last_bell.set(now);
-            }
+        // The clock costs as much as a tiny item: it is read for every item, or for sixteen of the tiny ones.
+        let skipped = self.skipped.get() + 1;
+        self.skipped.set(skipped % TINY_BATCH);
+        if self.items_are_tiny.get() && skipped < TINY_BATCH {
+            return;
+        }
+        let now = Instant::now();
+        if now.duration_since(self.last_bell.get()) >= BELL_INTERVAL {
+            self.ring();
+            self.last_bell.set(now);
         }
     }
 
@@ -412,7 +421,7 @@ impl Context {
     fn decoded(&mut self) -> std::result::Result<&dyn Any, Fault> {
         if let Self::Encoded(loader, bytes) = self {
             let loaded = panic::run(|| loader.load(&mut Cursor::new(bytes)));
-            let decoded = loaded.and_then(|loaded| {
+            let decoded = loaded.map_err(|it| *it).and_then(|loaded| {
                 let loaded = loaded.map_err(|error| Fault::Unknown(error.to_string()))?;
                 loaded.map_err(Fault::from)
             });
@@ -474,44 +483,57 @@ impl Answers {
         let started = self.replies.page.try_start(item);
         if started {
             self.replies.doing.set(Doing::Item(item));
-            self.replies.ring_now_and_then();
+            self.replies.ring_if_wanted();
         }
         started
     }
 
     /// Runs an item that was claimed. None if it cannot be answered: the pool is gone.
-    #[inline]
     fn run(&mut self, item: u32, frame: &Frame<'_>, bytes: &[u8]) -> Option<()> {
-        self.result.clear();
-        let (argument, context) = (frame.argument(bytes), frame.context);
-        let mut call = Invocation {
-            argument,
-            context,
-            result: &mut self.result,
-        };
-        let outcome = panic::run(|| frame.callable.invoke(&mut call));
+        let fault = self.call(frame, bytes);
         if pid::current() != self.owner {
             // The task has forked, and this is the copy: the worker answers.
             child::exit_now(0);
         }
         // One thread stores.
         TASKS_DONE.store(TASKS_DONE.load(Ordering::Relaxed) + 1, Ordering::Relaxed);
-        let fault = match outcome {
-            Ok(Ok(())) if self.result.is_large() => return self.reply_in_slab(item),
-            Ok(Ok(())) if self.result.private().len() > SPILL => {
-                Fault::Encode("no shared memory is to be had for it".to_owned())
-            }
-            Ok(Ok(())) => {
-                self.replies.append(item, Tag::Value, self.result.private());
-                return Some(());
-            }
-            Ok(Err(failure)) => Fault::from(failure),
-            Err(fault) => fault,
+        if fault.is_none() && !self.result.is_large() && self.result.private().len() <= SPILL {
+            self.replies.append(item, Tag::Value, self.result.private());
+            return Some(());
+        }
+        self.reply_otherwise(item, fault)
+    }
+
+    /// Leaves an item's result in the buffer, or says why there is none.
+    #[inline]
+    fn call(&mut self, frame: &Frame<'_>, bytes: &[u8]) -> Option<Box<Fault>> {
+        self.result.clear();
+        let mut call = Invocation {
+            argument: frame.argument(bytes),
+            context: frame.context,
+            result: &mut self.result,
         };
+        let mut failure = None;
+        // A pointer is what comes back of an item that went well: large outcomes cost more to move than tiny items.
+        let outcome = panic::run(|| match frame.callable.invoke(&mut call) {
+            Ok(()) => {}
+            Err(error) => failure = Some(Box::new(Fault::from(error))),
+        });
+        outcome.err().or(failure)
+    }
+
+    /// Replies with what is not a small value.
+    #[cold]
+    fn reply_otherwise(&mut self, item: u32, fault: Option<Box<Fault>>) -> Option<()> {
+        if fault.is_none() && self.result.is_large() {
+            return self.reply_in_slab(item);
+        }
         let unused = self.result.take_slab();
         unused
             .into_iter()
             .for_each(|(slab, _)| self.slabs.give_back(slab));
+        let no_memory = || Fault::Encode("no shared memory is to be had for it".to_owned());
+        let fault = fault.map_or_else(no_memory, |it| *it);
         self.replies.fault(item, Tag::Fault, &fault);
         Some(())
     }
@@ -612,7 +634,8 @@ fn initialize(call: EncodedCall) -> std::result::Result<(), Fault> {
         context: None,
         result: &mut result,
     };
-    let outcome = panic::run(|| callable.invoke(&mut invocation))?.map_err(Fault::from);
+    let outcome = panic::run(|| callable.invoke(&mut invocation)).map_err(|it| *it);
+    let outcome = outcome.and_then(|it| it.map_err(Fault::from));
     // What it printed without a newline appears before the first task's output, and once.
     entry::flush_output();
     outcome

@@ -1,6 +1,6 @@
 //! Waiting for several futures: `wait` and `as_completed`.
 
-use crate::common::{Gate, failure, in_time, pass, pool_of, square};
+use crate::common::{Gate, failure, in_time, pass, pool_of, race, square};
 use procpool::{
     ErrorKind, ProcessPoolExecutor, Result, ReturnWhen, TaskFuture, Waited, as_completed, wait,
 };
@@ -11,6 +11,9 @@ const MODES: [ReturnWhen; 3] = [
     ReturnWhen::FirstError,
     ReturnWhen::AllCompleted,
 ];
+
+/// Far longer than anything here takes, unless it waits for what never comes.
+const A_WHILE: Duration = Duration::from_secs(20);
 
 /// A task: waits at the gate if there is one, and fails for 0.
 fn run((x, gate): (u64, Option<PathBuf>)) -> u64 {
@@ -503,5 +506,49 @@ fn as_completed_can_be_read_by_another_thread() {
         let results = as_completed((0..100).map(|x| pool.submit(square, x)));
         thread::spawn(move || results.for_each(|it| sender.send(it.0).expect("a receiver")));
         assert_eq!(receiver.into_iter().count(), 100);
+    });
+}
+
+// A reply that lies behind a long task, whose worker has no reason to ring.
+
+#[test]
+fn a_result_is_not_held_up_by_the_task_behind_it_while_another_thread_waits() {
+    in_time(|| {
+        let (pool, long, gate) = (pool_of(2), Gate::new(), Gate::new());
+        thread::scope(|scope| {
+            let elsewhere = pool.submit(pass, long.path());
+            long.wait_for(1);
+            // It leads, asleep, and knows nothing of what is submitted from here on.
+            let leading = scope.spawn(|| elsewhere.result());
+            race(|| {
+                // The worker rang for the last of these a moment ago and does not ring again so soon.
+                (0..20).for_each(|x| assert!(pool.apply(square, x).is_ok()));
+                let mut short = pool.submit(square, 7);
+                let behind = pool.submit(pass, gate.path());
+                assert_eq!(short.result_timeout(A_WHILE).ok(), Some(49));
+                gate.let_in(1);
+                assert!(behind.result().is_ok());
+            });
+            long.open();
+            assert!(leading.join().expect("no panic").is_ok());
+        });
+    });
+}
+
+#[test]
+fn a_result_is_not_held_up_by_the_item_behind_it_after_an_idle_time() {
+    in_time(|| {
+        let (pool, gate) = (pool_of(1), Gate::new());
+        race(|| {
+            // Tiny items, after which a worker looks at the clock only now and then.
+            assert!(pool.map(square, 0..200).is_ok());
+            thread::sleep(Duration::from_millis(2));
+            let items = [(1, None), (2, None), (3, Some(gate.path()))];
+            let mut results = pool.options().chunk_size(3).imap(run, items);
+            let mut next = || results.next().and_then(Result::ok);
+            assert_eq!((next(), next()), (Some(1), Some(2)));
+            gate.let_in(1);
+            assert_eq!(next(), Some(3));
+        });
     });
 }
