@@ -113,6 +113,8 @@ pub(super) struct State {
     pub(super) leader_sleeps: bool,
     /// Whether the background thread would notice an event.
     pub(super) is_armed: bool,
+    /// Whether it will look soon in any case, as the caller that led may lead again before.
+    pub(super) is_relieved: bool,
     /// Counts changes of the workers.
     pub(super) changes: u64,
     /// Records on their way from a ring to their tasks.
@@ -137,6 +139,7 @@ impl State {
             is_led: false,
             leader_sleeps: false,
             is_armed: true,
+            is_relieved: false,
             changes: 0,
             records: Vec::new(),
             slabs,

@@ -13,10 +13,10 @@ use super::{
 use crate::error::{Error, ErrorKind, Result};
 use crate::sys::{
     child, pid,
-    poll::{Interest, Set, Signal},
+    poll::{Alarm, Interest, Set, Signal},
     spin::Spin,
 };
-use parking_lot::{Mutex, RwLock};
+use parking_lot::{Mutex, MutexGuard, RwLock};
 use std::{
     panic::{AssertUnwindSafe, catch_unwind},
     sync::Arc,
@@ -28,6 +28,11 @@ use std::{
 const CONTROL: u64 = u64::MAX;
 const EVENTS: u64 = 0;
 const CHORES: u64 = 1;
+const RELIEF: u64 = 2;
+
+/// How long a caller that led may stay away before the background thread takes over: longer than most take to come back
+/// for their next result, so that a loop over results does not wake it with each.
+const ABSENCE: Duration = Duration::from_micros(250);
 
 /// How the pool was built.
 #[derive(Debug)]
@@ -54,6 +59,8 @@ pub(super) struct Shared {
     control: Signal,
     /// Something is to be done that only the background thread does: starting workers, which takes long, and ending.
     chores: Signal,
+    /// The caller that led has been gone for long.
+    relief: Alarm,
     spin: Mutex<Spin>,
     pub(super) slabs: Arc<PoolSlabs>,
     pub(super) callbacks: Arc<Callbacks>,
@@ -81,6 +88,7 @@ impl Shared {
             gate: Set::new().map_err(fail)?,
             control: Signal::new().map_err(fail)?,
             chores: Signal::new().map_err(fail)?,
+            relief: Alarm::new().map_err(fail)?,
             spin: Mutex::new(Spin::default()),
             slabs,
             callbacks: Arc::default(),
@@ -96,6 +104,10 @@ impl Shared {
         shared
             .gate
             .add(&shared.chores, CHORES, Interest::Read)
+            .map_err(fail)?;
+        shared
+            .gate
+            .add(&shared.relief, RELIEF, Interest::Read)
             .map_err(fail)?;
         for slot in 0..shared.settings.workers {
             let link = Link::start(&shared.setup(slot));
@@ -320,13 +332,27 @@ impl Shared {
             drop(state);
             register(&current);
             let timed_out = !done() && park_until(deadline);
-            self.state
-                .lock()
-                .followers
-                .retain(|it| it.id() != current.id());
+            let is_done = done();
+            self.withdraw(&current, timed_out || is_done);
             if timed_out {
-                return done();
+                return is_done;
             }
+        }
+    }
+
+    /// Takes a follower from the list. One that is not there was handed the lead; if it leaves, the next is.
+    fn withdraw(&self, follower: &Thread, leaves: bool) {
+        let mut state = self.state.lock();
+        let at = state
+            .followers
+            .iter()
+            .position(|it| it.id() == follower.id());
+        match at {
+            Some(at) => drop(state.followers.swap_remove(at)),
+            None if leaves && !state.is_led => {
+                state.followers.pop().iter().for_each(Thread::unpark);
+            }
+            None => {}
         }
     }
 
@@ -366,6 +392,7 @@ impl Shared {
             if std::mem::take(&mut state.is_armed) {
                 self.set_gate(Interest::None);
             }
+            self.clear_relief(&mut state);
             [state.fall_asleep(), state.next_deadline(false), deadline]
         };
         full_barrier();
@@ -392,6 +419,28 @@ impl Shared {
                 CONTROL => self.control.lower(),
                 token => state.notice(token),
             }
+        }
+    }
+
+    /// Has the background thread notice what happens from now on.
+    fn hand_to_background(&self, mut state: MutexGuard<'_, State>, is_due: bool) {
+        let due = [state.fall_asleep(), state.next_deadline(true)];
+        full_barrier();
+        if !state.is_armed {
+            state.is_armed = true;
+            self.set_gate(Interest::ReadOnce);
+        }
+        self.care_for_timers(&mut state, due.into_iter().flatten().min());
+        drop(state);
+        // Replies that came while nobody was to be rung for, and timers, need somebody now.
+        if is_due || self.has_records() {
+            self.control.raise();
+        }
+    }
+
+    fn clear_relief(&self, state: &mut State) {
+        if std::mem::take(&mut state.is_relieved) {
+            self.relief.clear();
         }
     }
 
@@ -429,6 +478,7 @@ impl Shared {
                 self.set_gate(Interest::ReadOnce);
                 state.is_armed = true;
             }
+            self.clear_relief(&mut state);
             let look = if state.is_led {
                 None
             } else {
@@ -469,22 +519,15 @@ impl Drop for Lead<'_> {
         let mut state = shared.state.lock();
         state.is_led = false;
         state.leader_sleeps = false;
-        let due = [state.fall_asleep(), state.next_deadline(true)];
-        full_barrier();
-        if let Some(next) = state.followers.pop() {
-            next.unpark();
-        }
-        if !state.is_armed {
-            state.is_armed = true;
-            shared.set_gate(Interest::ReadOnce);
-        }
+        let heir = state.followers.pop();
+        heir.iter().for_each(Thread::unpark);
         let is_due = state.has_duties() || matches!(state.phase, Phase::Ended(_));
-        shared.care_for_timers(&mut state, due.into_iter().flatten().min());
-        drop(state);
-        // Replies that came while nobody was to be rung for, and timers, need somebody now.
-        if is_due || shared.has_records() {
-            shared.control.raise();
+        if !state.is_armed && heir.is_none() && !is_due {
+            // No worker rings until then.
+            state.is_relieved = true;
+            return shared.relief.set(ABSENCE);
         }
+        shared.hand_to_background(state, is_due);
     }
 }
 

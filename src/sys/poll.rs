@@ -6,6 +6,8 @@ use nix::{
     sys::{
         epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags, EpollTimeout},
         eventfd::{EfdFlags, EventFd},
+        time::TimeSpec,
+        timerfd::{ClockId, Expiration, TimerFd, TimerFlags, TimerSetTimeFlags},
     },
 };
 use std::{
@@ -147,6 +149,38 @@ impl Signal {
 }
 
 impl AsFd for Signal {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.0.as_fd()
+    }
+}
+
+/// A clock that wakes a thread which waits on a [`Set`].
+#[derive(Debug)]
+pub(crate) struct Alarm(TimerFd);
+
+impl Alarm {
+    pub(crate) fn new() -> io::Result<Self> {
+        let flags = TimerFlags::TFD_CLOEXEC | TimerFlags::TFD_NONBLOCK;
+        let fd = above_stdio(TimerFd::new(ClockId::CLOCK_MONOTONIC, flags)?.into())?;
+        // SAFETY: the descriptor is the timer made just now, or a duplicate of it.
+        Ok(Self(unsafe { TimerFd::from_owned_fd(fd) }))
+    }
+
+    /// Goes off once, after `delay`, and stays readable.
+    pub(crate) fn set(&self, delay: Duration) {
+        let expiration = Expiration::OneShot(TimeSpec::from_duration(delay));
+        // It fails only for a time that is none.
+        let _ = self.0.set(expiration, TimerSetTimeFlags::empty());
+    }
+
+    /// Does not go off, or is silent again.
+    pub(crate) fn clear(&self) {
+        // It cannot fail for a timer of our own.
+        let _ = self.0.unset();
+    }
+}
+
+impl AsFd for Alarm {
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.0.as_fd()
     }
