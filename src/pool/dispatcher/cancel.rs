@@ -1,0 +1,198 @@
+//! What callers ask for: submitting, cancelling, stopping.
+
+use super::{Phase, Slot, State, cancelled, closed};
+use crate::error::Error;
+use crate::pool::{
+    batch::Batch,
+    link::Unit,
+    task::{Place, Task, Told},
+};
+use std::{mem, sync::Arc};
+
+/// Items shorter than this are gathered before they are written, and not worth moving to another worker one by one.
+const TINY_NANOS: u64 = 20_000;
+
+impl State {
+    /// Why no task is taken, if none is.
+    pub(in crate::pool) fn refusal(&self) -> Option<Error> {
+        match &self.phase {
+            Phase::Open => None,
+            Phase::Closed => Some(closed()),
+            Phase::Ending(error) | Phase::Ended(error) => Some(error.clone()),
+        }
+    }
+
+    /// Takes a unit that was just submitted. The pool must be open.
+    pub(in crate::pool) fn submit(&mut self, unit: Unit, told: &mut Told) {
+        self.outstanding += u64::from(unit.count());
+        self.queue.push_back(unit);
+        // With a queue, every worker is full: whoever leads refills them.
+        if self.queue.len() > 1 {
+            return;
+        }
+        let gather = self.item_nanos.is_some_and(|it| it < TINY_NANOS);
+        if let Some(slot) = self.refill_one(told)
+            && let Some(link) = self.slots[slot].link_mut()
+            // What stays staged behind items in flight is written when they are answered: their worker rings.
+            && (!gather || link.in_flight.len() == 1 || link.has_a_batch())
+        {
+            self.flush(slot);
+        }
+    }
+
+    /// Does what follows from a change that a caller made.
+    pub(in crate::pool) fn settle(&mut self, told: &mut Told) {
+        self.refill(told);
+        self.flush_all();
+    }
+
+    /// Takes no more tasks.
+    pub(in crate::pool) fn close(&mut self) {
+        if let Phase::Open = self.phase {
+            self.phase = Phase::Closed;
+        }
+    }
+
+    /// Cancels a call that has not started; false if it has.
+    pub(in crate::pool) fn cancel(&mut self, task: &Arc<Task>, told: &mut Told) -> bool {
+        if task.is_done() {
+            return task.is_cancelled();
+        }
+        if let Place::Worker(slot, item) = task.place() {
+            let Some(link) = self.slots[slot].link_mut() else {
+                return false;
+            };
+            let units = link.take_back(item);
+            self.put_back(units);
+        }
+        if task.place() != Place::Queue {
+            return false;
+        }
+        let before = self.queue.len();
+        self.queue
+            .retain(|it| !matches!(it, Unit::Call(queued) if Arc::ptr_eq(queued, task)));
+        self.outstanding -= (before - self.queue.len()) as u64;
+        task.complete(Err(cancelled()), told);
+        true
+    }
+
+    /// Cancels a whole map of which no item has started; false if one has.
+    pub(in crate::pool) fn cancel_batch(
+        &mut self,
+        task: &Task,
+        batch: &Arc<Batch>,
+        told: &mut Told,
+    ) -> bool {
+        if task.is_done() {
+            return task.is_cancelled();
+        }
+        // First nothing more can start, then it is certain what has.
+        for slot in 0..self.slots.len() {
+            let Some(link) = self.slots[slot].link_mut() else {
+                continue;
+            };
+            let mut sent = link.in_flight.iter();
+            if let Some(item) = sent.find(|it| is_of(&it.unit, batch)).map(|it| it.item) {
+                let units = link.take_back(item);
+                self.put_back(units);
+            }
+        }
+        let has_started = self.has_batch_started(batch);
+        if !has_started {
+            batch.cancel_from(0);
+            self.sweep_cancelled(told);
+        }
+        !has_started
+    }
+
+    /// Whether an item of this map has started.
+    pub(in crate::pool) fn has_batch_started(&self, batch: &Arc<Batch>) -> bool {
+        let running = self.slots.iter().filter_map(Slot::link).any(|link| {
+            let started = link.page.started();
+            link.in_flight
+                .iter()
+                .any(|it| is_of(&it.unit, batch) && is_before(it.item, started))
+        });
+        running || batch.has_outcomes()
+    }
+
+    /// Drops every item that was cancelled and has not started, wherever it is.
+    pub(in crate::pool) fn sweep_cancelled(&mut self, told: &mut Told) {
+        for slot in 0..self.slots.len() {
+            let Some(link) = self.slots[slot].link_mut() else {
+                continue;
+            };
+            let first = link
+                .in_flight
+                .iter()
+                .find(|it| it.unit.wanted() < it.unit.count());
+            if let Some(item) = first.map(|it| it.item) {
+                let units = link.take_back(item);
+                self.put_back(units);
+            }
+        }
+        for unit in mem::take(&mut self.queue) {
+            if let Some(unit) = self.drop_cancelled(unit, told) {
+                self.queue.push_back(unit);
+            }
+        }
+    }
+
+    /// Whether the item of this call has started.
+    pub(in crate::pool) fn has_started(&self, task: &Task) -> bool {
+        let Place::Worker(slot, item) = task.place() else {
+            return false;
+        };
+        let link = self.slots.get(slot).and_then(Slot::link);
+        link.is_some_and(|it| is_before(item, it.page.started()))
+    }
+
+    /// Cancels what has not started.
+    pub(in crate::pool) fn cancel_pending(&mut self, told: &mut Told) {
+        for slot in 0..self.slots.len() {
+            if let Some(link) = self.slots[slot].link_mut()
+                && let Some(front) = link.front()
+            {
+                let units = link.take_back(front);
+                self.put_back(units);
+            }
+        }
+        for unit in mem::take(&mut self.queue) {
+            self.finish(&unit, Err(cancelled()), told);
+        }
+    }
+
+    /// Fails everything, now, and has the workers end: at once, or with a grace for those that are busy.
+    pub(in crate::pool) fn stop(&mut self, error: &Error, at_once: bool, told: &mut Told) {
+        if let Phase::Ended(_) = self.phase {
+            return;
+        }
+        for unit in mem::take(&mut self.queue) {
+            self.finish(&unit, Err(error.clone()), told);
+        }
+        for slot in 0..self.slots.len() {
+            let Some(link) = self.slots[slot].link_mut() else {
+                continue;
+            };
+            if at_once {
+                link.pidfd.kill()
+            } else {
+                link.pidfd.terminate()
+            }
+            link.items = 0;
+            for sent in mem::take(&mut link.in_flight) {
+                self.finish(&sent.unit, Err(error.clone()), told);
+            }
+        }
+        self.end(error.clone());
+    }
+}
+
+fn is_of(unit: &Unit, batch: &Arc<Batch>) -> bool {
+    matches!(unit, Unit::Items(it) if Arc::ptr_eq(&it.chunk.batch, batch))
+}
+
+/// Whether an item's number comes before another's; they wrap.
+fn is_before(item: u32, other: u32) -> bool {
+    item.wrapping_sub(other) > u32::MAX / 2
+}

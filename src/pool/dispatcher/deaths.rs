@@ -1,0 +1,117 @@
+//! Workers that die or cannot be started, and the end of the pool.
+
+use super::{Phase, Slot, State, closed};
+use crate::error::{Error, ErrorKind};
+use crate::pool::{protocol::Fault, task::Told};
+use std::{
+    mem,
+    time::{Duration, Instant},
+};
+
+/// How long workers may take to end after they were told to.
+const GRACE: Duration = Duration::from_secs(2);
+
+/// Failed starts in a row, in one place, after which a pool without a living worker is broken.
+const MOST_FAILURES: u32 = 6;
+
+/// The pause after the first failed start; it doubles with each.
+const FIRST_PAUSE: Duration = Duration::from_millis(10);
+
+/// The longest pause between starts.
+const LONGEST_PAUSE: Duration = Duration::from_secs(1);
+
+impl State {
+    /// Takes leave of a dead worker whose replies have been read: what had started failed, the rest goes elsewhere.
+    pub(super) fn bury(&mut self, slot: usize, told: &mut Told) {
+        let Slot::Running(mut link) = mem::replace(&mut self.slots[slot], Slot::Retired) else {
+            return;
+        };
+        self.changes += 1;
+        self.events.remove(&link.bell);
+        self.events.remove(&link.pidfd);
+        if let Some(requests) = &link.requests {
+            self.events.remove(requests);
+        }
+        let exit = link.how_it_ended();
+        let error = Error::worker_died(exit);
+        let front = link.front();
+        let units = front.map(|it| link.take_back(it)).unwrap_or_default();
+        for sent in mem::take(&mut link.in_flight) {
+            // Whatever is left has started: one item, as items start one after the other.
+            self.finish(&sent.unit, Err(error.clone()), told);
+        }
+        self.put_back(units);
+        let was_ready = link.is_ready;
+        drop(link);
+        if !matches!(self.phase, Phase::Open | Phase::Closed) {
+            return self.end_when_done();
+        }
+        if !was_ready {
+            let message = format!("failed to start a worker: {error}");
+            return self.vacate(slot, Error::new(ErrorKind::StartFailed, message), told);
+        }
+        self.slots[slot] = Slot::Vacant(Instant::now());
+    }
+
+    /// Leaves a place empty for a while after a failed start, or gives up.
+    pub(super) fn vacate(&mut self, slot: usize, error: Error, told: &mut Told) {
+        self.failures[slot] += 1;
+        let failures = self.failures[slot];
+        let doublings = (failures - 1).min(16);
+        let pause = (FIRST_PAUSE * (1 << doublings)).min(LONGEST_PAUSE);
+        self.slots[slot] = Slot::Vacant(Instant::now() + pause);
+        let any_ready = self
+            .slots
+            .iter()
+            .filter_map(Slot::link)
+            .any(|it| it.is_ready);
+        if failures >= MOST_FAILURES && !any_ready {
+            self.stop(&error.with_kind(ErrorKind::StartFailed), true, told);
+        }
+    }
+
+    /// Breaks the pool: its initializer failed.
+    pub(super) fn break_down(&mut self, fault: &Fault, told: &mut Told) {
+        let error = fault.clone().into_error();
+        let message = format!("the pool's initializer failed: {error}");
+        self.stop(&Error::new(ErrorKind::StartFailed, message), true, told);
+    }
+
+    pub(super) fn end_when_done(&mut self) {
+        if let Phase::Closed = self.phase
+            && self.outstanding == 0
+        {
+            self.end(closed());
+        }
+        if let Phase::Ending(error) = &self.phase
+            && self.slots.iter().all(|it| matches!(it, Slot::Retired))
+        {
+            self.phase = Phase::Ended(error.clone());
+            // Whoever waits for the end is among them.
+            self.followers.drain(..).for_each(|it| it.unpark());
+        }
+        if self.kill_at.is_some_and(|it| it <= Instant::now()) {
+            self.kill_at = None;
+            self.links().for_each(|it| it.pidfd.kill());
+        }
+    }
+
+    /// Tells the workers to end.
+    pub(super) fn end(&mut self, error: Error) {
+        if let Phase::Open | Phase::Closed = self.phase {
+            self.phase = Phase::Ending(error);
+            self.kill_at = Some(Instant::now() + GRACE);
+        }
+        for slot in &mut self.slots {
+            match slot {
+                Slot::Running(link) => {
+                    // Where a copy of the program holds its end, it would stay in the set.
+                    link.requests.iter().for_each(|it| self.events.remove(it));
+                    link.say_goodbye();
+                }
+                Slot::Vacant(_) => *slot = Slot::Retired,
+                Slot::Starting | Slot::Retired => {}
+            }
+        }
+    }
+}

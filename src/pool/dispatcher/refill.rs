@@ -1,0 +1,146 @@
+//! Which worker gets what next, and who fills an empty place.
+
+use super::{Slot, State, cancelled};
+use crate::pool::{link::Unit, task::Told};
+use std::{mem, time::Instant};
+
+/// Work that is sent ahead to a busy worker: enough to outlast a wake-up of the pool.
+const AHEAD_NANOS: u64 = 1_000_000;
+
+/// Items in flight at most, unless one chunk holds more.
+const MOST_AHEAD: u64 = 128;
+
+/// Units in flight that are always allowed: one runs, one waits.
+const LEAST_AHEAD: u64 = 2;
+
+/// Items shorter than this are gathered before they are written, and not worth moving to another worker one by one.
+const TINY_NANOS: u64 = 20_000;
+
+impl State {
+    /// The places to be filled now; the caller starts a worker for each.
+    pub(in crate::pool) fn take_vacancies(&mut self) -> Vec<usize> {
+        let now = Instant::now();
+        let due = |slot: &Slot| matches!(slot, Slot::Vacant(at) if *at <= now);
+        let places: Vec<usize> = (0..self.slots.len())
+            .filter(|it| due(&self.slots[*it]))
+            .collect();
+        places
+            .iter()
+            .for_each(|it| self.slots[*it] = Slot::Starting);
+        places
+    }
+
+    /// Whether a place is to be filled, now or later.
+    pub(in crate::pool) fn has_vacancies(&self) -> bool {
+        self.slots.iter().any(|it| matches!(it, Slot::Vacant(_)))
+    }
+
+    /// Stages what is queued for the workers that have the least to do.
+    pub(super) fn refill(&mut self, told: &mut Told) {
+        while self.refill_one(told).is_some() {}
+    }
+
+    /// Stages the next unit, and says for whom; none when there is none, or nobody for it.
+    pub(super) fn refill_one(&mut self, told: &mut Told) -> Option<usize> {
+        if self.queue.is_empty() {
+            return None;
+        }
+        let slot = self.least_busy()?;
+        let unit = self.queue.pop_front()?;
+        if let Some(unit) = self.drop_cancelled(unit, told) {
+            let link = self.slots[slot].link_mut()?;
+            match link.stage(slot, unit) {
+                Ok(()) => {}
+                Err((unit, Some(error))) => self.finish(&unit, Err(error), told),
+                // It is buried soon; another takes the unit.
+                Err((unit, None)) => self.queue.push_front(unit),
+            }
+        }
+        Some(slot)
+    }
+
+    /// The worker with the fewest items in flight that may have more.
+    fn least_busy(&mut self) -> Option<usize> {
+        let ahead = self
+            .item_nanos
+            .map_or(LEAST_AHEAD, |it| AHEAD_NANOS / it.max(1));
+        let most = ahead.clamp(LEAST_AHEAD, MOST_AHEAD) as u32;
+        let mut best = None;
+        for (number, slot) in self.slots.iter_mut().enumerate() {
+            let Slot::Running(link) = slot else { continue };
+            let has_room = link.items < most || link.in_flight.len() < LEAST_AHEAD as usize;
+            let better = best.is_none_or(|(_, items)| link.items < items);
+            if has_room && better && link.is_open() {
+                best = Some((number, link.items));
+                if link.items == 0 {
+                    break;
+                }
+            }
+        }
+        best.map(|it| it.0)
+    }
+
+    /// Gives a worker with nothing to do what was sent ahead to another.
+    pub(super) fn feed_the_idle(&mut self, told: &mut Told) {
+        if !self.queue.is_empty() || self.outstanding <= 1 {
+            return;
+        }
+        let idle = self
+            .links()
+            .filter_map(|it| (it.items == 0 && it.is_open()).then_some(()))
+            .count();
+        if idle == 0 {
+            return;
+        }
+        let tiny = self.item_nanos.is_some_and(|it| it < TINY_NANOS);
+        let nanos = self.item_nanos.unwrap_or(TINY_NANOS);
+        let Some(link) = self.links().max_by_key(|it| it.unstarted()) else {
+            return;
+        };
+        let worth_it =
+            !tiny || link.is_stuck() || u64::from(link.unstarted()) * nanos >= TINY_NANOS;
+        if link.items < 2 || link.unstarted() == 0 || !worth_it {
+            return;
+        }
+        // The first stays where it is: it runs, or is about to.
+        let Some(front) = link.front() else { return };
+        let units = link.take_back(front.wrapping_add(1));
+        let total: u32 = units.iter().map(Unit::count).sum();
+        let share = total.div_ceil(idle as u32 + 1).max(1);
+        for mut unit in units {
+            while let Some(rest) = unit.split_off(share) {
+                self.queue.push_back(mem::replace(&mut unit, rest));
+            }
+            self.queue.push_back(unit);
+        }
+        self.refill(told);
+    }
+
+    /// Puts units before everything that is queued, in their order.
+    pub(super) fn put_back(&mut self, units: Vec<Unit>) {
+        for unit in units.into_iter().rev() {
+            self.queue.push_front(unit);
+        }
+    }
+
+    /// Ends what of a unit is cancelled, and gives what is not.
+    pub(super) fn drop_cancelled(&mut self, mut unit: Unit, told: &mut Told) -> Option<Unit> {
+        match unit.wanted() {
+            0 => {
+                self.finish(&unit, Err(cancelled()), told);
+                None
+            }
+            wanted => {
+                if let Some(rest) = unit.split_off(wanted) {
+                    self.finish(&rest, Err(cancelled()), told);
+                }
+                Some(unit)
+            }
+        }
+    }
+
+    /// Has every worker drop a map's context.
+    pub(in crate::pool) fn drop_context(&mut self, id: u32) {
+        self.links().for_each(|it| it.drop_context(id));
+    }
+}

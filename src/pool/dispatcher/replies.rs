@@ -1,0 +1,187 @@
+//! Replies on their way from a worker's ring to their tasks.
+
+use super::{Phase, State, into_body};
+use crate::error::Result;
+use crate::pool::{
+    batch::{Part, Values},
+    link::Unit,
+    page::{RecordHead, Tag},
+    payload::Payload,
+    protocol::{Fault, InSlab},
+    task::Told,
+};
+use crate::shm::Cursor;
+use crate::wire::codec;
+use std::{mem, sync::Arc};
+
+impl State {
+    pub(super) fn read_replies(&mut self, slot: usize, told: &mut Told) {
+        let Some(link) = self.slots[slot].link_mut() else {
+            return;
+        };
+        link.look();
+        // Before the replies are read: what it wrote before its end is there then.
+        let is_dead = link.is_dead();
+        if link.page.has_records() {
+            let mut records = mem::take(&mut self.records);
+            records.clear();
+            let sound = link.page.drain(&mut records).is_ok()
+                && self.take_records(slot, &records, told).is_some();
+            self.records = records;
+            if !sound && let Some(link) = self.slots[slot].link_mut() {
+                // A worker that writes nonsense is as good as dead, and soon is.
+                link.pidfd.kill();
+            }
+        }
+        if is_dead {
+            self.bury(slot, told);
+        }
+    }
+
+    /// Hands out records; none if they are not what this worker may write.
+    fn take_records(&mut self, slot: usize, mut records: &[u8], told: &mut Told) -> Option<()> {
+        let link = self.slots[slot].link_mut()?;
+        let nanos = link.item_nanos();
+        if let Some(nanos) = nanos {
+            // A moving average over about eight looks.
+            let average = self.item_nanos.map_or(nanos, |it| (it * 7 + nanos) / 8);
+            self.item_nanos = Some(average);
+        }
+        while !records.is_empty() {
+            let head = RecordHead::parse(records)?;
+            let bytes = records.get(RecordHead::SIZE..)?.get(..head.length)?;
+            match head.tag {
+                Tag::Value | Tag::Fault | Tag::Slab => {
+                    let used = self.take_reply(slot, head, records, nanos, told)?;
+                    records = &records[used..];
+                    continue;
+                }
+                Tag::Ready => {
+                    self.slots[slot].link_mut()?.is_ready = true;
+                    self.failures[slot] = 0;
+                }
+                Tag::SetupFault => self.break_down(&decode_fault(bytes)?, told),
+                Tag::SlabGone => {
+                    let id = u32::from_le_bytes(bytes.try_into().ok()?);
+                    self.slots[slot].link_mut()?.forget_slab(id);
+                }
+            }
+            records = &records[RecordHead::SIZE + head.length..];
+        }
+        Some(())
+    }
+
+    /// Hands out the reply at the start of `records`, and those behind it that belong to the same unit; says how many
+    /// bytes that were.
+    fn take_reply(
+        &mut self,
+        slot: usize,
+        head: RecordHead,
+        records: &[u8],
+        nanos: Option<u64>,
+        told: &mut Told,
+    ) -> Option<usize> {
+        let link = self.slots[slot].link_mut()?;
+        if link.in_flight.is_empty() && !matches!(self.phase, Phase::Open | Phase::Closed) {
+            // The pool was stopped, and nobody waits for this any more.
+            return Some(RecordHead::SIZE + head.length);
+        }
+        let front = link.in_flight.front().filter(|it| it.item == head.item)?;
+        let single = RecordHead::SIZE + head.length;
+        let value = &records[RecordHead::SIZE..single];
+        let (count, used) = match (front.unit.count(), head.tag) {
+            (2.., Tag::Value) => run_length(head.item, front.unit.count(), records),
+            _ => (1, single),
+        };
+        let outcome = match head.tag {
+            Tag::Fault => Err(decode_fault(value)?.into_error()),
+            Tag::Slab => {
+                let InSlab { slab, length } = codec::decode(&mut Cursor::new(value)).ok()?;
+                link.take_from_slab(slab, length).map(Values::One)
+            }
+            _ if count > 1 => Ok(Values::Records(records[..used].into())),
+            _ => Ok(Values::One(Payload::copy_of(value))),
+        };
+        self.complete_front(slot, count, outcome, nanos, told)?;
+        Some(used)
+    }
+
+    /// Ends the first `count` items in flight at a worker.
+    fn complete_front(
+        &mut self,
+        slot: usize,
+        count: u32,
+        outcome: Result<Values>,
+        nanos: Option<u64>,
+        told: &mut Told,
+    ) -> Option<()> {
+        let link = self.slots[slot].link_mut()?;
+        let front = link.in_flight.front_mut()?;
+        link.items -= count;
+        self.outstanding -= u64::from(count);
+        front.item = front.item.wrapping_add(count);
+        match &mut front.unit {
+            Unit::Call(task) => {
+                task.complete(outcome.map(into_body), told);
+                link.in_flight.pop_front();
+            }
+            Unit::Items(items) => {
+                let part = Part {
+                    index: items.index(),
+                    count,
+                    outcome,
+                };
+                items.first += count;
+                items.count -= count;
+                let chunk = Arc::clone(&items.chunk);
+                if items.count == 0 {
+                    link.in_flight.pop_front();
+                }
+                if chunk.batch.deliver(part, nanos, told) {
+                    self.sweep_cancelled(told);
+                }
+            }
+        }
+        Some(())
+    }
+
+    /// Ends a unit that is neither queued nor in flight any more.
+    pub(super) fn finish(&mut self, unit: &Unit, outcome: Result<Values>, told: &mut Told) {
+        self.outstanding -= u64::from(unit.count());
+        match unit {
+            Unit::Call(task) => task.complete(outcome.map(into_body), told),
+            Unit::Items(items) => {
+                let part = Part {
+                    index: items.index(),
+                    count: items.count,
+                    outcome,
+                };
+                items.chunk.batch.deliver(part, None, told);
+            }
+        }
+    }
+}
+
+/// How many values of consecutive items lie at the start of `records`, at most `most`, and in how many bytes.
+fn run_length(first: u32, most: u32, records: &[u8]) -> (u32, usize) {
+    let (mut count, mut used) = (0, 0);
+    while count < most {
+        let Some(head) = RecordHead::parse(&records[used..]) else {
+            break;
+        };
+        let size = RecordHead::SIZE + head.length;
+        if head.tag != Tag::Value
+            || head.item != first.wrapping_add(count)
+            || records.len() < used + size
+        {
+            break;
+        }
+        count += 1;
+        used += size;
+    }
+    (count, used)
+}
+
+fn decode_fault(bytes: &[u8]) -> Option<Fault> {
+    codec::decode(&mut Cursor::new(bytes)).ok()
+}

@@ -1,0 +1,132 @@
+//! Running single items, and answering each.
+
+use super::{
+    TASKS_DONE,
+    frame::Frame,
+    replies::{Doing, Replies},
+    slabs::ResultSlabs,
+};
+use crate::pool::{
+    page::Tag,
+    panic,
+    protocol::{Fault, InSlab},
+};
+use crate::process::function::Invocation;
+use crate::shm::{Buffer, SPILL};
+use crate::sys::{child, pid, socket};
+use crate::wire::codec;
+use std::{
+    os::fd::{AsFd, OwnedFd},
+    rc::Rc,
+    sync::{Arc, atomic::Ordering},
+};
+
+/// Runs single items and answers them.
+pub(super) struct Answers {
+    /// This process.
+    owner: u32,
+    pub(super) replies: Rc<Replies>,
+    socket: Rc<OwnedFd>,
+    /// The result of the item that runs.
+    result: Buffer,
+    /// This worker's slabs, with results.
+    slabs: Arc<ResultSlabs>,
+}
+
+impl Answers {
+    pub(super) fn new(replies: Rc<Replies>, socket: Rc<OwnedFd>) -> Self {
+        let slabs = Arc::new(ResultSlabs::default());
+        Self {
+            owner: pid::current(),
+            replies,
+            socket,
+            result: Buffer::new(Arc::clone(&slabs) as _),
+            slabs,
+        }
+    }
+
+    /// Claims an item; false if it was taken back.
+    #[inline]
+    pub(super) fn start(&self, item: u32) -> bool {
+        let started = self.replies.page.try_start(item);
+        if started {
+            self.replies.doing.set(Doing::Item(item));
+            self.replies.ring_if_wanted();
+        }
+        started
+    }
+
+    /// Runs an item that was claimed. None if it cannot be answered: the pool is gone.
+    pub(super) fn run(&mut self, item: u32, frame: &Frame<'_>, bytes: &[u8]) -> Option<()> {
+        let fault = self.call(frame, bytes);
+        if pid::current() != self.owner {
+            // The task has forked, and this is the copy: the worker answers.
+            child::exit_now(0);
+        }
+        // One thread stores.
+        TASKS_DONE.store(TASKS_DONE.load(Ordering::Relaxed) + 1, Ordering::Relaxed);
+        if fault.is_none() && !self.result.is_large() && self.result.private().len() <= SPILL {
+            self.replies.append(item, Tag::Value, self.result.private());
+            return Some(());
+        }
+        self.reply_otherwise(item, fault)
+    }
+
+    /// Leaves an item's result in the buffer, or says why there is none.
+    #[inline]
+    fn call(&mut self, frame: &Frame<'_>, bytes: &[u8]) -> Option<Box<Fault>> {
+        self.result.clear();
+        let mut call = Invocation {
+            argument: frame.argument(bytes),
+            context: frame.context,
+            result: &mut self.result,
+        };
+        let mut failure = None;
+        // A pointer is what comes back of an item that went well: large outcomes cost more to move than tiny items.
+        let outcome = panic::run(|| match frame.callable.invoke(&mut call) {
+            Ok(()) => {}
+            Err(error) => failure = Some(Box::new(Fault::from(error))),
+        });
+        outcome.err().or(failure)
+    }
+
+    /// Replies with what is not a small value.
+    #[cold]
+    fn reply_otherwise(&mut self, item: u32, fault: Option<Box<Fault>>) -> Option<()> {
+        if fault.is_none() && self.result.is_large() {
+            return self.reply_in_slab(item);
+        }
+        let unused = self.result.take_slab();
+        unused
+            .into_iter()
+            .for_each(|(slab, _)| self.slabs.give_back(slab));
+        let no_memory = || Fault::Encode("no shared memory is to be had for it".to_owned());
+        let fault = fault.map_or_else(no_memory, |it| *it);
+        self.replies.fault(item, Tag::Fault, &fault);
+        Some(())
+    }
+
+    #[cold]
+    fn reply_in_slab(&mut self, item: u32) -> Option<()> {
+        let (slab, length) = self.result.take_slab()?;
+        if self.slabs.announce(slab.id) {
+            socket::send(&*self.socket, &slab.id.to_le_bytes(), &[slab.as_fd()]).ok()?;
+        }
+        slab.set_busy(true);
+        let mut bytes = Vec::new();
+        codec::encode(
+            &InSlab {
+                slab: slab.id,
+                length: length as u64,
+            },
+            &mut bytes,
+        )
+        .ok()?;
+        self.slabs.give_back(slab);
+        self.replies.append(item, Tag::Slab, &bytes);
+        for gone in self.slabs.trim() {
+            self.replies.append(0, Tag::SlabGone, &gone.to_le_bytes());
+        }
+        Some(())
+    }
+}

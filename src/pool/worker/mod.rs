@@ -1,0 +1,274 @@
+//! The worker: reads requests, runs items, replies into the shared page, until its pool closes the pipe.
+//!
+//! One thread, one loop. Nothing here waits for the pool but two things: `read` for the next request, and room in the ring
+//! of replies. The pool can kill the process at any instruction; what it then finds is described in `page.rs`.
+
+mod answers;
+mod frame;
+mod replies;
+mod slabs;
+
+use crate::error::Error;
+use crate::pool::{
+    page::{Page, Tag},
+    panic,
+    protocol::{EncodedCall, Fault, Kind, RequestHead, Setup},
+    requests::Requests,
+};
+use crate::process::{
+    entry,
+    function::{ContextLoader, Function, Invocation},
+};
+use crate::shm::{Buffer, Cursor, Slab, Slabs};
+use crate::sys::{child, fd, memory, pid, spin::Spin};
+use crate::wire::codec;
+use answers::Answers;
+use frame::{Callables, Context, Frame, Items};
+use replies::{Doing, Replies};
+use slabs::receive_slabs;
+use std::{
+    cell::RefCell,
+    collections::HashMap,
+    os::fd::OwnedFd,
+    rc::Rc,
+    sync::{
+        Arc, OnceLock,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::{Duration, Instant},
+};
+
+/// How long a worker waits before it gives back memory it can do without.
+const IDLE: Duration = Duration::from_millis(100);
+
+/// The worker that the calling code runs in.
+#[non_exhaustive]
+#[derive(Debug, Clone)]
+pub struct Worker {
+    /// Its place in the pool, from 0; a replacement takes the place of the worker that died.
+    pub id: usize,
+    /// Its process id.
+    pub pid: u32,
+    /// Tasks it has finished, whatever came of them.
+    pub tasks_done: u64,
+}
+
+static WORKER_ID: OnceLock<usize> = OnceLock::new();
+static TASKS_DONE: AtomicU64 = AtomicU64::new(0);
+
+/// The worker process that calls this; none anywhere else.
+///
+/// ```
+/// let pool = procpool::ProcessPoolExecutor::builder().workers(1).build()?;
+/// let id = pool.apply(|()| procpool::current_worker().map(|worker| worker.id), ())?;
+/// assert_eq!(id, Some(0));
+/// assert!(procpool::current_worker().is_none());
+/// # Ok::<(), procpool::Error>(())
+/// ```
+#[must_use]
+pub fn current_worker() -> Option<Worker> {
+    let id = *WORKER_ID.get()?;
+    let tasks_done = TASKS_DONE.load(Ordering::Relaxed);
+    Some(Worker {
+        id,
+        pid: pid::current(),
+        tasks_done,
+    })
+}
+
+thread_local! {
+    /// The replies of this process, where a panic hook can reach them.
+    static REPLIES: RefCell<Option<Rc<Replies>>> = const { RefCell::new(None) };
+}
+
+/// What a worker process runs: it gets the bell, the requests, the socket for descriptors, and the shared page.
+pub(super) fn main(passed: Vec<OwnedFd>) {
+    let Ok([bell, requests, socket, page]) = <[OwnedFd; 4]>::try_from(passed) else {
+        return;
+    };
+    let Ok(page) = Page::from_fd(page) else {
+        return;
+    };
+    if fd::set_nonblocking(&bell).is_err() {
+        return;
+    }
+    let replies = Rc::new(Replies::new(bell, page));
+    REPLIES.set(Some(Rc::clone(&replies)));
+    panic::install_hook(|fault| {
+        let replies = REPLIES.with_borrow(Clone::clone);
+        if let Some(replies) = replies {
+            match replies.doing.get() {
+                Doing::Setup => replies.fault(0, Tag::SetupFault, &fault),
+                Doing::Item(item) => replies.fault(item, Tag::Fault, &fault),
+                Doing::Other => {}
+            }
+        }
+    });
+    WorkerLoop::new(replies, requests, socket).run();
+}
+
+struct WorkerLoop {
+    answers: Answers,
+    requests: Requests,
+    socket: Rc<OwnedFd>,
+    contexts: HashMap<u32, Context>,
+    /// The pool's slabs, with arguments; none for one whose descriptor was lost, or that could not be mapped.
+    arguments: HashMap<u32, Option<Slab>>,
+    callables: Callables,
+    spin: Spin,
+    /// Whether memory was given back since the last item.
+    is_trimmed: bool,
+}
+
+impl WorkerLoop {
+    fn new(replies: Rc<Replies>, requests: OwnedFd, socket: OwnedFd) -> Self {
+        let socket = Rc::new(socket);
+        Self {
+            answers: Answers::new(replies, Rc::clone(&socket)),
+            requests: Requests::new(requests),
+            socket,
+            contexts: HashMap::new(),
+            arguments: HashMap::new(),
+            callables: Callables::default(),
+            spin: Spin::default(),
+            is_trimmed: false,
+        }
+    }
+
+    /// Serves until the pool closes the pipe, or breaks the protocol, which is as good as closing.
+    fn run(&mut self) {
+        loop {
+            let head = match self.requests.buffered() {
+                Some(head) => head,
+                None => {
+                    self.wait();
+                    match self.requests.read() {
+                        Ok(true) => continue,
+                        _ => return,
+                    }
+                }
+            };
+            if self.serve(head).is_none() {
+                return;
+            }
+        }
+    }
+
+    fn wait(&mut self) {
+        self.answers.replies.ring_before_waiting();
+        let page = &self.answers.replies.page;
+        // Allowed items are written in a moment: `read` hardly sleeps then.
+        if self.spin.until(|| page.may_start()) || self.is_trimmed || self.requests.wait(IDLE) {
+            return;
+        }
+        self.is_trimmed = true;
+        self.requests.shrink();
+        memory::release_unused();
+    }
+
+    fn serve(&mut self, head: RequestHead) -> Option<()> {
+        let setup = head.kind == Kind::Setup;
+        self.answers
+            .replies
+            .doing
+            .set(if setup { Doing::Setup } else { Doing::Other });
+        match head.kind {
+            Kind::Setup => self.set_up(),
+            Kind::Items => self.run_items(head),
+            Kind::End => None,
+            Kind::Context => self.keep_context(head),
+            Kind::DropContext => {
+                let context = self.contexts.remove(&head.context);
+                // A context whose destructor panics is gone all the same.
+                let _ = panic::run(|| drop(context));
+                Some(())
+            }
+            Kind::DropSlab => {
+                // It may never have been looked at: a frame that was taken back is skipped.
+                receive_slabs(&mut self.arguments, &self.socket, head.slab)?;
+                self.arguments.remove(&head.slab);
+                Some(())
+            }
+        }
+    }
+
+    fn set_up(&mut self) -> Option<()> {
+        let setup: Setup = codec::decode(&mut Cursor::new(self.requests.payload())).ok()?;
+        child::set_environment(&setup.environment).ok()?;
+        child::set_name(&format!("procpool-{}", setup.worker));
+        WORKER_ID.set(setup.worker).ok()?;
+        match setup.initializer.map_or(Ok(()), initialize) {
+            Ok(()) => self.answers.replies.append(0, Tag::Ready, &[]),
+            Err(fault) => self.answers.replies.fault(0, Tag::SetupFault, &fault),
+        }
+        Some(())
+    }
+
+    fn keep_context(&mut self, head: RequestHead) -> Option<()> {
+        let (loader, bytes) = self.requests.payload().split_first_chunk()?;
+        let loader = ContextLoader::from_bytes(loader);
+        self.contexts
+            .insert(head.context, Context::Encoded(loader, bytes.into()));
+        Some(())
+    }
+
+    fn run_items(&mut self, head: RequestHead) -> Option<()> {
+        self.is_trimmed = false;
+        let begin = Instant::now();
+        let mut items = Items::new(self.requests.payload(), head.count);
+        let mut parts = Some((&mut self.arguments, &mut self.contexts));
+        let mut frame = None;
+        let mut done = 0;
+        for index in 0..head.count {
+            let bytes = items.next()?;
+            let item = head.item.wrapping_add(index);
+            if !self.answers.start(item) {
+                break;
+            }
+            // Behind the start of an item: if decoding a context ends this process, that is the item's end and no other's.
+            if let Some((slabs, contexts)) = parts.take() {
+                let callables = &mut self.callables;
+                frame = Some(Frame::prepare(
+                    head,
+                    &self.socket,
+                    slabs,
+                    contexts,
+                    callables,
+                ));
+            }
+            match frame.as_ref()? {
+                Ok(frame) => self.answers.run(item, frame, bytes)?,
+                Err(fault) => self.answers.replies.fault(item, Tag::Fault, fault),
+            }
+            done += 1;
+        }
+        self.answers.replies.account(begin.elapsed(), done);
+        Some(())
+    }
+}
+
+fn initialize(call: EncodedCall) -> std::result::Result<(), Fault> {
+    /// An initializer has no result to encode.
+    struct NoSlabs;
+    impl Slabs for NoSlabs {
+        fn take(&self, _bytes: usize) -> Option<Slab> {
+            None
+        }
+    }
+    let unknown = |error: Error| Fault::Unknown(error.to_string());
+    let callable = Function::from_bytes(&call.function)
+        .resolve()
+        .map_err(unknown)?;
+    let mut result = Buffer::new(Arc::new(NoSlabs));
+    let argument = Cursor::new(&call.argument);
+    let mut invocation = Invocation {
+        argument,
+        context: None,
+        result: &mut result,
+    };
+    let outcome = panic::run(|| callable.invoke(&mut invocation)).map_err(|it| *it);
+    let outcome = outcome.and_then(|it| it.map_err(Fault::from));
+    // What it printed without a newline appears before the first task's output, and once.
+    entry::flush_output();
+    outcome
+}

@@ -1,0 +1,102 @@
+//! Large values in a worker: the pool's slabs with arguments, and its own with results.
+
+use crate::shm::{Slab, Slabs};
+use crate::sys::socket;
+use parking_lot::Mutex;
+use std::{
+    collections::HashMap,
+    os::fd::OwnedFd,
+    sync::atomic::{AtomicU32, Ordering},
+};
+
+/// Slabs that lie free at most, their memory kept for the next large result.
+const FREE_SLABS: usize = 2;
+
+/// Receives the pool's slabs up to this one, whose descriptor was sent before the frame that names it.
+pub(super) fn receive_slabs(
+    slabs: &mut HashMap<u32, Option<Slab>>,
+    socket: &OwnedFd,
+    id: u32,
+) -> Option<()> {
+    while !slabs.contains_key(&id) {
+        let mut number = [0; 4];
+        let (length, mut fds) = socket::receive(socket, &mut number).ok()?;
+        if length != number.len() {
+            return None;
+        }
+        let number = u32::from_le_bytes(number);
+        slabs.insert(
+            number,
+            fds.pop().and_then(|it| Slab::from_fd(number, it).ok()),
+        );
+    }
+    Some(())
+}
+
+/// Maps the pool's slab if it is new here or has grown.
+pub(super) fn map_slab<'a>(
+    slabs: &'a mut HashMap<u32, Option<Slab>>,
+    socket: &OwnedFd,
+    id: u32,
+    bytes: u64,
+) -> Option<&'a Slab> {
+    receive_slabs(slabs, socket, id)?;
+    let slab = slabs.get_mut(&id)?.as_mut()?;
+    slab.follow(usize::try_from(bytes).ok()?).then_some(slab)
+}
+
+/// The slabs that carry this worker's large results.
+#[derive(Default)]
+pub(super) struct ResultSlabs {
+    slabs: Mutex<Vec<Slab>>,
+    /// Slabs made so far; the number of the newest.
+    made: AtomicU32,
+    /// The newest whose descriptor the pool has.
+    announced: AtomicU32,
+}
+
+impl ResultSlabs {
+    /// Keeps a slab, whether a result lies in it or not.
+    pub(super) fn give_back(&self, slab: Slab) {
+        self.slabs.lock().push(slab);
+    }
+
+    /// Whether the pool has yet to be given this slab; it is taken to have it from then on.
+    pub(super) fn announce(&self, id: u32) -> bool {
+        self.announced.fetch_max(id, Ordering::Relaxed) < id
+    }
+
+    /// Drops free slabs beyond those worth keeping, the oldest first, and says which.
+    pub(super) fn trim(&self) -> Vec<u32> {
+        let mut slabs = self.slabs.lock();
+        let mut surplus = slabs
+            .iter()
+            .filter(|it| !it.is_busy())
+            .count()
+            .saturating_sub(FREE_SLABS);
+        let mut gone = Vec::new();
+        slabs.retain(|slab| {
+            let drop_it = surplus > 0 && !slab.is_busy();
+            if drop_it {
+                surplus -= 1;
+                gone.push(slab.id);
+            }
+            !drop_it
+        });
+        gone
+    }
+}
+
+impl Slabs for ResultSlabs {
+    fn take(&self, bytes: usize) -> Option<Slab> {
+        let mut slabs = self.slabs.lock();
+        let free = slabs.iter().position(|it| !it.is_busy());
+        if let Some(at) = free {
+            let mut slab = slabs.swap_remove(at);
+            slab.reserve(bytes).ok()?;
+            return Some(slab);
+        }
+        let id = self.made.fetch_add(1, Ordering::Relaxed) + 1;
+        Slab::new(id, bytes).ok()
+    }
+}
