@@ -8,6 +8,7 @@ use std::{
     panic::{AssertUnwindSafe, catch_unwind},
     sync::{Arc, Weak},
     thread::{self, JoinHandle},
+    time::Instant,
 };
 
 /// Callbacks, run one at a time in the order in which they were sent, by a thread that is started for the first of them.
@@ -36,16 +37,23 @@ impl Callbacks {
         self.hand_over(&mut inner);
     }
 
-    /// Waits until every callback so far has run, and ends the thread. Called by a callback, it does not wait.
-    pub(super) fn finish(self: &Arc<Self>) {
+    /// Waits until every callback so far has run, and ends the thread; false if the deadline comes first. Called by a
+    /// callback, it does not wait.
+    pub(super) fn finish(self: &Arc<Self>, deadline: Option<Instant>) -> bool {
         let mut inner = self.inner.lock();
         while inner.pending > 0 {
             self.hand_over(&mut inner);
             match &inner.thread {
                 Some((_, handle)) if handle.thread().id() != thread::current().id() => {}
-                _ => return,
+                _ => return true,
             }
-            self.all_done.wait(&mut inner);
+            match deadline {
+                None => self.all_done.wait(&mut inner),
+                Some(deadline) if self.all_done.wait_until(&mut inner, deadline).timed_out() => {
+                    return inner.pending == 0;
+                }
+                Some(_) => {}
+            }
         }
         let thread = inner.thread.take();
         drop(inner);
@@ -54,6 +62,7 @@ impl Callbacks {
             // Callbacks that panic are caught, so the thread does not.
             let _ = handle.join();
         }
+        true
     }
 
     /// Sends what waits to the thread, which is started if there is none. Each has a channel of its own, so that one which

@@ -1,14 +1,15 @@
 //! The pool's end of one worker: its descriptors, what was sent to it, and what of that is not answered.
 
 use super::{
-    batch::{Chunk, Context},
+    batch::Context,
     page::{Bell, Page},
     payload::{MOST_SLABS, Payload, TheirSlab},
     protocol::{Kind, RequestHead, Setup},
-    task::{Place, Task, Work},
+    task::{Place, Work},
+    unit::{Items, Unit},
     worker,
 };
-use crate::error::{Error, Result, WorkerExit};
+use crate::error::{Error, ErrorKind, Result, WorkerExit};
 use crate::process::{
     function::Function,
     start::{self, Child, ExitRecord, Start},
@@ -39,61 +40,6 @@ const STATUS_LIMIT: Duration = Duration::from_secs(1);
 
 /// How long replies may lie unread behind a long item; far above the interval at which a worker rings.
 const LOOK_AGAIN: Duration = Duration::from_millis(1);
-
-/// Consecutive items of one call, to be run or running.
-#[derive(Debug)]
-pub(super) enum Unit {
-    Call(Arc<Task>),
-    Items(Box<Items>),
-}
-
-/// A part of a chunk.
-#[derive(Debug)]
-pub(super) struct Items {
-    pub(super) chunk: Arc<Chunk>,
-    /// The first of them in the chunk.
-    pub(super) first: u32,
-    pub(super) count: u32,
-}
-
-impl Unit {
-    pub(super) fn count(&self) -> u32 {
-        match self {
-            Self::Call(_) => 1,
-            Self::Items(items) => items.count,
-        }
-    }
-
-    /// How many of its items, from the first on, somebody still wants to start.
-    pub(super) fn wanted(&self) -> u32 {
-        match self {
-            Self::Call(task) => u32::from(!task.is_done()),
-            Self::Items(items) => items.chunk.batch.wanted(items.index(), items.count),
-        }
-    }
-
-    /// Cuts off all but the first `count` items.
-    pub(super) fn split_off(&mut self, count: u32) -> Option<Self> {
-        let Self::Items(items) = self else {
-            return None;
-        };
-        let rest = items.count.checked_sub(count).filter(|it| *it > 0)?;
-        items.count = count;
-        let (chunk, first) = (Arc::clone(&items.chunk), items.first + count);
-        Some(Self::Items(Box::new(Items {
-            chunk,
-            first,
-            count: rest,
-        })))
-    }
-}
-
-impl Items {
-    /// The place of its first item in the map's input.
-    pub(super) fn index(&self) -> u64 {
-        self.chunk.index + u64::from(self.first)
-    }
-}
 
 /// A unit that was sent, as far as it is not answered.
 #[derive(Debug)]
@@ -149,38 +95,70 @@ pub(super) struct Link {
     looked_again: bool,
 }
 
+/// Both ends of what connects a worker.
+struct Ends {
+    requests: OwnedFd,
+    requests_theirs: OwnedFd,
+    bell: OwnedFd,
+    bell_theirs: OwnedFd,
+    socket: OwnedFd,
+    socket_theirs: OwnedFd,
+}
+
+impl Ends {
+    fn new() -> io::Result<Self> {
+        let (requests_theirs, requests) = pipe::pipe()?;
+        let (bell, bell_theirs) = pipe::pipe()?;
+        let (socket, socket_theirs) = socket::pair()?;
+        fd::set_nonblocking(&requests)?;
+        pipe::enlarge(&requests, PIPE_BYTES);
+        fd::set_nonblocking(&bell)?;
+        Ok(Self {
+            requests,
+            requests_theirs,
+            bell,
+            bell_theirs,
+            socket,
+            socket_theirs,
+        })
+    }
+}
+
 impl Link {
     /// Starts a worker process.
     pub(super) fn start(setup: &Setup) -> Result<Self> {
-        let fail = |it| Error::io("failed to create a worker's pipes", it);
-        let (requests_theirs, requests) = pipe::pipe().map_err(fail)?;
-        let (bell, bell_theirs) = pipe::pipe().map_err(fail)?;
-        let (socket, socket_theirs) = socket::pair().map_err(fail)?;
-        fd::set_nonblocking(&requests).map_err(fail)?;
-        pipe::enlarge(&requests, PIPE_BYTES);
-        fd::set_nonblocking(&bell).map_err(fail)?;
+        let mut bytes = Vec::new();
+        codec::encode(setup, &mut bytes).map_err(|it| Error::new(ErrorKind::Codec, it))?;
+        let ends = Ends::new().map_err(|it| Error::io("failed to create a worker's pipes", it))?;
         let page = Page::new()?;
         // Nobody may be awake when it is ready.
         page.set_bell(Bell::AtOnce);
         let passed = [
-            bell_theirs.as_fd(),
-            requests_theirs.as_fd(),
-            socket_theirs.as_fd(),
+            ends.bell_theirs.as_fd(),
+            ends.requests_theirs.as_fd(),
+            ends.socket_theirs.as_fd(),
             page.as_fd(),
         ];
-        let Child { pid, pidfd } = start::forkserver::start(&Start {
+        let child = start::forkserver::start(&Start {
             main: worker::main,
             passed: &passed,
         })?;
-        let mut link = Self {
-            pid,
-            pidfd,
+        let mut link = Self::new(child, ends, page);
+        link.stage_frame(RequestHead::new(Kind::Setup), &bytes);
+        link.flush();
+        Ok(link)
+    }
+
+    fn new(child: Child, ends: Ends, page: Page) -> Self {
+        Self {
+            pid: child.pid,
+            pidfd: child.pidfd,
             page: Arc::new(page),
             life: Arc::new(Life),
-            requests: Some(requests),
-            _reader: requests_theirs,
-            bell,
-            socket,
+            requests: Some(ends.requests),
+            _reader: ends.requests_theirs,
+            bell: ends.bell,
+            socket: ends.socket,
             staged: Vec::new(),
             written: 0,
             is_watched: false,
@@ -200,12 +178,7 @@ impl Link {
             is_gone: false,
             is_bell_closed: false,
             record: Vec::new(),
-        };
-        let mut bytes = Vec::new();
-        codec::encode(setup, &mut bytes).map_err(|it| Error::new(crate::ErrorKind::Codec, it))?;
-        link.stage_frame(RequestHead::new(Kind::Setup), &bytes);
-        link.flush();
-        Ok(link)
+        }
     }
 
     /// Whether an item may be sent: those that were taken back must not become allowed again.
@@ -242,7 +215,7 @@ impl Link {
         match unit {
             Unit::Call(task) => {
                 let Work::Call(function) = task.work else {
-                    return Ok(());
+                    unreachable!("only calls are queued as one");
                 };
                 task.with_argument(|argument| self.stage_value(function, 0, argument))
             }
@@ -263,7 +236,7 @@ impl Link {
         let bytes = payload
             .bytes()
             .expect("a chunk of several items is private");
-        let bytes = part_of(bytes, items.first, items.count);
+        let bytes = items.part_of(bytes);
         let mut head = self.items_head(batch.function, context, items.count);
         let single = &bytes[if items.count == 1 {
             size_of::<u32>()
@@ -562,19 +535,4 @@ impl Link {
             exit_code: status.and_then(WaitStatus::exit_code),
         }
     }
-}
-
-/// The bytes of `count` items from the one at `first` on.
-fn part_of(bytes: &[u8], first: u32, count: u32) -> &[u8] {
-    let skip = |mut at: usize, items: u32| {
-        for _ in 0..items {
-            let length = bytes[at..]
-                .first_chunk()
-                .expect("a chunk holds the items it counts");
-            at += size_of::<u32>() + u32::from_le_bytes(*length) as usize;
-        }
-        at
-    };
-    let start = skip(0, first);
-    &bytes[start..skip(start, count)]
 }

@@ -2,9 +2,9 @@
 
 use super::{
     batch::{Batch, Chunk, Part},
-    link::{Items, Unit},
     payload::{Payload, take_large},
     shared::Shared,
+    unit::{Items, Unit},
 };
 use crate::error::{Error, ErrorKind, Result};
 use crate::shm::Buffer;
@@ -12,16 +12,11 @@ use crate::wire::{
     Wire,
     codec::{self, Output},
 };
-use futures::Stream;
 use parking_lot::Mutex;
 use std::{
-    collections::VecDeque,
-    fmt,
-    iter::FusedIterator,
     mem,
-    pin::Pin,
     sync::Arc,
-    task::{Context as PollContext, Poll, Waker},
+    task::{Poll, Waker},
     thread::Thread,
 };
 
@@ -193,6 +188,19 @@ impl<I, R> Run<I, R> {
         &self.batch
     }
 
+    /// Why nothing will ever come: this is a copy of the pool's process.
+    pub(super) fn refusal(&self) -> Option<Error> {
+        if self.shared.is_foreign() {
+            return self.shared.refusal();
+        }
+        None
+    }
+
+    /// Decodes results one after the other.
+    pub(super) fn decode(&self, part: &Part, take: &mut dyn FnMut(Result<R>)) {
+        (self.decode)(part, take);
+    }
+
     /// Waits for the next outcomes; none when every item's has been handed out.
     pub(super) fn next_part(&mut self) -> Option<Part> {
         loop {
@@ -207,7 +215,7 @@ impl<I, R> Run<I, R> {
     }
 
     /// The next outcomes, or `waker` is woken when some may be there.
-    fn poll_next_part(&mut self, waker: &Waker) -> Poll<Option<Part>> {
+    pub(super) fn poll_next_part(&mut self, waker: &Waker) -> Poll<Option<Part>> {
         if let Poll::Ready(part) = self.try_next_part() {
             return Poll::Ready(part);
         }
@@ -363,6 +371,20 @@ impl<I, R> Run<I, R> {
 }
 
 impl<I: Iterator, R> Run<I, R> {
+    /// Results that will be handed out, at least and at most.
+    pub(super) fn size_hint(&self) -> (usize, Option<usize>) {
+        let under_way = (self.pulled - self.given) as usize;
+        let (low, high) = if self.is_exhausted {
+            (0, Some(0))
+        } else {
+            self.input.size_hint()
+        };
+        (
+            low.saturating_add(under_way),
+            high.and_then(|it| it.checked_add(under_way)),
+        )
+    }
+
     /// How many results to expect, as far as the input says so.
     pub(super) fn expected(&self) -> usize {
         // An input that claims too much must not cost memory.
@@ -387,189 +409,5 @@ impl<I, R> Drop for Run<I, R> {
                 context.into_iter().for_each(|it| state.drop_context(it));
             });
         }
-    }
-}
-
-/// The results of a map, one by one.
-struct Lazy<I, R> {
-    run: Option<Run<I, R>>,
-    /// What was wrong with the call: the first and only outcome.
-    refusal: Option<Error>,
-    ready: VecDeque<Result<R>>,
-}
-
-impl<I, R> Lazy<I, R> {
-    fn new(run: Result<Run<I, R>>) -> Self {
-        let (run, refusal) = match run {
-            Ok(run) => (Some(run), None),
-            Err(error) => (None, Some(error)),
-        };
-        Self {
-            run,
-            refusal,
-            ready: VecDeque::new(),
-        }
-    }
-
-    fn next(&mut self) -> Option<Result<R>> {
-        loop {
-            if let Some(result) = self.take_ready() {
-                return Some(result);
-            }
-            let part = self.run.as_mut()?.next_part();
-            self.unpack(part)?;
-        }
-    }
-
-    fn poll_next(&mut self, waker: &Waker) -> Poll<Option<Result<R>>> {
-        loop {
-            if let Some(result) = self.take_ready() {
-                return Poll::Ready(Some(result));
-            }
-            let Some(run) = &mut self.run else {
-                return Poll::Ready(None);
-            };
-            let Poll::Ready(part) = run.poll_next_part(waker) else {
-                return Poll::Pending;
-            };
-            if self.unpack(part).is_none() {
-                return Poll::Ready(None);
-            }
-        }
-    }
-
-    fn take_ready(&mut self) -> Option<Result<R>> {
-        if let Some(result) = self.ready.pop_front() {
-            return Some(result);
-        }
-        let run = self.run.as_ref().filter(|it| it.shared.is_foreign());
-        if let Some(refusal) = run.and_then(|it| it.shared.refusal()) {
-            // In a copy of the pool's process nothing ever comes.
-            self.run = None;
-            self.refusal = Some(refusal);
-        }
-        self.refusal.take().map(Err)
-    }
-
-    fn unpack(&mut self, part: Option<Part>) -> Option<()> {
-        let (part, run) = (part?, self.run.as_ref()?);
-        (run.decode)(&part, &mut |result| self.ready.push_back(result));
-        Some(())
-    }
-}
-
-impl<I: Iterator, R> Lazy<I, R> {
-    /// Exact wherever the input's is.
-    fn size_hint(&self) -> (usize, Option<usize>) {
-        let refused = usize::from(self.refusal.is_some());
-        let Some(run) = &self.run else {
-            return (self.ready.len() + refused, Some(self.ready.len() + refused));
-        };
-        let (low, high) = if run.is_exhausted {
-            (0, Some(0))
-        } else {
-            run.input.size_hint()
-        };
-        let under_way = (run.pulled - run.given) as usize + self.ready.len();
-        (
-            low.saturating_add(under_way),
-            high.and_then(|it| it.checked_add(under_way)),
-        )
-    }
-}
-
-macro_rules! lazy_map {
-    ($(#[$doc:meta])* $name:ident) => {
-        $(#[$doc])*
-        #[must_use = "the input is read as results are asked for"]
-        pub struct $name<I, R>(Lazy<I, R>);
-
-        impl<I, R> $name<I, R> {
-            pub(super) fn new(run: Result<Run<I, R>>) -> Self {
-                Self(Lazy::new(run))
-            }
-
-            /// The same results for async code, on any runtime.
-            pub fn into_stream(self) -> ImapStream<I, R> {
-                ImapStream(self.0)
-            }
-        }
-
-        impl<I: Iterator, R> Iterator for $name<I, R> {
-            type Item = Result<R>;
-
-            fn next(&mut self) -> Option<Result<R>> {
-                self.0.next()
-            }
-
-            fn size_hint(&self) -> (usize, Option<usize>) {
-                self.0.size_hint()
-            }
-        }
-
-        impl<I: ExactSizeIterator, R> ExactSizeIterator for $name<I, R> {}
-
-        impl<I: Iterator, R> FusedIterator for $name<I, R> {}
-
-        impl<I, R> fmt::Debug for $name<I, R> {
-            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-                f.debug_struct(stringify!($name)).field("ready", &self.0.ready.len()).finish_non_exhaustive()
-            }
-        }
-    };
-}
-
-lazy_map! {
-    /// The results of [`imap`](crate::ProcessPoolExecutor::imap): one for each item, in the order of the input.
-    ///
-    /// The input is read by whoever asks for the next result, never further ahead than the window and never while nobody
-    /// asks. An error takes the place of its item's result and ends nothing. Dropping this cancels what has not started.
-    Imap
-}
-
-lazy_map! {
-    /// The results of [`imap_unordered`](crate::ProcessPoolExecutor::imap_unordered): one for each item, as they come.
-    ///
-    /// In everything but the order as [`Imap`].
-    ImapUnordered
-}
-
-/// The results of [`Imap::into_stream`] or [`ImapUnordered::into_stream`].
-///
-/// ```
-/// use futures::{StreamExt, executor::block_on};
-///
-/// let pool = procpool::ProcessPoolExecutor::new()?;
-/// let stream = pool.imap(|x| x * x, 0..4u64).into_stream();
-/// let squares: Vec<u64> = block_on(stream.map(|it| it.unwrap()).collect());
-/// assert_eq!(squares, [0, 1, 4, 9]);
-/// # Ok::<(), procpool::Error>(())
-/// ```
-#[must_use = "a stream does nothing unless it is polled"]
-pub struct ImapStream<I, R>(Lazy<I, R>);
-
-impl<I: Iterator, R> Stream for ImapStream<I, R> {
-    type Item = Result<R>;
-
-    fn poll_next(
-        mut self: Pin<&mut Self>,
-        context: &mut PollContext<'_>,
-    ) -> Poll<Option<Result<R>>> {
-        self.0.poll_next(context.waker())
-    }
-
-    fn size_hint(&self) -> (usize, Option<usize>) {
-        self.0.size_hint()
-    }
-}
-
-/// Neither the input nor results are ever pinned.
-impl<I, R> Unpin for ImapStream<I, R> {}
-
-impl<I, R> fmt::Debug for ImapStream<I, R> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("ImapStream")
-            .field("ready", &self.0.ready.len())
-            .finish_non_exhaustive()
     }
 }

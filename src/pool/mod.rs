@@ -19,11 +19,14 @@
 //! Invariant: a worker's death costs the one item that ran in it. What is lost, and what is not, at each instant: README.md
 //! in this folder.
 
+mod background;
 mod batch;
 mod builder;
 mod callbacks;
 mod dispatcher;
 mod future;
+mod lazy;
+mod lead;
 mod link;
 mod map;
 mod options;
@@ -34,12 +37,13 @@ mod protocol;
 mod requests;
 mod shared;
 mod task;
+mod unit;
 mod wait;
 mod worker;
 
 pub use builder::ProcessPoolBuilder;
 pub use future::TaskFuture;
-pub use map::{Imap, ImapStream, ImapUnordered};
+pub use lazy::{Imap, ImapStream, ImapUnordered};
 pub use options::TaskOptions;
 pub use wait::{AsCompleted, ReturnWhen, Waited, as_completed, wait};
 pub use worker::{Worker, current_worker};
@@ -353,25 +357,26 @@ impl ProcessPoolExecutor {
     pub fn join(&self) -> Result<()> {
         self.close();
         self.wait_for_end(None);
-        self.finish_threads()
+        self.finish_threads(None)
     }
 
     /// As [`join`](Self::join), but after `limit` what is left is stopped as by [`terminate`](Self::terminate).
     ///
-    /// Returns when the workers are gone: at most about 2 s after the limit, and then only if they ignore SIGTERM.
+    /// Returns when the workers are gone: at most about 2 s after the limit, and then only if they ignore SIGTERM. A callback
+    /// that still runs then is left to itself.
     ///
     /// # Errors
     ///
-    /// As `join`; [`ErrorKind::TimedOut`] if something had to be stopped.
+    /// As `join`; [`ErrorKind::TimedOut`] if something had to be stopped, or a callback was not done.
     pub fn join_timeout(&self, limit: Duration) -> Result<()> {
         self.close();
-        let in_time = self.wait_for_end(Instant::now().checked_add(limit));
-        if in_time {
-            return self.finish_threads();
+        let deadline = Instant::now().checked_add(limit);
+        if self.wait_for_end(deadline) {
+            return self.finish_threads(deadline);
         }
         self.terminate();
         self.wait_for_end(None);
-        self.finish_threads()?;
+        self.finish_threads(deadline)?;
         let message = format!("the pool was not done within {limit:?} and was stopped");
         Err(Error::new(ErrorKind::TimedOut, message))
     }
@@ -393,8 +398,8 @@ impl ProcessPoolExecutor {
             .wait_until(deadline, &|_: &Thread| (), &has_ended)
     }
 
-    /// Waits for the pool's own threads once no worker is left.
-    fn finish_threads(&self) -> Result<()> {
+    /// Waits for the pool's own threads once no worker is left; for callbacks until the deadline.
+    fn finish_threads(&self, deadline: Option<Instant>) -> Result<()> {
         if !self.shared.is_foreign() {
             self.shared.kick();
             let background = self.background.lock().take();
@@ -405,7 +410,10 @@ impl ProcessPoolExecutor {
                 // It does not panic; if it did, the panic hook has told.
                 let _ = thread.join();
             }
-            self.shared.callbacks.finish();
+            if !self.shared.callbacks.finish(deadline) {
+                let message = "a callback was not done when the limit for joining the pool passed";
+                return Err(Error::new(ErrorKind::TimedOut, message));
+            }
         }
         match self.shared.refusal() {
             Some(error) if error.kind() != ErrorKind::Shutdown => Err(error),

@@ -3,11 +3,12 @@
 use super::{
     batch::{Batch, Context, Delivery, decoded},
     future::{TaskFuture, refuse},
-    link::Unit,
-    map::{Cut, Imap, ImapUnordered, Run},
+    lazy::{Imap, ImapUnordered},
+    map::{Cut, Run},
     payload::encoded,
     shared::Shared,
     task::{Body, Observer, Task, Told},
+    unit::Unit,
 };
 use crate::error::{Error, ErrorKind, Result};
 use crate::process::function::{ContextLoader, Function};

@@ -4,11 +4,12 @@
 use super::{
     callbacks::Callbacks,
     dispatcher::{Phase, State, pages},
-    link::{Link, Unit},
-    page::{Bell, Page, full_barrier},
+    link::Link,
+    page::{Bell, Page},
     payload::PoolSlabs,
     protocol::{EncodedCall, Setup},
     task::{Task, Told},
+    unit::Unit,
 };
 use crate::error::{Error, ErrorKind, Result};
 use crate::sys::{
@@ -16,7 +17,7 @@ use crate::sys::{
     poll::{Alarm, Interest, Set, Signal},
     spin::Spin,
 };
-use parking_lot::{Mutex, MutexGuard, RwLock};
+use parking_lot::{Mutex, RwLock};
 use std::{
     panic::{AssertUnwindSafe, catch_unwind},
     sync::Arc,
@@ -29,10 +30,6 @@ const CONTROL: u64 = u64::MAX;
 const EVENTS: u64 = 0;
 const CHORES: u64 = 1;
 const RELIEF: u64 = 2;
-
-/// How long a caller that led may stay away before the background thread takes over: longer than most take to come back
-/// for their next result, so that a loop over results does not wake it with each.
-const ABSENCE: Duration = Duration::from_micros(250);
 
 /// How the pool was built.
 #[derive(Debug)]
@@ -49,19 +46,19 @@ pub(super) struct Shared {
     pub(super) settings: Settings,
     /// The process that built it: a copy made by `fork` must not touch its workers.
     owner: u32,
-    state: Mutex<State>,
+    pub(super) state: Mutex<State>,
     /// The pages of the workers that run, to look at their rings without the lock.
     pages: RwLock<Vec<Arc<Page>>>,
     /// What can happen: bells, deaths, room in pipes, and `control`.
     events: Arc<Set>,
     /// What the background thread waits for: `events`, while no caller sleeps on them.
-    gate: Set,
-    control: Signal,
+    pub(super) gate: Set,
+    pub(super) control: Signal,
     /// Something is to be done that only the background thread does: starting workers, which takes long, and ending.
-    chores: Signal,
+    pub(super) chores: Signal,
     /// The caller that led has been gone for long.
-    relief: Alarm,
-    spin: Mutex<Spin>,
+    pub(super) relief: Alarm,
+    pub(super) spin: Mutex<Spin>,
     pub(super) slabs: Arc<PoolSlabs>,
     pub(super) callbacks: Arc<Callbacks>,
 }
@@ -118,7 +115,7 @@ impl Shared {
         Ok(shared)
     }
 
-    fn setup(&self, worker: usize) -> Setup {
+    pub(super) fn setup(&self, worker: usize) -> Setup {
         let initializer = self.settings.initializer.clone();
         Setup {
             worker,
@@ -127,7 +124,7 @@ impl Shared {
         }
     }
 
-    fn refresh_pages(&self, state: &State) {
+    pub(super) fn refresh_pages(&self, state: &State) {
         *self.pages.write() = pages(state);
     }
 
@@ -202,7 +199,7 @@ impl Shared {
     }
 
     /// Sees to it that the background thread wakes for what is due, where no leader does.
-    fn care_for_timers(&self, state: &mut State, due: Option<Instant>) {
+    pub(super) fn care_for_timers(&self, state: &mut State, due: Option<Instant>) {
         // One that is due within the next look is as good.
         let soon = Instant::now() + Duration::from_millis(2);
         if state.timer.is_some_and(|it| it <= soon) {
@@ -238,18 +235,18 @@ impl Shared {
         self.control.raise();
     }
 
-    fn has_records(&self) -> bool {
+    pub(super) fn has_records(&self) -> bool {
         self.pages.read().iter().any(|it| it.has_records())
     }
 
     /// Has no worker ring: this thread reads their replies.
-    fn wake_up(&self) {
+    pub(super) fn wake_up(&self) {
         let pages = self.pages.read();
         pages.iter().for_each(|it| it.set_bell(Bell::Off));
     }
 
     /// Does everything that can be done now, but for starting workers; false once no worker is left.
-    fn advance(&self) -> bool {
+    pub(super) fn advance(&self) -> bool {
         let mut told = Told::default();
         let mut state = self.state.lock();
         let before = state.changes;
@@ -283,137 +280,13 @@ impl Shared {
         }
     }
 
-    fn start_worker(&self, slot: usize) {
-        let started = Link::start(&self.setup(slot));
-        let mut told = Told::default();
-        {
-            let mut state = self.state.lock();
-            let installed = started.and_then(|link| {
-                let installed = state.install(slot, link);
-                installed.map_err(|it| Error::io("failed to watch a worker", it))
-            });
-            match installed {
-                Ok(()) => self.refresh_pages(&state),
-                Err(error) => state.start_failed(slot, error, &mut told),
-            }
-        }
-        // The new worker has work waiting for it, or the failure needs a timer.
-        self.control.raise();
-        self.tell(told);
-    }
-
-    // ---- waiting --------------------------------------------------------------------------------
-
-    /// Waits until `done`, or until the deadline: false. The caller drives the pool meanwhile if nobody else does.
-    ///
-    /// `register` has the thread unparked when `done` may have become true; it is needed while another thread leads.
-    pub(super) fn wait_until(
-        &self,
-        deadline: Option<Instant>,
-        register: &dyn Fn(&Thread),
-        done: &dyn Fn() -> bool,
-    ) -> bool {
-        loop {
-            if done() {
-                return true;
-            }
-            let mut state = self.state.lock();
-            if !state.is_led && !matches!(state.phase, Phase::Ended(_)) {
-                state.is_led = true;
-                drop(state);
-                match self.lead(deadline, done) {
-                    Led::Done => return true,
-                    Led::TimedOut => return false,
-                    Led::Ended => continue,
-                }
-            }
-            let current = thread::current();
-            state.followers.push(current.clone());
-            drop(state);
-            register(&current);
-            let timed_out = !done() && park_until(deadline);
-            let is_done = done();
-            self.withdraw(&current, timed_out || is_done);
-            if timed_out {
-                return is_done;
-            }
-        }
-    }
-
-    /// Takes a follower from the list. One that is not there was handed the lead; if it leaves, the next is.
-    fn withdraw(&self, follower: &Thread, leaves: bool) {
-        let mut state = self.state.lock();
-        let at = state
-            .followers
-            .iter()
-            .position(|it| it.id() == follower.id());
-        match at {
-            Some(at) => drop(state.followers.swap_remove(at)),
-            None if leaves && !state.is_led => {
-                state.followers.pop().iter().for_each(Thread::unpark);
-            }
-            None => {}
-        }
-    }
-
-    fn lead(&self, deadline: Option<Instant>, done: &dyn Fn() -> bool) -> Led {
-        let _lead = Lead(self);
-        self.wake_up();
-        let mut ready = Vec::new();
-        loop {
-            let goes_on = self.advance();
-            if done() {
-                return Led::Done;
-            }
-            if !goes_on {
-                return Led::Ended;
-            }
-            if deadline.is_some_and(|it| it <= Instant::now()) {
-                return Led::TimedOut;
-            }
-            if !self.spin_for_a_reply() {
-                self.sleep(deadline, done, &mut ready);
-            }
-        }
-    }
-
-    /// Asks for a reply without sleeping, where that pays: with more to do than workers, they need the cores, and their
-    /// replies are read in batches.
-    fn spin_for_a_reply(&self) -> bool {
-        let few = self.state.lock().outstanding <= self.settings.workers as u64;
-        few && self.spin.lock().until(|| self.has_records())
-    }
-
-    /// Sleeps until something happens, with the background thread kept out of it.
-    fn sleep(&self, deadline: Option<Instant>, done: &dyn Fn() -> bool, ready: &mut Vec<u64>) {
-        let due = {
-            let mut state = self.state.lock();
-            state.leader_sleeps = true;
-            if std::mem::take(&mut state.is_armed) {
-                self.set_gate(Interest::None);
-            }
-            self.clear_relief(&mut state);
-            [state.fall_asleep(), state.next_deadline(false), deadline]
-        };
-        full_barrier();
-        let until = due.into_iter().flatten().min();
-        ready.clear();
-        if !self.has_records() && !done() {
-            self.wait_for_events(until, ready);
-        }
-        self.wake_up();
-        let mut state = self.state.lock();
-        state.leader_sleeps = false;
-        self.notice(&mut state, ready);
-    }
-
-    fn wait_for_events(&self, until: Option<Instant>, ready: &mut Vec<u64>) {
+    pub(super) fn wait_for_events(&self, until: Option<Instant>, ready: &mut Vec<u64>) {
         let limit = until.map(|it| it.saturating_duration_since(Instant::now()));
         // It cannot fail for a set and a buffer of our own.
         let _ = self.events.wait(limit, ready);
     }
 
-    fn notice(&self, state: &mut State, ready: &[u64]) {
+    pub(super) fn notice(&self, state: &mut State, ready: &[u64]) {
         for token in ready {
             match *token {
                 CONTROL => self.control.lower(),
@@ -422,112 +295,15 @@ impl Shared {
         }
     }
 
-    /// Has the background thread notice what happens from now on.
-    fn hand_to_background(&self, mut state: MutexGuard<'_, State>, is_due: bool) {
-        let due = [state.fall_asleep(), state.next_deadline(true)];
-        full_barrier();
-        if !state.is_armed {
-            state.is_armed = true;
-            self.set_gate(Interest::ReadOnce);
-        }
-        self.care_for_timers(&mut state, due.into_iter().flatten().min());
-        drop(state);
-        // Replies that came while nobody was to be rung for, and timers, need somebody now.
-        if is_due || self.has_records() {
-            self.control.raise();
-        }
-    }
-
-    fn clear_relief(&self, state: &mut State) {
+    pub(super) fn clear_relief(&self, state: &mut State) {
         if std::mem::take(&mut state.is_relieved) {
             self.relief.clear();
         }
     }
 
-    fn set_gate(&self, interest: Interest) {
+    pub(super) fn set_gate(&self, interest: Interest) {
         // It cannot fail for a descriptor that is in the set.
         let _ = self.gate.change(&*self.events, EVENTS, interest);
-    }
-
-    /// What the background thread does until the pool has ended: it waits for events that no caller waits for, and does
-    /// what follows from them.
-    pub(super) fn run_in_background(&self) {
-        let mut ready = Vec::new();
-        loop {
-            self.wait_for_events(Some(Instant::now()), &mut ready);
-            {
-                let mut state = self.state.lock();
-                self.notice(&mut state, &ready);
-            }
-            if !self.advance() {
-                return;
-            }
-            let vacancies = self.state.lock().take_vacancies();
-            vacancies.into_iter().for_each(|it| self.start_worker(it));
-            // It never spins: nobody waits for what it does, and it would take a core from those who do the work.
-            self.wait_at_the_gate();
-        }
-    }
-
-    /// Waits until something happens that no caller waits for.
-    fn wait_at_the_gate(&self) {
-        let due = {
-            let mut state = self.state.lock();
-            // Every event is a sleeping leader's; it opens the gate when it leaves.
-            if !state.leader_sleeps {
-                self.set_gate(Interest::ReadOnce);
-                state.is_armed = true;
-            }
-            self.clear_relief(&mut state);
-            let look = if state.is_led {
-                None
-            } else {
-                state.fall_asleep()
-            };
-            state.timer = [look, state.next_deadline(true)]
-                .into_iter()
-                .flatten()
-                .min();
-            state.timer
-        };
-        full_barrier();
-        let is_led = self.state.lock().is_led;
-        if !is_led && self.has_records() {
-            return;
-        }
-        let limit = due.map(|it| it.saturating_duration_since(Instant::now()));
-        let _ = self.gate.wait(limit, &mut Vec::new());
-        self.chores.lower();
-        let mut state = self.state.lock();
-        (state.is_armed, state.timer) = (false, None);
-    }
-}
-
-/// How leading came to an end.
-enum Led {
-    Done,
-    TimedOut,
-    Ended,
-}
-
-/// Hands the lead on when it is dropped: to a caller that waits, or else to the background thread.
-struct Lead<'a>(&'a Shared);
-
-impl Drop for Lead<'_> {
-    fn drop(&mut self) {
-        let shared = self.0;
-        let mut state = shared.state.lock();
-        state.is_led = false;
-        state.leader_sleeps = false;
-        let heir = state.followers.pop();
-        heir.iter().for_each(Thread::unpark);
-        let is_due = state.has_duties() || matches!(state.phase, Phase::Ended(_));
-        if !state.is_armed && heir.is_none() && !is_due {
-            // No worker rings until then.
-            state.is_relieved = true;
-            return shared.relief.set(ABSENCE);
-        }
-        shared.hand_to_background(state, is_due);
     }
 }
 

@@ -297,3 +297,20 @@ fn a_pool_can_be_joined_after_a_limit_has_passed() {
         assert!(pool.join().is_ok());
     });
 }
+
+#[test]
+fn join_with_a_limit_does_not_wait_for_a_callback_that_blocks() {
+    in_time(|| {
+        let pool = pool_of(1);
+        let (release, released) = mpsc::channel::<()>();
+        let future = pool.submit(square, 7);
+        future.add_done_callback(move || {
+            // It ends when the test lets go of the other end.
+            let _ = released.recv();
+        });
+        let error = failure(pool.join_timeout(Duration::from_millis(10)));
+        assert_eq!(error.kind(), ErrorKind::TimedOut, "{error}");
+        drop(release);
+        assert!(pool.join().is_ok());
+    });
+}

@@ -4,8 +4,8 @@ use super::{Phase, Slot, State, cancelled, closed};
 use crate::error::Error;
 use crate::pool::{
     batch::Batch,
-    link::Unit,
     task::{Place, Task, Told},
+    unit::Unit,
 };
 use std::{mem, sync::Arc};
 

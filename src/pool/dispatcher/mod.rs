@@ -12,10 +12,11 @@ mod slot;
 use crate::error::{Error, ErrorKind};
 use crate::pool::{
     batch::Values,
-    link::{Link, Unit},
+    link::Link,
     page::Page,
     payload::{Payload, PoolSlabs},
     task::{Body, Told},
+    unit::Unit,
 };
 use crate::sys::poll::{Interest, Set};
 pub(super) use slot::Slot;

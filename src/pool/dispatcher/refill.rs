@@ -1,7 +1,7 @@
 //! Which worker gets what next, and who fills an empty place.
 
 use super::{Slot, State, cancelled};
-use crate::pool::{link::Unit, task::Told};
+use crate::pool::{task::Told, unit::Unit};
 use std::{mem, time::Instant};
 
 /// Work that is sent ahead to a busy worker: enough to outlast a wake-up of the pool.

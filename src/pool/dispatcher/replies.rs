@@ -4,11 +4,11 @@ use super::{Phase, State, into_body};
 use crate::error::Result;
 use crate::pool::{
     batch::{Part, Values},
-    link::Unit,
     page::{RecordHead, Tag},
     payload::Payload,
     protocol::{Fault, InSlab},
     task::Told,
+    unit::Unit,
 };
 use crate::shm::Cursor;
 use crate::wire::codec;

@@ -1,0 +1,81 @@
+//! The pool's own thread: it notices what happens while no caller waits, and starts workers.
+
+use super::{link::Link, page::full_barrier, shared::Shared, task::Told};
+use crate::error::Error;
+use crate::sys::poll::Interest;
+use std::time::Instant;
+
+impl Shared {
+    /// What the background thread does until the pool has ended: it waits for events that no caller waits for, and does
+    /// what follows from them.
+    pub(super) fn run_in_background(&self) {
+        let mut ready = Vec::new();
+        loop {
+            self.wait_for_events(Some(Instant::now()), &mut ready);
+            {
+                let mut state = self.state.lock();
+                self.notice(&mut state, &ready);
+            }
+            if !self.advance() {
+                return;
+            }
+            let vacancies = self.state.lock().take_vacancies();
+            vacancies.into_iter().for_each(|it| self.start_worker(it));
+            // It never spins: nobody waits for what it does, and it would take a core from those who do the work.
+            self.wait_at_the_gate();
+        }
+    }
+
+    /// Waits until something happens that no caller waits for.
+    fn wait_at_the_gate(&self) {
+        let due = {
+            let mut state = self.state.lock();
+            // Every event is a sleeping leader's; it opens the gate when it leaves.
+            if !state.leader_sleeps {
+                self.set_gate(Interest::ReadOnce);
+                state.is_armed = true;
+            }
+            self.clear_relief(&mut state);
+            let look = if state.is_led {
+                None
+            } else {
+                state.fall_asleep()
+            };
+            state.timer = [look, state.next_deadline(true)]
+                .into_iter()
+                .flatten()
+                .min();
+            state.timer
+        };
+        full_barrier();
+        let is_led = self.state.lock().is_led;
+        if !is_led && self.has_records() {
+            return;
+        }
+        let limit = due.map(|it| it.saturating_duration_since(Instant::now()));
+        // It cannot fail for a set and a buffer of our own.
+        let _ = self.gate.wait(limit, &mut Vec::new());
+        self.chores.lower();
+        let mut state = self.state.lock();
+        (state.is_armed, state.timer) = (false, None);
+    }
+
+    fn start_worker(&self, slot: usize) {
+        let started = Link::start(&self.setup(slot));
+        let mut told = Told::default();
+        {
+            let mut state = self.state.lock();
+            let installed = started.and_then(|link| {
+                let installed = state.install(slot, link);
+                installed.map_err(|it| Error::io("failed to watch a worker", it))
+            });
+            match installed {
+                Ok(()) => self.refresh_pages(&state),
+                Err(error) => state.start_failed(slot, error, &mut told),
+            }
+        }
+        // The new worker has work waiting for it, or the failure needs a timer.
+        self.control.raise();
+        self.tell(told);
+    }
+}

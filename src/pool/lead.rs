@@ -1,0 +1,166 @@
+//! Callers that wait: one of them leads, that is, drives the pool meanwhile; the others follow.
+
+use super::{
+    dispatcher::{Phase, State},
+    page::full_barrier,
+    shared::{Shared, park_until},
+};
+use crate::sys::poll::Interest;
+use parking_lot::MutexGuard;
+use std::{
+    thread::{self, Thread},
+    time::{Duration, Instant},
+};
+
+/// How long a caller that led may stay away before the background thread takes over: longer than most take to come back
+/// for their next result, so that a loop over results does not wake it with each.
+const ABSENCE: Duration = Duration::from_micros(250);
+
+impl Shared {
+    /// Waits until `done`, or until the deadline: false. The caller drives the pool meanwhile if nobody else does.
+    ///
+    /// `register` has the thread unparked when `done` may have become true; it is needed while another thread leads.
+    pub(super) fn wait_until(
+        &self,
+        deadline: Option<Instant>,
+        register: &dyn Fn(&Thread),
+        done: &dyn Fn() -> bool,
+    ) -> bool {
+        loop {
+            if done() {
+                return true;
+            }
+            let mut state = self.state.lock();
+            if !state.is_led && !matches!(state.phase, Phase::Ended(_)) {
+                state.is_led = true;
+                drop(state);
+                match self.lead(deadline, done) {
+                    Led::Done => return true,
+                    Led::TimedOut => return false,
+                    Led::Ended => continue,
+                }
+            }
+            let current = thread::current();
+            state.followers.push(current.clone());
+            drop(state);
+            register(&current);
+            let timed_out = !done() && park_until(deadline);
+            let is_done = done();
+            self.withdraw(&current, timed_out || is_done);
+            if timed_out {
+                return is_done;
+            }
+        }
+    }
+
+    /// Takes a follower from the list. One that is not there was handed the lead; if it leaves, the next is.
+    fn withdraw(&self, follower: &Thread, leaves: bool) {
+        let mut state = self.state.lock();
+        let at = state
+            .followers
+            .iter()
+            .position(|it| it.id() == follower.id());
+        match at {
+            Some(at) => drop(state.followers.swap_remove(at)),
+            None if leaves && !state.is_led => {
+                state.followers.pop().iter().for_each(Thread::unpark);
+            }
+            None => {}
+        }
+    }
+
+    fn lead(&self, deadline: Option<Instant>, done: &dyn Fn() -> bool) -> Led {
+        let _lead = Lead(self);
+        self.wake_up();
+        let mut ready = Vec::new();
+        loop {
+            let goes_on = self.advance();
+            if done() {
+                return Led::Done;
+            }
+            if !goes_on {
+                return Led::Ended;
+            }
+            if deadline.is_some_and(|it| it <= Instant::now()) {
+                return Led::TimedOut;
+            }
+            if !self.spin_for_a_reply() {
+                self.sleep(deadline, done, &mut ready);
+            }
+        }
+    }
+
+    /// Asks for a reply without sleeping, where that pays: with more to do than workers, they need the cores, and their
+    /// replies are read in batches.
+    fn spin_for_a_reply(&self) -> bool {
+        let few = self.state.lock().outstanding <= self.settings.workers as u64;
+        few && self.spin.lock().until(|| self.has_records())
+    }
+
+    /// Sleeps until something happens, with the background thread kept out of it.
+    fn sleep(&self, deadline: Option<Instant>, done: &dyn Fn() -> bool, ready: &mut Vec<u64>) {
+        let due = {
+            let mut state = self.state.lock();
+            state.leader_sleeps = true;
+            if std::mem::take(&mut state.is_armed) {
+                self.set_gate(Interest::None);
+            }
+            self.clear_relief(&mut state);
+            [state.fall_asleep(), state.next_deadline(false), deadline]
+        };
+        full_barrier();
+        let until = due.into_iter().flatten().min();
+        ready.clear();
+        if !self.has_records() && !done() {
+            self.wait_for_events(until, ready);
+        }
+        self.wake_up();
+        let mut state = self.state.lock();
+        state.leader_sleeps = false;
+        self.notice(&mut state, ready);
+    }
+
+    /// Has the background thread notice what happens from now on.
+    fn hand_to_background(&self, mut state: MutexGuard<'_, State>, is_due: bool) {
+        let due = [state.fall_asleep(), state.next_deadline(true)];
+        full_barrier();
+        if !state.is_armed {
+            state.is_armed = true;
+            self.set_gate(Interest::ReadOnce);
+        }
+        self.care_for_timers(&mut state, due.into_iter().flatten().min());
+        drop(state);
+        // Replies that came while nobody was to be rung for, and timers, need somebody now.
+        if is_due || self.has_records() {
+            self.control.raise();
+        }
+    }
+}
+
+/// How leading came to an end.
+enum Led {
+    Done,
+    TimedOut,
+    Ended,
+}
+
+/// Hands the lead on when it is dropped: to a caller that waits, or else to the background thread.
+struct Lead<'a>(&'a Shared);
+
+impl Drop for Lead<'_> {
+    fn drop(&mut self) {
+        let shared = self.0;
+        let mut state = shared.state.lock();
+        state.is_led = false;
+        state.leader_sleeps = false;
+        let heir = state.followers.pop();
+        heir.iter().for_each(Thread::unpark);
+        let is_due = state.has_duties() || matches!(state.phase, Phase::Ended(_));
+        if !state.is_armed && heir.is_none() && !is_due {
+            // No worker rings until then.
+            state.is_relieved = true;
+            return shared.relief.set(ABSENCE);
+        }
+        shared.hand_to_background(state, is_due);
+    }
+}
