@@ -2,16 +2,19 @@
 //!
 //! Every test runs in a program of its own: there is one fork server for all pools of a program.
 
+#![expect(unsafe_code, reason = "the limits of another process")]
+
 use crate::{
     common::{Gate, alone, failure, pass, pool_of, square},
     processes::{
-        Process, eventually, find_fork_server, for_a_while, fork_server, kill, kill_fork_server,
-        process,
+        Process, descriptors_of, eventually, find_fork_server, for_a_while, fork_server, kill,
+        kill_fork_server, process,
     },
 };
 use nix::sys::signal::Signal;
 use procpool::{ErrorKind, ProcessPoolExecutor, Result};
 use std::{
+    mem, ptr,
     sync::atomic::{AtomicBool, Ordering},
     thread,
     time::Duration,
@@ -221,6 +224,48 @@ fn pools_that_are_built_while_fork_servers_are_killed_work_or_fail_to_start() {
             });
             over.store(true, Ordering::Relaxed);
         });
+    });
+}
+
+/// Sets the number below which a process's next descriptors must lie, and gives the one before.
+fn limit_descriptors(pid: u32, most: u64) -> u64 {
+    let pid = pid.cast_signed();
+    let mut limit = libc::rlimit {
+        rlim_cur: 0,
+        rlim_max: 0,
+    };
+    // SAFETY: the kernel writes a local.
+    let got = unsafe { libc::prlimit(pid, libc::RLIMIT_NOFILE, ptr::null(), &raw mut limit) };
+    let before = mem::replace(&mut limit.rlim_cur, most);
+    // SAFETY: the kernel reads a local.
+    let set = unsafe { libc::prlimit(pid, libc::RLIMIT_NOFILE, &raw const limit, ptr::null_mut()) };
+    assert_eq!((got, set), (0, 0));
+    before
+}
+
+#[test]
+fn a_fork_server_that_runs_out_of_descriptors_says_so_and_goes_on() {
+    alone("", || {
+        assert_eq!(pool_of(1).apply(square, 3).expect("a pool that works"), 9);
+        let server = fork_server();
+        eventually("its worker is gone", || {
+            Process::children_of(server).is_empty()
+        });
+        let before = descriptors_of(server);
+        let is_free = |number: &i32| before.iter().all(|it| it.0 != *number);
+        let free: Vec<i32> = (0..).filter(is_free).take(6).collect();
+        // Room for none of the descriptors of a request, for some, and for all but what is opened then.
+        for most in free {
+            let most = most.cast_unsigned().into();
+            let usual = limit_descriptors(server, most);
+            let error = failure(ProcessPoolExecutor::builder().workers(1).build());
+            assert_eq!(error.kind(), ErrorKind::StartFailed);
+            assert!(error.to_string().contains("Too many open files"), "{error}");
+            limit_descriptors(server, usual);
+            eventually("nothing is left of it", || descriptors_of(server) == before);
+            assert_eq!(pool_of(1).apply(square, 3).expect("a pool that works"), 9);
+            assert_eq!(fork_server(), server);
+        }
     });
 }
 

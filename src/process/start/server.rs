@@ -34,6 +34,8 @@ pub(super) const READY: &[u8] = b"ready";
 
 /// What is said of a failure that was not the system's.
 const EIO: i32 = 5;
+/// What is said when a process has too many descriptors.
+const EMFILE: i32 = 24;
 
 /// The answer to a request: a child, whose pidfd is passed along, or why there is none.
 pub(super) struct Reply {
@@ -165,28 +167,26 @@ impl Server {
         if length == 0 {
             return Ok(false);
         }
-        let (reply, pidfd) = match self.start(Location::from_bytes(&request), passed) {
-            Ok((pid, pidfd)) => (Reply { pid, errno: 0 }, Some(pidfd)),
-            Err(error) => (
-                Reply {
-                    pid: 0,
-                    errno: error.raw_os_error().unwrap_or(EIO),
-                },
-                None,
-            ),
-        };
-        let pidfd = pidfd.as_ref().map(AsFd::as_fd);
-        socket::send(&self.control, &reply.to_bytes(), pidfd.as_slice())?;
+        let started = self.start(Location::from_bytes(&request), passed);
+        let told = started.and_then(|(pid, pidfd)| {
+            let reply = Reply { pid, errno: 0 };
+            socket::send(&self.control, &reply.to_bytes(), &[pidfd.as_fd()])
+        });
+        if let Err(error) = told {
+            // A child that the owner does not get ends by itself: the owner closes its pipes.
+            let errno = error.raw_os_error().unwrap_or(EIO);
+            let reply = Reply { pid: 0, errno };
+            socket::send(&self.control, &reply.to_bytes(), &[])?;
+        }
         Ok(true)
     }
 
     fn start(&mut self, main: Location, mut passed: Vec<OwnedFd>) -> io::Result<(u32, PidFd)> {
         let main = function::resolve_main(main).map_err(io::Error::other)?;
-        let directory = passed.pop().ok_or(io::ErrorKind::InvalidData)?;
-        let report = passed
-            .first()
-            .ok_or(io::ErrorKind::InvalidData)?
-            .try_clone()?;
+        // Some come with every request; they have found no room here if they have not come.
+        let no_room = || io::Error::from_raw_os_error(EMFILE);
+        let directory = passed.pop().ok_or_else(no_room)?;
+        let report = passed.first().ok_or_else(no_room)?.try_clone()?;
         let server = std::process::id();
         match child::fork()? {
             Forked::Child => run_child(server, main, passed, directory.as_fd()),
