@@ -1,6 +1,9 @@
 //! Descriptors: where they may lie, and closing all but some.
 
-use nix::fcntl::{FcntlArg, FdFlag, OFlag, fcntl};
+use nix::{
+    fcntl::{FcntlArg, FdFlag, OFlag, fcntl},
+    sys::resource::{Resource, getrlimit},
+};
 use std::{
     io,
     os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd},
@@ -9,12 +12,20 @@ use std::{
 /// The first number that is not standard input, output or error.
 pub(crate) const FIRST: RawFd = 3;
 
+/// Where the descriptors go that a process keeps for itself: below 1024, which is the most that `select` takes.
+const HIGH: u64 = 1000;
+
 /// Moves a descriptor away from 0, 1 and 2, which a program that closed them will hand out again.
 pub(crate) fn above_stdio(fd: OwnedFd) -> io::Result<OwnedFd> {
-    if fd.as_raw_fd() >= FIRST {
+    moved_up(fd, FIRST)
+}
+
+/// Moves a descriptor to the first free number from `least` up, unless its own is there already.
+fn moved_up(fd: OwnedFd, least: RawFd) -> io::Result<OwnedFd> {
+    if fd.as_raw_fd() >= least {
         return Ok(fd);
     }
-    let moved = fcntl(&fd, FcntlArg::F_DUPFD_CLOEXEC(FIRST))?;
+    let moved = fcntl(&fd, FcntlArg::F_DUPFD_CLOEXEC(least))?;
     // SAFETY: fcntl has just returned this descriptor, and nobody else knows it.
     Ok(unsafe { OwnedFd::from_raw_fd(moved) })
 }
@@ -64,51 +75,58 @@ pub(crate) fn fill_stdio() -> io::Result<()> {
     }
 }
 
-/// Closes every descriptor of this process from `FIRST` up but `kept`, which move to `FIRST` and on in their order.
+/// Closes every descriptor of this process from `FIRST` up but `kept`, which move out of the way, in their order.
+///
+/// Low numbers are what the code of the host program has been given, and what it will be given next: a `static` of a
+/// constructor may still name one that was closed here, and must not meet a descriptor of ours there.
 ///
 /// The caller must be the only user of those descriptors: a process just started or forked.
 pub(crate) fn keep_only(kept: Vec<OwnedFd>) -> io::Result<Vec<OwnedFd>> {
-    let count = RawFd::try_from(kept.len()).expect("a few descriptors");
-    // First beyond the places they go to, so that no move overwrites one that has yet to move.
-    let away = kept
-        .iter()
-        .map(|fd| fcntl(fd, FcntlArg::F_DUPFD_CLOEXEC(FIRST + count)))
-        .collect::<Result<Vec<RawFd>, _>>()?;
-    std::mem::forget(kept);
-    for (place, fd) in (FIRST..).zip(&away) {
-        // SAFETY: dup3 takes plain numbers; both are valid, and what lay at `place` belongs to nobody, says the caller.
-        cvt(unsafe { libc::dup3(*fd, place, libc::O_CLOEXEC) })?;
+    let mut numbers: Vec<RawFd> = kept.iter().map(AsRawFd::as_raw_fd).collect();
+    numbers.sort_unstable();
+    let mut next = FIRST;
+    for number in numbers {
+        close_between(next, number - 1)?;
+        next = number + 1;
     }
-    close_from(FIRST + count)?;
-    // SAFETY: the numbers were made just now, each once, and nothing else owns them.
-    Ok((FIRST..FIRST + count)
-        .map(|fd| unsafe { OwnedFd::from_raw_fd(fd) })
-        .collect())
+    close_between(next, RawFd::MAX)?;
+    let least = high(kept.len())?;
+    kept.into_iter().map(|fd| moved_up(fd, least)).collect()
 }
 
-/// Closes every descriptor from `first` up. The caller must know that nobody uses them.
-fn close_from(first: RawFd) -> io::Result<()> {
-    let first = u32::try_from(first).expect("a descriptor is not negative");
+/// Where to move so many descriptors of a process that has no others: `HIGH`, or as near as the limit of this process is.
+/// Those that are there already stay, so that there is room for all.
+fn high(count: usize) -> io::Result<RawFd> {
+    let (limit, _) = getrlimit(Resource::RLIMIT_NOFILE)?;
+    let least = HIGH.min(limit.saturating_sub(count as u64));
+    Ok(FIRST.max(least as RawFd))
+}
+
+/// Closes every descriptor from `first` to `last`. The caller must know that nobody uses them.
+fn close_between(first: RawFd, last: RawFd) -> io::Result<()> {
+    if first > last {
+        return Ok(());
+    }
     // SAFETY: close_range takes plain numbers; nobody uses what it closes, says the caller.
-    let closed = unsafe { libc::syscall(libc::SYS_close_range, first, u32::MAX, 0) };
+    let closed = unsafe { libc::syscall(libc::SYS_close_range, first, last, 0) };
     if closed == 0 {
         return Ok(());
     }
     // Linux before 5.9, or a sandbox that does not know the call.
-    for entry in std::fs::read_dir("/proc/self/fd")?
-        .flatten()
-        .collect::<Vec<_>>()
-    {
-        let number = entry
-            .file_name()
-            .to_str()
-            .and_then(|it| it.parse::<u32>().ok());
-        if let Some(fd) = number.filter(|fd| *fd >= first) {
+    for number in open_numbers()? {
+        if (first..=last).contains(&number) {
             // SAFETY: close takes a plain number; nobody uses it, says the caller.
-            unsafe { libc::close(fd.cast_signed()) };
+            unsafe { libc::close(number) };
         }
     }
     Ok(())
+}
+
+/// The descriptors that are open, and the one by which that was found out.
+fn open_numbers() -> io::Result<Vec<RawFd>> {
+    let entries = std::fs::read_dir("/proc/self/fd")?.flatten();
+    let number = |it: std::fs::DirEntry| it.file_name().to_str()?.parse().ok();
+    Ok(entries.filter_map(number).collect())
 }
 
 /// -1 and errno as a `Result`.

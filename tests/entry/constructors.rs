@@ -7,7 +7,15 @@ use crate::{
     processes::{Program, say},
 };
 use procpool::{ErrorKind, ProcessPoolExecutor};
-use std::{env, io::Write, process, sync::Mutex, thread};
+use std::{
+    env,
+    fs::{self, File},
+    io::Write,
+    os::fd::AsRawFd,
+    process,
+    sync::{Mutex, OnceLock},
+    thread,
+};
 
 pub(crate) const PROGRAMS: &[(&str, fn())] = &[
     ("compare constructors", compare_constructors),
@@ -16,6 +24,7 @@ pub(crate) const PROGRAMS: &[(&str, fn())] = &[
         build_behind_an_actor,
     ),
     ("print in a constructor", print_in_a_constructor),
+    ("hold a file from a constructor", hold_a_file),
 ];
 
 type Constructor = extern "C" fn();
@@ -34,7 +43,13 @@ static LAST: Constructor = last;
 
 extern "C" fn first() {
     note("first");
+    if env::var(ACT).is_ok_and(|it| it == "open") {
+        HELD.get_or_init(|| [(); 20].map(|()| File::open("/dev/null").ok()));
+    }
 }
+
+/// Files that a constructor has opened, and will never close.
+static HELD: OnceLock<[Option<File>; 20]> = OnceLock::new();
 
 extern "C" fn middle() {
     note("middle");
@@ -125,6 +140,26 @@ fn build_behind_an_actor() {
 #[test]
 fn a_constructor_that_ends_its_process_or_starts_a_thread_makes_the_start_fail() {
     in_time(|| drop(Program::start("build behind a constructor that acts").succeed()));
+}
+
+/// What is open under the numbers of the files that a constructor of this process has opened.
+fn found_at_held((): ()) -> Vec<String> {
+    let held = HELD.get().expect("its constructor ran").iter().flatten();
+    let path = |it: &File| format!("/proc/self/fd/{}", it.as_raw_fd());
+    let targets = held.filter_map(|it| fs::read_link(path(it)).ok());
+    targets.map(|it| it.display().to_string()).collect()
+}
+
+fn hold_a_file() {
+    have_constructors("open");
+    let found = pool_of(1).apply(found_at_held, ());
+    // They were closed, and what the worker has opened since is not for them to find.
+    assert_eq!(found.expect("a pool that works"), [""; 0]);
+}
+
+#[test]
+fn a_file_that_a_constructor_holds_does_not_become_a_descriptor_of_the_worker() {
+    in_time(|| drop(Program::start("hold a file from a constructor").succeed()));
 }
 
 fn print_in_a_constructor() {
