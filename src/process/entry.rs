@@ -15,10 +15,12 @@
 #![expect(unsafe_code, reason = "the loader's table of constructors")]
 
 use crate::process::{function, start::server};
-use crate::sys::{child, modules, signal};
+use crate::sys::{child, fd, modules, signal};
 use std::{
     ffi::{OsString, c_char, c_int},
-    mem, panic, ptr,
+    mem,
+    os::fd::OwnedFd,
+    panic, ptr,
     sync::atomic::{AtomicBool, Ordering},
 };
 
@@ -110,7 +112,9 @@ fn enter(run_constructors: impl FnOnce() + panic::UnwindSafe) {
     };
     unset_variable();
     let served = panic::catch_unwind(move || -> std::io::Result<()> {
-        let ready = invited.claim_process()?;
+        // SAFETY: this process has one thread, as `claim_process` has found, which never leaves this function. A descriptor that
+        // a constructor has kept is found closed by whoever asks for it, as is documented.
+        let ready = invited.claim_process(|kept| unsafe { fd::keep_only(kept) })?;
         run_constructors();
         signal::reset()?;
         ready.serve()
@@ -119,8 +123,14 @@ fn enter(run_constructors: impl FnOnce() + panic::UnwindSafe) {
     child::exit_now(if matches!(served, Ok(Ok(()))) { 0 } else { 70 })
 }
 
-/// Runs a forked child's main function and ends the process.
-pub(crate) fn run_child(main: function::ChildMain, passed: Vec<std::os::fd::OwnedFd>) -> ! {
+/// Runs the main function of a child that was just forked from the fork server, with no descriptor of the server's but
+/// those that are passed, and ends the process.
+pub(crate) fn run_child(main: function::ChildMain, passed: Vec<OwnedFd>) -> ! {
+    // SAFETY: the server has one thread, or `child::fork` would have refused, so its child has, too; and as this never returns,
+    // what the server's functions own is not used here any more.
+    let Ok(passed) = (unsafe { fd::keep_only(passed) }) else {
+        child::exit_now(70)
+    };
     let outcome = panic::catch_unwind(|| main(passed));
     flush_output();
     // 101: what a Rust program exits with when `main` panics.

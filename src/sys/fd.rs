@@ -80,16 +80,21 @@ pub(crate) fn fill_stdio() -> io::Result<()> {
 /// Low numbers are what the code of the host program has been given, and what it will be given next: a `static` of a
 /// constructor may still name one that was closed here, and must not meet a descriptor of ours there.
 ///
-/// The caller must be the only user of those descriptors: a process just started or forked.
-pub(crate) fn keep_only(kept: Vec<OwnedFd>) -> io::Result<Vec<OwnedFd>> {
+/// # Safety
+///
+/// Nothing may use the other descriptors any more: the process was just started or forked, has one thread, and runs no code
+/// that owns one but what may find it closed.
+pub(crate) unsafe fn keep_only(kept: Vec<OwnedFd>) -> io::Result<Vec<OwnedFd>> {
     let mut numbers: Vec<RawFd> = kept.iter().map(AsRawFd::as_raw_fd).collect();
     numbers.sort_unstable();
     let mut next = FIRST;
     for number in numbers {
-        close_between(next, number - 1)?;
+        // SAFETY: none of these is kept, and nobody uses the others, says the caller.
+        unsafe { close_between(next, number - 1) }?;
         next = number + 1;
     }
-    close_between(next, RawFd::MAX)?;
+    // SAFETY: as above.
+    unsafe { close_between(next, RawFd::MAX) }?;
     let least = high(kept.len())?;
     kept.into_iter().map(|fd| moved_up(fd, least)).collect()
 }
@@ -102,8 +107,12 @@ fn high(count: usize) -> io::Result<RawFd> {
     Ok(FIRST.max(least as RawFd))
 }
 
-/// Closes every descriptor from `first` to `last`. The caller must know that nobody uses them.
-fn close_between(first: RawFd, last: RawFd) -> io::Result<()> {
+/// Closes every descriptor from `first` to `last`.
+///
+/// # Safety
+///
+/// Nobody may use them.
+unsafe fn close_between(first: RawFd, last: RawFd) -> io::Result<()> {
     if first > last {
         return Ok(());
     }

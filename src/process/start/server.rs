@@ -68,6 +68,9 @@ pub(crate) struct Invited {
     owner: OwnedFd,
 }
 
+/// What closes every descriptor but those it is given.
+pub(crate) type KeepOnly = fn(Vec<OwnedFd>) -> io::Result<Vec<OwnedFd>>;
+
 /// Checks an invitation: the descriptor must be a socket with our greeting in it.
 pub(crate) fn accept(control: i32) -> Option<Invited> {
     let control = fd::inherited(control, |it| socket::begins_with(it, GREETING))?;
@@ -92,13 +95,13 @@ fn has_one_thread(control: &OwnedFd) -> io::Result<bool> {
 }
 
 impl Invited {
-    /// Closes every descriptor but those of the server.
-    pub(crate) fn claim_process(self) -> io::Result<Server> {
+    /// Has `keep_only` close every descriptor but those of the server, if this process has one thread.
+    pub(crate) fn claim_process(self, keep_only: KeepOnly) -> io::Result<Server> {
         if !has_one_thread(&self.control)? {
             return Err(io::ErrorKind::Unsupported.into());
         }
         fd::fill_stdio()?;
-        let mut kept = fd::keep_only(vec![self.control, self.owner])?;
+        let mut kept = keep_only(vec![self.control, self.owner])?;
         let owner = PidFd::from_fd(kept.pop().expect("two were kept"));
         let control = kept.pop().expect("two were kept");
         child::set_name("procpool-server");
@@ -257,18 +260,13 @@ fn run_child(
     passed: Vec<OwnedFd>,
     directory: BorrowedFd<'_>,
 ) -> ! {
-    let prepared = prepare_child(server, passed, directory);
-    match prepared {
-        Ok(passed) => entry::run_child(main, passed),
+    match prepare_child(server, directory) {
+        Ok(()) => entry::run_child(main, passed),
         Err(_) => child::exit_now(70),
     }
 }
 
-fn prepare_child(
-    server: u32,
-    passed: Vec<OwnedFd>,
-    directory: BorrowedFd<'_>,
-) -> io::Result<Vec<OwnedFd>> {
+fn prepare_child(server: u32, directory: BorrowedFd<'_>) -> io::Result<()> {
     child::die_with_parent()?;
     // The server may have died before the line above; then the parent is another process.
     if child::parent() != server {
@@ -276,6 +274,5 @@ fn prepare_child(
     }
     // The directory may have become unreachable; the server's own is as good as any then.
     let _ = child::set_working_directory(directory);
-    signal::unblock_all()?;
-    fd::keep_only(passed)
+    signal::unblock_all()
 }
