@@ -43,7 +43,11 @@ extern "C" fn constructor(
 ) {
     enter(|| {
         let program = modules::containing(constructor as Constructor as usize);
-        let after = program.map(|it| it.constructors_after(constructor as Constructor as usize));
+        // SAFETY: it is the module of this function, which runs.
+        let after = |it: modules::Module| unsafe {
+            it.constructors_after(constructor as Constructor as usize)
+        };
+        let after = program.map(after);
         for address in after.unwrap_or_default() {
             let address = ptr::with_exposed_provenance::<()>(address);
             // SAFETY: an entry of the loader's table of constructors, which have this signature on glibc and ignore

@@ -5,14 +5,15 @@ use std::{
     ffi::{c_int, c_void},
     hash::{Hash, Hasher},
     ops::Range,
-    slice,
+    ptr, slice,
     sync::OnceLock,
 };
 
 /// Tells one build of a module from every other.
 ///
 /// The program itself is [`ModuleId::PROGRAM`]: it is re-executed, so that both sides run the same file by construction.
-/// Any other module is a hash of its build-id or, where the linker wrote none, of its code.
+/// Any other module is a hash of its build-id or, where the linker wrote none, of its code; one whose code cannot be read
+/// either is passed over.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub(crate) struct ModuleId(pub(crate) u64);
 
@@ -48,12 +49,15 @@ impl Module {
         self.code.iter().any(|it| it.contains(&address))
     }
 
-    /// The constructors that the loader runs after the one at `address`, which must be one of this module's.
-    pub(crate) fn constructors_after(&self, address: usize) -> Vec<usize> {
-        let all = self
-            .dynamic
-            .map(|it| constructors(self.base, it))
-            .unwrap_or_default();
+    /// The constructors that the loader runs after the one at `address`; none if that is not one of this module's.
+    ///
+    /// # Safety
+    ///
+    /// The module must still be loaded.
+    pub(crate) unsafe fn constructors_after(&self, address: usize) -> Vec<usize> {
+        // SAFETY: it is still loaded, says the caller, where `describe` has found it.
+        let constructors = |dynamic| unsafe { constructors(self.base, dynamic) };
+        let all = self.dynamic.map(constructors).unwrap_or_default();
         let own = all.iter().position(|it| *it == address);
         let after = own.map(|own| &all[own + 1..]).unwrap_or_default();
         // 0 and -1 are fillers that the loader skips too.
@@ -113,62 +117,78 @@ unsafe extern "C" fn collect(
     let modules = unsafe { &mut *modules.cast::<Vec<Module>>() };
     // SAFETY: the loader's record names `dlpi_phnum` headers from `dlpi_phdr` on.
     let headers = unsafe { slice::from_raw_parts(info.dlpi_phdr, info.dlpi_phnum.into()) };
-    modules.push(describe(
-        info.dlpi_addr as usize,
-        headers,
-        modules.is_empty(),
-    ));
+    // SAFETY: the module is loaded while the loader calls this: it holds its lock against `dlclose`.
+    let module = unsafe { describe(info.dlpi_addr as usize, headers, modules.is_empty()) };
+    modules.extend(module);
     0
 }
 
-fn describe(base: usize, headers: &[libc::Elf64_Phdr], is_program: bool) -> Module {
+/// None for a module that nothing tells apart from others, whose functions cannot be named then.
+///
+/// # Safety
+///
+/// `headers` must be those of a module that is loaded at `base`, and stays so meanwhile.
+unsafe fn describe(base: usize, headers: &[libc::Elf64_Phdr], is_program: bool) -> Option<Module> {
     let place = |it: &libc::Elf64_Phdr| {
         let start = base.wrapping_add(it.p_vaddr as usize);
         start..start + it.p_memsz as usize
     };
-    let code: Vec<Range<usize>> = headers
-        .iter()
-        .filter(|it| it.p_type == libc::PT_LOAD && it.p_flags & libc::PF_X != 0)
-        .map(place)
-        .collect();
-    let dynamic = headers
-        .iter()
-        .find(|it| it.p_type == libc::PT_DYNAMIC)
-        .map(|it| place(it).start);
-    let notes = headers
-        .iter()
-        .filter(|it| it.p_type == libc::PT_NOTE)
-        .map(place);
+    let segments = |wanted: u32, flags: u32| {
+        let is_wanted =
+            move |it: &&libc::Elf64_Phdr| it.p_type == wanted && it.p_flags & flags == flags;
+        headers.iter().filter(is_wanted).map(place)
+    };
     let id = if is_program {
         ModuleId::PROGRAM
     } else {
-        identity(notes, &code)
+        let (notes, code) = (
+            segments(libc::PT_NOTE, libc::PF_R),
+            segments(libc::PT_LOAD, libc::PF_R | libc::PF_X),
+        );
+        // SAFETY: these segments are mapped, as the caller says, and readable, as their flags say.
+        unsafe { identity(notes, code) }?
     };
-    Module {
+    Some(Module {
         id,
         base,
-        code,
-        dynamic,
-    }
+        code: segments(libc::PT_LOAD, libc::PF_X).collect(),
+        dynamic: segments(libc::PT_DYNAMIC, 0).next().map(|it| it.start),
+    })
 }
 
-fn identity(notes: impl Iterator<Item = Range<usize>>, code: &[Range<usize>]) -> ModuleId {
+/// A hash of the build-id or, where there is none, of the code; none where there is neither.
+///
+/// # Safety
+///
+/// As for [`bytes`], of each segment.
+unsafe fn identity(
+    mut notes: impl Iterator<Item = Range<usize>>,
+    code: impl Iterator<Item = Range<usize>>,
+) -> Option<ModuleId> {
     let mut hasher = DefaultHasher::new();
-    let build_id = notes.map(bytes).find_map(build_id);
+    // SAFETY: says the caller.
+    let build_id = notes.find_map(|it| build_id(unsafe { bytes(it) }));
     match build_id {
         Some(id) => id.hash(&mut hasher),
-        None => code
-            .iter()
-            .for_each(|it| bytes(it.clone()).hash(&mut hasher)),
+        None => {
+            let mut code = code.peekable();
+            code.peek()?;
+            // SAFETY: says the caller.
+            code.for_each(|it| unsafe { bytes(it) }.hash(&mut hasher));
+        }
     }
-    ModuleId(hasher.finish().max(1))
+    Some(ModuleId(hasher.finish().max(1)))
 }
 
-/// The bytes of a segment of a module that is loaded now.
-fn bytes(segment: Range<usize>) -> &'static [u8] {
-    // SAFETY: the loader lists only segments that are mapped, notes and code are readable and never written, and it holds
-    // its lock against `dlclose` while `collect` runs, which is where this is called.
-    unsafe { slice::from_raw_parts(segment.start as *const u8, segment.len()) }
+/// The bytes of a segment.
+///
+/// # Safety
+///
+/// It must be mapped and readable, and nobody may write to it, for as long as the bytes are looked at.
+unsafe fn bytes<'a>(segment: Range<usize>) -> &'a [u8] {
+    let start = ptr::with_exposed_provenance(segment.start);
+    // SAFETY: says the caller.
+    unsafe { slice::from_raw_parts(start, segment.len()) }
 }
 
 /// The build-id among the notes of a segment: (name length, length, type, name, bytes), each padded to four bytes.
@@ -192,7 +212,11 @@ fn build_id(mut notes: &[u8]) -> Option<&[u8]> {
 }
 
 /// The functions in a module's `.init_array`, in the order in which they run.
-fn constructors(base: usize, dynamic: usize) -> Vec<usize> {
+///
+/// # Safety
+///
+/// A module must be loaded at `base`, with its dynamic section at `dynamic`.
+unsafe fn constructors(base: usize, dynamic: usize) -> Vec<usize> {
     const DT_NULL: i64 = 0;
     const DT_INIT_ARRAY: i64 = 25;
     const DT_INIT_ARRAYSZ: i64 = 27;
@@ -236,6 +260,20 @@ mod tests {
         assert_ne!(module.id, ModuleId::PROGRAM);
         let again = with_id(module.id).expect("still loaded");
         assert_eq!(module.offset_of(address), again.offset_of(address));
+    }
+
+    #[test]
+    fn code_that_cannot_be_read_is_not_read() {
+        // SAFETY: all zeros are a header.
+        let mut header: libc::Elf64_Phdr = unsafe { std::mem::zeroed() };
+        (header.p_type, header.p_flags) = (libc::PT_LOAD, libc::PF_X);
+        (header.p_vaddr, header.p_memsz) = (1 << 12, 1 << 12);
+        // SAFETY: a module of which no byte can be read is as good as loaded.
+        let module = unsafe { describe(0, &[header], false) };
+        assert!(module.is_none());
+        // SAFETY: as above.
+        let program = unsafe { describe(0, &[header], true) }.expect("it needs no identity");
+        assert_eq!(program.offset_of(1 << 12), Some(1 << 12));
     }
 
     #[test]
