@@ -14,6 +14,7 @@ use crate::wire::codec::Input;
 use std::{
     fmt, io,
     marker::PhantomData,
+    os::fd::{AsFd, BorrowedFd},
     ptr,
     sync::atomic::{AtomicU32, AtomicU64},
 };
@@ -29,6 +30,10 @@ impl View {
 
     pub(super) fn grow(&mut self, bytes: usize) -> io::Result<()> {
         self.0.grow(bytes)
+    }
+
+    pub(super) fn follow_growth(&mut self) -> io::Result<()> {
+        self.0.follow_growth()
     }
 
     pub(crate) fn length(&self) -> usize {
@@ -96,6 +101,12 @@ impl View {
         );
         // SAFETY: the offset is at most the length of the mapping, as was just checked.
         unsafe { self.0.start().as_ptr().add(offset) }
+    }
+}
+
+impl AsFd for View {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.0.as_fd()
     }
 }
 

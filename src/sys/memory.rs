@@ -9,7 +9,7 @@ use std::{
     io,
     num::NonZeroUsize,
     ops::Range,
-    os::fd::{AsFd, AsRawFd, OwnedFd},
+    os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd},
     ptr::NonNull,
 };
 
@@ -23,13 +23,12 @@ pub(crate) fn anonymous_file(bytes: usize) -> io::Result<OwnedFd> {
 }
 
 /// Whether the file is sealed against becoming shorter.
-pub(crate) fn is_sealed(file: impl AsFd) -> bool {
+fn is_sealed(file: impl AsFd) -> bool {
     fcntl(&file, FcntlArg::F_GET_SEALS)
         .is_ok_and(|seals| SealFlag::from_bits_retain(seals).contains(SealFlag::F_SEAL_SHRINK))
 }
 
-/// Makes the file longer.
-pub(crate) fn set_length(file: impl AsFd, bytes: usize) -> io::Result<()> {
+fn set_length(file: impl AsFd, bytes: usize) -> io::Result<()> {
     let length = libc::off_t::try_from(bytes).map_err(|_| io::ErrorKind::InvalidInput)?;
     // SAFETY: ftruncate takes plain numbers.
     cvt(unsafe { libc::ftruncate(file.as_fd().as_raw_fd(), length) })?;
@@ -37,7 +36,7 @@ pub(crate) fn set_length(file: impl AsFd, bytes: usize) -> io::Result<()> {
 }
 
 /// The file's length in bytes.
-pub(crate) fn length(file: impl AsFd) -> io::Result<usize> {
+fn length(file: impl AsFd) -> io::Result<usize> {
     let stat = nix::sys::stat::fstat(&file)?;
     usize::try_from(stat.st_size).map_err(|_| io::ErrorKind::InvalidData.into())
 }
@@ -88,9 +87,13 @@ fn mapping_in(line: &str) -> Option<Range<usize>> {
     Some(address(start)?..address(end)?)
 }
 
-/// A whole file, mapped shared, readable and writable, until it is dropped.
+/// An anonymous file, and the whole of it as it was when it was last looked at, mapped shared, readable and writable. Both go
+/// when it is dropped; other processes keep theirs.
+///
+/// The file is sealed against becoming shorter and is at least as long as the mapping, so that no access faults.
 #[derive(Debug)]
 pub(crate) struct Mapping {
+    file: OwnedFd,
     start: NonNull<u8>,
     length: NonZeroUsize,
 }
@@ -101,26 +104,53 @@ unsafe impl Send for Mapping {}
 unsafe impl Sync for Mapping {}
 
 impl Mapping {
-    pub(crate) fn new(file: impl AsFd, bytes: usize) -> io::Result<Self> {
+    /// Maps the whole file.
+    pub(crate) fn new(file: OwnedFd) -> io::Result<Self> {
         use nix::sys::mman::{MapFlags, ProtFlags, mmap};
-        let length = NonZeroUsize::new(bytes).ok_or(io::ErrorKind::InvalidInput)?;
+        if !is_sealed(&file) {
+            return Err(io::Error::other("the file is not sealed against shrinking"));
+        }
+        let length = NonZeroUsize::new(length(&file)?).ok_or(io::ErrorKind::InvalidInput)?;
         let access = ProtFlags::PROT_READ | ProtFlags::PROT_WRITE;
         // SAFETY: a fresh mapping at an address of the kernel's choice touches no memory that exists.
-        let start = unsafe { mmap(None, length, access, MapFlags::MAP_SHARED, file, 0) }?;
+        let start = unsafe { mmap(None, length, access, MapFlags::MAP_SHARED, &file, 0) }?;
         Ok(Self {
+            file,
             start: start.cast(),
             length,
         })
     }
 
-    /// Makes the mapping cover `bytes` of its file, which must be at least that long. It may move.
+    /// Makes the file at least `bytes` long, and maps all of it. It may move. A failure changes nothing.
     pub(crate) fn grow(&mut self, bytes: usize) -> io::Result<()> {
+        let (before, bytes) = (self.length, bytes.max(length(&self.file)?));
+        // The file comes second: it can never become shorter again, for the lack of addresses here or in another process.
+        // SAFETY: the file is made as long as that below, or the mapping as short as it was.
+        unsafe { self.remap(bytes) }?;
+        set_length(&self.file, bytes).or_else(|error| {
+            // SAFETY: the file was that long before.
+            unsafe { self.remap(before.get()) }?;
+            Err(error)
+        })
+    }
+
+    /// Maps what the file has grown by. It may move.
+    pub(crate) fn follow_growth(&mut self) -> io::Result<()> {
+        let bytes = length(&self.file)?;
+        // SAFETY: the file is that long, and cannot become shorter.
+        unsafe { self.remap(bytes) }
+    }
+
+    /// # Safety
+    ///
+    /// The file must be so long when this mapping is next used.
+    unsafe fn remap(&mut self, bytes: usize) -> io::Result<()> {
         use nix::sys::mman::{MRemapFlags, mremap};
-        let flags = MRemapFlags::MREMAP_MAYMOVE;
+        let length = NonZeroUsize::new(bytes).ok_or(io::ErrorKind::InvalidInput)?;
+        let (start, flags) = (self.start.cast(), MRemapFlags::MREMAP_MAYMOVE);
         // SAFETY: `&mut self` proves that no reference into the mapping is alive, so it may move.
-        let start = unsafe { mremap(self.start.cast(), self.length.get(), bytes, flags, None) }?;
-        self.start = start.cast();
-        self.length = NonZeroUsize::new(bytes).ok_or(io::ErrorKind::InvalidInput)?;
+        let start = unsafe { mremap(start, self.length.get(), bytes, flags, None) }?;
+        (self.start, self.length) = (start.cast(), length);
         Ok(())
     }
 
@@ -133,9 +163,15 @@ impl Mapping {
     }
 }
 
+impl AsFd for Mapping {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.file.as_fd()
+    }
+}
+
 impl Drop for Mapping {
     fn drop(&mut self) {
-        // SAFETY: this range was mapped by `new` or `grow`, and borrows of it ended with `self`.
+        // SAFETY: this range was mapped by `new` or `remap`, and borrows of it ended with `self`.
         let unmapped = unsafe { nix::sys::mman::munmap(self.start.cast(), self.length.get()) };
         debug_assert_eq!(unmapped, Ok(()));
     }
@@ -144,6 +180,44 @@ impl Drop for Mapping {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_file_is_mapped_as_far_as_it_goes() {
+        let file = anonymous_file(4096).expect("shared memory");
+        let mut ours = Mapping::new(file).expect("a mapping");
+        let theirs = ours.as_fd().try_clone_to_owned().expect("a descriptor");
+        let mut theirs = Mapping::new(theirs).expect("a mapping");
+        theirs.grow(1 << 20).expect("growth");
+        assert_eq!(ours.length(), 4096);
+        // Less than there is by now, which the seal keeps there.
+        ours.grow(8192).expect("growth");
+        assert_eq!(ours.length(), 1 << 20);
+        theirs.follow_growth().expect("nothing to do");
+        assert_eq!(theirs.length(), 1 << 20);
+    }
+
+    #[test]
+    fn a_growth_that_fails_changes_nothing() {
+        let file = anonymous_file(4096).expect("shared memory");
+        let mut mapping = Mapping::new(file).expect("a mapping");
+        // More than addresses can tell apart, and more than a file can have.
+        for bytes in [1 << 56, 1 << 62, usize::MAX] {
+            assert!(mapping.grow(bytes).is_err());
+            assert_eq!(
+                (mapping.length(), length(&mapping).ok()),
+                (4096, Some(4096))
+            );
+        }
+        mapping.grow(8192).expect("growth");
+        assert_eq!(mapping.length(), 8192);
+    }
+
+    #[test]
+    fn a_file_that_may_become_shorter_is_not_mapped() {
+        let file = memfd_create(c"procpool", MFdFlags::MFD_CLOEXEC).expect("a file");
+        set_length(&file, 4096).expect("a file");
+        assert!(Mapping::new(file).is_err());
+    }
 
     #[test]
     fn only_code_without_private_changes_is_dropped() {
