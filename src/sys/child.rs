@@ -242,19 +242,16 @@ impl PidFd {
 
     /// How a process ended that somebody has reaped (PIDFD_GET_INFO, Linux 6.15).
     pub(crate) fn status_after_reaping(&self) -> Option<WaitStatus> {
-        /// `PIDFD_INFO_EXIT` of linux/pidfd.h.
-        const EXIT: u64 = 1 << 3;
-        /// Of `struct pidfd_info` in its first version: mask, cgroup, eleven ids, exit code.
-        const SIZE: usize = 64;
-        /// `_IOWR(0xff, 11, struct pidfd_info)`.
-        const GET_INFO: u64 = 0xc000_ff0b | (SIZE as u64) << 16;
-        let mut info = [0u64; SIZE / 8];
-        info[0] = EXIT;
+        const EXIT: u64 = libc::PIDFD_INFO_EXIT as u64;
+        // SAFETY: the structure is plain numbers.
+        let mut info: libc::pidfd_info = unsafe { std::mem::zeroed() };
+        info.mask = EXIT;
         let fd = self.0.as_raw_fd();
-        // SAFETY: the kernel writes at most SIZE bytes, the number in the request, into a local of that size.
-        let done = unsafe { libc::ioctl(fd, GET_INFO as _, info.as_mut_ptr()) };
-        let code = (info[7] >> 32) as u32;
-        (done == 0 && info[0] & EXIT != 0).then(|| WaitStatus(code.cast_signed()))
+        // The request is `_IOWR(0xff, 11, struct pidfd_info)` of linux/pidfd.h, which libc puts together as the architecture
+        // does: mips, powerpc and sparc have another layout than the rest.
+        // SAFETY: the kernel writes no more than the size in the request, that of a local.
+        let done = unsafe { libc::ioctl(fd, libc::PIDFD_GET_INFO, &raw mut info) };
+        (done == 0 && info.mask & EXIT != 0).then_some(WaitStatus(info.exit_code))
     }
 }
 
@@ -309,4 +306,24 @@ pub(crate) fn working_directory() -> io::Result<OwnedFd> {
 /// Makes `directory` the working directory.
 pub(crate) fn set_working_directory(directory: impl AsFd) -> io::Result<()> {
     Ok(nix::unistd::fchdir(directory)?)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::process::Command;
+
+    #[test]
+    fn how_a_process_ended_is_known_after_it_was_reaped() {
+        let mut child = Command::new("sh").args(["-c", "exit 7"]).spawn();
+        let child = child.as_mut().expect("a shell");
+        let pidfd = PidFd::open(child.id()).expect("a child of this process");
+        child.wait().expect("a child of this process");
+        // Older kernels do not say.
+        let status = pidfd.status_after_reaping();
+        assert!(
+            status.is_none_or(|it| it.exit_code() == Some(7)),
+            "{status:?}"
+        );
+    }
 }
