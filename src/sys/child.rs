@@ -52,6 +52,26 @@ pub(crate) fn spawn_self(name: &str, value: &OsStr, passed: BorrowedFd<'_>) -> i
     Ok(pid.as_raw().cast_unsigned())
 }
 
+/// Ends a process that `spawn_self` has started with this variable and that came to nothing, and takes its status.
+///
+/// Its number may be another's by now, where the host program reaps all of its children: none is killed that was started
+/// without the variable. One that hides its environment is left alone, too.
+pub(crate) fn abandon(pid: u32, name: &str, value: &OsStr) {
+    // Opened first: what /proc shows then is the process of this pidfd, unless that one has ended and nothing can hit it.
+    let Ok(pidfd) = PidFd::open(pid) else { return };
+    if was_started_with(pid, name, value) {
+        pidfd.kill();
+    }
+    pidfd.wait_and_reap();
+}
+
+fn was_started_with(pid: u32, name: &str, value: &OsStr) -> bool {
+    let variable = [name.as_bytes(), b"=", value.as_bytes()].concat();
+    // Nothing can be read of a process that has ended.
+    let environment = std::fs::read(format!("/proc/{pid}/environ")).unwrap_or_default();
+    environment.split(|it| *it == 0).any(|it| it == variable)
+}
+
 fn environment_with(name: &str, value: &OsStr) -> Vec<CString> {
     std::env::vars_os()
         .filter(|(key, _)| key != name)
@@ -232,8 +252,20 @@ impl PidFd {
         unsafe { libc::syscall(libc::SYS_pidfd_send_signal, fd, signal, info, 0) };
     }
 
+    /// Ends a child of this process, and takes its status.
+    pub(crate) fn kill_and_reap(&self) {
+        self.kill();
+        self.wait_and_reap();
+    }
+
+    fn wait_and_reap(&self) {
+        // A killed process ends within moments; the wait is bounded for one that the kernel holds on to.
+        let _ = poll::readable(&self.0, Some(Duration::from_secs(1)));
+        self.reap();
+    }
+
     /// Reaps the process if it is a child of this one that has ended and nobody else took its status.
-    pub(crate) fn reap(&self) {
+    fn reap(&self) {
         use nix::sys::wait::{Id, WaitPidFlag, waitid};
         let flags = WaitPidFlag::WEXITED | WaitPidFlag::WNOHANG;
         // The host program may have reaped it, or may ignore SIGCHLD: there is nothing left to do then.
@@ -312,6 +344,23 @@ pub(crate) fn set_working_directory(directory: impl AsFd) -> io::Result<()> {
 mod tests {
     use super::*;
     use std::process::Command;
+
+    #[test]
+    fn only_a_process_with_the_variable_is_abandoned() {
+        let sleep = |value| {
+            let mut command = Command::new("sleep");
+            let child = command.arg("1000").env("PROCPOOL_TEST", value).spawn();
+            child.expect("a program")
+        };
+        let [mut one, mut other] = ["1", "2"].map(sleep);
+        for child in [&one, &other] {
+            abandon(child.id(), "PROCPOOL_TEST", OsStr::new("1"));
+        }
+        assert!(one.try_wait().is_err(), "it was not reaped");
+        assert!(matches!(other.try_wait(), Ok(None)), "it was killed");
+        other.kill().expect("it runs");
+        other.wait().expect("a child of this process");
+    }
 
     #[test]
     fn how_a_process_ended_is_known_after_it_was_reaped() {

@@ -4,7 +4,7 @@
 
 use crate::{
     common::{DEADLINE, failure, in_time, pool_of},
-    processes::{Program, say},
+    processes::{Process, Program, say},
 };
 use procpool::{ErrorKind, ProcessPoolExecutor};
 use std::{
@@ -127,6 +127,8 @@ fn build_behind_an_actor() {
         let error = failure(ProcessPoolExecutor::builder().workers(2).build());
         assert_eq!(error.kind(), ErrorKind::StartFailed, "{error}");
         assert!(error.to_string().contains(reason), "{act}: {error}");
+        let children = Process::children_of(process::id());
+        assert!(children.is_empty(), "{act}: {children:?}");
     }
     have_constructors("nothing");
     assert_eq!(

@@ -123,28 +123,32 @@ impl ForkServer {
         let value = entry::invitation(theirs.as_raw_fd());
         let pid = child::spawn_self(entry::VARIABLE, &value, theirs.as_fd())?;
         drop(theirs);
-        let server = Self {
-            pidfd: PidFd::open(pid)?,
-            control,
-        };
-        let mut answer = [0; 128];
-        let (length, _) = server.receive(&mut answer, READY_LIMIT)?;
-        match &answer[..length] {
-            READY => {}
-            b"" => {
-                return Err(io::Error::other(
-                    "the copy of the program ended before it was ready",
-                ));
-            }
-            reason => return Err(io::Error::other(String::from_utf8_lossy(reason))),
+        let ready = Self::wait_for_ready(control);
+        if ready.is_err() {
+            child::abandon(pid, entry::VARIABLE, &value);
         }
-        Ok(server)
+        ready
+    }
+
+    /// The server comes with a pidfd of itself. One that the owner opened by its number might be another process's, where the
+    /// program reaps all of its children.
+    fn wait_for_ready(control: OwnedFd) -> io::Result<Self> {
+        let mut answer = [0; 128];
+        let (length, mut fds) = receive(&control, &mut answer, READY_LIMIT)?;
+        match (&answer[..length], fds.pop().map(PidFd::from_fd)) {
+            (READY, Some(pidfd)) => Ok(Self { pidfd, control }),
+            (READY, None) => Err(io::Error::other("no descriptor is left for it")),
+            (b"", _) => Err(io::Error::other(
+                "the copy of the program ended before it was ready",
+            )),
+            (reason, _) => Err(io::Error::other(String::from_utf8_lossy(reason))),
+        }
     }
 
     fn start(&self, main: Location, passed: &[BorrowedFd<'_>]) -> Result<Child, Refusal> {
         let mut bytes = [0; Reply::SIZE];
         socket::send(&self.control, &main.to_bytes(), passed).map_err(|_| Refusal::Gone)?;
-        let answer = self.receive(&mut bytes, FORK_LIMIT);
+        let answer = receive(&self.control, &mut bytes, FORK_LIMIT);
         let (length, mut fds) = answer.map_err(|_| Refusal::Gone)?;
         if length != Reply::SIZE {
             return Err(Refusal::Gone);
@@ -161,21 +165,23 @@ impl ForkServer {
             (Reply { errno, .. }, _) => Err(Refusal::Failed(io::Error::from_raw_os_error(errno))),
         }
     }
+}
 
-    fn receive(&self, into: &mut [u8], limit: Duration) -> io::Result<(usize, Vec<OwnedFd>)> {
-        if !poll::readable(&self.control, Some(limit))? {
-            return Err(io::ErrorKind::TimedOut.into());
-        }
-        socket::receive(&self.control, into)
+/// Receives a message within the limit.
+fn receive(
+    control: &OwnedFd,
+    into: &mut [u8],
+    limit: Duration,
+) -> io::Result<(usize, Vec<OwnedFd>)> {
+    if !poll::readable(control, Some(limit))? {
+        return Err(io::ErrorKind::TimedOut.into());
     }
+    socket::receive(control, into)
 }
 
 impl Drop for ForkServer {
     /// Ends a server that is of no more use, and takes its status: it is a child of this process.
     fn drop(&mut self) {
-        self.pidfd.kill();
-        // A killed process ends within moments; the wait is bounded for one that the kernel holds on to.
-        let _ = poll::readable(&self.pidfd, Some(Duration::from_secs(1)));
-        self.pidfd.reap();
+        self.pidfd.kill_and_reap();
     }
 }

@@ -29,7 +29,7 @@ use std::{
 
 /// What the owner puts into the socket before the server starts.
 pub(super) const GREETING: &[u8] = b"procpool fork server 1";
-/// What the server says when it can take requests.
+/// What the server says when it can take requests; a pidfd of its own comes with it.
 pub(super) const READY: &[u8] = b"ready";
 
 /// What is said of a failure that was not the system's.
@@ -131,7 +131,10 @@ impl Server {
         if !has_one_thread(&self.control)? {
             return Ok(());
         }
-        socket::send(&self.control, READY, &[])?;
+        let own = PidFd::open(std::process::id())?;
+        // This fails, and ends the process, when the owner has stopped waiting and closed its end.
+        socket::send(&self.control, READY, &[own.as_fd()])?;
+        drop(own);
         let served = self.serve_until_the_owner_ends(&deaths);
         self.end_everything(&deaths);
         served
