@@ -177,8 +177,11 @@ impl PoolSlabs {
 
     fn with_room(&self, found: Option<Slab>, bytes: usize) -> Option<Slab> {
         if let Some(mut slab) = found {
-            slab.reserve(bytes).ok()?;
-            return Some(slab);
+            if slab.reserve(bytes).is_ok() {
+                return Some(slab);
+            }
+            self.give_back(Some(slab));
+            return None;
         }
         let id = self.made.fetch_add(1, Ordering::Relaxed) + 1;
         Slab::new(id, bytes).ok()
@@ -222,6 +225,10 @@ impl Slabs for PoolSlabs {
         };
         self.with_room(found, bytes)
     }
+
+    fn give_back(&self, slab: Slab) {
+        self.give_back(Some(slab));
+    }
 }
 
 /// Makes a payload of the value that `buffer` holds last, if it is large.
@@ -257,4 +264,54 @@ pub(super) fn encoded<T: Wire + 'static>(
         SCRATCH.set(memory);
     }
     Ok(payload)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde::{Deserialize, Serialize, Serializer, ser::Error};
+
+    #[derive(Serialize, Deserialize)]
+    struct Refused(Vec<u64>, #[serde(serialize_with = "refuse")] u8);
+
+    fn refuse<S: Serializer>(_: &u8, _: S) -> Result<S::Ok, S::Error> {
+        Err(S::Error::custom("no"))
+    }
+
+    /// Slabs of which one, with this number, is free and a worker's.
+    fn with_one_free(worker: &Arc<Life>) -> (Arc<PoolSlabs>, u32) {
+        let slabs = Arc::new(PoolSlabs::default());
+        let value = vec![0u8; 2 * SPILL];
+        let Ok(Payload::Ours(mut large)) = encoded(&value, &slabs) else {
+            panic!("a large value lies in a slab");
+        };
+        assert!(large.bind(worker));
+        let id = large.slab().id;
+        drop(large);
+        (slabs, id)
+    }
+
+    fn free(slabs: &PoolSlabs) -> Vec<u32> {
+        slabs.free.lock().iter().map(|it| it.id).collect()
+    }
+
+    #[test]
+    fn a_slab_is_kept_when_its_value_cannot_be_encoded() {
+        let worker = Arc::new(Life);
+        let (slabs, id) = with_one_free(&worker);
+        let refused = encoded(&Refused(vec![0; SPILL], 0), &slabs);
+        assert_eq!(refused.err().as_deref(), Some("no"));
+        assert_eq!(free(&slabs), [id]);
+    }
+
+    #[test]
+    fn a_slab_is_kept_when_there_is_no_memory_to_make_it_longer() {
+        let worker = Arc::new(Life);
+        let (slabs, id) = with_one_free(&worker);
+        // More than addresses can tell apart.
+        assert!(slabs.take(1 << 56).is_none());
+        assert!(slabs.take_for(1 << 56, &worker).is_none());
+        assert_eq!(free(&slabs), [id]);
+        assert!(slabs.take(4 << 20).is_some_and(|it| it.id == id));
+    }
 }

@@ -15,6 +15,9 @@ const MOST_PRIVATE: usize = 2 << 30;
 pub(crate) trait Slabs: Send + Sync {
     /// A free slab with room for `bytes`; none when the value is to stay private.
     fn take(&self, bytes: usize) -> Option<Slab>;
+
+    /// Takes back a slab whose value is not wanted. The peer may have it mapped, so that dropping it is not enough.
+    fn give_back(&self, slab: Slab);
 }
 
 /// Encoded values in a row, of which the last may lie in a slab.
@@ -65,8 +68,8 @@ impl Buffer {
     #[inline]
     pub(crate) fn cut(&mut self, length: usize) {
         self.private.truncate(length);
-        if self.slab.is_some() {
-            self.slab = None;
+        if let Some((slab, _)) = self.slab.take() {
+            self.slabs.give_back(slab);
         }
     }
 
@@ -157,6 +160,12 @@ impl Output for Buffer {
     }
 }
 
+impl Drop for Buffer {
+    fn drop(&mut self) {
+        self.cut(0);
+    }
+}
+
 impl fmt::Debug for Buffer {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Buffer")
@@ -168,17 +177,41 @@ impl fmt::Debug for Buffer {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::sync::atomic::{AtomicU32, Ordering};
 
-    struct Fresh;
+    #[derive(Default)]
+    struct Fresh {
+        given_back: AtomicU32,
+    }
+
     impl Slabs for Fresh {
         fn take(&self, bytes: usize) -> Option<Slab> {
             Slab::new(1, bytes).ok()
         }
+
+        fn give_back(&self, slab: Slab) {
+            self.given_back.fetch_add(slab.id, Ordering::Relaxed);
+        }
+    }
+
+    #[test]
+    fn a_slab_whose_value_is_not_wanted_is_given_back() {
+        let slabs = Arc::new(Fresh::default());
+        let mut buffer = Buffer::new(Arc::clone(&slabs) as _);
+        for length in [0, 3] {
+            assert!(buffer.put(&vec![b'x'; SPILL + 1]));
+            buffer.cut(length);
+            buffer.begin();
+        }
+        assert_eq!(slabs.given_back.load(Ordering::Relaxed), 2);
+        assert!(buffer.put(&vec![b'x'; SPILL + 1]));
+        drop(buffer);
+        assert_eq!(slabs.given_back.load(Ordering::Relaxed), 3);
     }
 
     #[test]
     fn a_large_value_goes_to_a_slab_and_leaves_those_before_it() {
-        let mut buffer = Buffer::new(Arc::new(Fresh));
+        let mut buffer = Buffer::new(Arc::new(Fresh::default()));
         assert!(buffer.put(b"small"));
         buffer.begin();
         assert!(buffer.put(b"ab") && buffer.put(&vec![b'x'; SPILL]) && buffer.put(b"cd"));

@@ -12,7 +12,7 @@ use crate::pool::{
     protocol::{Fault, InSlab},
 };
 use crate::process::function::Invocation;
-use crate::shm::{Buffer, SPILL};
+use crate::shm::{Buffer, SPILL, Slabs};
 use crate::sys::{child, pid, socket};
 use crate::wire::codec;
 use std::{

@@ -254,6 +254,8 @@ fn initialize(call: EncodedCall) -> std::result::Result<(), Fault> {
         fn take(&self, _bytes: usize) -> Option<Slab> {
             None
         }
+
+        fn give_back(&self, _slab: Slab) {}
     }
     let unknown = |error: Error| Fault::Unknown(error.to_string());
     let callable = Function::from_bytes(&call.function)

@@ -56,11 +56,6 @@ pub(super) struct ResultSlabs {
 }
 
 impl ResultSlabs {
-    /// Keeps a slab, whether a result lies in it or not.
-    pub(super) fn give_back(&self, slab: Slab) {
-        self.slabs.lock().push(slab);
-    }
-
     /// Whether the pool has yet to be given this slab; it is taken to have it from then on.
     pub(super) fn announce(&self, id: u32) -> bool {
         self.announced.fetch_max(id, Ordering::Relaxed) < id
@@ -92,11 +87,15 @@ impl Slabs for ResultSlabs {
         let mut slabs = self.slabs.lock();
         let free = slabs.iter().position(|it| !it.is_busy());
         if let Some(at) = free {
-            let mut slab = slabs.swap_remove(at);
-            slab.reserve(bytes).ok()?;
-            return Some(slab);
+            slabs[at].reserve(bytes).ok()?;
+            return Some(slabs.swap_remove(at));
         }
         let id = self.made.fetch_add(1, Ordering::Relaxed) + 1;
         Slab::new(id, bytes).ok()
+    }
+
+    /// Keeps a slab, whether a result lies in it or not.
+    fn give_back(&self, slab: Slab) {
+        self.slabs.lock().push(slab);
     }
 }
