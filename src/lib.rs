@@ -116,17 +116,28 @@
 #[cfg(not(all(target_os = "linux", target_pointer_width = "64")))]
 compile_error!("procpool runs on 64-bit Linux only: its workers stand on memfd, pidfd and futex");
 
+// Each under the same condition, so that a build for another system shows the sentence above and nothing else.
+#[cfg(all(target_os = "linux", target_pointer_width = "64"))]
 mod error;
+#[cfg(all(target_os = "linux", target_pointer_width = "64"))]
 mod pool;
+#[cfg(all(target_os = "linux", target_pointer_width = "64"))]
 mod process;
+#[cfg(all(target_os = "linux", target_pointer_width = "64"))]
 mod shm;
+#[cfg(all(target_os = "linux", target_pointer_width = "64"))]
 mod sys;
+#[cfg(all(target_os = "linux", target_pointer_width = "64"))]
 mod wire;
 
+#[cfg(all(target_os = "linux", target_pointer_width = "64"))]
 pub use error::{Error, ErrorKind, RemotePanic, Result, WorkerExit};
+#[cfg(all(target_os = "linux", target_pointer_width = "64"))]
 pub use pool::{
     AsCompleted, Imap, ImapStream, ImapUnordered, ProcessPoolBuilder, ProcessPoolExecutor,
     ReturnWhen, TaskFuture, TaskOptions, Waited, Worker, as_completed, current_worker, wait,
 };
+#[cfg(all(target_os = "linux", target_pointer_width = "64"))]
 pub use process::{cpu_count, init};
+#[cfg(all(target_os = "linux", target_pointer_width = "64"))]
 pub use wire::Wire;
