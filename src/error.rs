@@ -69,7 +69,7 @@ pub enum ErrorKind {
     Io,
 }
 
-/// A panic of another process, as text.
+/// A panic of another process, as text. Message and backtrace are each cut at 24 KiB, and end in `…` then.
 #[non_exhaustive]
 #[derive(Debug, Clone)]
 pub struct RemotePanic {

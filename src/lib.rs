@@ -109,7 +109,8 @@
 //! benches; see [`init`] for the one exception.
 //!
 //! A worker has standard input, output and error of the program and no other of its descriptors. What it prints appears
-//! there. It ends with `_exit`, after flushing standard output: no exit handler runs.
+//! there. It ends with `_exit`, after flushing standard output: no exit handler runs. The processes that it leaves behind are
+//! killed, and with them all that were detached from other workers.
 //!
 //! Linux 5.4 or later, 64-bit, with `/proc` mounted.
 

@@ -73,6 +73,10 @@ use std::{
 /// The pool is shared by reference between threads. Dropping it finishes what was submitted, then ends the workers; for
 /// those who cannot wait there are [`terminate`](Self::terminate) and [`kill`](Self::kill).
 ///
+/// A process that a task starts and does not wait for is killed when its worker ends, however that comes about. One that a
+/// task detaches (a daemon, by forking twice) does not get away: the fork server inherits it, and kills it when the next
+/// worker of the program ends, of whichever pool. What is to outlive the pool is started by the program itself.
+///
 /// ```
 /// use procpool::ProcessPoolExecutor;
 ///

@@ -112,6 +112,30 @@ fn a_program_that_a_task_has_started_goes_with_its_pool() -> Result<()> {
     })
 }
 
+/// Starts a program that runs for ever and whose parent ends at once, and gives its process id.
+fn detach_sleep((): ()) -> Option<u32> {
+    let mut command = Command::new("sh");
+    command.args(["-c", "sleep 1000 >/dev/null 2>&1 & echo $!"]);
+    let said = String::from_utf8(command.output().ok()?.stdout).ok()?;
+    said.trim().parse().ok()
+}
+
+#[test]
+fn a_program_that_a_task_has_detached_is_killed_when_another_pools_worker_ends() -> Result<()> {
+    in_time(|| {
+        let (pool, other) = (pool_of(1), pool_of(1));
+        let pid = pool.apply(detach_sleep, ())?.expect("a shell");
+        // Gone already if a worker of another test has ended meanwhile.
+        let orphan = Process::of(pid);
+        drop(other);
+        eventually("the program is gone", || {
+            orphan.as_ref().is_none_or(|it| !it.runs())
+        });
+        assert_eq!(pool.apply(square, 3)?, 9);
+        Ok(())
+    })
+}
+
 #[test]
 fn a_program_of_a_living_worker_outlives_the_death_of_another() -> Result<()> {
     in_time(|| {
