@@ -9,6 +9,9 @@ pub type Result<T, E = Error> = std::result::Result<T, E>;
 ///
 /// Sort by [`kind`](Error::kind); a panic in a task and a worker's death carry their details as data. Cloning is cheap:
 /// one broken pool gives every waiting future an error of its own.
+///
+/// The message is complete: it ends with the text of [`source`](StdError::source), which is there as data (an [`io::Error`]).
+/// Print the message and not the chain, or that text appears twice.
 #[derive(Clone)]
 pub struct Error(Box<Repr>);
 
