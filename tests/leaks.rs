@@ -310,10 +310,11 @@ fn a_living_pool_does_not_grow_with_its_tasks() {
             pids.map(Inventory::of).collect::<Vec<_>>()
         };
         let before = inventories();
-        (0..100).for_each(|_| work());
+        (0..200).for_each(|_| work());
+        // How many slabs are kept depends on how many values met. What grows with the tasks grows by 200 and more.
         for (before, after) in before.iter().zip(inventories()) {
             let held = |it: &Inventory| it.descriptors.values().sum::<usize>() + it.mappings;
-            assert!(held(&after) <= held(before) + 8, "{before:#?} {after:#?}");
+            assert!(held(&after) <= held(before) + 50, "{before:#?} {after:#?}");
             assert_eq!(after.threads, before.threads);
         }
     });
