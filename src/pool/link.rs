@@ -39,7 +39,7 @@ const PIPE_BYTES: i32 = 256 << 10;
 const STATUS_LIMIT: Duration = Duration::from_secs(1);
 
 /// How long replies may lie unread behind a long item; far above the interval at which a worker rings.
-const LOOK_AGAIN: Duration = Duration::from_millis(1);
+const LOOK_AGAIN: Duration = Duration::from_millis(2);
 
 /// A unit that was sent, as far as it is not answered.
 #[derive(Debug)]
@@ -442,7 +442,12 @@ impl Link {
                     self.is_bell_closed = true;
                     return;
                 }
-                Ok(count) => self.hear(&bytes[..count]),
+                Ok(count) => {
+                    self.hear(&bytes[..count]);
+                    if count < bytes.len() {
+                        return;
+                    }
+                }
                 Err(_) => return,
             }
         }

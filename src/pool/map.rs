@@ -36,7 +36,7 @@ const MOST_UNMEASURED: u64 = 64;
 const CHUNKS_AHEAD: u64 = 3;
 
 /// Work in flight for each worker, in nanoseconds, where the chunks are set smaller than that.
-const AHEAD_NANOS: u64 = 1_000_000;
+const AHEAD_NANOS: u64 = 10_000_000;
 
 /// Items that may be read ahead of the results that were handed out, unless set.
 pub(super) const DEFAULT_WINDOW: usize = 32 << 10;

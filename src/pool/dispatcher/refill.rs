@@ -5,7 +5,7 @@ use crate::pool::{task::Told, unit::Unit};
 use std::{mem, time::Instant};
 
 /// Work that is sent ahead to a busy worker: enough to outlast a wake-up of the pool.
-const AHEAD_NANOS: u64 = 1_000_000;
+const AHEAD_NANOS: u64 = 5_000_000;
 
 /// Items in flight at most, unless one chunk holds more.
 const MOST_AHEAD: u64 = 128;

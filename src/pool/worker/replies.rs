@@ -14,7 +14,7 @@ use std::{
 };
 
 /// Between two rings of the bell while there is more to do: a sleeping pool is woken for a batch, not for an item.
-const BELL_INTERVAL: Duration = Duration::from_micros(500);
+const BELL_INTERVAL: Duration = Duration::from_micros(1000);
 
 /// An item that takes less is tiny.
 const TINY: Duration = Duration::from_micros(2);
