@@ -72,7 +72,8 @@ pub fn wait<'a, R: 'a>(
                 ReturnWhen::AllCompleted => false,
             }
     };
-    wait_until(&futures, &completions, deadline, &holds);
+    let pools = pools_of(futures.iter().copied());
+    wait_until(&pools, &completions, deadline, &holds);
     futures.iter().for_each(|it| it.task.forget(&completions));
     let (done, not_done) = (0..futures.len()).partition(|it| futures[*it].task.is_done());
     Waited { done, not_done }
@@ -90,31 +91,39 @@ fn observe<R>(futures: &[&TaskFuture<R>]) -> Arc<Completions> {
     completions
 }
 
+/// The pools of the futures, each once.
+fn pools_of<'a, R: 'a>(futures: impl Iterator<Item = &'a TaskFuture<R>>) -> Vec<Arc<Shared>> {
+    let mut pools: Vec<Arc<Shared>> = Vec::new();
+    for future in futures {
+        if !pools.iter().any(|it| Arc::ptr_eq(it, &future.shared)) {
+            pools.push(Arc::clone(&future.shared));
+        }
+    }
+    pools
+}
+
 /// Waits until `holds` or the deadline. With a single pool this thread drives it; several drive themselves.
-fn wait_until<R>(
-    futures: &[&TaskFuture<R>],
+fn wait_until(
+    pools: &[Arc<Shared>],
     completions: &Completions,
     deadline: Option<Instant>,
     holds: &dyn Fn() -> bool,
 ) {
-    if futures.iter().any(|it| it.shared.is_foreign()) {
+    if pools.iter().any(|it| it.is_foreign()) {
         // In a copy of the pool's process nothing ever comes.
         holds();
         return;
     }
     let register = |thread: &Thread| completions.wake(thread);
-    let pools: Vec<&Arc<Shared>> = futures.iter().map(|it| &it.shared).collect();
-    let mut others = pools.windows(2);
-    match pools.first() {
-        Some(shared) if others.all(|it| Arc::ptr_eq(it[0], it[1])) => {
-            shared.wait_until(deadline, &register, holds);
+    if let [pool] = pools {
+        pool.wait_until(deadline, &register, holds);
+        return;
+    }
+    loop {
+        register(&thread::current());
+        if holds() || park_until(deadline) {
+            return;
         }
-        _ => loop {
-            register(&thread::current());
-            if holds() || park_until(deadline) {
-                return;
-            }
-        },
     }
 }
 
@@ -134,9 +143,10 @@ fn wait_until<R>(
 pub fn as_completed<R>(futures: impl IntoIterator<Item = TaskFuture<R>>) -> AsCompleted<R> {
     let futures: Vec<TaskFuture<R>> = futures.into_iter().collect();
     let completions = observe(&futures.iter().collect::<Vec<_>>());
-    let left = futures.len();
+    let (pools, left) = (pools_of(futures.iter()), futures.len());
     AsCompleted {
         futures: futures.into_iter().map(Some).collect(),
+        pools,
         completions,
         left,
     }
@@ -146,6 +156,7 @@ pub fn as_completed<R>(futures: impl IntoIterator<Item = TaskFuture<R>>) -> AsCo
 #[must_use = "it waits only when it is asked"]
 pub struct AsCompleted<R> {
     futures: Vec<Option<TaskFuture<R>>>,
+    pools: Vec<Arc<Shared>>,
     completions: Arc<Completions>,
     left: usize,
 }
@@ -175,11 +186,10 @@ impl<R> AsCompleted<R> {
             if let Some(index) = self.completions.pop() {
                 return Some(index);
             }
-            let waiting: Vec<&TaskFuture<R>> = self.futures.iter().flatten().collect();
-            if waiting.iter().any(|it| it.shared.is_foreign()) {
+            if self.pools.iter().any(|it| it.is_foreign()) {
                 return self.futures.iter().position(Option::is_some);
             }
-            wait_until(&waiting, &self.completions, None, &|| {
+            wait_until(&self.pools, &self.completions, None, &|| {
                 !self.completions.is_empty()
             });
         }

@@ -45,6 +45,12 @@ impl Answers {
         }
     }
 
+    /// Gives back the memory of results.
+    pub(super) fn shrink(&mut self) {
+        self.result.clear();
+        drop(self.result.take_private());
+    }
+
     /// Claims an item; false if it was taken back.
     #[inline]
     pub(super) fn start(&self, item: u32) -> bool {

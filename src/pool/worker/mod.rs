@@ -163,6 +163,7 @@ impl WorkerLoop {
         }
         self.is_trimmed = true;
         self.requests.shrink();
+        self.answers.shrink();
         memory::release_unused();
     }
 
