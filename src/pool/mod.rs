@@ -31,7 +31,6 @@ mod link;
 mod map;
 mod options;
 mod page;
-mod panic;
 mod payload;
 mod protocol;
 mod requests;

@@ -73,7 +73,7 @@ pub(super) enum Bell {
 pub(super) enum Tag {
     /// An encoded result.
     Value = 0,
-    /// An encoded [`Fault`](super::protocol::Fault).
+    /// An encoded [`Fault`](crate::process::fault::Fault).
     Fault = 1,
     /// Where an encoded result lies: [`InSlab`](super::protocol::InSlab).
     Slab = 2,

@@ -138,7 +138,7 @@ pub(crate) fn run_child(main: function::ChildMain, passed: Vec<OwnedFd>) -> ! {
     let outcome = panic::catch_unwind(|| main(passed));
     flush_output();
     // 101: what a Rust program exits with when `main` panics.
-    child::exit_now(if outcome.is_ok() { 0 } else { 101 })
+    child::exit_now(outcome.unwrap_or(101))
 }
 
 /// Writes out what was printed, by Rust or C, and not yet written.

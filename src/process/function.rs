@@ -75,8 +75,8 @@ fn unknown(message: &str) -> Error {
     Error::new(ErrorKind::UnknownFunction, message)
 }
 
-/// What a process that was started runs: it gets the descriptors that were passed.
-pub(crate) type ChildMain = fn(Vec<std::os::fd::OwnedFd>);
+/// What a process that was started runs: it gets the descriptors that were passed, and gives its exit code.
+pub(crate) type ChildMain = fn(Vec<std::os::fd::OwnedFd>) -> i32;
 
 /// Names a child's main function.
 pub(crate) fn locate_main(main: ChildMain) -> Result<Location> {

@@ -6,7 +6,9 @@
 //! function, and tells how it ended.
 
 pub(crate) mod entry;
+pub(crate) mod fault;
 pub(crate) mod function;
+pub(crate) mod panic;
 pub(crate) mod start;
 
 pub use entry::init;

@@ -2,7 +2,8 @@
 
 use super::{Phase, Slot, State, closed};
 use crate::error::{Error, ErrorKind};
-use crate::pool::{protocol::Fault, task::Told};
+use crate::pool::task::Told;
+use crate::process::fault::Fault;
 use std::{
     mem,
     time::{Duration, Instant},

@@ -6,10 +6,11 @@ use crate::pool::{
     batch::{Part, Values},
     page::{RecordHead, Tag},
     payload::Payload,
-    protocol::{Fault, InSlab},
+    protocol::InSlab,
     task::Told,
     unit::Unit,
 };
+use crate::process::fault::Fault;
 use crate::shm::Cursor;
 use crate::wire::codec;
 use std::{mem, sync::Arc};

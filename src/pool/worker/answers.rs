@@ -6,12 +6,8 @@ use super::{
     replies::{Doing, Replies},
     slabs::ResultSlabs,
 };
-use crate::pool::{
-    page::Tag,
-    panic,
-    protocol::{Fault, InSlab},
-};
-use crate::process::function::Invocation;
+use crate::pool::{page::Tag, protocol::InSlab};
+use crate::process::{fault::Fault, function::Invocation, panic};
 use crate::shm::{Buffer, SPILL, Slabs};
 use crate::sys::{child, pid, socket};
 use crate::wire::codec;

@@ -1,11 +1,12 @@
 //! What one frame of requests asks for: a function, its context, and the arguments of one item or several.
 
 use super::slabs::map_slab;
-use crate::pool::{
+use crate::pool::protocol::RequestHead;
+use crate::process::{
+    fault::Fault,
+    function::{Callable, ContextLoader, Function},
     panic,
-    protocol::{Fault, RequestHead},
 };
-use crate::process::function::{Callable, ContextLoader, Function};
 use crate::shm::{Cursor, Slab};
 use std::{any::Any, collections::HashMap, os::fd::OwnedFd};
 

@@ -11,13 +11,14 @@ mod slabs;
 use crate::error::Error;
 use crate::pool::{
     page::{Page, Tag},
-    panic,
-    protocol::{EncodedCall, Fault, Kind, RequestHead, Setup},
+    protocol::{EncodedCall, Kind, RequestHead, Setup},
     requests::Requests,
 };
 use crate::process::{
     entry,
+    fault::Fault,
     function::{ContextLoader, Function, Invocation},
+    panic::{self, Report},
 };
 use crate::shm::{Buffer, Cursor, Slab, Slabs};
 use crate::sys::{child, fd, memory, pid, spin::Spin};
@@ -82,19 +83,20 @@ thread_local! {
 }
 
 /// What a worker process runs: it gets the bell, the requests, the socket for descriptors, and the shared page.
-pub(super) fn main(passed: Vec<OwnedFd>) {
+pub(super) fn main(passed: Vec<OwnedFd>) -> i32 {
+    // Without them nothing can be said; the pool sees a worker that has ended.
     let Ok([bell, requests, socket, page]) = <[OwnedFd; 4]>::try_from(passed) else {
-        return;
+        return 0;
     };
     let Ok(page) = Page::from_fd(page) else {
-        return;
+        return 0;
     };
     if fd::set_nonblocking(&bell).is_err() {
-        return;
+        return 0;
     }
     let replies = Rc::new(Replies::new(bell, page));
     REPLIES.set(Some(Rc::clone(&replies)));
-    panic::install_hook(|fault| {
+    panic::install_hook(Report::Silent, |fault| {
         let replies = REPLIES.with_borrow(Clone::clone);
         if let Some(replies) = replies {
             match replies.doing.get() {
@@ -105,6 +107,7 @@ pub(super) fn main(passed: Vec<OwnedFd>) {
         }
     });
     WorkerLoop::new(replies, requests, socket).run();
+    0
 }
 
 struct WorkerLoop {

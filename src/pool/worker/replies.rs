@@ -1,10 +1,7 @@
 //! The way back to the pool: records into the page's ring, and the bell.
 
-use crate::pool::{
-    page::{Bell, Page, RecordHead, Tag, full_barrier},
-    protocol::Fault,
-};
-use crate::process::start::ExitRecord;
+use crate::pool::page::{Bell, Page, RecordHead, Tag, full_barrier};
+use crate::process::{fault::Fault, start::ExitRecord};
 use crate::sys::pipe;
 use crate::wire::codec;
 use std::{

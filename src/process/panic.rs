@@ -1,6 +1,6 @@
 //! What a task's panic says: taken by a hook while it happens, on the task's thread alone.
 
-use super::protocol::Fault;
+use crate::process::fault::Fault;
 use std::{
     any::Any,
     backtrace::Backtrace,
@@ -9,7 +9,7 @@ use std::{
 };
 
 /// What is called when a panic will end the process: it reports the fault now, as nothing comes after.
-pub(super) type LastWords = fn(Fault);
+pub(crate) type LastWords = fn(Fault);
 
 thread_local! {
     /// Whether this thread runs a task.
@@ -23,9 +23,16 @@ struct Caught {
     backtrace: String,
 }
 
+/// Whether a panic that is caught and told is printed as well.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Report {
+    Silent,
+    Printed,
+}
+
 /// Puts our hook before the one that is there. It acts while [`run`] is on the thread that panics and leaves every other
 /// panic to the hook before it.
-pub(super) fn install_hook(last_words: LastWords) {
+pub(crate) fn install_hook(report: Report, last_words: LastWords) {
     let previous = panic::take_hook();
     panic::set_hook(Box::new(move |info| {
         if !IN_TASK.get() {
@@ -36,6 +43,9 @@ pub(super) fn install_hook(last_words: LastWords) {
             location: info.location().map(ToString::to_string),
             backtrace: Backtrace::force_capture().to_string(),
         };
+        if report == Report::Printed {
+            previous(info);
+        }
         if cfg!(panic = "abort") {
             return last_words(caught.into());
         }
@@ -45,7 +55,7 @@ pub(super) fn install_hook(last_words: LastWords) {
 
 /// Runs a task's code; a panic becomes a fault.
 #[inline]
-pub(super) fn run<T>(code: impl FnOnce() -> T) -> Result<T, Box<Fault>> {
+pub(crate) fn run<T>(code: impl FnOnce() -> T) -> Result<T, Box<Fault>> {
     let outer = IN_TASK.replace(true);
     let outcome = panic::catch_unwind(panic::AssertUnwindSafe(code)).map_err(into_fault);
     IN_TASK.set(outer);
