@@ -45,6 +45,27 @@ impl Output for Vec<u8> {
     }
 }
 
+/// From the front; for small ones.
+#[cfg(test)]
+impl Input for Vec<u8> {
+    fn take(&mut self, into: &mut [u8]) -> bool {
+        let is_there = into.len() <= self.len();
+        if is_there {
+            into.copy_from_slice(&self[..into.len()]);
+            self.drain(..into.len());
+        }
+        is_there
+    }
+
+    fn take_all(&mut self) -> Option<Vec<u8>> {
+        Some(std::mem::take(self))
+    }
+
+    fn left(&self) -> usize {
+        self.len()
+    }
+}
+
 /// Why a value could not be encoded or decoded, in the words of its serde implementation or bincode's.
 pub(crate) type Reason = String;
 
