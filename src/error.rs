@@ -123,6 +123,14 @@ impl Error {
         error
     }
 
+    /// As [`worker_died`](Self::worker_died), of a process of its own.
+    pub(crate) fn process_died(exit: WorkerExit) -> Self {
+        let message = format!("process {} {exit} before its function returned", exit.pid);
+        let mut error = Self::new(ErrorKind::WorkerDied, message);
+        error.0.detail = Detail::Exit(exit);
+        error
+    }
+
     pub(crate) fn with_kind(mut self, kind: ErrorKind) -> Self {
         self.0.kind = kind;
         self
@@ -161,6 +169,7 @@ impl Error {
 impl fmt::Display for Error {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match &self.0.detail {
+            Detail::Exit(_) if !self.0.message.is_empty() => f.write_str(&self.0.message),
             Detail::None => f.write_str(&self.0.message),
             Detail::Panic(panic) => write!(f, "the task panicked{panic}"),
             Detail::Exit(exit) => write!(f, "worker {} {exit} before it answered", exit.pid),

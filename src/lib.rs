@@ -139,6 +139,10 @@ pub use pool::{
     ReturnWhen, TaskFuture, TaskOptions, Waited, Worker, as_completed, current_worker, wait,
 };
 #[cfg(all(target_os = "linux", target_pointer_width = "64"))]
-pub use process::{cpu_count, init};
+pub use process::{
+    ChildInfo, CurrentProcess, ExitStatus, ParentProcess, Process, ProcessBuilder, StartMethod,
+    active_children, cpu_count, current_process, init, parent_process, set_start_method,
+    start_method,
+};
 #[cfg(all(target_os = "linux", target_pointer_width = "64"))]
 pub use wire::Wire;

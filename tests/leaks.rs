@@ -15,7 +15,7 @@ use nix::{
 use processes::{
     Process, descriptors_of, eventually, fork_server, kill, kill_fork_server, status_of,
 };
-use procpool::{ErrorKind, ProcessPoolExecutor};
+use procpool::{ErrorKind, ProcessPoolExecutor, StartMethod};
 use std::{
     collections::BTreeMap,
     fs::{self, File},
@@ -514,5 +514,26 @@ fn joining_a_busy_pool_uses_no_processor_time() {
             pool.join().expect("a pool that ends");
             thread::sleep(A_MOMENT);
         });
+    });
+}
+
+#[test]
+fn processes_leave_nothing() {
+    alone("", || {
+        for method in [StartMethod::ForkServer, StartMethod::Spawn] {
+            leaves_nothing(
+                if method == StartMethod::ForkServer {
+                    2000
+                } else {
+                    100
+                },
+                || {
+                    let process = procpool::Process::builder(square, 7)
+                        .start_method(method)
+                        .start();
+                    assert_eq!(process.and_then(procpool::Process::result).ok(), Some(49));
+                },
+            );
+        }
     });
 }

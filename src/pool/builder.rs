@@ -2,10 +2,10 @@
 
 use super::{
     ProcessPoolExecutor,
-    protocol::EncodedCall,
     shared::{Settings, Shared},
 };
 use crate::error::{Error, ErrorKind, Result};
+use crate::process::call::EncodedCall;
 use crate::process::{cpu_count, function::Function};
 use crate::wire::{Wire, codec};
 use std::{fmt, sync::Arc, thread};

@@ -12,7 +12,7 @@ use super::{
 use crate::error::{Error, ErrorKind, Result, WorkerExit};
 use crate::process::{
     function::Function,
-    start::{self, Child, ExitRecord, Start},
+    start::{self, Child, ExitRecord, Flags, Start},
 };
 use crate::shm::{Life, Slab};
 use crate::sys::{
@@ -142,6 +142,7 @@ impl Link {
         let child = start::forkserver::start(&Start {
             main: worker::main,
             passed: &passed,
+            flags: Flags::WORKER,
         })?;
         let mut link = Self::new(child, ends, page);
         link.stage_frame(RequestHead::new(Kind::Setup), &bytes);

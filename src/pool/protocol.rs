@@ -1,6 +1,6 @@
 //! What pool and worker say to each other: request frames on the pipe, and the contents of reply records.
 
-use crate::process::function::Function;
+use crate::process::{call::EncodedCall, function::Function};
 use serde::{Deserialize, Serialize};
 
 /// What a request asks for.
@@ -116,40 +116,6 @@ pub(super) struct Setup {
     pub(super) worker: usize,
     pub(super) environment: Vec<(Vec<u8>, Vec<u8>)>,
     pub(super) initializer: Option<EncodedCall>,
-}
-
-/// A function with its encoded argument.
-#[derive(Debug, Clone, Serialize, Deserialize)]
-pub(super) struct EncodedCall {
-    pub(super) function: [u8; Function::SIZE],
-    #[serde(with = "bytes")]
-    pub(super) argument: Vec<u8>,
-}
-
-/// A `Vec<u8>` field in one piece: serde's own way is an element at a time.
-mod bytes {
-    use serde::{Deserializer, Serializer, de::Visitor};
-
-    pub(super) fn serialize<S: Serializer>(bytes: &[u8], to: S) -> Result<S::Ok, S::Error> {
-        to.serialize_bytes(bytes)
-    }
-
-    pub(super) fn deserialize<'de, D: Deserializer<'de>>(from: D) -> Result<Vec<u8>, D::Error> {
-        struct Bytes;
-        impl Visitor<'_> for Bytes {
-            type Value = Vec<u8>;
-            fn expecting(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-                f.write_str("bytes")
-            }
-            fn visit_byte_buf<E>(self, bytes: Vec<u8>) -> Result<Vec<u8>, E> {
-                Ok(bytes)
-            }
-            fn visit_bytes<E>(self, bytes: &[u8]) -> Result<Vec<u8>, E> {
-                Ok(bytes.to_vec())
-            }
-        }
-        from.deserialize_byte_buf(Bytes)
-    }
 }
 
 /// Where a large result lies.

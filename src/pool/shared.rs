@@ -7,11 +7,12 @@ use super::{
     link::Link,
     page::{Bell, Page},
     payload::PoolSlabs,
-    protocol::{EncodedCall, Setup},
+    protocol::Setup,
     task::{Task, Told},
     unit::Unit,
 };
 use crate::error::{Error, ErrorKind, Result};
+use crate::process::call::EncodedCall;
 use crate::sys::{
     child, pid,
     poll::{Alarm, Interest, Set, Signal},

@@ -14,7 +14,13 @@
 
 #![expect(unsafe_code, reason = "the loader's table of constructors")]
 
-use crate::process::{function, start::server};
+use crate::process::{
+    function,
+    start::{
+        executed::{self, Executed},
+        server,
+    },
+};
 use crate::sys::{child, fd, modules, signal};
 use std::{
     ffi::{OsString, c_char, c_int},
@@ -111,6 +117,10 @@ fn enter(run_constructors: impl FnOnce() + panic::UnwindSafe) {
     let Some(socket) = invited_socket() else {
         return;
     };
+    if let Some(executed) = executed::accept(socket) {
+        unset_variable();
+        run_executed(executed, run_constructors);
+    }
     let Some(invited) = server::accept(socket) else {
         return unset_variable();
     };
@@ -135,6 +145,26 @@ pub(crate) fn run_child(main: function::ChildMain, passed: Vec<OwnedFd>) -> ! {
     let Ok(passed) = (unsafe { fd::keep_only(passed) }) else {
         child::exit_now(70)
     };
+    run_forked(main, passed)
+}
+
+/// Becomes what the program was executed again for.
+fn run_executed(mut executed: Executed, run_constructors: impl FnOnce() + panic::UnwindSafe) -> ! {
+    let ready = panic::catch_unwind(move || -> std::io::Result<_> {
+        // SAFETY: as for the fork server.
+        executed.claim_process(|kept| unsafe { fd::keep_only(kept) })?;
+        run_constructors();
+        signal::reset()?;
+        executed.into_parts()
+    });
+    match ready {
+        Ok(Ok((main, passed))) => run_forked(main, passed),
+        _ => child::exit_now(70),
+    }
+}
+
+/// Runs a child's main function and ends the process.
+pub(crate) fn run_forked(main: function::ChildMain, passed: Vec<OwnedFd>) -> ! {
     let outcome = panic::catch_unwind(|| main(passed));
     flush_output();
     // 101: what a Rust program exits with when `main` panics.

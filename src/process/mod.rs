@@ -5,13 +5,29 @@
 //! Invariant: what a child does is the business of the layer that asked for it; this one hands it descriptors and a
 //! function, and tells how it ended.
 
+mod bootstrap;
+mod builder;
+pub(crate) mod call;
+mod child;
 pub(crate) mod entry;
 pub(crate) mod fault;
 pub(crate) mod function;
+mod handle;
+pub(crate) mod identity;
+mod method;
+mod outcome;
 pub(crate) mod panic;
+mod registry;
 pub(crate) mod start;
+mod status;
 
+pub use builder::ProcessBuilder;
 pub use entry::init;
+pub use handle::Process;
+pub use identity::{ChildInfo, CurrentProcess, ParentProcess, current_process, parent_process};
+pub use method::{StartMethod, set_start_method, start_method};
+pub use registry::active_children;
+pub use status::ExitStatus;
 
 /// CPUs this process may use: those in its affinity mask, and no more than its cgroup's quota pays for.
 ///

@@ -19,8 +19,12 @@ use std::{
     },
 };
 
-/// Bytes before the payload: a cache line for `busy`.
+/// Bytes before the payload: a cache line for `busy` and two published numbers.
 const HEADER: usize = 64;
+
+/// The offsets of those numbers.
+const FIRST: usize = 8;
+const SECOND: usize = 16;
 
 /// Bytes; a slab's length is a multiple of this, so that one that is a little too short is rare.
 const GRAIN: usize = 1 << 20;
@@ -106,6 +110,21 @@ impl Slab {
 
     pub(crate) fn is_busy(&self) -> bool {
         self.busy_word().load(Ordering::Acquire) != 0
+    }
+
+    /// Leaves two numbers for whoever maps it, behind everything that was written to it.
+    pub(crate) fn publish(&self, first: u64, second: u64) {
+        let view = self.segment.view();
+        view.atomic_u64(SECOND).store(second, Ordering::Relaxed);
+        // Release: whoever sees it sees what was written before.
+        view.atomic_u64(FIRST).store(first, Ordering::Release);
+    }
+
+    /// The numbers that were left; zeros if none were.
+    pub(crate) fn published(&self) -> (u64, u64) {
+        let view = self.segment.view();
+        let first = view.atomic_u64(FIRST).load(Ordering::Acquire);
+        (first, view.atomic_u64(SECOND).load(Ordering::Relaxed))
     }
 
     fn busy_word(&self) -> &AtomicU32 {

@@ -5,16 +5,19 @@ use super::{
     poll,
 };
 use nix::{
+    fcntl::{FcntlArg, FdFlag, fcntl},
     spawn::{PosixSpawnAttr, PosixSpawnFileActions, PosixSpawnFlags, posix_spawn},
     sys::{
+        memfd::{MFdFlags, memfd_create},
         prctl,
         signal::{SigSet, Signal},
     },
-    unistd::Pid,
+    unistd::{Pid, execve},
 };
 use std::{
     collections::HashSet,
-    ffi::{CString, OsStr, OsString},
+    convert::Infallible,
+    ffi::{CStr, CString, OsStr, OsString},
     io,
     os::{
         fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd},
@@ -50,6 +53,21 @@ pub(crate) fn spawn_self(name: &str, value: &OsStr, passed: BorrowedFd<'_>) -> i
         &environment,
     )?;
     Ok(pid.as_raw().cast_unsigned())
+}
+
+/// Executes this program's file again in this process, as [`spawn_self`] does in a new one. Returns only if that fails.
+pub(crate) fn execute_self(
+    name: &str,
+    value: &OsStr,
+    passed: BorrowedFd<'_>,
+) -> io::Result<Infallible> {
+    fcntl(passed, FcntlArg::F_SETFD(FdFlag::empty()))?;
+    let arguments: Vec<CString> = std::env::args_os().filter_map(c_string).collect();
+    Ok(execve(
+        c"/proc/self/exe",
+        &arguments,
+        &environment_with(name, value),
+    )?)
 }
 
 /// Ends a process that `spawn_self` has started with this variable and that came to nothing, and takes its status.
@@ -96,16 +114,25 @@ pub(crate) enum Forked {
     Parent(u32),
 }
 
+/// Which threads a process that forks may have.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub(crate) enum Threads {
+    /// The one that forks: else locks may be held in the copy by threads that do not exist there.
+    #[default]
+    One,
+    /// Any others. Only a caller of an `unsafe` method has this, who has promised that the child does not need what they hold.
+    Any,
+}
+
 /// Forks by libc's `fork()`: a raw `clone` would leave glibc's cached thread id stale, and robust locks lost.
-///
-/// Refused for a process with more than one thread, in whose copy locks may be held by threads that do not exist there.
-pub(crate) fn fork() -> io::Result<Forked> {
-    if thread_count()? != 1 {
+pub(crate) fn fork(threads: Threads) -> io::Result<Forked> {
+    if threads == Threads::One && thread_count()? != 1 {
         return Err(io::Error::other(
             "another thread runs in the process to be forked",
         ));
     }
-    // SAFETY: this process has one thread, so the child is a whole copy of it.
+    // SAFETY: this process has one thread, so the child is a whole copy of it; or whoever allowed others has promised what
+    // `Threads::Any` says.
     match unsafe { nix::unistd::fork() }? {
         nix::unistd::ForkResult::Child => Ok(Forked::Child),
         nix::unistd::ForkResult::Parent { child } => {
@@ -129,6 +156,33 @@ pub(crate) fn parent() -> u32 {
 /// Has the kernel kill this process when the *thread* that forked it ends: for children of single-threaded processes.
 pub(crate) fn die_with_parent() -> io::Result<()> {
     Ok(prctl::set_pdeathsig(Signal::SIGKILL)?)
+}
+
+/// Has the kernel kill this process, which `parent` has just forked, when that ends; false if it has ended already.
+pub(crate) fn ends_with(parent_id: u32) -> bool {
+    die_with_parent().is_ok() && parent() == parent_id
+}
+
+/// The name of a file that a process holds open which is not to be killed as a left-over.
+const RUNS_ON: &CStr = c"procpool-runs-on";
+
+/// Marks this process: it is to run on when the one that started it has ended.
+pub(crate) fn run_on() -> io::Result<()> {
+    let marker = memfd_create(RUNS_ON, MFdFlags::MFD_CLOEXEC)?;
+    // It stays open until the process ends.
+    std::mem::forget(above_stdio(marker)?);
+    Ok(())
+}
+
+/// Whether a process, or one that it was forked from, has marked itself so.
+pub(crate) fn runs_on(pid: u32) -> bool {
+    let name = format!("/memfd:{} ", RUNS_ON.to_string_lossy());
+    let open = std::fs::read_dir(format!("/proc/{pid}/fd"));
+    let mut open = open.into_iter().flatten().flatten();
+    open.any(|it| {
+        let target = std::fs::read_link(it.path()).unwrap_or_default();
+        target.as_os_str().as_bytes().starts_with(name.as_bytes())
+    })
 }
 
 /// Has orphans among this process's descendants become its own children.
@@ -163,6 +217,16 @@ pub(crate) struct WaitStatus(pub(crate) i32);
 impl WaitStatus {
     pub(crate) fn signal(self) -> Option<i32> {
         libc::WIFSIGNALED(self.0).then(|| libc::WTERMSIG(self.0))
+    }
+
+    /// Of a process that gave this code to `exit`.
+    pub(crate) fn of_code(code: i32) -> Self {
+        Self((code & 0xff) << 8)
+    }
+
+    /// Of a process that was killed by this signal.
+    fn of_signal(signal: i32) -> Self {
+        Self(signal)
     }
 
     pub(crate) fn exit_code(self) -> Option<i32> {
@@ -238,6 +302,18 @@ impl PidFd {
     /// Asks the process to end.
     pub(crate) fn terminate(&self) {
         self.send(libc::SIGTERM);
+    }
+
+    /// Takes the status of a child of this process that has ended, if nobody else has.
+    pub(crate) fn take_status(&self) -> Option<WaitStatus> {
+        use nix::sys::wait::{Id, WaitPidFlag, WaitStatus as Ended, waitid};
+        let flags = WaitPidFlag::WEXITED | WaitPidFlag::WNOHANG;
+        // The host program may have reaped it, or may ignore SIGCHLD.
+        match retry(|| waitid(Id::PIDFd(self.0.as_fd()), flags)).ok()? {
+            Ended::Exited(_, code) => Some(WaitStatus::of_code(code)),
+            Ended::Signaled(_, signal, _) => Some(WaitStatus::of_signal(signal as i32)),
+            _ => None,
+        }
     }
 
     /// Ends the process.

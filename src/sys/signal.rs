@@ -35,6 +35,14 @@ pub(crate) fn reset() -> io::Result<()> {
     unblock_all()
 }
 
+/// Has SIGINT end this process again.
+pub(crate) fn default_interrupt() -> io::Result<()> {
+    let action = SigAction::new(SigHandler::SigDfl, SaFlags::empty(), SigSet::empty());
+    // SAFETY: the default action runs no code of this process.
+    unsafe { sigaction(Signal::SIGINT, &action) }?;
+    Ok(())
+}
+
 /// Lets every signal through.
 pub(crate) fn unblock_all() -> io::Result<()> {
     let mut all = SigSet::empty();

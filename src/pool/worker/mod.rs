@@ -11,10 +11,11 @@ mod slabs;
 use crate::error::Error;
 use crate::pool::{
     page::{Page, Tag},
-    protocol::{EncodedCall, Kind, RequestHead, Setup},
+    protocol::{Kind, RequestHead, Setup},
     requests::Requests,
 };
 use crate::process::{
+    call::EncodedCall,
     entry,
     fault::Fault,
     function::{ContextLoader, Function, Invocation},

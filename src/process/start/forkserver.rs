@@ -6,9 +6,9 @@
 use crate::error::{Error, ErrorKind, Result};
 use crate::process::{
     entry,
-    function::{Location, locate_main},
+    function::locate_main,
     start::{
-        Child, Start,
+        Child, Request, Start,
         server::{GREETING, READY, Reply},
     },
 };
@@ -32,7 +32,10 @@ const FORK_LIMIT: Duration = Duration::from_secs(10);
 
 /// Starts a child of the fork server, which is started or replaced first where that is needed.
 pub(crate) fn start(start: &Start<'_>) -> Result<Child> {
-    let main = locate_main(start.main)?;
+    let request = Request {
+        main: locate_main(start.main)?,
+        flags: start.flags,
+    };
     let directory = child::working_directory().or_else(|_| root_directory());
     let directory =
         directory.map_err(|it| Error::io("failed to open the working directory", it))?;
@@ -40,17 +43,19 @@ pub(crate) fn start(start: &Start<'_>) -> Result<Child> {
     passed.push(directory.as_fd());
     let mut server = own_slot().server.lock();
     if let Some(running) = server.as_ref() {
-        match running.start(main, &passed) {
+        match running.start(request, &passed) {
             Err(Refusal::Gone) => *server = None,
             Err(Refusal::Failed(error)) => return Err(start_failed("fork a process", error)),
             Ok(child) => return Ok(child),
         }
     }
     let fresh = server.insert(ForkServer::spawn()?);
-    fresh.start(main, &passed).map_err(|refusal| match refusal {
-        Refusal::Gone => start_failed("fork a process", io::ErrorKind::BrokenPipe.into()),
-        Refusal::Failed(error) => start_failed("fork a process", error),
-    })
+    fresh
+        .start(request, &passed)
+        .map_err(|refusal| match refusal {
+            Refusal::Gone => start_failed("fork a process", io::ErrorKind::BrokenPipe.into()),
+            Refusal::Failed(error) => start_failed("fork a process", error),
+        })
 }
 
 fn root_directory() -> io::Result<OwnedFd> {
@@ -145,9 +150,9 @@ impl ForkServer {
         }
     }
 
-    fn start(&self, main: Location, passed: &[BorrowedFd<'_>]) -> Result<Child, Refusal> {
+    fn start(&self, request: Request, passed: &[BorrowedFd<'_>]) -> Result<Child, Refusal> {
         let mut bytes = [0; Reply::SIZE];
-        socket::send(&self.control, &main.to_bytes(), passed).map_err(|_| Refusal::Gone)?;
+        socket::send(&self.control, &request.to_bytes(), passed).map_err(|_| Refusal::Gone)?;
         let answer = receive(&self.control, &mut bytes, FORK_LIMIT);
         let (length, mut fds) = answer.map_err(|_| Refusal::Gone)?;
         if length != Reply::SIZE {

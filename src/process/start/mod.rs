@@ -5,9 +5,12 @@
 //! Invariant: a start method decides only how the process is made. What it runs, which descriptors it gets, who watches it
 //! and who reports its end are the same.
 
+pub(crate) mod executed;
+pub(crate) mod fork;
 pub(crate) mod forkserver;
 pub(crate) mod server;
 
+use crate::process::function::{ChildMain, Location};
 use crate::sys::child::{PidFd, WaitStatus};
 use std::os::fd::BorrowedFd;
 
@@ -16,8 +19,56 @@ use std::os::fd::BorrowedFd;
 /// The first descriptor is the writing end of a pipe, of which the starter keeps a copy: when the child has ended, an
 /// [`ExitRecord`] is written to it.
 pub(crate) struct Start<'a> {
-    pub(crate) main: crate::process::function::ChildMain,
+    pub(crate) main: ChildMain,
     pub(crate) passed: &'a [BorrowedFd<'a>],
+    pub(crate) flags: Flags,
+}
+
+/// How a child of the fork server is to live.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Flags {
+    /// Whether it ends with the program that started it; otherwise it runs on to its end, whoever dies.
+    pub(crate) is_daemon: bool,
+    /// Whether it executes the program again, so that nothing of the fork server's memory is left.
+    pub(crate) executes: bool,
+}
+
+impl Flags {
+    /// Of a pool's worker.
+    pub(crate) const WORKER: Self = Self {
+        is_daemon: true,
+        executes: false,
+    };
+}
+
+/// A [`Start`] as it travels beside its descriptors.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Request {
+    pub(crate) main: Location,
+    pub(crate) flags: Flags,
+}
+
+impl Request {
+    pub(crate) const SIZE: usize = Location::SIZE + 1;
+
+    fn to_bytes(self) -> [u8; Self::SIZE] {
+        let mut bytes = [0; Self::SIZE];
+        bytes[..Location::SIZE].copy_from_slice(&self.main.to_bytes());
+        bytes[Location::SIZE] = u8::from(self.flags.is_daemon) | u8::from(self.flags.executes) << 1;
+        bytes
+    }
+
+    fn from_bytes(bytes: &[u8; Self::SIZE]) -> Self {
+        let (main, flags) = bytes.split_first_chunk().expect("it is longer");
+        let flags = Flags {
+            is_daemon: flags[0] & 1 != 0,
+            executes: flags[0] & 2 != 0,
+        };
+        Self {
+            main: Location::from_bytes(main),
+            flags,
+        }
+    }
 }
 
 /// A child that was started.

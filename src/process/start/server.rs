@@ -3,8 +3,8 @@
 //! It does three things, in one loop without a lock or a timer: it forks when the owner asks, it writes down how children
 //! ended, and it ends itself and all of them when the owner is gone. Deaths, and what follows:
 //!
-//! - *The owner* (or its socket): the pidfd or the socket becomes readable; every child is killed and reaped, then what they
-//!   leave behind, then the server ends. A copy of the owner that holds the socket open does not matter: the pidfd tells.
+//! - *The owner* (or its socket): the pidfd or the socket becomes readable; every daemon is killed and reaped, then what they
+//!   leave behind, then the server ends; a child that is no daemon runs on. A copy of the owner that holds the socket open does not matter: the pidfd tells.
 //! - *A child*: its status goes to its pipe, and its own children, which become the server's, are killed. Among them may be
 //!   the fork server of a nested pool, whose children follow in the next round.
 //! - *The server*: the kernel kills its children (PDEATHSIG; the server has one thread, so the signal that follows the
@@ -12,11 +12,11 @@
 
 use crate::process::{
     entry,
-    function::{self, Location},
-    start::ExitRecord,
+    function::{self, ChildMain},
+    start::{ExitRecord, Flags, Request, executed},
 };
 use crate::sys::{
-    child::{self, Forked, PidFd},
+    child::{self, Forked, PidFd, Threads},
     fd, pipe, poll,
     signal::{self, ChildDeaths},
     socket,
@@ -118,8 +118,15 @@ impl Invited {
 pub(crate) struct Server {
     control: OwnedFd,
     owner: PidFd,
-    /// Process ids, and the pipes where their ends are to be reported.
-    children: Vec<(u32, OwnedFd)>,
+    children: Vec<Served>,
+}
+
+/// A child of the server.
+struct Served {
+    pid: u32,
+    /// The pipe where its end is to be reported.
+    report: OwnedFd,
+    is_daemon: bool,
 }
 
 impl Server {
@@ -168,12 +175,12 @@ impl Server {
 
     /// Takes one request; false when the owner has closed the socket.
     fn answer(&mut self) -> io::Result<bool> {
-        let mut request = [0; Location::SIZE];
+        let mut request = [0; Request::SIZE];
         let (length, passed) = socket::receive(&self.control, &mut request)?;
         if length == 0 {
             return Ok(false);
         }
-        let started = self.start(Location::from_bytes(&request), passed);
+        let started = self.start(Request::from_bytes(&request), passed);
         let told = started.and_then(|(pid, pidfd)| {
             let reply = Reply { pid, errno: 0 };
             socket::send(&self.control, &reply.to_bytes(), &[pidfd.as_fd()])
@@ -187,17 +194,24 @@ impl Server {
         Ok(true)
     }
 
-    fn start(&mut self, main: Location, mut passed: Vec<OwnedFd>) -> io::Result<(u32, PidFd)> {
-        let main = function::resolve_main(main).map_err(io::Error::other)?;
+    fn start(&mut self, request: Request, mut passed: Vec<OwnedFd>) -> io::Result<(u32, PidFd)> {
+        let main = function::resolve_main(request.main).map_err(io::Error::other)?;
         // Some come with every request; they have found no room here if they have not come.
         let no_room = || io::Error::from_raw_os_error(EMFILE);
         let directory = passed.pop().ok_or_else(no_room)?;
         let report = passed.first().ok_or_else(no_room)?.try_clone()?;
         let server = std::process::id();
-        match child::fork()? {
-            Forked::Child => run_child(server, main, passed, directory.as_fd()),
+        match child::fork(Threads::One)? {
+            Forked::Child => match prepare_child(server, request.flags, directory.as_fd()) {
+                Ok(()) => run_child(main, request, passed),
+                Err(_) => child::exit_now(70),
+            },
             Forked::Parent(pid) => {
-                self.children.push((pid, report));
+                self.children.push(Served {
+                    pid,
+                    report,
+                    is_daemon: request.flags.is_daemon,
+                });
                 Ok((pid, PidFd::open(pid)?))
             }
         }
@@ -208,10 +222,10 @@ impl Server {
         let mut any = false;
         while let Some((pid, status)) = child::reap_any() {
             any = true;
-            let Some(at) = self.children.iter().position(|it| it.0 == pid) else {
+            let Some(at) = self.children.iter().position(|it| it.pid == pid) else {
                 continue;
             };
-            let (_, report) = self.children.swap_remove(at);
+            let Served { report, .. } = self.children.swap_remove(at);
             // The owner may have closed its end: then nobody wants to know. The pipe never blocks.
             let _ = pipe::write(&report, &ExitRecord(status).to_bytes());
         }
@@ -221,33 +235,37 @@ impl Server {
     /// Kills the processes that dead children have left behind, which are the server's own now; false if something else
     /// had to be done first.
     fn kill_orphans(&self, interrupted: impl FnMut() -> bool) -> bool {
-        let children = match child::children(interrupted) {
-            Ok(Some(children)) => children,
-            Ok(None) => return false,
-            // Without /proc there is nothing to be found.
-            Err(_) => return true,
+        let Some(orphans) = self.orphans(interrupted) else {
+            return false;
         };
-        for pid in children {
-            if !self.children.iter().any(|it| it.0 == pid) {
-                child::kill_child(pid);
-            }
-        }
+        orphans.into_iter().for_each(child::kill_child);
         true
+    }
+
+    /// Processes that dead children have left behind, but for those that are to run on; none if interrupted.
+    fn orphans(&self, interrupted: impl FnMut() -> bool) -> Option<Vec<u32>> {
+        // Without /proc there is nothing to be found.
+        let mut children = child::children(interrupted).unwrap_or(Some(Vec::new()))?;
+        children.retain(|pid| {
+            let is_known = self.children.iter().any(|it| it.pid == *pid);
+            !is_known && !child::runs_on(*pid)
+        });
+        Some(children)
     }
 
     fn end_everything(&mut self, deaths: &ChildDeaths) {
         let deadline = Instant::now() + LAST_WAIT;
         loop {
-            for (pid, _) in &self.children {
-                child::kill_child(*pid);
+            for served in self.children.iter().filter(|it| it.is_daemon) {
+                child::kill_child(served.pid);
             }
             self.kill_orphans(|| false);
             deaths.clear();
             self.reap();
             let left = deadline.saturating_duration_since(Instant::now());
-            if left.is_zero()
-                || child::children(|| false).is_ok_and(|it| it.is_none_or(|it| it.is_empty()))
-            {
+            let daemons = self.children.iter().any(|it| it.is_daemon);
+            let orphans = self.orphans(|| false).is_some_and(|it| !it.is_empty());
+            if left.is_zero() || !daemons && !orphans {
                 return;
             }
             // A failed wait only means to look again.
@@ -256,24 +274,23 @@ impl Server {
     }
 }
 
-/// The forked child: becomes a process of its own, then runs what it was started for.
-fn run_child(
-    server: u32,
-    main: function::ChildMain,
-    passed: Vec<OwnedFd>,
-    directory: BorrowedFd<'_>,
-) -> ! {
-    match prepare_child(server, directory) {
-        Ok(()) => entry::run_child(main, passed),
-        Err(_) => child::exit_now(70),
+/// The forked child: runs what it was started for, in this image of the program or a new one.
+fn run_child(main: ChildMain, request: Request, passed: Vec<OwnedFd>) -> ! {
+    if request.flags.executes {
+        // It returns only when the program cannot be executed.
+        let _ = executed::execute(request.main, &passed);
+        child::exit_now(70);
     }
+    entry::run_child(main, passed)
 }
 
-fn prepare_child(server: u32, directory: BorrowedFd<'_>) -> io::Result<()> {
-    child::die_with_parent()?;
-    // The server may have died before the line above; then the parent is another process.
-    if child::parent() != server {
-        child::exit_now(0);
+fn prepare_child(server: u32, flags: Flags, directory: BorrowedFd<'_>) -> io::Result<()> {
+    if flags.is_daemon {
+        child::die_with_parent()?;
+        // The server may have died before the line above; then the parent is another process.
+        if child::parent() != server {
+            child::exit_now(0);
+        }
     }
     // The directory may have become unreachable; the server's own is as good as any then.
     let _ = child::set_working_directory(directory);

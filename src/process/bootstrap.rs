@@ -1,0 +1,167 @@
+//! What a child does, however it came to exist: it learns who it is, calls its function and leaves the outcome.
+
+use super::{
+    fault::Fault,
+    function::{Function, Invocation},
+    identity::Identity,
+    method::{StartMethod, set_start_method},
+    outcome::{self, Report},
+    panic::{self, Report as Printing},
+};
+use crate::error::Error;
+use crate::shm::{Buffer, Cursor, Slab};
+use crate::sys::{child, signal, socket};
+use crate::wire::{
+    codec,
+    handle::{self, Descriptor},
+};
+use serde::{Deserialize, Serialize};
+use std::{
+    io,
+    os::fd::{AsFd, OwnedFd},
+    sync::Arc,
+};
+
+/// The code of a child that could not even begin: "internal software error" of sysexits.h.
+const SOFTWARE: i32 = 70;
+
+/// The code of a child whose function panicked, as of a Rust program.
+const PANICKED: i32 = 101;
+
+/// Descriptors in one message.
+const BATCH: usize = 8;
+
+/// What a child is told, beside its encoded argument.
+#[derive(Debug, Serialize, Deserialize)]
+pub(super) struct Setup {
+    pub(super) identity: Identity,
+    pub(super) is_daemon: bool,
+    /// Whether it is a copy of its parent, whose signal handlers are its own.
+    pub(super) is_copy: bool,
+    pub(super) method: StartMethod,
+    pub(super) environment: Vec<(Vec<u8>, Vec<u8>)>,
+    pub(super) function: [u8; Function::SIZE],
+    /// Descriptors in the socket.
+    pub(super) handles: usize,
+}
+
+/// Runs a child: it gets the pipe where its end is reported, the argument, a place for the outcome, and a socket with handles.
+pub(super) fn main(passed: Vec<OwnedFd>) -> i32 {
+    run(passed).unwrap_or(SOFTWARE)
+}
+
+fn run(passed: Vec<OwnedFd>) -> Option<i32> {
+    // The pipe stays open as long as the process lives.
+    let [_report, argument, place, handles] = <[OwnedFd; 4]>::try_from(passed).ok()?;
+    let argument = Slab::from_fd(0, argument).ok()?;
+    let (setup_length, length) = argument.published();
+    let (setup_length, length) = (setup_length as usize, length as usize);
+    let mut bytes = Vec::new();
+    argument.copy_out(length, setup_length, &mut bytes);
+    let setup: Setup = codec::decode(&mut Cursor::new(&bytes)).ok()?;
+    let function = Function::from_bytes(&setup.function);
+    let report = Arc::new(Report::new(place).ok()?);
+    panic::install_hook(Printing::Printed, outcome::last_words);
+    let prepared = receive(&handles, setup.handles).and_then(|fds| {
+        become_it(setup)?;
+        Ok(fds)
+    });
+    match prepared {
+        Ok(fds) => Some(call(
+            function,
+            argument.read(length),
+            fds,
+            &report,
+            &handles,
+        )),
+        Err(error) => {
+            report.fault(
+                None,
+                &Fault::Unknown(format!("failed to set up the process: {error}")),
+            );
+            Some(SOFTWARE)
+        }
+    }
+}
+
+fn become_it(setup: Setup) -> io::Result<()> {
+    child::set_name(&setup.identity.name);
+    child::set_environment(&setup.environment)?;
+    if !setup.is_daemon {
+        child::run_on()?;
+    }
+    if !setup.is_copy {
+        signal::default_interrupt()?;
+    }
+    setup.identity.assume();
+    set_start_method(setup.method).map_err(io::Error::other)
+}
+
+fn receive(socket: &OwnedFd, count: usize) -> io::Result<Vec<OwnedFd>> {
+    let mut fds = Vec::new();
+    while fds.len() < count {
+        let (length, received) = socket::try_receive(socket, &mut [0])?;
+        if length == 0 || received.is_empty() {
+            return Err(io::Error::other("its handles have found no room in it"));
+        }
+        fds.extend(received);
+    }
+    Ok(fds)
+}
+
+/// Sends descriptors into the socket, where they wait. An error if they are more than it takes.
+pub(super) fn send(socket: &OwnedFd, handles: &[Descriptor]) -> io::Result<()> {
+    for batch in handles.chunks(BATCH) {
+        let fds: Vec<_> = batch.iter().map(AsFd::as_fd).collect();
+        socket::try_send(socket, &[0], &fds)?;
+    }
+    Ok(())
+}
+
+fn call(
+    function: Function,
+    argument: Cursor<'_>,
+    fds: Vec<OwnedFd>,
+    report: &Arc<Report>,
+    socket: &OwnedFd,
+) -> i32 {
+    let mut result = Buffer::new(Arc::clone(report) as _);
+    let outcome = invoke(function, argument, fds, &mut result, socket);
+    let large = result.take_slab();
+    match outcome {
+        Ok(()) => {
+            let left = report.value(large, result.private());
+            left.map_or(SOFTWARE, |()| 0)
+        }
+        Err(fault) => {
+            report.fault(large.map(|it| it.0), &fault);
+            if let Fault::Panicked { .. } = fault {
+                PANICKED
+            } else {
+                SOFTWARE
+            }
+        }
+    }
+}
+
+fn invoke(
+    function: Function,
+    argument: Cursor<'_>,
+    fds: Vec<OwnedFd>,
+    result: &mut Buffer,
+    socket: &OwnedFd,
+) -> Result<(), Fault> {
+    let unknown = |error: Error| Fault::Unknown(error.to_string());
+    let callable = function.resolve().map_err(unknown)?;
+    let mut invocation = Invocation {
+        argument,
+        context: None,
+        result,
+    };
+    let (outcome, handles) = handle::collect(|| {
+        panic::run(|| handle::provide(fds, || callable.invoke(&mut invocation)))
+    });
+    outcome.map_err(|it| *it)?.map_err(Fault::from)?;
+    send(socket, &handles)
+        .map_err(|it| Fault::Encode(format!("its handles could not be sent: {it}")))
+}

@@ -1,0 +1,236 @@
+//! Settings of a process, and its start.
+
+use super::{
+    bootstrap::{self, Setup, send},
+    child::ChildProcess,
+    function::Function,
+    handle::Process,
+    identity::Identity,
+    method::{StartMethod, start_method},
+    outcome::Outcome,
+    start::{self, Flags, Start},
+};
+use crate::error::{Error, ErrorKind, Result};
+use crate::shm::{Buffer, Slab, Slabs};
+use crate::sys::{
+    child::{self, Threads},
+    pipe, socket,
+};
+use crate::wire::{Wire, codec, handle};
+use std::{
+    ffi::{OsStr, OsString},
+    fmt, io,
+    os::{
+        fd::{AsFd, OwnedFd},
+        unix::ffi::{OsStrExt, OsStringExt},
+    },
+    sync::Arc,
+};
+
+/// Settings of a [`Process`] that is to be started.
+///
+/// ```
+/// use procpool::{Process, StartMethod};
+///
+/// let process = Process::builder(|()| std::env::var("LANG").ok(), ())
+///     .name("polyglot")
+///     .env("LANG", "de_DE.UTF-8")
+///     .start_method(StartMethod::Spawn)
+///     .start()?;
+/// assert_eq!(process.name(), "polyglot");
+/// assert_eq!(process.result()?.as_deref(), Some("de_DE.UTF-8"));
+/// # Ok::<(), procpool::Error>(())
+/// ```
+#[must_use = "nothing is started before `start`"]
+pub struct ProcessBuilder<A, R> {
+    function: fn(A) -> R,
+    argument: A,
+    name: Option<String>,
+    is_daemon: bool,
+    method: StartMethod,
+    environment: Vec<(OsString, OsString)>,
+    threads: Threads,
+}
+
+impl<A: Wire, R: Wire> ProcessBuilder<A, R> {
+    pub(super) fn new(function: fn(A) -> R, argument: A) -> Self {
+        Self {
+            function,
+            argument,
+            name: None,
+            is_daemon: false,
+            method: start_method(),
+            environment: Vec::new(),
+            threads: Threads::One,
+        }
+    }
+
+    /// Its name, for [`current_process`](crate::current_process), [`active_children`](crate::active_children) and `ps` (the
+    /// first 15 bytes).
+    pub fn name(mut self, name: impl Into<String>) -> Self {
+        self.name = Some(name.into());
+        self
+    }
+
+    /// Whether it ends with the program that starts it, however that ends, and is stopped when its handle is dropped. False
+    /// by default.
+    pub fn daemon(mut self, daemon: bool) -> Self {
+        self.is_daemon = daemon;
+        self
+    }
+
+    /// How it comes to exist; [`start_method`] by default.
+    pub fn start_method(mut self, method: StartMethod) -> Self {
+        self.method = method;
+        self
+    }
+
+    /// Sets an environment variable for it, besides those of this process at the start.
+    pub fn env(mut self, key: impl AsRef<OsStr>, value: impl AsRef<OsStr>) -> Self {
+        let pair = (key.as_ref().to_owned(), value.as_ref().to_owned());
+        self.environment.push(pair);
+        self
+    }
+
+    /// Lets [`StartMethod::Fork`] copy this process although it has other threads.
+    ///
+    /// # Safety
+    ///
+    /// As `fork(2)` in a threaded process: what the other threads hold at that moment stays as it is in the child for ever. The
+    /// child must not allocate, print, or touch anything else behind a lock unless no other thread can hold that lock.
+    #[expect(unsafe_code, reason = "the contract demands it; its body is safe")]
+    pub unsafe fn allow_fork_with_threads(mut self) -> Self {
+        self.threads = Threads::Any;
+        self
+    }
+
+    /// Starts the process. The argument is encoded here and dropped, and with it what was handed over: the parent's ends of
+    /// connections that are passed are closed.
+    ///
+    /// # Errors
+    ///
+    /// As [`Process::start`]; [`ErrorKind::InvalidInput`] for a variable whose name is empty or has an `=` or a zero byte in it,
+    /// or whose value has a zero byte.
+    pub fn start(self) -> Result<Process<R>> {
+        let environment = self.whole_environment()?;
+        let function = Function::unary(self.function)?;
+        let identity = Identity::of_a_child(self.name.clone());
+        let name = identity.name.clone();
+        let (argument, length, descriptors) = encoded(&self.argument)?;
+        let setup = Setup {
+            identity,
+            is_daemon: self.is_daemon,
+            is_copy: self.method == StartMethod::Fork,
+            method: start_method(),
+            environment,
+            function: function.to_bytes(),
+            handles: descriptors.len(),
+        };
+        let argument = with_setup(argument, length, &setup)?;
+        let ends = Ends::new().map_err(|it| Error::io("failed to create a process's pipes", it))?;
+        send(&ends.handles, &descriptors)
+            .map_err(|it| Error::io("failed to hand over the handles in an argument", it))?;
+        let outcome = Outcome::new()?;
+        let passed = [
+            ends.report_theirs.as_fd(),
+            argument.as_fd(),
+            outcome.as_fd(),
+            ends.handles_theirs.as_fd(),
+        ];
+        let start = Start {
+            main: bootstrap::main,
+            passed: &passed,
+            flags: Flags {
+                is_daemon: self.is_daemon,
+                executes: self.method == StartMethod::Spawn,
+            },
+        };
+        let child = match self.method {
+            StartMethod::ForkServer | StartMethod::Spawn => start::forkserver::start(&start),
+            StartMethod::Fork => start::fork::start(&start, self.threads),
+        }?;
+        let kind = (self.is_daemon, self.method);
+        let child = ChildProcess::new(name, kind, child, ends.report, outcome, ends.handles);
+        Ok(Process::new(child))
+    }
+
+    /// This process's environment, with what was set for the child.
+    fn whole_environment(&self) -> Result<Vec<(Vec<u8>, Vec<u8>)>> {
+        let mut all = child::environment();
+        for (key, value) in &self.environment {
+            let is_name =
+                !key.is_empty() && !key.as_bytes().iter().any(|it| [b'=', 0].contains(it));
+            if !is_name || value.as_bytes().contains(&0) {
+                let message = format!("{key:?}={value:?} cannot be an environment variable");
+                return Err(Error::new(ErrorKind::InvalidInput, message));
+            }
+            all.retain(|it| it.0 != key.as_bytes());
+            all.push((key.clone().into_vec(), value.clone().into_vec()));
+        }
+        Ok(all)
+    }
+}
+
+/// Both ends of what connects a child.
+struct Ends {
+    report: OwnedFd,
+    report_theirs: OwnedFd,
+    handles: OwnedFd,
+    handles_theirs: OwnedFd,
+}
+
+impl Ends {
+    fn new() -> io::Result<Self> {
+        let (report, report_theirs) = pipe::pipe()?;
+        let (handles, handles_theirs) = socket::pair()?;
+        Ok(Self {
+            report,
+            report_theirs,
+            handles,
+            handles_theirs,
+        })
+    }
+}
+
+/// Encodes an argument into a slab of its own.
+fn encoded<A: Wire>(argument: &A) -> Result<(Slab, usize, Vec<handle::Descriptor>)> {
+    struct Fresh;
+    impl Slabs for Fresh {
+        fn take(&self, bytes: usize) -> Option<Slab> {
+            Slab::new(0, bytes).ok()
+        }
+        fn give_back(&self, _slab: Slab) {}
+    }
+    let mut buffer = Buffer::new(Arc::new(Fresh));
+    let (outcome, descriptors) = handle::collect(|| codec::encode(argument, &mut buffer));
+    outcome.map_err(|reason| {
+        let message = format!("failed to encode the argument of a process: {reason}");
+        Error::new(ErrorKind::Codec, message)
+    })?;
+    if let Some((slab, length)) = buffer.take_slab() {
+        return Ok((slab, length, descriptors));
+    }
+    let slab = Slab::new(0, buffer.private().len())?;
+    slab.write_at(0, buffer.private());
+    Ok((slab, buffer.private().len(), descriptors))
+}
+
+/// Puts what the child is told behind its argument.
+fn with_setup(mut slab: Slab, length: usize, setup: &Setup) -> Result<Slab> {
+    let mut bytes = Vec::new();
+    codec::encode(setup, &mut bytes).map_err(|it| Error::new(ErrorKind::Codec, it))?;
+    slab.reserve(length + bytes.len())?;
+    slab.write_at(length, &bytes);
+    slab.publish(bytes.len() as u64, length as u64);
+    Ok(slab)
+}
+
+impl<A, R> fmt::Debug for ProcessBuilder<A, R> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("ProcessBuilder")
+            .field("name", &self.name)
+            .field("daemon", &self.is_daemon)
+            .field("start_method", &self.method)
+            .finish_non_exhaustive()
+    }
+}

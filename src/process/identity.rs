@@ -1,0 +1,126 @@
+//! Who this process is, who started it, and what its children are called.
+
+use crate::sys::pid;
+use parking_lot::RwLock;
+use serde::{Deserialize, Serialize};
+use std::sync::atomic::{AtomicU32, Ordering};
+
+/// The name of a process that was not started by this crate.
+const MAIN: &str = "MainProcess";
+
+static OWN: RwLock<Option<Identity>> = RwLock::new(None);
+
+/// Children started so far.
+static STARTED: AtomicU32 = AtomicU32::new(0);
+
+/// What a child is told about itself.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub(crate) struct Identity {
+    pub(crate) name: String,
+    /// Its place among its parent's children, behind its parent's own; none where the chain begins.
+    pub(crate) numbers: Vec<u32>,
+    pub(crate) parent: Option<(String, u32)>,
+}
+
+impl Identity {
+    /// The next child of this process, by this name or its number.
+    pub(crate) fn of_a_child(name: Option<String>) -> Self {
+        let (own_name, mut numbers) = match &*OWN.read() {
+            Some(own) => (own.name.clone(), own.numbers.clone()),
+            None => (MAIN.to_owned(), Vec::new()),
+        };
+        numbers.push(STARTED.fetch_add(1, Ordering::Relaxed) + 1);
+        let places: Vec<String> = numbers.iter().map(u32::to_string).collect();
+        Self {
+            name: name.unwrap_or_else(|| format!("Process-{}", places.join(":"))),
+            numbers,
+            parent: Some((own_name, pid::current())),
+        }
+    }
+
+    /// Makes it this process's own.
+    pub(crate) fn assume(self) {
+        STARTED.store(0, Ordering::Relaxed);
+        *OWN.write() = Some(self);
+    }
+}
+
+macro_rules! info {
+    ($(#[$doc:meta])* $name:ident) => {
+        $(#[$doc])*
+        #[derive(Debug, Clone, PartialEq, Eq)]
+        pub struct $name {
+            name: String,
+            pid: u32,
+        }
+
+        impl $name {
+            /// Its name.
+            #[must_use]
+            pub fn name(&self) -> &str {
+                &self.name
+            }
+
+            /// Its process id.
+            #[must_use]
+            pub fn pid(&self) -> u32 {
+                self.pid
+            }
+        }
+    };
+}
+
+info! {
+    /// The process that runs the calling code.
+    CurrentProcess
+}
+
+info! {
+    /// The process that started this one.
+    ParentProcess
+}
+
+info! {
+    /// A process that this one has started and that runs.
+    ChildInfo
+}
+
+impl ChildInfo {
+    pub(crate) fn new(name: &str, pid: u32) -> Self {
+        Self {
+            name: name.to_owned(),
+            pid,
+        }
+    }
+}
+
+/// The process that runs the calling code: `MainProcess` unless this crate started it.
+///
+/// ```
+/// let current = procpool::current_process();
+/// assert_eq!((current.name(), current.pid()), ("MainProcess", std::process::id()));
+/// ```
+#[must_use]
+pub fn current_process() -> CurrentProcess {
+    let own = OWN.read();
+    CurrentProcess {
+        name: own.as_ref().map_or(MAIN, |it| &it.name).to_owned(),
+        pid: pid::current(),
+    }
+}
+
+/// The process that started this one: the program's, not the fork server that made it. None in a process that this crate
+/// did not start.
+///
+/// ```
+/// assert!(procpool::parent_process().is_none());
+/// let parent = procpool::Process::start(|()| procpool::parent_process().map(|it| it.pid()), ())?.result()?;
+/// assert_eq!(parent, Some(std::process::id()));
+/// # Ok::<(), procpool::Error>(())
+/// ```
+#[must_use]
+pub fn parent_process() -> Option<ParentProcess> {
+    let own = OWN.read();
+    let (name, pid) = own.as_ref()?.parent.clone()?;
+    Some(ParentProcess { name, pid })
+}

@@ -1,0 +1,169 @@
+//! Who dies with whom: daemons with their owner, and nobody with the fork server but those.
+
+use crate::{
+    common::{Gate, alone, arrive, in_time, pass, square},
+    for_every_method, in_a_process_with_one_thread,
+    processes::{Program, eventually, fork_server, kill, listen, process, say},
+    start,
+};
+use nix::sys::signal::Signal;
+use procpool::{Process, Result, StartMethod};
+use std::{
+    path::PathBuf,
+    sync::atomic::{AtomicBool, Ordering},
+    thread,
+};
+
+pub(crate) const PROGRAMS: &[(&str, fn())] = &[
+    (
+        "be killed beside a daemon and another",
+        be_killed_beside_children,
+    ),
+    ("lose the fork server", lose_the_fork_server),
+    ("reap every child", reap_every_child),
+];
+
+fn park_for_ever((): ()) {
+    loop {
+        thread::park();
+    }
+}
+
+fn be_killed_beside_children() {
+    for method in [StartMethod::ForkServer, StartMethod::Spawn] {
+        let [other, daemon] = [false, true].map(|it| {
+            let builder = Process::builder(park_for_ever, ()).daemon(it);
+            builder.start_method(method).start().expect("a process")
+        });
+        say(format_args!("{} {}", other.pid(), daemon.pid()));
+        [other, daemon].into_iter().for_each(Process::detach);
+    }
+    listen();
+}
+
+#[test]
+fn a_daemon_ends_with_its_owner_and_another_process_runs_on() {
+    in_time(|| {
+        let mut program = Program::start("be killed beside a daemon and another");
+        let pairs = [program.hear_numbers(), program.hear_numbers()];
+        let alive = |pid| crate::processes::Process::of(pid).is_some_and(|it| it.runs());
+        assert!(pairs.iter().flatten().all(|it| alive(*it)));
+        program.kill();
+        eventually("the daemons are gone", || {
+            pairs.iter().all(|it| !alive(it[1]))
+        });
+        for pair in &pairs {
+            assert!(process(pair[0]).runs());
+            kill(pair[0], Signal::SIGKILL);
+        }
+        // They held its standard output open.
+        drop(program.finish());
+    });
+}
+
+fn lose_the_fork_server() {
+    for method in [StartMethod::ForkServer, StartMethod::Spawn] {
+        let gate = Gate::new();
+        let answer = |gate: PathBuf| {
+            pass(gate);
+            vec![7u8; 1_000_000]
+        };
+        let process = start(method, answer, gate.path()).expect("a process");
+        gate.wait_for(1);
+        let server = fork_server();
+        kill(server, Signal::SIGKILL);
+        eventually("the server is gone", || {
+            crate::processes::Process::of(server).is_none_or(|it| !it.runs())
+        });
+        assert!(process.is_alive());
+        gate.open();
+        assert!(process.join().expect("an end").success(), "{process:?}");
+        assert_eq!(process.result().expect("a result").len(), 1_000_000);
+        assert_eq!(
+            start(method, square, 7).and_then(Process::result).ok(),
+            Some(49)
+        );
+    }
+}
+
+#[test]
+fn a_result_outlives_the_fork_server() {
+    in_time(|| drop(Program::start("lose the fork server").succeed()));
+}
+
+fn results_arrive() {
+    for method in StartMethod::ALL {
+        let results = |()| {
+            for x in 0..20 {
+                let process = start(StartMethod::Fork, square, x).map_err(|it| it.to_string())?;
+                process.join().map_err(|it| it.to_string())?;
+                assert_eq!(process.result().map_err(|it| it.to_string()), Ok(x * x));
+            }
+            Ok(())
+        };
+        match method {
+            StartMethod::Fork => in_a_process_with_one_thread(results).expect("results"),
+            _ => (0..20).for_each(|x| {
+                let result = start(method, square, x).and_then(Process::result);
+                assert_eq!(result.map_err(|it| it.to_string()), Ok(x * x));
+            }),
+        }
+    }
+}
+
+fn reap_every_child() {
+    static STOP: AtomicBool = AtomicBool::new(false);
+    let reaper = thread::spawn(|| {
+        while !STOP.load(Ordering::Relaxed) {
+            // There may be no child at the moment.
+            let _ = nix::sys::wait::waitpid(None, Some(nix::sys::wait::WaitPidFlag::WNOHANG));
+        }
+    });
+    results_arrive();
+    STOP.store(true, Ordering::Relaxed);
+    reaper.join().expect("no panic");
+}
+
+#[test]
+fn results_arrive_in_a_program_that_reaps_every_child() {
+    in_time(|| drop(Program::start("reap every child").succeed()));
+}
+
+#[test]
+fn results_arrive_in_a_program_that_ignores_sigchld() {
+    alone("trap '' CHLD", results_arrive);
+}
+
+for_every_method! {
+    fn processes_nest_to_any_depth(method) {
+        fn descend((method, depth): (StartMethod, u32)) -> u32 {
+            if depth == 0 {
+                return 0;
+            }
+            let next = start(method, descend, (method, depth - 1)).and_then(Process::result);
+            next.map_or(1000, |it| it + 1)
+        }
+        assert_eq!(start(method, descend, (method, 10))?.result()?, 10);
+        Ok(())
+    }
+
+    fn a_daemon_ends_with_the_process_that_started_it(method) {
+        let gate = Gate::new();
+        let nest = |(method, gate): (StartMethod, PathBuf)| {
+            let daemon = Process::builder(park_for_ever, ()).daemon(true).start_method(method).start();
+            let pid = daemon.as_ref().map_or(0, Process::pid);
+            std::fs::write(gate.join("pid"), pid.to_string()).expect("a directory");
+            arrive(&gate);
+            park_for_ever(());
+            drop(daemon);
+        };
+        let outer = start(method, nest, (method, gate.path()))?;
+        gate.wait_for(1);
+        let pid = std::fs::read_to_string(gate.path().join("pid")).expect("a file");
+        let pid: u32 = pid.parse().expect("a number");
+        assert!(process(pid).runs());
+        outer.kill()?;
+        eventually("the daemon is gone", || crate::processes::Process::of(pid).is_none_or(|it| !it.runs()));
+        Ok(())
+    }
+}

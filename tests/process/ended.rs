@@ -1,0 +1,158 @@
+//! Ended: by itself, by a panic, by a signal, waited for and not.
+
+use crate::{
+    common::{Gate, failure, in_time, pass, square},
+    for_every_method, in_a_process_with_one_thread, start,
+};
+use nix::sys::signal::Signal;
+use procpool::{ErrorKind, Process, Result, StartMethod};
+use std::{fs, process, thread, time::Duration};
+
+fn park_for_ever((): ()) {
+    loop {
+        thread::park();
+    }
+}
+
+fn is_there(pid: u32) -> bool {
+    fs::exists(format!("/proc/{pid}")).expect("a directory that can be read")
+}
+
+for_every_method! {
+    fn exit_codes_are_told(method) {
+        for code in [0, 1, 3, 255] {
+            let process = start(method, |code| -> () { process::exit(code) }, code)?;
+            assert_eq!(process.join()?.code(), Some(code));
+            assert_eq!((process.exit_code(), process.is_alive()), (Some(code), false));
+            let error = failure(process.result());
+            assert_eq!(error.kind(), ErrorKind::WorkerDied, "{error}");
+            assert_eq!(error.worker().and_then(|it| it.exit_code), Some(code));
+        }
+        Ok(())
+    }
+
+    fn a_function_that_returns_exits_with_zero(method) {
+        let process = start(method, square, 7)?;
+        assert!(process.join()?.success());
+        assert_eq!(process.exit_code(), Some(0));
+        Ok(())
+    }
+
+    fn a_panic_is_told(method) {
+        let process = start(method, |()| -> () { panic!("on purpose") }, ())?;
+        assert_eq!(process.join()?.code(), Some(101));
+        let error = failure(process.result());
+        let panic = error.remote_panic().expect("a panic");
+        assert_eq!((error.kind(), &*panic.message), (ErrorKind::Panicked, "on purpose"));
+        assert!(panic.location.as_ref().is_some_and(|it| it.contains("ended.rs")));
+        Ok(())
+    }
+
+    fn signals_are_told(method) {
+        let gate = Gate::new();
+        for (stop, signal) in [(Process::terminate as fn(&Process<()>) -> _, Signal::SIGTERM), (Process::kill, Signal::SIGKILL)] {
+            let process = start(method, pass, gate.path())?;
+            gate.wait_for(1);
+            assert_eq!((process.exit_code(), process.is_alive()), (None, true));
+            stop(&process)?;
+            assert_eq!(process.join()?.signal(), Some(signal as i32));
+            assert_eq!(process.exit_code(), Some(-(signal as i32)));
+            stop(&process)?;
+            let error = failure(process.result());
+            assert_eq!(error.worker().and_then(|it| it.signal), Some(signal as i32));
+        }
+        Ok(())
+    }
+
+    fn just_started_processes_can_be_terminated(method) {
+        let all: Result<Vec<_>> = (0..20).map(|_| start(method, park_for_ever, ())).collect();
+        for process in all? {
+            process.terminate()?;
+            assert_eq!(process.join()?.signal(), Some(Signal::SIGTERM as i32));
+        }
+        Ok(())
+    }
+
+    fn a_join_with_a_limit_returns(method) {
+        let gate = Gate::new();
+        let process = start(method, pass, gate.path())?;
+        assert_eq!(process.join_timeout(Duration::from_millis(5))?, None);
+        gate.open();
+        assert!(process.join_timeout(Duration::MAX)?.is_some_and(|it| it.success()));
+        assert!(process.join_timeout(Duration::ZERO)?.is_some());
+        Ok(())
+    }
+
+    fn a_running_process_cannot_be_closed(method) {
+        let gate = Gate::new();
+        let process = start(method, pass, gate.path())?;
+        assert_eq!(failure(process.close()).kind(), ErrorKind::InvalidInput);
+        gate.open();
+        process.join()?;
+        process.close()?;
+        process.close()
+    }
+
+    fn dropping_a_handle_waits(method) {
+        let gate = Gate::new();
+        let process = start(method, pass, gate.path())?;
+        let pid = process.pid();
+        gate.let_in(1);
+        drop(process);
+        assert!(!is_there(pid));
+        Ok(())
+    }
+
+    fn dropping_a_daemon_stops_it(method) {
+        let process = Process::builder(park_for_ever, ()).daemon(true).start_method(method).start()?;
+        let pid = process.pid();
+        assert!(process.daemon());
+        drop(process);
+        assert!(!is_there(pid));
+        Ok(())
+    }
+
+    fn a_detached_process_is_neither_waited_for_nor_stopped(method) {
+        let gate = Gate::new();
+        let process = start(method, pass, gate.path())?;
+        gate.wait_for(1);
+        let pid = process.pid();
+        process.detach();
+        assert!(procpool::active_children().iter().any(|it| it.pid() == pid));
+        gate.open();
+        Ok(())
+    }
+
+    fn a_sentinel_is_readable_after_the_end(method) {
+        let gate = Gate::new();
+        let process = start(method, pass, gate.path())?;
+        let is_readable = |limit| procpool_poll(&process, limit);
+        assert!(!is_readable(0));
+        gate.open();
+        assert!(is_readable(60_000));
+        Ok(())
+    }
+
+    fn several_threads_can_join(method) {
+        if method == StartMethod::Fork {
+            // Where it is allowed, there are no other threads.
+            return Ok(());
+        }
+        let gate = Gate::new();
+        let process = start(method, pass, gate.path())?;
+        thread::scope(|scope| {
+            let joined: Vec<_> = (0..4).map(|_| scope.spawn(|| process.join())).collect();
+            gate.open();
+            for it in joined {
+                assert!(it.join().expect("no panic").is_ok_and(|it| it.success()));
+            }
+        });
+        Ok(())
+    }
+}
+
+fn procpool_poll(process: &Process<()>, millis: u16) -> bool {
+    use nix::poll::{PollFd, PollFlags, poll};
+    let mut fds = [PollFd::new(process.sentinel(), PollFlags::POLLIN)];
+    poll(&mut fds, millis).expect("a descriptor that can be polled") == 1
+}
