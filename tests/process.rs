@@ -11,6 +11,8 @@ mod deaths;
 mod ended;
 #[path = "process/methods.rs"]
 mod methods;
+#[path = "process/pools.rs"]
+mod pools;
 #[path = "process/started.rs"]
 mod started;
 

@@ -2,10 +2,33 @@
 
 use super::{link::Link, page::full_barrier, shared::Shared, task::Told};
 use crate::error::Error;
+use crate::process::own_threads::OwnThreads;
 use crate::sys::poll::Interest;
-use std::time::Instant;
+use std::{
+    io,
+    sync::{Arc, atomic::Ordering},
+    thread::{self, JoinHandle},
+    time::Instant,
+};
 
 impl Shared {
+    /// Starts the thread.
+    pub(super) fn start_thread(self: &Arc<Self>) -> io::Result<()> {
+        let shared = Arc::clone(self);
+        let thread = thread::Builder::new().name("procpool".to_owned());
+        *self.thread.lock() = Some(thread.spawn(move || shared.run_in_background())?);
+        Ok(())
+    }
+
+    /// Waits for its end, which must be near; not if it is the calling thread, which may drop the pool's last handle.
+    pub(super) fn join_thread(&self) {
+        let is_another = |it: &mut JoinHandle<()>| it.thread().id() != thread::current().id();
+        // Taken first: the thread may be on its way here itself.
+        let thread = self.thread.lock().take_if(is_another);
+        // It does not panic; if it did, the panic hook has told.
+        let _ = thread.map(JoinHandle::join);
+    }
+
     /// What the background thread does until the pool has ended: it waits for events that no caller waits for, and does
     /// what follows from them.
     pub(super) fn run_in_background(&self) {
@@ -16,7 +39,7 @@ impl Shared {
                 let mut state = self.state.lock();
                 self.notice(&mut state, &ready);
             }
-            if !self.advance() {
+            if !self.advance() || self.is_paused.load(Ordering::Acquire) {
                 return;
             }
             let vacancies = self.state.lock().take_vacancies();
@@ -61,7 +84,7 @@ impl Shared {
     }
 
     fn start_worker(&self, slot: usize) {
-        let started = Link::start(&self.setup(slot));
+        let started = Link::start(&self.settings.origin, &self.setup(slot));
         let mut told = Told::default();
         {
             let mut state = self.state.lock();
@@ -77,5 +100,24 @@ impl Shared {
         // The new worker has work waiting for it, or the failure needs a timer.
         self.control.raise();
         self.tell(told);
+    }
+}
+
+impl OwnThreads for Shared {
+    fn pause(&self) {
+        if !self.is_foreign() {
+            self.is_paused.store(true, Ordering::Release);
+            self.chores.raise();
+            self.join_thread();
+            self.callbacks.rest();
+        }
+    }
+
+    fn resume(self: Arc<Self>) {
+        if !self.is_foreign() {
+            self.is_paused.store(false, Ordering::Release);
+            // Where no thread is to be had, callers that wait drive the pool, and the next pause tries again.
+            let _ = self.start_thread();
+        }
     }
 }

@@ -5,10 +5,13 @@ use super::{
     shared::{Settings, Shared},
 };
 use crate::error::{Error, ErrorKind, Result};
-use crate::process::call::EncodedCall;
-use crate::process::{cpu_count, function::Function};
+use crate::process::{
+    StartMethod, call::EncodedCall, cpu_count, function::Function, own_threads,
+    start::origin::Origin, start_method,
+};
+use crate::sys::child::Threads;
 use crate::wire::{Wire, codec};
-use std::{fmt, sync::Arc, thread};
+use std::fmt;
 
 /// Settings of a pool that is yet to be built; see [`ProcessPoolExecutor::builder`].
 ///
@@ -24,6 +27,8 @@ pub struct ProcessPoolBuilder {
     initializer: Option<Result<EncodedCall>>,
     chunk_size: Option<usize>,
     window: Option<usize>,
+    method: Option<StartMethod>,
+    threads: Threads,
 }
 
 impl ProcessPoolBuilder {
@@ -33,6 +38,8 @@ impl ProcessPoolBuilder {
             initializer: None,
             chunk_size: None,
             window: None,
+            method: None,
+            threads: Threads::One,
         }
     }
 
@@ -77,12 +84,34 @@ impl ProcessPoolBuilder {
         self
     }
 
+    /// How workers come to exist; [`start_method`] by default.
+    ///
+    /// Under [`StartMethod::Fork`] they are copies of this process as it is in `build`, replacements too: a copy that waits
+    /// for the pool's orders forks them.
+    pub fn start_method(mut self, method: StartMethod) -> Self {
+        self.method = Some(method);
+        self
+    }
+
+    /// Lets [`StartMethod::Fork`] copy this process although it has other threads.
+    ///
+    /// # Safety
+    ///
+    /// As `fork(2)` in a threaded process: what the other threads hold at that moment stays as it is in workers for ever. Tasks
+    /// must not allocate, print, or touch anything else behind a lock unless no other thread can hold that lock.
+    #[expect(unsafe_code, reason = "the contract demands it; its body is safe")]
+    pub unsafe fn allow_fork_with_threads(mut self) -> Self {
+        self.threads = Threads::Any;
+        self
+    }
+
     /// Starts the workers, and returns when they are forked; initializers may still run.
     ///
     /// # Errors
     ///
     /// [`ErrorKind::InvalidInput`] for a setting of 0, [`ErrorKind::Codec`] for an initializer's argument that cannot be
-    /// encoded, [`ErrorKind::StartFailed`] if no worker can be had.
+    /// encoded, [`ErrorKind::StartFailed`] if no worker can be had, [`ErrorKind::Unsupported`] for [`StartMethod::Fork`] with
+    /// threads running.
     pub fn build(self) -> Result<ProcessPoolExecutor> {
         let workers = self.workers.unwrap_or_else(cpu_count);
         let numbers = [
@@ -96,20 +125,19 @@ impl ProcessPoolBuilder {
         }
         let (chunk_size, window) = (self.chunk_size, self.window);
         let initializer = self.initializer.transpose()?;
+        let method = self.method.unwrap_or_else(start_method);
         let shared = Shared::start(Settings {
             workers,
             initializer,
             chunk_size,
             window,
+            origin: Origin::new(method, self.threads)?,
         })?;
-        let background = Arc::clone(&shared);
-        let thread = thread::Builder::new().name("procpool".to_owned());
-        let thread = thread
-            .spawn(move || background.run_in_background())
-            .map_err(|it| {
-                Error::io("failed to start the pool's thread", it).with_kind(ErrorKind::StartFailed)
-            })?;
-        Ok(ProcessPoolExecutor::new_started(shared, thread))
+        shared.start_thread().map_err(|it| {
+            Error::io("failed to start the pool's thread", it).with_kind(ErrorKind::StartFailed)
+        })?;
+        own_threads::register(&shared);
+        Ok(ProcessPoolExecutor { shared })
     }
 }
 

@@ -65,6 +65,21 @@ impl Callbacks {
         true
     }
 
+    /// Ends the thread if it has nothing to do; the next callback starts another.
+    pub(super) fn rest(&self) {
+        let mut inner = self.inner.lock();
+        if inner.pending > 0 {
+            return;
+        }
+        let thread = inner.thread.take();
+        drop(inner);
+        if let Some((sender, handle)) = thread {
+            drop(sender);
+            // As above.
+            let _ = handle.join();
+        }
+    }
+
     /// Sends what waits to the thread, which is started if there is none. Each has a channel of its own, so that one which
     /// is to end gets nothing more.
     fn hand_over(self: &Arc<Self>, inner: &mut Inner) {

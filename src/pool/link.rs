@@ -12,7 +12,7 @@ use super::{
 use crate::error::{Error, ErrorKind, Result, WorkerExit};
 use crate::process::{
     function::Function,
-    start::{self, Child, ExitRecord, Flags, Start},
+    start::{Child, ExitRecord, origin::Origin},
 };
 use crate::shm::{Life, Slab};
 use crate::sys::{
@@ -126,7 +126,7 @@ impl Ends {
 
 impl Link {
     /// Starts a worker process.
-    pub(super) fn start(setup: &Setup) -> Result<Self> {
+    pub(super) fn start(origin: &Origin, setup: &Setup) -> Result<Self> {
         let mut bytes = Vec::new();
         codec::encode(setup, &mut bytes).map_err(|it| Error::new(ErrorKind::Codec, it))?;
         let ends = Ends::new().map_err(|it| Error::io("failed to create a worker's pipes", it))?;
@@ -139,11 +139,7 @@ impl Link {
             ends.socket_theirs.as_fd(),
             page.as_fd(),
         ];
-        let child = start::forkserver::start(&Start {
-            main: worker::main,
-            passed: &passed,
-            flags: Flags::WORKER,
-        })?;
+        let child = origin.start(worker::main, &passed)?;
         let mut link = Self::new(child, ends, page);
         link.stage_frame(RequestHead::new(Kind::Setup), &bytes);
         link.flush();

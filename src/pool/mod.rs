@@ -50,13 +50,11 @@ pub use worker::{Worker, current_worker};
 use crate::error::{Error, ErrorKind, Result};
 use crate::wire::Wire;
 use dispatcher::{Slot, stopped};
-use parking_lot::Mutex;
 use shared::Shared;
 use std::{
     fmt,
-    mem::ManuallyDrop,
     sync::Arc,
-    thread::{JoinHandle, Thread},
+    thread::Thread,
     time::{Duration, Instant},
 };
 
@@ -108,7 +106,6 @@ use std::{
 /// ```
 pub struct ProcessPoolExecutor {
     shared: Arc<Shared>,
-    background: ManuallyDrop<Mutex<Option<JoinHandle<()>>>>,
 }
 
 impl ProcessPoolExecutor {
@@ -124,13 +121,6 @@ impl ProcessPoolExecutor {
     /// Starts to build a pool with settings.
     pub fn builder() -> ProcessPoolBuilder {
         ProcessPoolBuilder::new()
-    }
-
-    fn new_started(shared: Arc<Shared>, background: JoinHandle<()>) -> Self {
-        Self {
-            shared,
-            background: ManuallyDrop::new(Mutex::new(Some(background))),
-        }
     }
 
     /// The same calls with settings of their own: `pool.options().chunk_size(64).map(f, items)`.
@@ -405,14 +395,7 @@ impl ProcessPoolExecutor {
     fn finish_threads(&self, deadline: Option<Instant>) -> Result<()> {
         if !self.shared.is_foreign() {
             self.shared.kick();
-            let background = self.background.lock().take();
-            // The last reference may be dropped by a waker, that is, on the thread itself.
-            if let Some(thread) = background
-                && thread.thread().id() != std::thread::current().id()
-            {
-                // It does not panic; if it did, the panic hook has told.
-                let _ = thread.join();
-            }
+            self.shared.join_thread();
             if !self.shared.callbacks.finish(deadline) {
                 let message = "a callback was not done when the limit for joining the pool passed";
                 return Err(Error::new(ErrorKind::TimedOut, message));

@@ -1,6 +1,6 @@
 //! What pool and worker say to each other: request frames on the pipe, and the contents of reply records.
 
-use crate::process::{call::EncodedCall, function::Function};
+use crate::process::{call::EncodedCall, function::Function, identity::Identity};
 use serde::{Deserialize, Serialize};
 
 /// What a request asks for.
@@ -114,6 +114,7 @@ impl RequestHead {
 #[derive(Debug, Serialize, Deserialize)]
 pub(super) struct Setup {
     pub(super) worker: usize,
+    pub(super) identity: Identity,
     pub(super) environment: Vec<(Vec<u8>, Vec<u8>)>,
     pub(super) initializer: Option<EncodedCall>,
 }

@@ -12,7 +12,7 @@ use super::{
     unit::Unit,
 };
 use crate::error::{Error, ErrorKind, Result};
-use crate::process::call::EncodedCall;
+use crate::process::{call::EncodedCall, identity::Identity, start::origin::Origin};
 use crate::sys::{
     child, pid,
     poll::{Alarm, Interest, Set, Signal},
@@ -21,8 +21,8 @@ use crate::sys::{
 use parking_lot::{Mutex, RwLock};
 use std::{
     panic::{AssertUnwindSafe, catch_unwind},
-    sync::Arc,
-    thread::{self, Thread},
+    sync::{Arc, atomic::AtomicBool},
+    thread::{self, JoinHandle, Thread},
     time::{Duration, Instant},
 };
 
@@ -39,6 +39,7 @@ pub(super) struct Settings {
     pub(super) initializer: Option<EncodedCall>,
     pub(super) chunk_size: Option<usize>,
     pub(super) window: Option<usize>,
+    pub(super) origin: Origin,
 }
 
 /// One pool.
@@ -62,6 +63,10 @@ pub(super) struct Shared {
     pub(super) spin: Mutex<Spin>,
     pub(super) slabs: Arc<PoolSlabs>,
     pub(super) callbacks: Arc<Callbacks>,
+    /// The background thread.
+    pub(super) thread: Mutex<Option<JoinHandle<()>>>,
+    /// Whether that is to end for a while.
+    pub(super) is_paused: AtomicBool,
 }
 
 impl Shared {
@@ -90,6 +95,8 @@ impl Shared {
             spin: Mutex::new(Spin::default()),
             slabs,
             callbacks: Arc::default(),
+            thread: Mutex::new(None),
+            is_paused: AtomicBool::new(false),
         });
         shared
             .events
@@ -108,7 +115,7 @@ impl Shared {
             .add(&shared.relief, RELIEF, Interest::Read)
             .map_err(fail)?;
         for slot in 0..shared.settings.workers {
-            let link = Link::start(&shared.setup(slot));
+            let link = Link::start(&shared.settings.origin, &shared.setup(slot));
             let link = link.map_err(|it| it.with_kind(ErrorKind::StartFailed))?;
             shared.state.lock().install(slot, link).map_err(fail)?;
         }
@@ -120,6 +127,7 @@ impl Shared {
         let initializer = self.settings.initializer.clone();
         Setup {
             worker,
+            identity: Identity::of_a_worker(format!("Worker-{worker}")),
             environment: child::environment(),
             initializer,
         }

@@ -60,6 +60,7 @@ fn run(passed: Vec<OwnedFd>) -> Option<i32> {
     argument.copy_out(length, setup_length, &mut bytes);
     let setup: Setup = codec::decode(&mut Cursor::new(&bytes)).ok()?;
     let function = Function::from_bytes(&setup.function);
+    outcome::own_place(&place);
     let report = Arc::new(Report::new(place).ok()?);
     panic::install_hook(Printing::Printed, outcome::last_words);
     let prepared = receive(&handles, setup.handles).and_then(|fds| {

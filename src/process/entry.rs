@@ -21,7 +21,10 @@ use crate::process::{
         server,
     },
 };
-use crate::sys::{child, fd, modules, signal};
+use crate::sys::{
+    child::{self, PidFd},
+    fd, modules, signal,
+};
 use std::{
     ffi::{OsString, c_char, c_int},
     mem,
@@ -161,6 +164,15 @@ fn run_executed(mut executed: Executed, run_constructors: impl FnOnce() + panic:
         Ok(Ok((main, passed))) => run_forked(main, passed),
         _ => child::exit_now(70),
     }
+}
+
+/// Serves as a template, in a copy of the owner that was just forked, and ends the process.
+pub(crate) fn run_template(control: OwnedFd, owner: PidFd) -> ! {
+    let served = panic::catch_unwind(move || -> std::io::Result<()> {
+        signal::reset()?;
+        server::Server::template(control, owner)?.serve()
+    });
+    child::exit_now(if matches!(served, Ok(Ok(()))) { 0 } else { 70 })
 }
 
 /// Runs a child's main function and ends the process.

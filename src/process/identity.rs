@@ -25,14 +25,25 @@ pub(crate) struct Identity {
 impl Identity {
     /// The next child of this process, by this name or its number.
     pub(crate) fn of_a_child(name: Option<String>) -> Self {
-        let (own_name, mut numbers) = match &*OWN.read() {
+        let mut child = Self::of_a_worker(name.unwrap_or_default());
+        child
+            .numbers
+            .push(STARTED.fetch_add(1, Ordering::Relaxed) + 1);
+        if child.name.is_empty() {
+            let places: Vec<String> = child.numbers.iter().map(u32::to_string).collect();
+            child.name = format!("Process-{}", places.join(":"));
+        }
+        child
+    }
+
+    /// A child of this process that is not counted.
+    pub(crate) fn of_a_worker(name: String) -> Self {
+        let (own_name, numbers) = match &*OWN.read() {
             Some(own) => (own.name.clone(), own.numbers.clone()),
             None => (MAIN.to_owned(), Vec::new()),
         };
-        numbers.push(STARTED.fetch_add(1, Ordering::Relaxed) + 1);
-        let places: Vec<String> = numbers.iter().map(u32::to_string).collect();
         Self {
-            name: name.unwrap_or_else(|| format!("Process-{}", places.join(":"))),
+            name,
             numbers,
             parent: Some((own_name, pid::current())),
         }

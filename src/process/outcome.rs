@@ -5,10 +5,7 @@ use crate::error::Result;
 use crate::shm::{Cursor, Slab, Slabs};
 use crate::wire::codec;
 use parking_lot::Mutex;
-use std::{
-    os::fd::{AsFd, BorrowedFd, OwnedFd},
-    sync::OnceLock,
-};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 /// What lies in the slab, where it is not 0, nothing.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -18,17 +15,14 @@ enum Kind {
 }
 
 /// A child's end: it leaves the outcome here, once.
+#[derive(Debug)]
 pub(super) struct Report(Mutex<Option<Slab>>);
 
 /// The report of this process, where the panic hook finds it.
-static OWN: OnceLock<OwnedFd> = OnceLock::new();
+static OWN: Mutex<Option<OwnedFd>> = Mutex::new(None);
 
 impl Report {
     pub(super) fn new(file: OwnedFd) -> Result<Self> {
-        if let Ok(copy) = file.try_clone() {
-            // A copy of a child by `Fork` keeps that of its parent, which has no use for it any more.
-            let _ = OWN.set(copy);
-        }
         Ok(Self(Mutex::new(Some(Slab::from_fd(0, file)?))))
     }
 
@@ -73,9 +67,14 @@ impl Slabs for Report {
     }
 }
 
+/// Has [`last_words`] go to this place, and not to that of a process which this one is a copy of.
+pub(super) fn own_place(file: &OwnedFd) {
+    *OWN.lock() = file.try_clone().ok();
+}
+
 /// Leaves a fault that ends this process before anything else can be said.
 pub(super) fn last_words(fault: Fault) {
-    let file = OWN.get().and_then(|it| it.try_clone().ok());
+    let file = OWN.lock().take();
     if let Some(report) = file.and_then(|it| Report::new(it).ok()) {
         report.fault(None, &fault);
     }

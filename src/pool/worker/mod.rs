@@ -26,6 +26,7 @@ use crate::sys::{child, fd, memory, pid, spin::Spin};
 use crate::wire::codec;
 use answers::Answers;
 use frame::{Callables, Context, Frame, Items};
+use parking_lot::Mutex;
 use replies::{Doing, Replies};
 use slabs::receive_slabs;
 use std::{
@@ -34,7 +35,7 @@ use std::{
     os::fd::OwnedFd,
     rc::Rc,
     sync::{
-        Arc, OnceLock,
+        Arc,
         atomic::{AtomicU64, Ordering},
     },
     time::{Duration, Instant},
@@ -55,7 +56,8 @@ pub struct Worker {
     pub tasks_done: u64,
 }
 
-static WORKER_ID: OnceLock<usize> = OnceLock::new();
+/// None outside of a worker; a copy of a worker may become one of another pool.
+static WORKER_ID: Mutex<Option<usize>> = Mutex::new(None);
 static TASKS_DONE: AtomicU64 = AtomicU64::new(0);
 
 /// The worker process that calls this; none anywhere else.
@@ -69,7 +71,7 @@ static TASKS_DONE: AtomicU64 = AtomicU64::new(0);
 /// ```
 #[must_use]
 pub fn current_worker() -> Option<Worker> {
-    let id = *WORKER_ID.get()?;
+    let id = (*WORKER_ID.lock())?;
     let tasks_done = TASKS_DONE.load(Ordering::Relaxed);
     Some(Worker {
         id,
@@ -201,7 +203,9 @@ impl WorkerLoop {
         let setup: Setup = codec::decode(&mut Cursor::new(self.requests.payload())).ok()?;
         child::set_environment(&setup.environment).ok()?;
         child::set_name(&format!("procpool-{}", setup.worker));
-        WORKER_ID.set(setup.worker).ok()?;
+        *WORKER_ID.lock() = Some(setup.worker);
+        TASKS_DONE.store(0, Ordering::Relaxed);
+        setup.identity.assume();
         match setup.initializer.map_or(Ok(()), initialize) {
             Ok(()) => self.answers.replies.append(0, Tag::Ready, &[]),
             Err(fault) => self.answers.replies.fault(0, Tag::SetupFault, &fault),

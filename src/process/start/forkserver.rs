@@ -8,12 +8,12 @@ use crate::process::{
     entry,
     function::locate_main,
     start::{
-        Child, Request, Start,
+        Child, Request, Start, fork,
         server::{GREETING, READY, Reply},
     },
 };
 use crate::sys::{
-    child::{self, PidFd},
+    child::{self, PidFd, Threads},
     fd, pid, poll, socket,
 };
 use parking_lot::Mutex;
@@ -32,30 +32,66 @@ const FORK_LIMIT: Duration = Duration::from_secs(10);
 
 /// Starts a child of the fork server, which is started or replaced first where that is needed.
 pub(crate) fn start(start: &Start<'_>) -> Result<Child> {
-    let request = Request {
-        main: locate_main(start.main)?,
-        flags: start.flags,
-    };
-    let directory = child::working_directory().or_else(|_| root_directory());
-    let directory =
-        directory.map_err(|it| Error::io("failed to open the working directory", it))?;
-    let mut passed = start.passed.to_vec();
-    passed.push(directory.as_fd());
+    let order = Order::new(start)?;
     let mut server = own_slot().server.lock();
     if let Some(running) = server.as_ref() {
-        match running.start(request, &passed) {
+        match running.start(&order) {
             Err(Refusal::Gone) => *server = None,
             Err(Refusal::Failed(error)) => return Err(start_failed("fork a process", error)),
             Ok(child) => return Ok(child),
         }
     }
     let fresh = server.insert(ForkServer::spawn()?);
-    fresh
-        .start(request, &passed)
-        .map_err(|refusal| match refusal {
-            Refusal::Gone => start_failed("fork a process", io::ErrorKind::BrokenPipe.into()),
-            Refusal::Failed(error) => start_failed("fork a process", error),
+    fresh.start(&order).map_err(Refusal::into_error)
+}
+
+/// What a server is sent for one child.
+struct Order<'a> {
+    request: Request,
+    passed: &'a [BorrowedFd<'a>],
+    directory: OwnedFd,
+}
+
+impl<'a> Order<'a> {
+    fn new(start: &Start<'a>) -> Result<Self> {
+        let directory = child::working_directory().or_else(|_| root_directory());
+        Ok(Self {
+            request: Request {
+                main: locate_main(start.main)?,
+                flags: start.flags,
+            },
+            passed: start.passed,
+            directory: directory
+                .map_err(|it| Error::io("failed to open the working directory", it))?,
         })
+    }
+}
+
+/// A fork server that is a copy of this process as it was, for one pool. It cannot be replaced: this process may have threads
+/// by then.
+#[derive(Debug)]
+pub(crate) struct Template {
+    server: Mutex<ForkServer>,
+}
+
+impl Template {
+    pub(crate) fn new(threads: Threads) -> Result<Self> {
+        let failed = |it| start_failed("fork a template for workers", it);
+        let (control, theirs) = socket::pair().map_err(failed)?;
+        let owner = PidFd::open(std::process::id()).map_err(failed)?;
+        fork::copy(threads, || entry::run_template(theirs, owner))?;
+        let server = ForkServer::wait_for_ready(control).map_err(failed)?;
+        Ok(Self {
+            server: Mutex::new(server),
+        })
+    }
+
+    /// Starts a child of it.
+    pub(super) fn start(&self, start: &Start<'_>) -> Result<Child> {
+        let order = Order::new(start)?;
+        let started = self.server.lock().start(&order);
+        started.map_err(Refusal::into_error)
+    }
 }
 
 fn root_directory() -> io::Result<OwnedFd> {
@@ -103,6 +139,17 @@ enum Refusal {
     Failed(io::Error),
 }
 
+impl Refusal {
+    fn into_error(self) -> Error {
+        let error = match self {
+            Self::Gone => io::ErrorKind::BrokenPipe.into(),
+            Self::Failed(error) => error,
+        };
+        start_failed("fork a process", error)
+    }
+}
+
+#[derive(Debug)]
 struct ForkServer {
     pidfd: PidFd,
     control: OwnedFd,
@@ -150,9 +197,12 @@ impl ForkServer {
         }
     }
 
-    fn start(&self, request: Request, passed: &[BorrowedFd<'_>]) -> Result<Child, Refusal> {
+    fn start(&self, order: &Order<'_>) -> Result<Child, Refusal> {
+        let mut passed = order.passed.to_vec();
+        passed.push(order.directory.as_fd());
         let mut bytes = [0; Reply::SIZE];
-        socket::send(&self.control, &request.to_bytes(), passed).map_err(|_| Refusal::Gone)?;
+        socket::send(&self.control, &order.request.to_bytes(), &passed)
+            .map_err(|_| Refusal::Gone)?;
         let answer = receive(&self.control, &mut bytes, FORK_LIMIT);
         let (length, mut fds) = answer.map_err(|_| Refusal::Gone)?;
         if length != Reply::SIZE {

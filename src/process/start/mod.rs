@@ -8,6 +8,7 @@
 pub(crate) mod executed;
 pub(crate) mod fork;
 pub(crate) mod forkserver;
+pub(crate) mod origin;
 pub(crate) mod server;
 
 use crate::process::function::{ChildMain, Location};
@@ -31,14 +32,6 @@ pub(crate) struct Flags {
     pub(crate) is_daemon: bool,
     /// Whether it executes the program again, so that nothing of the fork server's memory is left.
     pub(crate) executes: bool,
-}
-
-impl Flags {
-    /// Of a pool's worker.
-    pub(crate) const WORKER: Self = Self {
-        is_daemon: true,
-        executes: false,
-    };
 }
 
 /// A [`Start`] as it travels beside its descriptors.

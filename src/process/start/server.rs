@@ -110,6 +110,7 @@ impl Invited {
             control,
             owner,
             children: Vec::new(),
+            is_template: false,
         })
     }
 }
@@ -119,6 +120,8 @@ pub(crate) struct Server {
     control: OwnedFd,
     owner: PidFd,
     children: Vec<Served>,
+    /// Whether it is a copy of its owner, whose children keep what that one had open.
+    is_template: bool,
 }
 
 /// A child of the server.
@@ -130,6 +133,18 @@ struct Served {
 }
 
 impl Server {
+    /// A copy of the owner.
+    pub(crate) fn template(control: OwnedFd, owner: PidFd) -> io::Result<Self> {
+        child::set_name("procpool-server");
+        child::adopt_orphans()?;
+        Ok(Self {
+            control,
+            owner,
+            children: Vec::new(),
+            is_template: true,
+        })
+    }
+
     /// Serves until the owner is gone.
     pub(crate) fn serve(mut self) -> io::Result<()> {
         // What constructors have printed must not be in the buffers of every child.
@@ -203,6 +218,7 @@ impl Server {
         let server = std::process::id();
         match child::fork(Threads::One)? {
             Forked::Child => match prepare_child(server, request.flags, directory.as_fd()) {
+                Ok(()) if self.is_template => entry::run_forked(main, passed),
                 Ok(()) => run_child(main, request, passed),
                 Err(_) => child::exit_now(70),
             },

@@ -1,0 +1,40 @@
+//! Threads of this crate in the user's process: they rest while it is forked, so that they never stand in the way.
+
+use parking_lot::Mutex;
+use std::sync::{Arc, Weak};
+
+/// Whoever has threads that can be ended while they are idle, and started again.
+pub(crate) trait OwnThreads: Send + Sync {
+    /// Ends them and waits for their end; not one that runs the user's code.
+    fn pause(&self);
+
+    /// Starts them again.
+    fn resume(self: Arc<Self>);
+}
+
+static ALL: Mutex<Vec<Weak<dyn OwnThreads>>> = Mutex::new(Vec::new());
+
+/// Notes that somebody has threads from now on.
+pub(crate) fn register(owner: &Arc<impl OwnThreads + 'static>) {
+    let owner: Weak<dyn OwnThreads> = Arc::downgrade(owner) as _;
+    let mut all = ALL.lock();
+    all.retain(|it| it.strong_count() > 0);
+    all.push(owner);
+}
+
+/// The time in which they rest; they go on when this is dropped.
+pub(crate) struct Paused(Vec<Arc<dyn OwnThreads>>);
+
+/// Has them all rest.
+pub(crate) fn pause() -> Paused {
+    // The lock is not held: a copy that is made now finds it open.
+    let all: Vec<_> = ALL.lock().iter().filter_map(Weak::upgrade).collect();
+    all.iter().for_each(|it| it.pause());
+    Paused(all)
+}
+
+impl Drop for Paused {
+    fn drop(&mut self) {
+        self.0.drain(..).for_each(OwnThreads::resume);
+    }
+}

@@ -1,0 +1,122 @@
+//! Pools under every start method.
+
+use crate::{
+    common::{failure, in_time, process_id, square},
+    for_every_method, in_a_process_with_one_thread, start,
+};
+use procpool::{
+    ErrorKind, Process, ProcessPoolExecutor, Result, StartMethod, current_process, parent_process,
+};
+use std::sync::atomic::{AtomicU64, Ordering};
+
+static STATE: AtomicU64 = AtomicU64::new(1);
+
+fn pool_by(method: StartMethod, workers: usize) -> Result<ProcessPoolExecutor> {
+    let builder = ProcessPoolExecutor::builder().workers(workers);
+    builder.start_method(method).build()
+}
+
+for_every_method! {
+    fn a_pool_works(method) {
+        let pool = pool_by(method, 2)?;
+        assert!(pool.map(square, 0..1000)?.into_iter().eq((0..1000).map(square)));
+        let large = vec![7u8; 1_000_000];
+        assert!(pool.apply(|it: Vec<u8>| it, large.clone())? == large);
+        pool.join()
+    }
+
+    fn a_dead_worker_is_replaced(method) {
+        let pool = pool_by(method, 1)?;
+        let before = pool.apply(process_id, ())?;
+        let error = failure(pool.apply(|()| -> () { std::process::abort() }, ()));
+        assert_eq!(error.kind(), ErrorKind::WorkerDied, "{error}");
+        assert_ne!(pool.apply(process_id, ())?, before);
+        Ok(())
+    }
+
+    fn a_worker_knows_its_name_and_its_parent(method) {
+        let pool = pool_by(method, 1)?;
+        let who = |()| (current_process().name().to_owned(), parent_process().map(|it| it.pid()));
+        assert_eq!(pool.apply(who, ())?, ("Worker-0".to_owned(), Some(std::process::id())));
+        Ok(())
+    }
+
+    fn pools_nest(method) {
+        let nested = |method| {
+            let pool = pool_by(method, 2).map_err(|it| it.to_string())?;
+            pool.map(square, 0..10).map_err(|it| it.to_string())
+        };
+        let pool = pool_by(method, 2)?;
+        let inner = pool.apply(nested, method)?;
+        assert_eq!(inner, Ok((0..10).map(square).collect::<Vec<_>>()));
+        Ok(())
+    }
+
+    fn a_process_of_a_worker_works(method) {
+        let nested = |method| {
+            let process = start(method, square, 7).and_then(Process::result);
+            process.map_err(|it| it.to_string())
+        };
+        assert_eq!(pool_by(method, 1)?.apply(nested, method)?, Ok(49));
+        Ok(())
+    }
+}
+
+#[test]
+fn only_forked_workers_see_what_the_program_has_made_of_a_static() -> Result<()> {
+    in_time(|| {
+        in_a_process_with_one_thread(|()| {
+            STATE.store(7, Ordering::Relaxed);
+            for (method, seen) in StartMethod::ALL.into_iter().zip([1, 1, 7]) {
+                let pool = pool_by(method, 1);
+                let state = pool.and_then(|it| it.apply(|()| STATE.load(Ordering::Relaxed), ()));
+                assert_eq!(state.map_err(|it| it.to_string()), Ok(seen), "{method:?}");
+            }
+            Ok(())
+        })
+    })
+}
+
+#[test]
+fn a_pools_own_threads_do_not_stand_in_the_way_of_a_fork() -> Result<()> {
+    in_time(|| {
+        in_a_process_with_one_thread(|()| {
+            let text = |it: procpool::Error| it.to_string();
+            let first = pool_by(StartMethod::ForkServer, 1).map_err(text)?;
+            let called = std::sync::Arc::new(AtomicU64::new(0));
+            let count = std::sync::Arc::clone(&called);
+            let task = first.submit(square, 3);
+            task.add_done_callback(move || {
+                count.fetch_add(1, Ordering::Relaxed);
+            });
+            assert_eq!(task.result().map_err(text)?, 9);
+            // Its thread ends when it has no more to do, not in the middle of the user's code.
+            let mut second = None;
+            crate::processes::eventually("the callback's thread can rest", || {
+                second = pool_by(StartMethod::Fork, 1).ok();
+                second.is_some()
+            });
+            assert_eq!(called.load(Ordering::Relaxed), 1);
+            let second = second.expect("a pool");
+            let forked = start(StartMethod::Fork, square, 7).and_then(Process::result);
+            assert_eq!(forked.map_err(text), Ok(49));
+            for pool in [&first, &second] {
+                assert_eq!(pool.apply(square, 5).map_err(text), Ok(25));
+                // Nobody waits: only the pool's own thread replaces the worker.
+                let before = pool.worker_pids();
+                drop(pool.apply(|()| -> () { std::process::exit(1) }, ()));
+                crate::processes::eventually("the worker is replaced", || {
+                    pool.worker_pids() != before && !pool.worker_pids().is_empty()
+                });
+            }
+            first.join().map_err(text)?;
+            second.join().map_err(text)
+        })
+    })
+}
+
+#[test]
+fn a_program_with_threads_has_no_forked_pool() {
+    let error = failure(pool_by(StartMethod::Fork, 1));
+    assert_eq!(error.kind(), ErrorKind::Unsupported, "{error}");
+}
