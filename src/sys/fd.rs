@@ -155,3 +155,19 @@ pub(super) fn retry<T>(mut call: impl FnMut() -> nix::Result<T>) -> io::Result<T
         }
     }
 }
+
+/// Has a system call write behind the end of a vector, which must have the capacity for `most` more bytes: memory that is
+/// written to anyway need not be zeroed before.
+pub(super) fn append(
+    into: &mut Vec<u8>,
+    most: usize,
+    mut call: impl FnMut(*mut libc::c_void, usize) -> libc::ssize_t,
+) -> io::Result<usize> {
+    let spare = into.spare_capacity_mut();
+    assert!(most <= spare.len(), "no room for what is to be read");
+    let start = spare.as_mut_ptr().cast();
+    let count = retry(|| nix::errno::Errno::result(call(start, most)))?.cast_unsigned();
+    // SAFETY: the system has written so many bytes there, at most as many as it was told of.
+    unsafe { into.set_len(into.len() + count) };
+    Ok(count)
+}

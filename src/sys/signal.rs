@@ -43,6 +43,40 @@ pub(crate) fn default_interrupt() -> io::Result<()> {
     Ok(())
 }
 
+/// Whether writing to a pipe that nobody reads ends this process: a program that is not Rust's, or has asked for that.
+pub(crate) fn broken_pipe_kills() -> bool {
+    // SAFETY: all zeros are a valid action, and sigaction overwrites it.
+    let mut action: libc::sigaction = unsafe { std::mem::zeroed() };
+    // SAFETY: it changes nothing, and the action is ours.
+    let asked = unsafe { libc::sigaction(libc::SIGPIPE, std::ptr::null(), &raw mut action) };
+    asked == 0 && action.sa_sigaction == libc::SIG_DFL
+}
+
+/// Does something on this thread that may raise SIGPIPE, which then reaches nobody.
+pub(crate) fn without_broken_pipe<T>(action: impl FnOnce() -> T) -> io::Result<T> {
+    let mut pipe = SigSet::empty();
+    pipe.add(Signal::SIGPIPE);
+    let was_pending = is_pending(&pipe)?;
+    let before = pipe.thread_swap_mask(SigmaskHow::SIG_BLOCK)?;
+    let outcome = action();
+    if !was_pending && is_pending(&pipe)? {
+        // It is pending for this thread, so that this does not wait.
+        let _ = pipe.wait();
+    }
+    before.thread_set_mask()?;
+    Ok(outcome)
+}
+
+fn is_pending(signals: &SigSet) -> io::Result<bool> {
+    // SAFETY: an all-zero set is a valid one, and sigpending overwrites it.
+    let mut raw: libc::sigset_t = unsafe { std::mem::zeroed() };
+    // SAFETY: the set is ours.
+    cvt(unsafe { libc::sigpending(&raw mut raw) })?;
+    // SAFETY: sigpending has just filled it in.
+    let pending = unsafe { SigSet::from_sigset_t_unchecked(raw) };
+    Ok(signals.iter().any(|it| pending.contains(it)))
+}
+
 /// Lets every signal through.
 pub(crate) fn unblock_all() -> io::Result<()> {
     let mut all = SigSet::empty();

@@ -1,6 +1,6 @@
 //! Unix sockets that carry descriptors beside bytes.
 
-use super::fd::{above_stdio, retry};
+use super::fd::{above_stdio, append, retry};
 use nix::{
     errno::Errno,
     sys::socket::{
@@ -14,15 +14,17 @@ use std::{
     slice,
 };
 
-/// Descriptors a message; the kernel takes 253, we never send more than a few.
-const MAX_FDS: usize = 8;
+/// Descriptors a message; the kernel refuses more (`SCM_MAX_FD`).
+const MAX_FDS: usize = 253;
 
-/// Bytes of control data with as many descriptors.
-const CONTROL_BYTES: usize = {
-    let descriptors = (MAX_FDS * size_of::<RawFd>()) as u32;
+/// Words of control data with as many descriptors.
+const CONTROL_WORDS: usize = control_words(MAX_FDS);
+
+const fn control_words(fds: usize) -> usize {
     // SAFETY: it computes with plain numbers.
-    (unsafe { libc::CMSG_SPACE(descriptors) }) as usize
-};
+    let bytes = unsafe { libc::CMSG_SPACE((fds * size_of::<RawFd>()) as u32) };
+    (bytes as usize).div_ceil(size_of::<u64>())
+}
 
 /// Two connected sockets that keep the borders of messages.
 pub(crate) fn pair() -> io::Result<(OwnedFd, OwnedFd)> {
@@ -67,6 +69,75 @@ fn send_with(
     Ok(())
 }
 
+/// What a message of [`send_fds`] says of the list of descriptors that it is a part of.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Batch {
+    /// More of them follow.
+    More,
+    /// These were the last.
+    Last,
+    /// They could not all be sent; what came is to be forgotten.
+    GivenUp,
+    /// There is no list: the peer is gone.
+    End,
+}
+
+/// Sends any number of descriptors, in as many messages of one byte as it takes; blocks while the socket's buffer is full.
+///
+/// When the kernel refuses some (there is a limit to how many are on their way), the peer is told that the list is void.
+pub(crate) fn send_fds(socket: impl AsFd, fds: &[BorrowedFd<'_>]) -> io::Result<()> {
+    let last = fds.len().div_ceil(MAX_FDS).saturating_sub(1);
+    for (number, batch) in fds.chunks(MAX_FDS).enumerate() {
+        let mark = if number == last {
+            Batch::Last
+        } else {
+            Batch::More
+        };
+        if let Err(error) = send(&socket, &[mark as u8], batch) {
+            // It fails only when the peer is gone, who then needs not know.
+            let _ = send(&socket, &[Batch::GivenUp as u8], &[]);
+            return Err(error);
+        }
+    }
+    Ok(())
+}
+
+/// Appends the next descriptors of a list that [`send_fds`] has sent; `WouldBlock` when none are there.
+///
+/// Those that this process has no room for are missing.
+pub(crate) fn try_receive_fds(socket: impl AsFd, into: &mut Vec<OwnedFd>) -> io::Result<Batch> {
+    let mut mark = [0];
+    let (length, mut fds) = try_receive(socket, &mut mark)?;
+    into.append(&mut fds);
+    Ok(match (length, mark) {
+        (0, _) => Batch::End,
+        (_, [mark]) if mark == Batch::More as u8 => Batch::More,
+        (_, [mark]) if mark == Batch::Last as u8 => Batch::Last,
+        _ => Batch::GivenUp,
+    })
+}
+
+/// Sends as much of two parts as there is room for, at least one byte.
+pub(crate) fn send_parts(socket: impl AsFd, parts: [&[u8]; 2]) -> io::Result<usize> {
+    let (socket, parts) = (socket.as_fd().as_raw_fd(), parts.map(IoSlice::new));
+    retry(|| sendmsg::<()>(socket, &parts, &[], MsgFlags::MSG_NOSIGNAL, None))
+}
+
+/// Receives what is there, at least one byte; 0 at the end, `WouldBlock` when nothing is there yet.
+pub(crate) fn try_read(socket: impl AsFd, buffer: &mut [u8]) -> io::Result<usize> {
+    let socket = socket.as_fd().as_raw_fd();
+    retry(|| nix::sys::socket::recv(socket, buffer, MsgFlags::MSG_DONTWAIT))
+}
+
+/// As [`try_read`], behind the end of a vector, which must have the capacity for `most` more bytes.
+pub(crate) fn try_append(socket: impl AsFd, into: &mut Vec<u8>, most: usize) -> io::Result<usize> {
+    let socket = socket.as_fd().as_raw_fd();
+    append(into, most, |start, length| {
+        // SAFETY: `append` names spare capacity of a vector.
+        unsafe { libc::recv(socket, start, length, libc::MSG_DONTWAIT) }
+    })
+}
+
 /// Whether this is a socket whose first message begins with `start`; the message stays there.
 pub(crate) fn begins_with(socket: impl AsFd, start: &[u8]) -> bool {
     let mut buffer = vec![0; start.len()];
@@ -87,7 +158,7 @@ pub(crate) fn is_closed(error: &io::Error) -> bool {
 ///
 /// Its descriptors come all or, where this process has no room for them, not at all: whoever expects some knows by that.
 pub(crate) fn receive(socket: impl AsFd, buffer: &mut [u8]) -> io::Result<(usize, Vec<OwnedFd>)> {
-    receive_with(socket, buffer, 0)
+    receive_with(socket, buffer, 0, &mut [0; CONTROL_WORDS])
 }
 
 /// As [`receive`], but `WouldBlock` when no message is there.
@@ -95,7 +166,7 @@ pub(crate) fn try_receive(
     socket: impl AsFd,
     buffer: &mut [u8],
 ) -> io::Result<(usize, Vec<OwnedFd>)> {
-    receive_with(socket, buffer, libc::MSG_DONTWAIT)
+    receive_with(socket, buffer, libc::MSG_DONTWAIT, &mut [0; CONTROL_WORDS])
 }
 
 /// By libc: nix keeps the descriptors of a message to itself that not all were taken in of, and they stay open for ever.
@@ -103,8 +174,8 @@ fn receive_with(
     socket: impl AsFd,
     buffer: &mut [u8],
     flags: libc::c_int,
+    control: &mut [u64],
 ) -> io::Result<(usize, Vec<OwnedFd>)> {
-    let mut control = [0u64; CONTROL_BYTES / 8];
     let mut part = libc::iovec {
         iov_base: buffer.as_mut_ptr().cast(),
         iov_len: buffer.len(),
@@ -113,10 +184,10 @@ fn receive_with(
     let mut message: libc::msghdr = unsafe { mem::zeroed() };
     (message.msg_iov, message.msg_iovlen) = (&raw mut part, 1);
     message.msg_control = control.as_mut_ptr().cast();
-    message.msg_controllen = CONTROL_BYTES as _;
+    message.msg_controllen = size_of_val(control) as _;
     let (socket, flags) = (socket.as_fd().as_raw_fd(), flags | libc::MSG_CMSG_CLOEXEC);
     let length = retry(|| {
-        // SAFETY: the message names two locals of ours, with their lengths.
+        // SAFETY: the message names a local and a slice of ours, with their lengths.
         let received = unsafe { libc::recvmsg(socket, &raw mut message, flags) };
         match Errno::result(received) {
             // Reported once when the peer closed its end with messages unread; what it sent before is still there.
@@ -182,12 +253,35 @@ mod tests {
     }
 
     #[test]
+    fn any_number_of_descriptors_comes_in_order() {
+        let (a, b) = pair().expect("sockets");
+        let (reader, writer) = pipe::pipe().expect("a pipe");
+        for count in [1, MAX_FDS, MAX_FDS + 1, 3 * MAX_FDS] {
+            let mut sent = vec![reader.as_fd(); count];
+            sent[count - 1] = writer.as_fd();
+            send_fds(&a, &sent).expect("a list");
+            let mut fds = Vec::new();
+            while try_receive_fds(&b, &mut fds).expect("a list") == Batch::More {}
+            assert_eq!(fds.len(), count);
+            pipe::write(&fds[count - 1], b"x").expect("the pipe's end");
+            assert_eq!(
+                pipe::read(&fds[0], &mut [0; 2]).ok(),
+                (count > 1).then_some(1)
+            );
+            if count == 1 {
+                pipe::read(&reader, &mut [0]).expect("the pipe");
+            }
+        }
+    }
+
+    #[test]
     fn descriptors_of_which_not_all_have_room_are_closed() {
         let (a, b) = pair().expect("sockets");
         let (reader, writer) = pipe::pipe().expect("a pipe");
-        send(&a, b"many", &[writer.as_fd(); MAX_FDS + 1]).expect("a message");
+        send(&a, b"many", &[writer.as_fd(); 9]).expect("a message");
         drop(writer);
-        let (length, fds) = receive(&b, &mut [0; 8]).expect("a message");
+        let mut control = [0; control_words(8)];
+        let (length, fds) = receive_with(&b, &mut [0; 8], 0, &mut control).expect("a message");
         assert_eq!((length, fds.len()), (4, 0));
         // Behind the last end that writes comes the end of file.
         assert!(poll::readable(&reader, Some(Duration::ZERO)).expect("a pipe"));
