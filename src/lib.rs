@@ -121,6 +121,8 @@ compile_error!("procpool runs on 64-bit Linux only: its workers stand on memfd, 
 #[cfg(all(target_os = "linux", target_pointer_width = "64"))]
 mod error;
 #[cfg(all(target_os = "linux", target_pointer_width = "64"))]
+mod ipc;
+#[cfg(all(target_os = "linux", target_pointer_width = "64"))]
 mod pool;
 #[cfg(all(target_os = "linux", target_pointer_width = "64"))]
 mod process;
@@ -133,6 +135,8 @@ mod wire;
 
 #[cfg(all(target_os = "linux", target_pointer_width = "64"))]
 pub use error::{Error, ErrorKind, RemotePanic, Result, WorkerExit};
+#[cfg(all(target_os = "linux", target_pointer_width = "64"))]
+pub use ipc::{Connection, Receiver, Sender, one_way, pipe, wait_ready};
 #[cfg(all(target_os = "linux", target_pointer_width = "64"))]
 pub use pool::{
     AsCompleted, Imap, ImapStream, ImapUnordered, ProcessPoolBuilder, ProcessPoolExecutor,

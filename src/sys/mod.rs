@@ -12,11 +12,8 @@ pub(crate) mod futex;
 pub(crate) mod memory;
 pub(crate) mod modules;
 pub(crate) mod pid;
-#[allow(dead_code, reason = "connections come with a layer above")]
 pub(crate) mod pipe;
 pub(crate) mod poll;
-#[allow(dead_code, reason = "connections come with a layer above")]
 pub(crate) mod signal;
-#[allow(dead_code, reason = "connections come with a layer above")]
 pub(crate) mod socket;
 pub(crate) mod spin;

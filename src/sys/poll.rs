@@ -42,6 +42,25 @@ pub(crate) fn any_readable<const N: usize>(
     Ok(polled.map(|it| it.any().unwrap_or(true)))
 }
 
+/// Waits until one of `fds` is readable or at its end, and says which are; none when the deadline passed first.
+pub(crate) fn ready(fds: &[BorrowedFd<'_>], deadline: Option<Instant>) -> io::Result<Vec<usize>> {
+    let polled = fds.iter().map(|fd| PollFd::new(*fd, PollFlags::POLLIN));
+    let mut polled: Vec<_> = polled.collect();
+    loop {
+        let limit = deadline.map(|it| it.saturating_duration_since(Instant::now()));
+        match nix::poll::poll(&mut polled, poll_timeout(limit)) {
+            Err(nix::Error::EINTR) => {}
+            Err(error) => return Err(error.into()),
+            Ok(0) if limit.is_some_and(|it| it.is_zero()) => return Ok(Vec::new()),
+            Ok(0) => {}
+            Ok(_) => break,
+        }
+    }
+    let is_ready = |it: &PollFd<'_>| it.any().unwrap_or(true);
+    let indices = polled.iter().enumerate().filter(|it| is_ready(it.1));
+    Ok(indices.map(|it| it.0).collect())
+}
+
 fn poll_timeout(limit: Option<Duration>) -> PollTimeout {
     let Some(limit) = limit else {
         return PollTimeout::NONE;

@@ -115,3 +115,29 @@ impl AsFd for ChildDeaths {
         self.0.as_fd()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::sys::pipe;
+    use nix::errno::Errno;
+
+    #[test]
+    fn a_pipe_that_nobody_reads_is_an_error() {
+        let set = |handler| {
+            // SAFETY: neither action runs code of this process.
+            unsafe { nix::sys::signal::signal(Signal::SIGPIPE, handler) }.expect("an action");
+        };
+        let (reader, writer) = pipe::pipe().expect("a pipe");
+        drop(reader);
+        set(SigHandler::SigDfl);
+        let (kills, written) = (
+            broken_pipe_kills(),
+            without_broken_pipe(|| pipe::write(&writer, b"x")),
+        );
+        set(SigHandler::SigIgn);
+        let error = written.expect("a mask").expect_err("nobody reads");
+        assert_eq!(error.raw_os_error(), Some(Errno::EPIPE as i32));
+        assert!(kills && !broken_pipe_kills());
+    }
+}

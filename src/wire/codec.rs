@@ -69,10 +69,17 @@ impl Input for Vec<u8> {
 /// Why a value could not be encoded or decoded, in the words of its serde implementation or bincode's.
 pub(crate) type Reason = String;
 
+/// The encoded value, if it is nothing but bytes already.
+#[inline]
+pub(crate) fn as_bytes<T: 'static>(value: &T) -> Option<&[u8]> {
+    let bytes = (value as &dyn Any).downcast_ref::<Vec<u8>>();
+    bytes.map(Vec::as_slice)
+}
+
 /// Appends the encoded value. What was appended when it fails is of no use.
 #[inline]
 pub(crate) fn encode<T: Wire + 'static>(value: &T, output: &mut impl Output) -> Result<(), Reason> {
-    if let Some(bytes) = (value as &dyn Any).downcast_ref::<Vec<u8>>() {
+    if let Some(bytes) = as_bytes(value) {
         return output.put(bytes).then_some(()).ok_or_else(out_of_memory);
     }
     bincode::serde::encode_into_writer(value, OutputWriter(output), CONFIG)

@@ -5,7 +5,6 @@
 //! Invariant: knows neither where the bytes lie nor who reads them.
 
 pub(crate) mod codec;
-#[allow(dead_code, reason = "handles come with the layers above")]
 pub(crate) mod handle;
 
 use serde::{Serialize, de::DeserializeOwned};

@@ -1,0 +1,258 @@
+//! Both directions in one handle: what `pipe` makes, and `Listener::accept` and `connect`.
+
+use super::line::{Kind, Line};
+use super::receiving::ReceivingEnd;
+use super::sending::SendingEnd;
+use crate::error::{Error, Result};
+use crate::sys;
+use crate::wire::{Wire, handle::Descriptor};
+use serde::{Deserialize, Deserializer, Serialize, Serializer, ser::Error as _};
+use std::{
+    fmt, io,
+    marker::PhantomData,
+    os::fd::{AsFd, AsRawFd, BorrowedFd},
+    time::Duration,
+};
+
+/// One end of a connection that sends `S` and receives `R`: typed messages, or raw bytes.
+///
+/// It is a handle: threads share it by reference, and it can itself be an argument, a result, or a part of a message. Each
+/// message arrives whole and once, in the order of sending, whatever number of threads send and receive. When all copies of
+/// the other end are gone, closed or with the process that had them, what was sent before can still be received; then
+/// every call is an error of [`ErrorKind::Disconnected`](crate::ErrorKind::Disconnected).
+///
+/// Sending blocks while what the other end has not received yet fills the pipe (at least 4 KiB, mostly 64 KiB), so two
+/// processes that send each other much before either receives wait for each other for ever.
+///
+/// A handle that is sent in a message stays usable here: then two processes hold the same end. Both may send at once messages
+/// of up to 4 KiB; for larger ones, and for receiving, it must be one of them at a time.
+pub struct Connection<S, R> {
+    sending: SendingEnd,
+    receiving: ReceivingEnd,
+    types: PhantomData<fn(S) -> R>,
+}
+
+/// Makes a connection and gives its two ends, usually one for this process and one for another.
+///
+/// It costs two pipes and a socket, three descriptors an end.
+///
+/// # Errors
+///
+/// [`ErrorKind::Io`](crate::ErrorKind::Io) when this process has no room for the descriptors.
+///
+/// # Examples
+///
+/// ```
+/// let (parent, child) = procpool::pipe::<u32, String>()?;
+/// std::thread::spawn(move || {
+///     while let Ok(number) = child.recv() {
+///         child.send(&format!("<{number}>"))?;
+///     }
+///     Ok::<(), procpool::Error>(())
+/// });
+/// parent.send(&7)?;
+/// assert_eq!(parent.recv()?, "<7>");
+/// # Ok::<(), procpool::Error>(())
+/// ```
+pub fn pipe<S: Wire, R: Wire>() -> Result<(Connection<S, R>, Connection<R, S>)> {
+    let make = || -> io::Result<_> {
+        let (there, back) = (sys::pipe::polled()?, sys::pipe::polled()?);
+        let (ours, theirs) = sys::socket::pair()?;
+        let ours = Ends::pipes(back.0, there.1, ours);
+        let theirs = Ends::pipes(there.0, back.1, theirs);
+        Ok((ours.into(), theirs.into()))
+    };
+    make().map_err(|it| Error::io("failed to make a pipe", it))
+}
+
+/// A connection as it travels.
+#[derive(Serialize, Deserialize)]
+pub(super) enum Ends {
+    Pipes {
+        reader: Descriptor,
+        writer: Descriptor,
+        beside: Descriptor,
+    },
+    Socket {
+        socket: Descriptor,
+        carries_descriptors: bool,
+    },
+}
+
+impl Ends {
+    fn pipes(
+        reader: impl Into<Descriptor>,
+        writer: impl Into<Descriptor>,
+        beside: impl Into<Descriptor>,
+    ) -> Self {
+        Self::Pipes {
+            reader: reader.into(),
+            writer: writer.into(),
+            beside: beside.into(),
+        }
+    }
+}
+
+impl<S, R> From<Ends> for Connection<S, R> {
+    fn from(ends: Ends) -> Self {
+        let (receiving, sending, kind, beside) = match ends {
+            Ends::Pipes {
+                reader,
+                writer,
+                beside,
+            } => (reader, writer, Kind::Pipe, Some(beside)),
+            Ends::Socket {
+                socket,
+                carries_descriptors,
+            } => {
+                let beside = carries_descriptors.then(|| socket.clone());
+                (socket.clone(), socket, Kind::Socket, beside)
+            }
+        };
+        let line = |data, beside| Line { kind, data, beside };
+        Self {
+            receiving: ReceivingEnd::new(line(receiving, beside.clone())),
+            sending: SendingEnd::new(line(sending, beside)),
+            types: PhantomData,
+        }
+    }
+}
+
+impl<S, R> Connection<S, R> {
+    fn to_ends(&self) -> Option<Ends> {
+        let (receiving, sending) = (self.receiving.line()?, self.sending.line());
+        Some(match (receiving.kind, &receiving.beside) {
+            (Kind::Pipe, Some(beside)) => {
+                Ends::pipes(receiving.data.clone(), sending.data.clone(), beside.clone())
+            }
+            (_, beside) => Ends::Socket {
+                socket: receiving.data.clone(),
+                carries_descriptors: beside.is_some(),
+            },
+        })
+    }
+}
+
+impl<S: Wire + 'static, R: Wire + 'static> Connection<S, R> {
+    /// Sends a value. Blocks while the pipe is full.
+    ///
+    /// # Errors
+    ///
+    /// [`Codec`](crate::ErrorKind::Codec) when the value cannot be encoded, [`Unsupported`](crate::ErrorKind::Unsupported) when
+    /// it holds a handle and the other end may be on another machine: nothing was sent then.
+    /// [`Disconnected`](crate::ErrorKind::Disconnected) when the other end is gone.
+    pub fn send(&self, value: &S) -> Result<()> {
+        self.sending.send(value)
+    }
+
+    /// Receives a value. Blocks until one has come.
+    ///
+    /// # Errors
+    ///
+    /// [`Codec`](crate::ErrorKind::Codec) when the message is no `R`: it is gone, the next call gets the next one.
+    /// [`Disconnected`](crate::ErrorKind::Disconnected) when everything was received and the other end is gone, or it died in
+    /// the middle of a message.
+    pub fn recv(&self) -> Result<R> {
+        self.receiving.recv()
+    }
+
+    /// Receives a value if a whole one is there, without blocking.
+    ///
+    /// # Errors
+    ///
+    /// [`Empty`](crate::ErrorKind::Empty) when none is, or another thread is receiving; else as [`recv`](Self::recv).
+    pub fn try_recv(&self) -> Result<R> {
+        self.receiving.try_recv()
+    }
+
+    /// Receives a value. Blocks for at most `limit`.
+    ///
+    /// # Errors
+    ///
+    /// [`TimedOut`](crate::ErrorKind::TimedOut) when none has come: nothing is lost, a message that was on its way is
+    /// received later. Else as [`recv`](Self::recv).
+    pub fn recv_timeout(&self, limit: Duration) -> Result<R> {
+        self.receiving.recv_timeout(limit)
+    }
+
+    /// Waits for at most `limit` until there is something to receive, and says whether there is: a message that comes, or
+    /// the news that the other end is gone.
+    ///
+    /// # Errors
+    ///
+    /// [`Io`](crate::ErrorKind::Io) when the system refuses.
+    pub fn poll(&self, limit: Duration) -> Result<bool> {
+        self.receiving.poll(limit)
+    }
+
+    /// Sends bytes as they are. Blocks while the pipe is full.
+    ///
+    /// # Errors
+    ///
+    /// [`Disconnected`](crate::ErrorKind::Disconnected) when the other end is gone.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// let (a, b) = procpool::pipe::<(), ()>()?;
+    /// a.send_bytes(b"some bytes")?;
+    /// assert_eq!(b.recv_bytes()?, b"some bytes");
+    /// # Ok::<(), procpool::Error>(())
+    /// ```
+    pub fn send_bytes(&self, bytes: &[u8]) -> Result<()> {
+        self.sending.send_bytes(bytes)
+    }
+
+    /// Receives the bytes of one message, which may be none. Blocks until one has come.
+    ///
+    /// # Errors
+    ///
+    /// [`Disconnected`](crate::ErrorKind::Disconnected) as [`recv`](Self::recv).
+    pub fn recv_bytes(&self) -> Result<Vec<u8>> {
+        self.receiving.recv_bytes()
+    }
+
+    /// Receives the bytes of one message to the start of `buffer`, and says how many. Blocks until one has come.
+    ///
+    /// # Errors
+    ///
+    /// [`InvalidInput`](crate::ErrorKind::InvalidInput) when the message is larger than the buffer: it stays the next one.
+    /// [`Disconnected`](crate::ErrorKind::Disconnected) as [`recv`](Self::recv).
+    pub fn recv_bytes_into(&self, buffer: &mut [u8]) -> Result<usize> {
+        self.receiving.recv_bytes_into(buffer)
+    }
+
+    /// Closes this copy of the end, as dropping it does.
+    pub fn close(self) {
+        drop(self);
+    }
+}
+
+/// Readable when there is something to receive.
+impl<S, R> AsFd for Connection<S, R> {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.receiving.as_fd()
+    }
+}
+
+impl<S, R> Serialize for Connection<S, R> {
+    fn serialize<Z: Serializer>(&self, serializer: Z) -> Result<Z::Ok, Z::Error> {
+        let ends = self.to_ends();
+        let ends = ends.ok_or_else(|| Z::Error::custom(super::receiving::HALF_RECEIVED))?;
+        ends.serialize(serializer)
+    }
+}
+
+impl<'de, S, R> Deserialize<'de> for Connection<S, R> {
+    fn deserialize<Z: Deserializer<'de>>(deserializer: Z) -> Result<Self, Z::Error> {
+        Ends::deserialize(deserializer).map(Self::from)
+    }
+}
+
+impl<S, R> fmt::Debug for Connection<S, R> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Connection")
+            .field("fd", &self.as_fd().as_raw_fd())
+            .finish_non_exhaustive()
+    }
+}

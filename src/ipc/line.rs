@@ -1,0 +1,157 @@
+//! One direction of a connection: its descriptors, and how a message lies in its stream.
+//!
+//! | bytes | what |
+//! |---|---|
+//! | 8 | header: the payload's length in 48 bits, the number of descriptors in 16 |
+//! | the payload's length | payload |
+//! | as many as are missing to 64 | zeros |
+//!
+//! The reader asks for 64 bytes first. So a small message is one write and one read, and no read goes beyond its message:
+//! what is readable is always the next one, for `poll` and for other readers of the same end.
+//!
+//! Descriptors go through a socket beside a pipe, before the message; in a stream of a socket they lie behind its first 64
+//! bytes.
+
+use crate::sys::{pipe, socket};
+use crate::wire::handle::Descriptor;
+use std::{io, os::fd::AsFd};
+
+/// Bytes that are read first, and the least that a message takes up.
+pub(super) const BLOCK: usize = 64;
+
+/// Bytes before the payload.
+pub(super) const HEADER: usize = 8;
+
+/// Bytes of payload in the first block.
+pub(super) const INLINE: usize = BLOCK - HEADER;
+
+/// What is known of a message before it is read.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(super) struct Header {
+    /// Bytes of payload.
+    pub(super) length: usize,
+    pub(super) descriptors: usize,
+}
+
+impl Header {
+    /// None when there are more of either than any message has.
+    pub(super) fn to_bytes(self) -> Option<[u8; HEADER]> {
+        let descriptors = u16::try_from(self.descriptors).ok()?;
+        let word = (self.length as u64) << 16 | u64::from(descriptors);
+        (self.length < 1 << 48).then_some(word.to_le_bytes())
+    }
+
+    pub(super) fn from_bytes(bytes: [u8; HEADER]) -> Self {
+        let word = u64::from_le_bytes(bytes);
+        Self {
+            length: (word >> 16) as usize,
+            descriptors: usize::from(word as u16),
+        }
+    }
+}
+
+/// What the bytes go through.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Kind {
+    /// A pipe, of which the end that reads never blocks.
+    Pipe,
+    /// A connected socket.
+    Socket,
+}
+
+/// One end of one direction.
+#[derive(Debug, Clone)]
+pub(super) struct Line {
+    pub(super) kind: Kind,
+    pub(super) data: Descriptor,
+    /// The socket that carries descriptors, if any does: one beside the pipe, or the same.
+    pub(super) beside: Option<Descriptor>,
+}
+
+impl Line {
+    /// Reads what is there, at least one byte; 0 at the end, `WouldBlock` when nothing is there yet.
+    #[inline]
+    pub(super) fn try_read(&self, buffer: &mut [u8]) -> io::Result<usize> {
+        match self.kind {
+            Kind::Pipe => pipe::read(&self.data, buffer),
+            Kind::Socket => socket::try_read(&self.data, buffer),
+        }
+    }
+
+    /// The same, behind the end of a vector, which must have the capacity for `most` more bytes.
+    pub(super) fn try_append(&self, into: &mut Vec<u8>, most: usize) -> io::Result<usize> {
+        match self.kind {
+            Kind::Pipe => pipe::read_append(&self.data, into, most),
+            Kind::Socket => socket::try_append(&self.data, into, most),
+        }
+    }
+
+    /// Writes two parts one behind the other, together as far as the system allows; blocks until all is written.
+    pub(super) fn write(&self, mut parts: [&[u8]; 2]) -> io::Result<()> {
+        while !parts[0].is_empty() {
+            let count = match self.kind {
+                Kind::Pipe if parts[1].is_empty() => pipe::write(&self.data, parts[0]),
+                Kind::Pipe => pipe::write_parts(&self.data, parts),
+                Kind::Socket => socket::send_parts(&self.data, parts),
+            }?;
+            parts = without(parts, count);
+        }
+        Ok(())
+    }
+}
+
+/// What is left of two parts behind the first `count` bytes; the first is empty only when both are.
+fn without([first, second]: [&[u8]; 2], count: usize) -> [&[u8]; 2] {
+    if count < first.len() {
+        return [&first[count..], second];
+    }
+    [&second[count - first.len()..], &[]]
+}
+
+impl AsFd for Line {
+    fn as_fd(&self) -> std::os::fd::BorrowedFd<'_> {
+        self.data.as_fd()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_header_says_what_was_put_in() {
+        for (length, descriptors) in [(0, 0), (5 << 30, 1), ((1 << 48) - 1, 65535)] {
+            let header = Header {
+                length,
+                descriptors,
+            };
+            let bytes = header.to_bytes().expect("it has room");
+            assert_eq!(Header::from_bytes(bytes), header);
+        }
+        let (length, descriptors) = (1 << 48, 65536);
+        assert!(
+            Header {
+                length,
+                descriptors: 0
+            }
+            .to_bytes()
+            .is_none()
+        );
+        assert!(
+            Header {
+                length: 0,
+                descriptors
+            }
+            .to_bytes()
+            .is_none()
+        );
+    }
+
+    #[test]
+    fn what_was_written_is_left_out_across_parts() {
+        assert_eq!(without([b"ab", b"cd"], 1), [&b"b"[..], b"cd"]);
+        assert_eq!(without([b"ab", b"cd"], 2), [&b"cd"[..], b""]);
+        assert_eq!(without([b"ab", b"cd"], 3), [&b"d"[..], b""]);
+        assert_eq!(without([b"ab", b""], 2), [b"", b""]);
+    }
+}

@@ -1,0 +1,244 @@
+//! One direction: a handle that sends and a handle that receives.
+
+use super::line::{Kind, Line};
+use super::receiving::{HALF_RECEIVED, ReceivingEnd};
+use super::sending::SendingEnd;
+use crate::error::{Error, Result};
+use crate::sys;
+use crate::wire::{Wire, handle::Descriptor};
+use serde::{Deserialize, Deserializer, Serialize, Serializer, ser::Error as _};
+use std::{
+    fmt, io,
+    marker::PhantomData,
+    os::fd::{AsFd, AsRawFd, BorrowedFd},
+    time::Duration,
+};
+
+/// The end of [`one_way`] that sends.
+///
+/// As the sending half of a [`Connection`](crate::Connection), with the same rules for threads and processes that share it.
+pub struct Sender<T> {
+    end: SendingEnd,
+    types: PhantomData<fn(T)>,
+}
+
+/// The end of [`one_way`] that receives.
+///
+/// As the receiving half of a [`Connection`](crate::Connection), with the same rules for threads and processes that share it.
+pub struct Receiver<T> {
+    end: ReceivingEnd,
+    types: PhantomData<fn() -> T>,
+}
+
+/// Makes a connection in one direction, which costs two descriptors an end.
+///
+/// # Errors
+///
+/// [`ErrorKind::Io`](crate::ErrorKind::Io) when this process has no room for the descriptors.
+///
+/// # Examples
+///
+/// ```
+/// let (receiver, sender) = procpool::one_way()?;
+/// std::thread::spawn(move || (0..3).try_for_each(|n| sender.send(&n)));
+/// let mut received = Vec::new();
+/// while let Ok(n) = receiver.recv() {
+///     received.push(n);
+/// }
+/// assert_eq!(received, [0, 1, 2]);
+/// # Ok::<(), procpool::Error>(())
+/// ```
+pub fn one_way<T: Wire>() -> Result<(Receiver<T>, Sender<T>)> {
+    let make = || -> io::Result<_> {
+        let (reader, writer) = sys::pipe::polled()?;
+        let (ours, theirs) = sys::socket::pair()?;
+        let reader = End(reader.into(), ours.into());
+        let writer = End(writer.into(), theirs.into());
+        Ok((reader.into(), writer.into()))
+    };
+    make().map_err(|it| Error::io("failed to make a pipe", it))
+}
+
+/// An end as it travels: its pipe, and the socket beside it.
+#[derive(Serialize, Deserialize)]
+struct End(Descriptor, Descriptor);
+
+impl From<&Line> for End {
+    fn from(line: &Line) -> Self {
+        let beside = line.beside.clone();
+        Self(
+            line.data.clone(),
+            beside.expect("a line of one way is made of both"),
+        )
+    }
+}
+
+impl From<End> for Line {
+    fn from(End(data, beside): End) -> Self {
+        Self {
+            kind: Kind::Pipe,
+            data,
+            beside: Some(beside),
+        }
+    }
+}
+
+impl<T> From<End> for Sender<T> {
+    fn from(end: End) -> Self {
+        Self {
+            end: SendingEnd::new(end.into()),
+            types: PhantomData,
+        }
+    }
+}
+
+impl<T> From<End> for Receiver<T> {
+    fn from(end: End) -> Self {
+        Self {
+            end: ReceivingEnd::new(end.into()),
+            types: PhantomData,
+        }
+    }
+}
+
+impl<T: Wire + 'static> Sender<T> {
+    /// As [`Connection::send`](crate::Connection::send).
+    ///
+    /// # Errors
+    ///
+    /// The same.
+    pub fn send(&self, value: &T) -> Result<()> {
+        self.end.send(value)
+    }
+
+    /// As [`Connection::send_bytes`](crate::Connection::send_bytes).
+    ///
+    /// # Errors
+    ///
+    /// The same.
+    pub fn send_bytes(&self, bytes: &[u8]) -> Result<()> {
+        self.end.send_bytes(bytes)
+    }
+
+    /// Closes this copy of the end, as dropping it does.
+    pub fn close(self) {
+        drop(self);
+    }
+}
+
+impl<T: Wire + 'static> Receiver<T> {
+    /// As [`Connection::recv`](crate::Connection::recv).
+    ///
+    /// # Errors
+    ///
+    /// The same.
+    pub fn recv(&self) -> Result<T> {
+        self.end.recv()
+    }
+
+    /// As [`Connection::try_recv`](crate::Connection::try_recv).
+    ///
+    /// # Errors
+    ///
+    /// The same.
+    pub fn try_recv(&self) -> Result<T> {
+        self.end.try_recv()
+    }
+
+    /// As [`Connection::recv_timeout`](crate::Connection::recv_timeout).
+    ///
+    /// # Errors
+    ///
+    /// The same.
+    pub fn recv_timeout(&self, limit: Duration) -> Result<T> {
+        self.end.recv_timeout(limit)
+    }
+
+    /// As [`Connection::poll`](crate::Connection::poll).
+    ///
+    /// # Errors
+    ///
+    /// The same.
+    pub fn poll(&self, limit: Duration) -> Result<bool> {
+        self.end.poll(limit)
+    }
+
+    /// As [`Connection::recv_bytes`](crate::Connection::recv_bytes).
+    ///
+    /// # Errors
+    ///
+    /// The same.
+    pub fn recv_bytes(&self) -> Result<Vec<u8>> {
+        self.end.recv_bytes()
+    }
+
+    /// As [`Connection::recv_bytes_into`](crate::Connection::recv_bytes_into).
+    ///
+    /// # Errors
+    ///
+    /// The same.
+    pub fn recv_bytes_into(&self, buffer: &mut [u8]) -> Result<usize> {
+        self.end.recv_bytes_into(buffer)
+    }
+
+    /// Closes this copy of the end, as dropping it does.
+    pub fn close(self) {
+        drop(self);
+    }
+}
+
+/// Readable when the end that receives is gone.
+impl<T> AsFd for Sender<T> {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.end.as_fd()
+    }
+}
+
+/// Readable when there is something to receive.
+impl<T> AsFd for Receiver<T> {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.end.as_fd()
+    }
+}
+
+impl<T> Serialize for Sender<T> {
+    fn serialize<Z: Serializer>(&self, serializer: Z) -> Result<Z::Ok, Z::Error> {
+        End::from(self.end.line()).serialize(serializer)
+    }
+}
+
+impl<T> Serialize for Receiver<T> {
+    fn serialize<Z: Serializer>(&self, serializer: Z) -> Result<Z::Ok, Z::Error> {
+        let line = self.end.line();
+        let line = line.ok_or_else(|| Z::Error::custom(HALF_RECEIVED))?;
+        End::from(line).serialize(serializer)
+    }
+}
+
+impl<'de, T> Deserialize<'de> for Sender<T> {
+    fn deserialize<Z: Deserializer<'de>>(deserializer: Z) -> Result<Self, Z::Error> {
+        End::deserialize(deserializer).map(Self::from)
+    }
+}
+
+impl<'de, T> Deserialize<'de> for Receiver<T> {
+    fn deserialize<Z: Deserializer<'de>>(deserializer: Z) -> Result<Self, Z::Error> {
+        End::deserialize(deserializer).map(Self::from)
+    }
+}
+
+impl<T> fmt::Debug for Sender<T> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Sender")
+            .field("fd", &self.as_fd().as_raw_fd())
+            .finish_non_exhaustive()
+    }
+}
+
+impl<T> fmt::Debug for Receiver<T> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Receiver")
+            .field("fd", &self.as_fd().as_raw_fd())
+            .finish_non_exhaustive()
+    }
+}

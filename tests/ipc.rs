@@ -1,0 +1,14 @@
+//! What connections do with messages of every size and kind, shared ends, handles and peers that are gone.
+
+mod common;
+#[path = "common/processes.rs"]
+mod processes;
+
+#[path = "ipc/handles.rs"]
+mod handles;
+#[path = "ipc/messages.rs"]
+mod messages;
+#[path = "ipc/shared.rs"]
+mod shared;
+#[path = "ipc/waiting.rs"]
+mod waiting;
