@@ -9,6 +9,8 @@ mod processes;
 mod deaths;
 #[path = "process/ended.rs"]
 mod ended;
+#[path = "process/handles.rs"]
+mod handles;
 #[path = "process/methods.rs"]
 mod methods;
 #[path = "process/pools.rs"]

@@ -2,7 +2,7 @@
 
 use super::{
     fault::Fault,
-    function::{Function, Invocation},
+    function::{Function, Handles, Invocation},
     identity::Identity,
     method::{StartMethod, set_start_method},
     outcome::{self, Report},
@@ -11,10 +11,7 @@ use super::{
 use crate::error::Error;
 use crate::shm::{Buffer, Cursor, Slab};
 use crate::sys::{child, signal, socket};
-use crate::wire::{
-    codec,
-    handle::{self, Descriptor},
-};
+use crate::wire::{codec, handle::Descriptor};
 use serde::{Deserialize, Serialize};
 use std::{
     io,
@@ -154,15 +151,18 @@ fn invoke(
 ) -> Result<(), Fault> {
     let unknown = |error: Error| Fault::Unknown(error.to_string());
     let callable = function.resolve().map_err(unknown)?;
+    let mut handles = Handles {
+        given: fds,
+        left: Vec::new(),
+    };
     let mut invocation = Invocation {
         argument,
         context: None,
         result,
+        handles: Some(&mut handles),
     };
-    let (outcome, handles) = handle::collect(|| {
-        panic::run(|| handle::provide(fds, || callable.invoke(&mut invocation)))
-    });
+    let outcome = panic::run(|| callable.invoke(&mut invocation));
     outcome.map_err(|it| *it)?.map_err(Fault::from)?;
-    send(socket, &handles)
+    send(socket, &handles.left)
         .map_err(|it| Fault::Encode(format!("its handles could not be sent: {it}")))
 }

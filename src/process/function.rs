@@ -11,8 +11,11 @@
 use crate::error::{Error, ErrorKind, Result};
 use crate::shm::{Buffer, Cursor};
 use crate::sys::modules::{self, ModuleId};
-use crate::wire::{Wire, codec};
-use std::{any::Any, fmt, mem, ptr};
+use crate::wire::{
+    Wire, codec,
+    handle::{self, Descriptor},
+};
+use std::{any::Any, fmt, mem, os::fd::OwnedFd, ptr};
 
 /// Code, by its module and the offset from where that module is loaded.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -76,7 +79,7 @@ fn unknown(message: &str) -> Error {
 }
 
 /// What a process that was started runs: it gets the descriptors that were passed, and gives its exit code.
-pub(crate) type ChildMain = fn(Vec<std::os::fd::OwnedFd>) -> i32;
+pub(crate) type ChildMain = fn(Vec<OwnedFd>) -> i32;
 
 /// Names a child's main function.
 pub(crate) fn locate_main(main: ChildMain) -> Result<Location> {
@@ -110,6 +113,48 @@ pub(crate) struct Invocation<'a> {
     pub(crate) context: Option<&'a dyn Any>,
     /// Where the encoded result goes.
     pub(crate) result: &'a mut Buffer,
+    /// The handles in argument and result, where they can travel.
+    pub(crate) handles: Option<&'a mut Handles>,
+}
+
+/// Descriptors beside a call.
+#[derive(Debug, Default)]
+pub(crate) struct Handles {
+    /// Those in its argument.
+    pub(crate) given: Vec<OwnedFd>,
+    /// Those in its result.
+    pub(crate) left: Vec<Descriptor>,
+}
+
+impl Invocation<'_> {
+    /// Decodes the argument. The list of handles is there meanwhile, not while the user's function runs.
+    #[inline]
+    fn decode<A: Wire>(&mut self) -> Result<A, Failure> {
+        let argument = &mut self.argument;
+        let decoded = match &mut self.handles {
+            None => codec::decode(argument),
+            Some(handles) => {
+                let given = mem::take(&mut handles.given);
+                handle::provide(given, || codec::decode(argument))
+            }
+        };
+        decoded.map_err(Failure::Decode)
+    }
+
+    /// Encodes the result.
+    #[inline]
+    fn encode<R: Wire>(&mut self, value: &R) -> Result<(), Failure> {
+        let result = &mut *self.result;
+        let encoded = match &mut self.handles {
+            None => codec::encode(value, result),
+            Some(handles) => {
+                let (encoded, left) = handle::collect(|| codec::encode(value, result));
+                handles.left = left;
+                encoded
+            }
+        };
+        encoded.map_err(Failure::Encode)
+    }
 }
 
 type Trampoline = fn(Address, &mut Invocation<'_>) -> Result<(), Failure>;
@@ -246,8 +291,8 @@ fn call_unary<A: Wire + 'static, R: Wire + 'static>(
 ) -> Result<(), Failure> {
     // SAFETY: `Function::unary::<A, R>` alone pairs this trampoline with an address, that of a `fn(A) -> R`.
     let function = unsafe { mem::transmute::<*const (), fn(A) -> R>(function.0) };
-    let argument = codec::decode(&mut call.argument).map_err(Failure::Decode)?;
-    codec::encode(&function(argument), call.result).map_err(Failure::Encode)
+    let argument = call.decode()?;
+    call.encode(&function(argument))
 }
 
 fn call_binary<A: Wire + 'static, B: Wire + 'static, R: Wire + 'static>(
@@ -256,8 +301,8 @@ fn call_binary<A: Wire + 'static, B: Wire + 'static, R: Wire + 'static>(
 ) -> Result<(), Failure> {
     // SAFETY: `Function::binary::<A, B, R>` alone pairs this trampoline with an address, that of a `fn(A, B) -> R`.
     let function = unsafe { mem::transmute::<*const (), fn(A, B) -> R>(function.0) };
-    let (a, b) = codec::decode(&mut call.argument).map_err(Failure::Decode)?;
-    codec::encode(&function(a, b), call.result).map_err(Failure::Encode)
+    let (a, b) = call.decode()?;
+    call.encode(&function(a, b))
 }
 
 fn call_contextual<C: Wire + 'static, A: Wire + 'static, R: Wire + 'static>(
@@ -268,8 +313,8 @@ fn call_contextual<C: Wire + 'static, A: Wire + 'static, R: Wire + 'static>(
     let function = unsafe { mem::transmute::<*const (), fn(&C, A) -> R>(function.0) };
     let context = call.context.and_then(|it| it.downcast_ref::<C>());
     let context = context.expect("the context was sent before the call and has its type");
-    let argument = codec::decode(&mut call.argument).map_err(Failure::Decode)?;
-    codec::encode(&function(context, argument), call.result).map_err(Failure::Encode)
+    let argument = call.decode()?;
+    call.encode(&function(context, argument))
 }
 
 fn call_initializer<A: Wire + 'static, E: fmt::Display + 'static>(
@@ -278,6 +323,6 @@ fn call_initializer<A: Wire + 'static, E: fmt::Display + 'static>(
 ) -> Result<(), Failure> {
     // SAFETY: `Function::initializer::<A, E>` alone pairs this trampoline with an address, that of such a function.
     let function = unsafe { mem::transmute::<*const (), fn(A) -> Result<(), E>>(function.0) };
-    let argument = codec::decode(&mut call.argument).map_err(Failure::Decode)?;
+    let argument = call.decode()?;
     function(argument).map_err(|error| Failure::Initializer(error.to_string()))
 }

@@ -82,6 +82,7 @@ impl Answers {
             argument: frame.argument(bytes),
             context: frame.context,
             result: &mut self.result,
+            handles: None,
         };
         let mut failure = None;
         // A pointer is what comes back of an item that went well: large outcomes cost more to move than tiny items.

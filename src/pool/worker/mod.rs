@@ -276,6 +276,7 @@ fn initialize(call: EncodedCall) -> std::result::Result<(), Fault> {
         argument,
         context: None,
         result: &mut result,
+        handles: None,
     };
     let outcome = panic::run(|| callable.invoke(&mut invocation)).map_err(|it| *it);
     let outcome = outcome.and_then(|it| it.map_err(Fault::from));

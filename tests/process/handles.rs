@@ -1,0 +1,101 @@
+//! Handles that travel: in arguments and results of processes, under every start method.
+
+use crate::{
+    common::{failure, in_time},
+    for_every_method, in_a_process_with_one_thread, start,
+};
+use procpool::{
+    Connection, ErrorKind, Process, ProcessPoolExecutor, Receiver, Result, Sender, StartMethod,
+    one_way, pipe,
+};
+use serde::{Deserialize, Serialize};
+
+#[derive(Serialize, Deserialize)]
+struct Job {
+    name: String,
+    answer: Sender<i64>,
+    inputs: Vec<Receiver<String>>,
+}
+
+for_every_method! {
+    fn a_conversation(method) {
+        let (parent, child) = pipe::<u64, String>()?;
+        let converse = |child: Connection<String, u64>| {
+            // Not until the end of the connection: a fork has a copy of the parent's end.
+            for _ in 0..100 {
+                let number = child.recv().expect("a number");
+                child.send(&number.to_string()).expect("a parent");
+            }
+        };
+        let process = start(method, converse, child)?;
+        for number in 0..100 {
+            parent.send(&number)?;
+            assert_eq!(parent.recv()?, number.to_string());
+        }
+        assert!(process.join()?.success());
+        Ok(())
+    }
+
+    fn a_child_that_ends_is_the_end_of_its_connection(method) {
+        let (receiver, sender) = one_way()?;
+        let process = start(method, |sender: Sender<u64>| drop(sender.send(&42)), sender)?;
+        assert_eq!(receiver.recv()?, 42);
+        assert_eq!(failure(receiver.recv()).kind(), ErrorKind::Disconnected);
+        process.result()
+    }
+
+    fn handles_lie_in_structs_and_lists(method) {
+        let (answers, answer) = one_way()?;
+        let mut inputs = Vec::new();
+        for number in 0..20 {
+            let (receiver, sender) = one_way::<String>()?;
+            sender.send(&format!("input {number}"))?;
+            inputs.push(receiver);
+        }
+        let work = |job: Job| {
+            let read = job.inputs.iter().filter_map(|it| it.recv().ok()).filter(|it| it.starts_with("input")).count();
+            (job.name, job.answer.send(&(read as i64)).is_ok())
+        };
+        let job = Job { name: "bob".to_owned(), answer, inputs };
+        assert_eq!(start(method, work, job)?.result()?, ("bob".to_owned(), true));
+        assert_eq!(answers.recv()?, 20);
+        Ok(())
+    }
+
+    fn a_handle_comes_back_as_a_result(method) {
+        let (receiver, sender) = one_way::<u64>()?;
+        let back = start(method, |it: Receiver<u64>| it, receiver)?.result()?;
+        sender.send(&7)?;
+        assert_eq!(back.recv()?, 7);
+        let made = |()| one_way::<u64>().map(|(receiver, sender)| {
+            let sent = sender.send(&8);
+            (receiver, sent.is_ok())
+        }).map_err(|it| it.to_string());
+        let (receiver, sent) = start(method, made, ())?.result()?.expect("a pipe");
+        assert!(sent);
+        assert_eq!(receiver.recv()?, 8);
+        Ok(())
+    }
+}
+
+#[test]
+fn a_task_of_a_pool_says_that_handles_do_not_travel_there_yet() -> Result<()> {
+    in_time(|| {
+        let pool = ProcessPoolExecutor::builder().workers(1).build()?;
+        let (_receiver, sender) = one_way::<u64>()?;
+        let error = failure(pool.apply(|_: Sender<u64>| (), sender));
+        assert_eq!(error.kind(), ErrorKind::Codec);
+        // Nor do they slip into a list that is meant for something else.
+        let nested = |()| {
+            let pool = ProcessPoolExecutor::builder()
+                .workers(1)
+                .build()
+                .map_err(|it| it.to_string())?;
+            let (_receiver, sender) = one_way::<u64>().map_err(|it| it.to_string())?;
+            let refused = pool.apply(|_: Sender<u64>| (), sender);
+            Ok::<_, String>(refused.is_err_and(|it| it.kind() == ErrorKind::Codec))
+        };
+        assert_eq!(Process::start(nested, ())?.result()?, Ok(true));
+        Ok(())
+    })
+}
