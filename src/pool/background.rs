@@ -59,7 +59,7 @@ impl Shared {
                 state.is_armed = true;
             }
             self.clear_relief(&mut state);
-            let look = if state.is_led {
+            let look = if state.leader.is_some() {
                 None
             } else {
                 state.fall_asleep()
@@ -71,7 +71,7 @@ impl Shared {
             state.timer
         };
         full_barrier();
-        let is_led = self.state.lock().is_led;
+        let is_led = self.state.lock().leader.is_some();
         if !is_led && self.has_records() {
             return;
         }

@@ -16,6 +16,9 @@ use std::{
 /// for their next result, so that a loop over results does not wake it with each.
 const ABSENCE: Duration = Duration::from_micros(250);
 
+/// Between two looks at events of callers that never sleep on them.
+const LOOK: Duration = Duration::from_millis(1);
+
 impl Shared {
     /// Waits until `done`, or until the deadline: false. The caller drives the pool meanwhile if nobody else does.
     ///
@@ -31,8 +34,18 @@ impl Shared {
                 return true;
             }
             let mut state = self.state.lock();
-            if !state.is_led && !matches!(state.phase, Phase::Ended(_)) {
-                state.is_led = true;
+            let has_ended = matches!(state.phase, Phase::Ended(_));
+            if state.leader == Some(thread::current().id()) && !has_ended {
+                // In a waker that this thread runs as it leads: it goes on leading from there.
+                drop(state);
+                match self.drive(deadline, done) {
+                    Led::Done => return true,
+                    Led::TimedOut => return false,
+                    Led::Ended => continue,
+                }
+            }
+            if state.leader.is_none() && !has_ended {
+                state.leader = Some(thread::current().id());
                 drop(state);
                 match self.lead(deadline, done) {
                     Led::Done => return true,
@@ -62,7 +75,7 @@ impl Shared {
             .position(|it| it.id() == follower.id());
         match at {
             Some(at) => drop(state.followers.swap_remove(at)),
-            None if leaves && !state.is_led => {
+            None if leaves && state.leader.is_none() => {
                 state.followers.pop().iter().for_each(Thread::unpark);
             }
             None => {}
@@ -71,9 +84,15 @@ impl Shared {
 
     fn lead(&self, deadline: Option<Instant>, done: &dyn Fn() -> bool) -> Led {
         let _lead = Lead(self);
+        self.drive(deadline, done)
+    }
+
+    /// Does what is to be done until `done`.
+    fn drive(&self, deadline: Option<Instant>, done: &dyn Fn() -> bool) -> Led {
         self.wake_up();
         let mut ready = Vec::new();
         loop {
+            self.look_at_events(&mut ready);
             let goes_on = self.advance();
             if done() {
                 return Led::Done;
@@ -88,6 +107,20 @@ impl Shared {
                 self.sleep(deadline, done, &mut ready);
             }
         }
+    }
+
+    /// Deaths are told by events alone, and a caller that finds each reply at once never sleeps on them.
+    fn look_at_events(&self, ready: &mut Vec<u64>) {
+        let now = Instant::now();
+        {
+            let mut state = self.state.lock();
+            if now.duration_since(state.looked) < LOOK {
+                return;
+            }
+            state.looked = now;
+        }
+        self.wait_for_events(Some(now), ready);
+        self.notice(&mut self.state.lock(), ready);
     }
 
     /// Asks for a reply without sleeping, where that pays: with more to do than workers, they need the cores, and their
@@ -151,7 +184,7 @@ impl Drop for Lead<'_> {
     fn drop(&mut self) {
         let shared = self.0;
         let mut state = shared.state.lock();
-        state.is_led = false;
+        state.leader = None;
         state.leader_sleeps = false;
         let heir = state.followers.pop();
         heir.iter().for_each(Thread::unpark);

@@ -171,7 +171,7 @@ impl Page {
 
 /// The worker's side.
 impl Page {
-    /// Claims item `item`; false when it was taken back. A full barrier either way it succeeds.
+    /// Claims item `item`; false when it was taken back.
     #[inline]
     pub(super) fn try_start(&self, item: u32) -> bool {
         let mut word = self.word().load(Ordering::Relaxed);
@@ -181,7 +181,7 @@ impl Page {
                 return false;
             }
             let next = joined(item.wrapping_add(1), allowed);
-            // SeqCst: the barrier between the last reply and the question whether the pool is asleep.
+            // SeqCst: see `barrier_behind_start`.
             match self
                 .word()
                 .compare_exchange_weak(word, next, Ordering::SeqCst, Ordering::Relaxed)
@@ -367,6 +367,13 @@ impl Page {
         let load = |at| view.atomic_u64(at).load(Ordering::Relaxed);
         (load(BUSY_NANOS), load(ITEMS_DONE))
     }
+}
+
+/// A full barrier behind [`Page::try_start`], whose compare-and-swap is one by itself where it is a locked instruction.
+#[inline]
+pub(super) fn barrier_behind_start() {
+    #[cfg(not(target_arch = "x86_64"))]
+    full_barrier();
 }
 
 /// Orders every load and store before it before every one behind it.

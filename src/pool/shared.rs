@@ -166,7 +166,7 @@ impl Shared {
             let mut state = self.state.lock();
             let value = change(&mut state, &mut told);
             state.settle(&mut told);
-            if !state.is_led {
+            if state.leader.is_none() {
                 let due = state.next_deadline(true);
                 self.care_for_timers(&mut state, due);
             }
@@ -192,7 +192,7 @@ impl Shared {
             state.submit(unit, &mut told);
             // Something failed on its way to a worker, and the leader may wait for it.
             let wake_leader = state.leader_sleeps && state.outstanding < expected;
-            if !state.is_led {
+            if state.leader.is_none() {
                 let due = state.next_deadline(true);
                 self.care_for_timers(&mut state, due);
             }

@@ -430,6 +430,14 @@ mod tests {
         };
         let [mut one, mut other] = ["1", "2"].map(sleep);
         for child in [&one, &other] {
+            // `spawn` returns before the kernel shows the new program's environment.
+            let environment = || std::fs::read(format!("/proc/{}/environ", child.id()));
+            let end = std::time::Instant::now() + Duration::from_secs(10);
+            while environment().is_ok_and(|it| it.is_empty()) && std::time::Instant::now() < end {
+                std::thread::yield_now();
+            }
+        }
+        for child in [&one, &other] {
             abandon(child.id(), "PROCPOOL_TEST", OsStr::new("1"));
         }
         assert!(one.try_wait().is_err(), "it was not reaped");

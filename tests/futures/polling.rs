@@ -487,3 +487,29 @@ fn an_awaited_task_is_not_held_up_by_the_one_that_runs_next() {
         });
     });
 }
+
+#[test]
+fn a_waker_may_drop_the_pool_on_the_thread_that_waits_for_it() {
+    /// Drops the pool when it wakes.
+    struct Dropper(Mutex<Option<ProcessPoolExecutor>>);
+    impl Wake for Dropper {
+        fn wake(self: Arc<Self>) {
+            let pool = self.0.lock().ok().and_then(|mut it| it.take());
+            drop(pool);
+        }
+    }
+    in_time(|| {
+        let (pool, first, second) = (pool_of(2), Gate::new(), Gate::new());
+        let mut short = pool.submit(pass, first.path());
+        let long = pool.submit(pass, second.path());
+        first.wait_for(1);
+        second.wait_for(1);
+        let waker = Waker::from(Arc::new(Dropper(Mutex::new(Some(pool)))));
+        let polled = Pin::new(&mut short).poll(&mut Context::from_waker(&waker));
+        assert!(polled.is_pending());
+        let waiting = thread::spawn(move || long.result());
+        first.open();
+        second.open();
+        assert!(waiting.join().expect("no panic").is_ok());
+    });
+}

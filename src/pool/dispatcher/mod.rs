@@ -20,7 +20,12 @@ use crate::pool::{
 };
 use crate::sys::poll::{Interest, Set};
 pub(super) use slot::Slot;
-use std::{collections::VecDeque, sync::Arc, thread::Thread, time::Instant};
+use std::{
+    collections::VecDeque,
+    sync::Arc,
+    thread::{Thread, ThreadId},
+    time::Instant,
+};
 
 /// Replies to shorter items are worth gathering before a sleeping pool is woken for them.
 const SHORT_NANOS: u64 = 500_000;
@@ -54,8 +59,10 @@ pub(super) struct State {
     kill_at: Option<Instant>,
     /// Threads that wait and could lead.
     pub(super) followers: Vec<Thread>,
-    /// Whether a caller leads.
-    pub(super) is_led: bool,
+    /// The caller that leads.
+    pub(super) leader: Option<ThreadId>,
+    /// When a leader last looked at events.
+    pub(super) looked: Instant,
     /// Whether that caller sleeps, and must be woken for what others do.
     pub(super) leader_sleeps: bool,
     /// Whether the background thread would notice an event.
@@ -83,7 +90,8 @@ impl State {
             failures: vec![0; workers],
             kill_at: None,
             followers: Vec::new(),
-            is_led: false,
+            leader: None,
+            looked: Instant::now(),
             leader_sleeps: false,
             is_armed: true,
             is_relieved: false,

@@ -1,6 +1,6 @@
 //! The way back to the pool: records into the page's ring, and the bell.
 
-use crate::pool::page::{Bell, Page, RecordHead, Tag, full_barrier};
+use crate::pool::page::{Bell, Page, RecordHead, Tag, barrier_behind_start, full_barrier};
 use crate::process::{fault::Fault, start::ExitRecord};
 use crate::sys::pipe;
 use crate::wire::codec;
@@ -76,10 +76,11 @@ impl Replies {
         self.append(item, tag, &bytes);
     }
 
-    /// Rings if the pool sleeps and wants to know of what was appended now. Call behind a full barrier.
+    /// Rings if the pool sleeps and wants to know of what was appended now. Call behind the start of an item.
     #[inline]
     pub(super) fn ring_if_wanted(&self) {
         if self.unrung.get() {
+            barrier_behind_start();
             match self.page.bell() {
                 Bell::Off => {}
                 Bell::NowAndThen => self.ring_now_and_then(),
