@@ -59,6 +59,27 @@ use std::{
 /// let factor = 3;
 /// procpool::Process::start(|x: u64| x * factor, 7);
 /// ```
+///
+/// What is no data cannot be passed, and does not compile: a file, for one. Its path can, or what was read from it.
+///
+/// ```compile_fail,E0277
+/// let file = std::fs::File::open("/etc/hostname")?;
+/// procpool::Process::start(|file: std::fs::File| drop(file), file);
+/// # Ok::<(), std::io::Error>(())
+/// ```
+///
+/// A `std::sync::Mutex` is data, to serde: it is locked while it is encoded, and travels as a copy of what it holds, with a
+/// lock of its own that keeps nobody out in other processes.
+///
+/// ```
+/// use procpool::Process;
+/// use std::sync::Mutex;
+///
+/// let add = |counter: Mutex<u32>| counter.into_inner().ok().map(|it| it + 1);
+/// let [a, b] = [Process::start(add, Mutex::new(0))?, Process::start(add, Mutex::new(0))?];
+/// assert_eq!((a.result()?, b.result()?), (Some(1), Some(1)));
+/// # Ok::<(), procpool::Error>(())
+/// ```
 #[must_use = "dropping a process waits for it"]
 pub struct Process<R> {
     /// None once detached.
