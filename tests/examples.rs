@@ -1,5 +1,8 @@
 //! Runs every example as a program and checks what it prints.
 
+#[path = "examples/processes.rs"]
+mod processes;
+
 use std::collections::BTreeSet;
 use std::env;
 use std::ffi::{OsStr, OsString};
