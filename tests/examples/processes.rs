@@ -181,3 +181,83 @@ fn process_per_core_starts_one_for_each() {
     assert_eq!(ids.len(), cores, "{printed:#?}");
     assert_eq!(printed.len(), 1 + cores);
 }
+
+#[test]
+fn process_isolation_keeps_a_list_for_each_process() {
+    let printed = printed_by("process_isolation");
+    assert_eq!(printed[..2], ["child [666]", "parent []"]);
+    // Ten print at the same time.
+    let ten: Vec<String> = (0..10).map(|it| format!("child [{it}]")).collect();
+    assert_eq!(sorted(printed[2..12].to_vec()), ten);
+    assert_eq!(printed[12..], ["parent []"]);
+}
+
+#[test]
+fn process_global_is_the_parents_only_under_fork() {
+    let (program, printed) = run("process_global");
+    let expected = [("ForkServer", false), ("Spawn", false), ("Fork", true)];
+    for ((method, is_shared), lines) in expected.into_iter().zip(printed.chunks(2)) {
+        let start = format!("{method}: parent {program} has ");
+        let parents = between(&lines[0], &start, "");
+        let child = between(&lines[1], &format!("{method}: child "), "");
+        let (child, childs) = child.split_once(" has ").expect("an id and a number");
+        assert_ne!(child, program);
+        assert_eq!(childs == parents, is_shared, "{printed:#?}");
+    }
+    assert_eq!(printed.len(), 6);
+}
+
+#[test]
+fn process_fork_memory_is_seen_by_the_child_and_changed_only_there() {
+    let expected = [
+        r#"child ["zhangkai"]"#,
+        r#"child ["zhangkai", "sunkai"]"#,
+        r#"parent ["zhangkai"]"#,
+    ];
+    assert_eq!(printed_by("process_fork_memory"), expected);
+}
+
+#[test]
+fn process_fork_buffer_is_written_by_each_that_flushes_its_copy() {
+    let expected = [
+        "nobody flushes: zhangkai",
+        "child 1 flushes: zhangkai likai zhangkai",
+        "parent and child 1 flush: zhangkai likai",
+    ];
+    assert_eq!(printed_by("process_fork_buffer"), expected);
+}
+
+#[test]
+fn process_copies_are_all_that_a_child_has_without_fork() {
+    let printed = printed_by("process_copies");
+    for (method, lines) in ["ForkServer", "Spawn"].into_iter().zip(printed.chunks(5)) {
+        let expected = [
+            method,
+            "child, not passed: None",
+            r#"child, passed: ["zhangkai"]"#,
+            r#"child, changed: ["zhangkai", "sunkai"]"#,
+            r#"parent: ["zhangkai"]"#,
+        ];
+        assert_eq!(lines, expected);
+    }
+    assert_eq!(printed.len(), 10);
+}
+
+#[test]
+fn process_mutex_arrives_as_a_copy() {
+    let printed = printed_by("process_mutex");
+    let ids = printed
+        .iter()
+        .map(|it| between(it, "process ", " counts 1"));
+    assert_eq!(ids.collect::<BTreeSet<_>>().len(), 3);
+}
+
+#[test]
+fn process_fork_threads_are_refused_with_the_way_out() {
+    let expected = [
+        "this process has 2 threads, and a fork copies only one of them: use StartMethod::ForkServer or \
+         StartMethod::Spawn, or fork before the first thread is started",
+        "a process started by ForkServer",
+    ];
+    assert_eq!(printed_by("process_fork_threads"), expected);
+}

@@ -1,0 +1,26 @@
+//! Under `Fork` a child sees its parent's list without its being passed; what it changes stays in the child.
+
+use procpool::{Process, StartMethod};
+use std::sync::{Mutex, MutexGuard};
+
+static NAMES: Mutex<Vec<&str>> = Mutex::new(Vec::new());
+
+fn names() -> MutexGuard<'static, Vec<&'static str>> {
+    NAMES.lock().expect("nobody panics while holding it")
+}
+
+fn task(_: ()) {
+    println!("child {:?}", names());
+    names().push("sunkai");
+    println!("child {:?}", names());
+}
+
+fn main() -> procpool::Result<()> {
+    names().push("zhangkai");
+    Process::builder(task, ())
+        .start_method(StartMethod::Fork)
+        .start()?
+        .result()?;
+    println!("parent {:?}", names());
+    Ok(())
+}
