@@ -136,7 +136,10 @@ mod wire;
 #[cfg(all(target_os = "linux", target_pointer_width = "64"))]
 pub use error::{Error, ErrorKind, RemotePanic, Result, WorkerExit};
 #[cfg(all(target_os = "linux", target_pointer_width = "64"))]
-pub use ipc::{Connection, Receiver, Sender, one_way, pipe, wait_ready};
+pub use ipc::{
+    Address, AuthKey, Connection, Listener, Receiver, Sender, authkey, connect, one_way, pipe,
+    set_authkey, wait_ready,
+};
 #[cfg(all(target_os = "linux", target_pointer_width = "64"))]
 pub use pool::{
     AsCompleted, Imap, ImapStream, ImapUnordered, ProcessPoolBuilder, ProcessPoolExecutor,

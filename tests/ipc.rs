@@ -6,9 +6,17 @@ mod processes;
 
 #[path = "ipc/handles.rs"]
 mod handles;
+#[path = "ipc/listeners.rs"]
+mod listeners;
 #[path = "ipc/messages.rs"]
 mod messages;
 #[path = "ipc/shared.rs"]
 mod shared;
 #[path = "ipc/waiting.rs"]
 mod waiting;
+
+#[test]
+#[ignore = "runs what other tests start"]
+fn program() {
+    processes::run(&[("sends_for_ever", listeners::sends_for_ever)]);
+}

@@ -5,14 +5,21 @@
 //!
 //! Invariant: knows nothing of processes; a handle is a value with descriptors in it, wherever it is sent.
 
+mod address;
+mod auth;
 mod connection;
+mod handshake;
 mod line;
+mod listener;
 mod message;
 mod one_way;
 mod receiving;
 mod sending;
 mod wait;
 
+pub use address::Address;
+pub use auth::{AuthKey, authkey, set_authkey};
 pub use connection::{Connection, pipe};
+pub use listener::{Listener, connect};
 pub use one_way::{Receiver, Sender, one_way};
 pub use wait::wait_ready;

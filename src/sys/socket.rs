@@ -3,14 +3,19 @@
 use super::fd::{above_stdio, append, retry};
 use nix::{
     errno::Errno,
-    sys::socket::{
-        AddressFamily, ControlMessage, MsgFlags, SockFlag, SockType, sendmsg, socketpair,
+    sys::{
+        socket::{
+            AddressFamily, Backlog, ControlMessage, MsgFlags, SockFlag, SockType, UnixAddr,
+            accept4, sendmsg, setsockopt, socketpair, sockopt,
+        },
+        stat::Mode,
     },
 };
 use std::{
     io::{self, IoSlice},
     mem,
     os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd},
+    path::Path,
     slice,
 };
 
@@ -35,6 +40,37 @@ pub(crate) fn pair() -> io::Result<(OwnedFd, OwnedFd)> {
         SockFlag::SOCK_CLOEXEC,
     )?;
     Ok((above_stdio(a)?, above_stdio(b)?))
+}
+
+/// A Unix socket that listens at a path, which becomes a file for its owner alone.
+pub(crate) fn listen_unix(path: &Path) -> io::Result<OwnedFd> {
+    let flags = SockFlag::SOCK_CLOEXEC | SockFlag::SOCK_NONBLOCK;
+    let socket = nix::sys::socket::socket(AddressFamily::Unix, SockType::Stream, flags, None)?;
+    let socket = above_stdio(socket)?;
+    // The file gets the socket's mode; the mask of this process belongs to all its threads.
+    nix::sys::stat::fchmod(&socket, Mode::S_IRUSR | Mode::S_IWUSR)?;
+    nix::sys::socket::bind(socket.as_raw_fd(), &UnixAddr::new(path)?)?;
+    nix::sys::socket::listen(&socket, Backlog::MAXCONN)?;
+    Ok(socket)
+}
+
+/// Takes the next connection of a socket that listens and does not block; `WouldBlock` when none waits.
+pub(crate) fn try_accept(socket: impl AsFd) -> io::Result<OwnedFd> {
+    let socket = socket.as_fd().as_raw_fd();
+    let accepted = retry(|| match accept4(socket, SockFlag::SOCK_CLOEXEC) {
+        // The connection has failed before it was taken: the next one.
+        Err(Errno::ECONNABORTED | Errno::EPROTO | Errno::EHOSTUNREACH | Errno::ENETUNREACH) => {
+            Err(Errno::EINTR)
+        }
+        accepted => accepted,
+    })?;
+    // SAFETY: accept has just returned this descriptor, and nobody else knows it.
+    above_stdio(unsafe { OwnedFd::from_raw_fd(accepted) })
+}
+
+/// Has a TCP socket send each message at once.
+pub(crate) fn send_at_once(socket: impl AsFd) -> io::Result<()> {
+    Ok(setsockopt(&socket, sockopt::TcpNoDelay, &true)?)
 }
 
 /// Sends one message; blocks while the socket's buffer is full.

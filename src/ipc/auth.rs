@@ -1,0 +1,94 @@
+//! The key that both ends of a connection know, and the one of this process.
+
+use parking_lot::Mutex;
+use std::{fmt, sync::Arc};
+
+/// Bytes of a key that was made up: as many as the hash has.
+const MADE_UP: usize = 32;
+
+/// The key of this process, once it was set or asked for.
+static OWN: Mutex<Option<AuthKey>> = Mutex::new(None);
+
+/// A secret that both ends of a connection must know.
+///
+/// It is never sent: each end proves to the other that it knows it. Its `Debug` does not show it.
+///
+/// # Examples
+///
+/// ```
+/// use procpool::AuthKey;
+///
+/// let key = AuthKey::from("a long passphrase");
+/// assert_eq!(format!("{key:?}"), "AuthKey(..)");
+/// ```
+#[derive(Clone)]
+pub struct AuthKey(Arc<[u8]>);
+
+impl AuthKey {
+    /// The secret, to use it or to hand it to a child of this process.
+    pub(crate) fn bytes(&self) -> &[u8] {
+        &self.0
+    }
+
+    fn made_up() -> Self {
+        let mut bytes = [0; MADE_UP];
+        getrandom::fill(&mut bytes).expect("Linux has random numbers since 3.17");
+        Self::from(&bytes)
+    }
+}
+
+/// The key of this process: what [`set_authkey`] has set, or random bytes that are made up at the first call.
+///
+/// For a [`Listener`](crate::Listener) and those who [`connect`](crate::connect) to it from this process or its relatives.
+#[must_use]
+pub fn authkey() -> AuthKey {
+    OWN.lock().get_or_insert_with(AuthKey::made_up).clone()
+}
+
+/// Sets the key of this process.
+///
+/// # Examples
+///
+/// ```
+/// procpool::set_authkey("a long passphrase");
+/// let _key = procpool::authkey();
+/// ```
+pub fn set_authkey(key: impl Into<AuthKey>) {
+    *OWN.lock() = Some(key.into());
+}
+
+impl From<&[u8]> for AuthKey {
+    fn from(bytes: &[u8]) -> Self {
+        Self(bytes.into())
+    }
+}
+
+impl From<Vec<u8>> for AuthKey {
+    fn from(bytes: Vec<u8>) -> Self {
+        Self(bytes.into())
+    }
+}
+
+impl<const N: usize> From<&[u8; N]> for AuthKey {
+    fn from(bytes: &[u8; N]) -> Self {
+        Self(bytes[..].into())
+    }
+}
+
+impl From<&str> for AuthKey {
+    fn from(text: &str) -> Self {
+        text.as_bytes().into()
+    }
+}
+
+impl From<String> for AuthKey {
+    fn from(text: String) -> Self {
+        text.into_bytes().into()
+    }
+}
+
+impl fmt::Debug for AuthKey {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("AuthKey(..)")
+    }
+}

@@ -1,0 +1,221 @@
+//! How both ends of a new connection prove that they know the key, which is never sent.
+//!
+//! | who | sends | bytes |
+//! |---|---|---|
+//! | listener | challenge: the name of this protocol, its nonce | 8 + 32 |
+//! | client | answer: its nonce, HMAC(key, "client", both nonces) | 32 + 32 |
+//! | listener | proof: HMAC(key, "server", both nonces) | 32 |
+//!
+//! Both nonces are in both proofs, so that none can be used again, and so is the role, so that none can be sent back to its
+//! maker. Every message has one length, so that no peer has a length to lie about.
+
+use super::auth::AuthKey;
+use crate::error::{Error, ErrorKind, Result};
+use crate::sys::{poll, socket};
+use hmac::{Hmac, Mac};
+use sha2::Sha256;
+use std::{
+    io,
+    os::fd::{AsFd, BorrowedFd, OwnedFd},
+    time::{Duration, Instant},
+};
+
+/// The name of the protocol, and its version.
+const NAME: [u8; 8] = *b"procpo-1";
+
+/// How long a client may take to answer. It has nothing to do but to hash.
+const ANSWERED_WITHIN: Duration = Duration::from_secs(5);
+
+/// How long a listener may take to accept and to answer: it may be busy with something else.
+const ACCEPTED_WITHIN: Duration = Duration::from_secs(10);
+
+const NONCE: usize = 32;
+const PROOF: usize = 32;
+const CHALLENGE: usize = NAME.len() + NONCE;
+const ANSWER: usize = NONCE + PROOF;
+
+type Nonce = [u8; NONCE];
+
+/// A listener's end of a handshake that is under way.
+#[derive(Debug)]
+pub(super) struct Handshake {
+    socket: OwnedFd,
+    nonce: Nonce,
+    answer: Incoming<ANSWER>,
+    deadline: Instant,
+}
+
+impl Handshake {
+    /// Sends the challenge.
+    pub(super) fn begin(socket: OwnedFd) -> Result<Self> {
+        let nonce = new_nonce()?;
+        send(&socket, [&NAME, &nonce])?;
+        Ok(Self {
+            socket,
+            nonce,
+            answer: Incoming::default(),
+            deadline: Instant::now() + ANSWERED_WITHIN,
+        })
+    }
+
+    /// When it has failed.
+    pub(super) fn deadline(&self) -> Instant {
+        self.deadline
+    }
+
+    /// Goes on with what has come; whether it has succeeded. Never blocks.
+    pub(super) fn advance(&mut self, key: &AuthKey) -> Result<bool> {
+        if !self.answer.advance(&self.socket)? {
+            return match self.deadline.checked_duration_since(Instant::now()) {
+                None => Err(refused("the client did not answer in time")),
+                Some(_) => Ok(false),
+            };
+        }
+        let (nonce, proof) = self.answer.bytes.split_at(NONCE);
+        let mac = |role| mac(key, role, &self.nonce, nonce);
+        // In constant time.
+        let verified = mac(b"client").verify_slice(proof);
+        verified.map_err(|_| refused("the client does not know the key"))?;
+        send(&self.socket, [&mac(b"server").finalize().into_bytes(), &[]])?;
+        Ok(true)
+    }
+
+    pub(super) fn into_socket(self) -> OwnedFd {
+        self.socket
+    }
+}
+
+impl AsFd for Handshake {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.socket.as_fd()
+    }
+}
+
+/// A client's end: blocks until both have proved that they know the key.
+pub(super) fn prove(socket: impl AsFd, key: &AuthKey) -> Result<()> {
+    let deadline = Instant::now() + ACCEPTED_WITHIN;
+    let challenge = Incoming::<CHALLENGE>::receive(&socket, deadline)?;
+    let (name, theirs) = challenge.split_at(NAME.len());
+    if name != NAME {
+        return Err(refused("the listener asks for no key"));
+    }
+    let ours = new_nonce()?;
+    let mac = |role| mac(key, role, theirs, &ours);
+    send(&socket, [&ours, &mac(b"client").finalize().into_bytes()])?;
+    let proof =
+        Incoming::<PROOF>::receive(&socket, deadline).map_err(|error| match error.kind() {
+            ErrorKind::Disconnected => refused("the listener does not know the key"),
+            _ => error,
+        })?;
+    let verified = mac(b"server").verify_slice(&proof);
+    verified.map_err(|_| refused("the listener does not know the key"))
+}
+
+/// A message of `N` bytes, as far as it has come.
+#[derive(Debug)]
+struct Incoming<const N: usize> {
+    bytes: [u8; N],
+    filled: usize,
+}
+
+impl<const N: usize> Default for Incoming<N> {
+    fn default() -> Self {
+        Self {
+            bytes: [0; N],
+            filled: 0,
+        }
+    }
+}
+
+impl<const N: usize> Incoming<N> {
+    /// Reads what has come; whether that is all.
+    fn advance(&mut self, socket: impl AsFd) -> Result<bool> {
+        while self.filled < N {
+            match socket::try_read(&socket, &mut self.bytes[self.filled..]) {
+                Ok(0) => return Err(gone()),
+                Ok(count) => self.filled += count,
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(false),
+                Err(error) => return Err(failed(error)),
+            }
+        }
+        Ok(true)
+    }
+
+    fn receive(socket: impl AsFd, deadline: Instant) -> Result<[u8; N]> {
+        let mut incoming = Self::default();
+        while !incoming.advance(&socket)? {
+            let limit = deadline.saturating_duration_since(Instant::now());
+            if !poll::readable(&socket, Some(limit)).map_err(failed)? {
+                return Err(refused("the listener did not answer in time"));
+            }
+        }
+        Ok(incoming.bytes)
+    }
+}
+
+/// Sends so little that a new connection has room for it.
+fn send(socket: impl AsFd, parts: [&[u8]; 2]) -> Result<()> {
+    let count = socket::send_parts(socket, parts).map_err(failed)?;
+    if count < parts[0].len() + parts[1].len() {
+        return Err(refused("a new connection has no room"));
+    }
+    Ok(())
+}
+
+fn new_nonce() -> Result<Nonce> {
+    let mut nonce = [0; NONCE];
+    getrandom::fill(&mut nonce).map_err(|it| Error::io("failed to get random bytes", it.into()))?;
+    Ok(nonce)
+}
+
+fn mac(key: &AuthKey, role: &[u8], listener: &[u8], client: &[u8]) -> Hmac<Sha256> {
+    let mac = Hmac::<Sha256>::new_from_slice(key.bytes());
+    let mac = mac.expect("a key of any length will do");
+    mac.chain_update(NAME)
+        .chain_update(role)
+        .chain_update(listener)
+        .chain_update(client)
+}
+
+fn refused(why: &str) -> Error {
+    let message = format!("failed to authenticate: {why}");
+    Error::new(ErrorKind::AuthenticationFailed, message)
+}
+
+fn gone() -> Error {
+    Error::new(
+        ErrorKind::Disconnected,
+        "failed to authenticate: the other end is gone",
+    )
+}
+
+fn failed(error: io::Error) -> Error {
+    if socket::is_closed(&error) {
+        return gone();
+    }
+    Error::io("failed to authenticate", error)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn proof(key: &str, role: &[u8], nonces: [&[u8]; 2]) -> Vec<u8> {
+        let mac = mac(&key.into(), role, nonces[0], nonces[1]);
+        mac.finalize().into_bytes().to_vec()
+    }
+
+    #[test]
+    fn a_proof_is_good_for_one_role_key_and_pair_of_nonces() {
+        let (a, b) = ([1; NONCE], [2; NONCE]);
+        let proofs = [
+            proof("key", b"client", [&a, &b]),
+            proof("key", b"server", [&a, &b]),
+            proof("key", b"client", [&b, &a]),
+            proof("yek", b"client", [&a, &b]),
+        ];
+        for (index, one) in proofs.iter().enumerate() {
+            assert!(!proofs[index + 1..].contains(one));
+        }
+    }
+}

@@ -1,0 +1,359 @@
+//! Connections between processes that are no relatives: one listens at an address, others connect to it.
+
+use super::address::Address;
+use super::auth::AuthKey;
+use super::connection::{Connection, Ends};
+use super::handshake::{self, Handshake};
+use crate::error::{Error, ErrorKind, Result};
+use crate::sys::{fd, poll, socket};
+use crate::wire::Wire;
+use parking_lot::Mutex;
+use std::{
+    fmt, fs, io,
+    net::{TcpListener, TcpStream},
+    os::{
+        fd::{AsFd, BorrowedFd, OwnedFd},
+        unix::{
+            fs::MetadataExt,
+            net::{SocketAddr, UnixStream},
+        },
+    },
+    path::{self, Path, PathBuf},
+    process,
+    time::{Duration, Instant},
+};
+
+/// Handshakes that may be under way at once; one more ends the oldest.
+const MOST_HANDSHAKES: usize = 64;
+
+/// Accepts connections at an address.
+///
+/// With a key, both ends of each connection prove to each other that they know it, before anything else is read. Whoever
+/// does not, does not answer within 5 s, or talks about something else is the error of one `accept`; others are served
+/// meanwhile. Nothing is encrypted: the key keeps strangers out, not those who can change what is on its way.
+///
+/// Threads share a listener by reference. Dropping it closes the address and, in the process that has bound it, removes the
+/// socket's file, unless another has taken its place.
+pub struct Listener {
+    address: Address,
+    key: Option<AuthKey>,
+    socket: OwnedFd,
+    /// Readable when there is something to do: it watches the socket, and those of the handshakes.
+    watched: poll::Set,
+    handshakes: Mutex<Vec<Handshake>>,
+    _file: Option<SocketFile>,
+}
+
+impl Listener {
+    /// Listens at an address; with a key, only those are accepted who know it.
+    ///
+    /// The file of a Unix socket is for its owner alone (mode 0600). One that is there already is left alone, whether
+    /// anybody listens or not: remove it first if it is a dead process's.
+    ///
+    /// # Errors
+    ///
+    /// [`Io`](crate::ErrorKind::Io) when the address is taken or not to be had, [`InvalidInput`](crate::ErrorKind::InvalidInput)
+    /// when it is no valid path or the key is empty.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use procpool::{Listener, connect};
+    /// use std::net::SocketAddr;
+    ///
+    /// let any_port = SocketAddr::from(([127, 0, 0, 1], 0));
+    /// let listener = Listener::bind(any_port, Some("a long passphrase".into()))?;
+    /// let address = listener.address().clone();
+    /// let client = std::thread::spawn(move || {
+    ///     let server = connect::<u32, String>(address, Some("a long passphrase".into()))?;
+    ///     server.send(&7)?;
+    ///     server.recv()
+    /// });
+    /// let connection = listener.accept::<String, u32>()?;
+    /// connection.send(&connection.recv()?.to_string())?;
+    /// assert_eq!(client.join().unwrap()?, "7");
+    /// # Ok::<(), procpool::Error>(())
+    /// ```
+    pub fn bind(address: impl Into<Address>, authkey: Option<AuthKey>) -> Result<Self> {
+        let address = address.into();
+        check_key(authkey.as_ref())?;
+        let (address, socket, file) = match address {
+            Address::Unix(path) => bind_unix(path)?,
+            Address::Tcp(at) => {
+                let (at, socket) = bind_tcp(at).map_err(|it| not_bound(&address, it))?;
+                (Address::Tcp(at), socket, None)
+            }
+        };
+        let watched = poll::Set::new().and_then(|watched| {
+            watched.add(&socket, 0, poll::Interest::Read)?;
+            Ok(watched)
+        });
+        Ok(Self {
+            watched: watched.map_err(|it| not_bound(&address, it))?,
+            handshakes: Mutex::default(),
+            key: authkey,
+            _file: file,
+            address,
+            socket,
+        })
+    }
+
+    /// Where it listens, with the port that was free if any was asked for.
+    #[must_use]
+    pub fn address(&self) -> &Address {
+        &self.address
+    }
+
+    /// Accepts a connection. Blocks until there is one, or one that was refused.
+    ///
+    /// # Errors
+    ///
+    /// [`AuthenticationFailed`](crate::ErrorKind::AuthenticationFailed) or [`Disconnected`](crate::ErrorKind::Disconnected) for
+    /// a client that was refused or has hung up: call again for the next one.
+    /// [`Io`](crate::ErrorKind::Io) when this process has no room for a descriptor.
+    pub fn accept<S: Wire, R: Wire>(&self) -> Result<Connection<S, R>> {
+        let accepted = self.accept_until(None)?;
+        Ok(accepted.expect("a wait without a limit ends with a connection"))
+    }
+
+    /// Accepts a connection. Blocks for at most `limit`.
+    ///
+    /// # Errors
+    ///
+    /// [`TimedOut`](crate::ErrorKind::TimedOut) when there was none; who was about to authenticate may go on in the next
+    /// call. Else as [`accept`](Self::accept).
+    pub fn accept_timeout<S: Wire, R: Wire>(&self, limit: Duration) -> Result<Connection<S, R>> {
+        let accepted = self.accept_until(Instant::now().checked_add(limit))?;
+        accepted.ok_or_else(|| {
+            let message = format!("nobody has connected to {} within {limit:?}", self.address);
+            Error::new(ErrorKind::TimedOut, message)
+        })
+    }
+
+    fn accept_until<S, R>(&self, deadline: Option<Instant>) -> Result<Option<Connection<S, R>>> {
+        let handshakes = match deadline {
+            None => Some(self.handshakes.lock()),
+            Some(deadline) => self.handshakes.try_lock_until(deadline),
+        };
+        let Some(mut handshakes) = handshakes else {
+            return Ok(None);
+        };
+        loop {
+            if let Some(socket) = self.advance(&mut handshakes)? {
+                return connection(socket, &self.address).map(Some);
+            }
+            let wakes = handshakes.iter().map(Handshake::deadline).chain(deadline);
+            let now = Instant::now();
+            let limit = wakes.min().map(|it| it.saturating_duration_since(now));
+            poll::readable(&self.watched, limit).map_err(|it| self.failed(it))?;
+            if deadline.is_some_and(|it| it <= now) {
+                return Ok(None);
+            }
+        }
+    }
+
+    /// Does what can be done without waiting, until a connection is there or one has failed.
+    fn advance(&self, handshakes: &mut Vec<Handshake>) -> Result<Option<OwnedFd>> {
+        loop {
+            if let Some(socket) = self.advance_handshakes(handshakes)? {
+                return Ok(Some(socket));
+            }
+            let socket = match socket::try_accept(&self.socket) {
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(None),
+                accepted => accepted.map_err(|it| self.failed(it))?,
+            };
+            if self.key.is_none() {
+                return Ok(Some(socket));
+            }
+            self.begin(handshakes, socket)?;
+        }
+    }
+
+    /// Goes on with those that are under way, until one is done or has failed.
+    fn advance_handshakes(&self, handshakes: &mut Vec<Handshake>) -> Result<Option<OwnedFd>> {
+        let Some(key) = &self.key else {
+            return Ok(None);
+        };
+        for index in 0..handshakes.len() {
+            let outcome = handshakes[index].advance(key);
+            if !matches!(outcome, Ok(false)) {
+                let handshake = self.end(handshakes, index);
+                return outcome.map(|_| Some(handshake.into_socket()));
+            }
+        }
+        Ok(None)
+    }
+
+    fn begin(&self, handshakes: &mut Vec<Handshake>, socket: OwnedFd) -> Result<()> {
+        let handshake = Handshake::begin(socket)?;
+        let added = self.watched.add(&handshake, 0, poll::Interest::Read);
+        added.map_err(|it| self.failed(it))?;
+        handshakes.push(handshake);
+        if handshakes.len() > MOST_HANDSHAKES {
+            self.end(handshakes, 0);
+            return Err(Error::new(
+                ErrorKind::AuthenticationFailed,
+                "failed to authenticate: too many clients do not answer",
+            ));
+        }
+        Ok(())
+    }
+
+    fn end(&self, handshakes: &mut Vec<Handshake>, index: usize) -> Handshake {
+        let handshake = handshakes.remove(index);
+        self.watched.remove(&handshake);
+        handshake
+    }
+
+    fn failed(&self, error: io::Error) -> Error {
+        let what = format_args!("failed to accept a connection at {}", self.address);
+        Error::io(what, error)
+    }
+}
+
+/// Connects to a listener, with the key that it asks for.
+///
+/// Without a key it does not wait for the listener to accept; with one it blocks until both have proved that they know it,
+/// for at most 10 s.
+///
+/// # Errors
+///
+/// [`Io`](crate::ErrorKind::Io) when nobody listens at the address. [`AuthenticationFailed`](crate::ErrorKind::AuthenticationFailed)
+/// when the listener has another key or none, or does not accept in time; [`Disconnected`](crate::ErrorKind::Disconnected) when
+/// it ends meanwhile. A client without a key finds out that one is asked for when it uses the connection:
+/// [`Disconnected`](crate::ErrorKind::Disconnected).
+///
+/// # Examples
+///
+/// See [`Listener::bind`].
+pub fn connect<S: Wire, R: Wire>(
+    address: impl Into<Address>,
+    authkey: Option<AuthKey>,
+) -> Result<Connection<S, R>> {
+    let address = address.into();
+    check_key(authkey.as_ref())?;
+    let socket = reach(&address)
+        .map_err(|it| Error::io(format_args!("failed to connect to {address}"), it))?;
+    if let Some(key) = &authkey {
+        handshake::prove(&socket, key)?;
+    }
+    connection(socket, &address)
+}
+
+/// Connects, again if a signal comes between.
+fn reach(address: &Address) -> io::Result<OwnedFd> {
+    loop {
+        let socket: io::Result<OwnedFd> = match address {
+            Address::Unix(path) => UnixStream::connect(path).map(OwnedFd::from),
+            Address::Tcp(address) => TcpStream::connect(address).map(OwnedFd::from),
+        };
+        match socket {
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            socket => return fd::above_stdio(socket?),
+        }
+    }
+}
+
+fn connection<S, R>(socket: OwnedFd, address: &Address) -> Result<Connection<S, R>> {
+    let carries_descriptors = matches!(address, Address::Unix(_));
+    if !carries_descriptors {
+        let set = socket::send_at_once(&socket);
+        set.map_err(|it| Error::io("failed to set up a connection", it))?;
+    }
+    let ends = Ends::Socket {
+        socket: socket.into(),
+        carries_descriptors,
+    };
+    Ok(ends.into())
+}
+
+fn bind_unix(path: PathBuf) -> Result<(Address, OwnedFd, Option<SocketFile>)> {
+    let address = Address::Unix(path.clone());
+    SocketAddr::from_pathname(&path)
+        .ok()
+        .filter(|_| !path.as_os_str().is_empty())
+        .ok_or_else(|| {
+            let message =
+                format!("failed to listen at {address}: a socket's path has 1 to 107 bytes");
+            Error::new(ErrorKind::InvalidInput, message)
+        })?;
+    let bind = || {
+        let socket = socket::listen_unix(&path)?;
+        Ok((socket, SocketFile::new(&path)?))
+    };
+    let (socket, file) = bind().map_err(|it| not_bound(&address, it))?;
+    Ok((address, socket, Some(file)))
+}
+
+fn bind_tcp(address: std::net::SocketAddr) -> io::Result<(std::net::SocketAddr, OwnedFd)> {
+    let listener = TcpListener::bind(address)?;
+    listener.set_nonblocking(true)?;
+    Ok((listener.local_addr()?, fd::above_stdio(listener.into())?))
+}
+
+fn not_bound(address: &Address, error: io::Error) -> Error {
+    Error::io(format_args!("failed to listen at {address}"), error)
+}
+
+/// HMAC takes an empty key, and everybody knows that.
+fn check_key(key: Option<&AuthKey>) -> Result<()> {
+    match key {
+        Some(key) if key.bytes().is_empty() => {
+            Err(Error::new(ErrorKind::InvalidInput, "the key is empty"))
+        }
+        _ => Ok(()),
+    }
+}
+
+/// The file of a Unix socket, which goes with its listener.
+struct SocketFile {
+    /// Absolute: the working directory may change.
+    path: PathBuf,
+    /// Device and inode, which tell it from another that was put in its place.
+    identity: (u64, u64),
+    /// A copy of this process does not own it.
+    owner: u32,
+}
+
+impl SocketFile {
+    fn new(path: &Path) -> io::Result<Self> {
+        let path = path::absolute(path)?;
+        Ok(Self {
+            identity: identity(&path)?,
+            owner: process::id(),
+            path,
+        })
+    }
+}
+
+impl Drop for SocketFile {
+    fn drop(&mut self) {
+        let is_ours = identity(&self.path).is_ok_and(|it| it == self.identity);
+        if is_ours && self.owner == process::id() {
+            // Whoever has removed it meanwhile has done the same.
+            let _ = fs::remove_file(&self.path);
+        }
+    }
+}
+
+fn identity(path: &Path) -> io::Result<(u64, u64)> {
+    let metadata = fs::symlink_metadata(path)?;
+    Ok((metadata.dev(), metadata.ino()))
+}
+
+/// Readable when there is a client to accept, or news of one that is about to authenticate: then
+/// [`accept_timeout`](Listener::accept_timeout) may still find that none is ready.
+impl AsFd for Listener {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.watched.as_fd()
+    }
+}
+
+impl fmt::Debug for Listener {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Listener")
+            .field("address", &self.address)
+            .field("key", &self.key)
+            .finish_non_exhaustive()
+    }
+}
