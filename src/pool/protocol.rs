@@ -111,7 +111,7 @@ impl RequestHead {
 }
 
 /// What a process needs to become a worker.
-#[derive(Debug, Serialize, Deserialize)]
+#[derive(Serialize, Deserialize)]
 pub(super) struct Setup {
     pub(super) worker: usize,
     pub(super) identity: Identity,

@@ -29,7 +29,7 @@ const PANICKED: i32 = 101;
 const BATCH: usize = 8;
 
 /// What a child is told, beside its encoded argument.
-#[derive(Debug, Serialize, Deserialize)]
+#[derive(Serialize, Deserialize)]
 pub(super) struct Setup {
     pub(super) identity: Identity,
     pub(super) is_daemon: bool,

@@ -1,5 +1,6 @@
 //! Who this process is, who started it, and what its children are called.
 
+use crate::ipc::{authkey, set_authkey};
 use crate::sys::pid;
 use parking_lot::RwLock;
 use serde::{Deserialize, Serialize};
@@ -13,13 +14,15 @@ static OWN: RwLock<Option<Identity>> = RwLock::new(None);
 /// Children started so far.
 static STARTED: AtomicU32 = AtomicU32::new(0);
 
-/// What a child is told about itself.
-#[derive(Debug, Clone, Serialize, Deserialize)]
+/// What a child is told about itself. It cannot be printed: the key is a secret.
+#[derive(Clone, Serialize, Deserialize)]
 pub(crate) struct Identity {
     pub(crate) name: String,
     /// Its place among its parent's children, behind its parent's own; none where the chain begins.
     pub(crate) numbers: Vec<u32>,
     pub(crate) parent: Option<(String, u32)>,
+    /// The key of the whole family.
+    authkey: Vec<u8>,
 }
 
 impl Identity {
@@ -46,12 +49,14 @@ impl Identity {
             name,
             numbers,
             parent: Some((own_name, pid::current())),
+            authkey: authkey().bytes().to_vec(),
         }
     }
 
     /// Makes it this process's own.
     pub(crate) fn assume(self) {
         STARTED.store(0, Ordering::Relaxed);
+        set_authkey(self.authkey.clone());
         *OWN.write() = Some(self);
     }
 }

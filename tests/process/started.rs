@@ -100,6 +100,20 @@ for_every_method! {
         Ok(())
     }
 
+    fn the_key_of_the_family_is_the_parents(method) {
+        let (receiver, sender) = procpool::one_way::<bool>()?;
+        let directory = tempfile::tempdir().expect("a temporary directory");
+        let listener = procpool::Listener::bind(directory.path().join("socket"), Some(procpool::authkey()))?;
+        let greet = |(address, sender): (procpool::Address, procpool::Sender<bool>)| {
+            let connection = procpool::connect::<u8, u8>(address, Some(procpool::authkey()));
+            drop(sender.send(&connection.is_ok_and(|it| it.send(&7).is_ok())));
+        };
+        let process = start(method, greet, (listener.address().clone(), sender))?;
+        assert_eq!(listener.accept::<u8, u8>()?.recv()?, 7);
+        assert!(receiver.recv()?);
+        process.result()
+    }
+
     fn a_map_arrives(method) {
         let map = HashMap::from([("a".to_owned(), 1u64), ("b".to_owned(), 2)]);
         assert_eq!(start(method, |it: HashMap<String, u64>| it, map.clone())?.result()?, map);
