@@ -133,7 +133,7 @@ impl<S, R> Connection<S, R> {
     }
 }
 
-impl<S: Wire + 'static, R: Wire + 'static> Connection<S, R> {
+impl<S: Wire, R: Wire> Connection<S, R> {
     /// Sends a value. Blocks while the pipe is full.
     ///
     /// # Errors

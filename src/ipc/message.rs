@@ -151,7 +151,7 @@ impl Message {
 
     /// The value that was sent, when all has come.
     #[inline]
-    pub(super) fn decode<T: Wire + 'static>(mut self) -> Result<T> {
+    pub(super) fn decode<T: Wire>(mut self) -> Result<T> {
         let descriptors = mem::take(&mut self.descriptors);
         let decoded = handle::provide(descriptors, || {
             if self.large.is_empty() {

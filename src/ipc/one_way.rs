@@ -101,7 +101,7 @@ impl<T> From<End> for Receiver<T> {
     }
 }
 
-impl<T: Wire + 'static> Sender<T> {
+impl<T: Wire> Sender<T> {
     /// As [`Connection::send`](crate::Connection::send).
     ///
     /// # Errors
@@ -126,7 +126,7 @@ impl<T: Wire + 'static> Sender<T> {
     }
 }
 
-impl<T: Wire + 'static> Receiver<T> {
+impl<T: Wire> Receiver<T> {
     /// As [`Connection::recv`](crate::Connection::recv).
     ///
     /// # Errors

@@ -46,17 +46,17 @@ impl ReceivingEnd {
     }
 
     #[inline]
-    pub(super) fn recv<T: Wire + 'static>(&self) -> Result<T> {
+    pub(super) fn recv<T: Wire>(&self) -> Result<T> {
         self.next()?.decode()
     }
 
-    pub(super) fn try_recv<T: Wire + 'static>(&self) -> Result<T> {
+    pub(super) fn try_recv<T: Wire>(&self) -> Result<T> {
         let message = self.next_until(Some(Instant::now()))?;
         let message = message.ok_or_else(|| Error::new(ErrorKind::Empty, "no message is there"));
         message?.decode()
     }
 
-    pub(super) fn recv_timeout<T: Wire + 'static>(&self, limit: Duration) -> Result<T> {
+    pub(super) fn recv_timeout<T: Wire>(&self, limit: Duration) -> Result<T> {
         let message = self.next_until(Instant::now().checked_add(limit))?;
         let message = message.ok_or_else(|| {
             let message = format!("no message has come within {limit:?}");

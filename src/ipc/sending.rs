@@ -2,6 +2,7 @@
 
 use super::line::{BLOCK, HEADER, Header, INLINE, Kind, Line};
 use crate::error::{Error, ErrorKind, Result};
+use crate::sys::bytes::as_bytes;
 use crate::sys::{pipe, signal, socket};
 use crate::wire::{
     Wire, codec,
@@ -49,8 +50,8 @@ impl SendingEnd {
     }
 
     #[inline]
-    pub(super) fn send<T: Wire + 'static>(&self, value: &T) -> Result<()> {
-        if let Some(bytes) = codec::as_bytes(value) {
+    pub(super) fn send<T: Wire>(&self, value: &T) -> Result<()> {
+        if let Some(bytes) = as_bytes(value) {
             return self.send_bytes(bytes);
         }
         let (encoded, descriptors) = handle::collect(|| {

@@ -176,14 +176,12 @@ impl Function {
     pub(crate) const SIZE: usize = 2 * Location::SIZE;
 
     /// One argument.
-    pub(crate) fn unary<A: Wire + 'static, R: Wire + 'static>(f: fn(A) -> R) -> Result<Self> {
+    pub(crate) fn unary<A: Wire, R: Wire>(f: fn(A) -> R) -> Result<Self> {
         Self::pair(call_unary::<A, R>, f as usize)
     }
 
     /// Two arguments, which travel as a pair.
-    pub(crate) fn binary<A: Wire + 'static, B: Wire + 'static, R: Wire + 'static>(
-        f: fn(A, B) -> R,
-    ) -> Result<Self> {
+    pub(crate) fn binary<A: Wire, B: Wire, R: Wire>(f: fn(A, B) -> R) -> Result<Self> {
         Self::pair(call_binary::<A, B, R>, f as usize)
     }
 
@@ -285,7 +283,7 @@ fn load_context<C: Wire + 'static>(bytes: &mut Cursor<'_>) -> Result<Box<dyn Any
     ))
 }
 
-fn call_unary<A: Wire + 'static, R: Wire + 'static>(
+fn call_unary<A: Wire, R: Wire>(
     function: Address,
     call: &mut Invocation<'_>,
 ) -> Result<(), Failure> {
@@ -295,7 +293,7 @@ fn call_unary<A: Wire + 'static, R: Wire + 'static>(
     call.encode(&function(argument))
 }
 
-fn call_binary<A: Wire + 'static, B: Wire + 'static, R: Wire + 'static>(
+fn call_binary<A: Wire, B: Wire, R: Wire>(
     function: Address,
     call: &mut Invocation<'_>,
 ) -> Result<(), Failure> {

@@ -6,6 +6,7 @@
 //! Invariant: knows nothing of this crate but its own files; no descriptor leaves it without `O_CLOEXEC` or below 3.
 #![expect(unsafe_code, reason = "system calls that have no safe wrapper")]
 
+pub(crate) mod bytes;
 pub(crate) mod child;
 pub(crate) mod fd;
 pub(crate) mod futex;

@@ -4,13 +4,13 @@
 //! element at a time: bincode's serde front end cannot tell it from any other sequence, so its type is asked for.
 
 use super::Wire;
+use crate::sys::bytes::{as_bytes, from_bytes, is_bytes};
 use bincode::{
     config::{Config, Configuration, Fixint, LittleEndian},
     de::read::Reader,
     enc::write::Writer,
     error::{DecodeError, EncodeError},
 };
-use std::any::{Any, TypeId};
 
 const CONFIG: Configuration<LittleEndian, Fixint> =
     bincode::config::standard().with_fixed_int_encoding();
@@ -69,16 +69,9 @@ impl Input for Vec<u8> {
 /// Why a value could not be encoded or decoded, in the words of its serde implementation or bincode's.
 pub(crate) type Reason = String;
 
-/// The encoded value, if it is nothing but bytes already.
-#[inline]
-pub(crate) fn as_bytes<T: 'static>(value: &T) -> Option<&[u8]> {
-    let bytes = (value as &dyn Any).downcast_ref::<Vec<u8>>();
-    bytes.map(Vec::as_slice)
-}
-
 /// Appends the encoded value. What was appended when it fails is of no use.
 #[inline]
-pub(crate) fn encode<T: Wire + 'static>(value: &T, output: &mut impl Output) -> Result<(), Reason> {
+pub(crate) fn encode<T: Wire>(value: &T, output: &mut impl Output) -> Result<(), Reason> {
     if let Some(bytes) = as_bytes(value) {
         return output.put(bytes).then_some(()).ok_or_else(out_of_memory);
     }
@@ -88,13 +81,9 @@ pub(crate) fn encode<T: Wire + 'static>(value: &T, output: &mut impl Output) -> 
 
 /// Decodes a value that takes up all of `input`.
 #[inline]
-pub(crate) fn decode<T: Wire + 'static>(input: &mut impl Input) -> Result<T, Reason> {
-    if TypeId::of::<T>() == TypeId::of::<Vec<u8>>() {
-        let mut bytes = Some(input.take_all().ok_or_else(out_of_memory)?);
-        let value = (&mut bytes as &mut dyn Any)
-            .downcast_mut::<Option<T>>()
-            .and_then(Option::take);
-        return Ok(value.expect("the types were compared just now"));
+pub(crate) fn decode<T: Wire>(input: &mut impl Input) -> Result<T, Reason> {
+    if is_bytes::<T>() {
+        return input.take_all().map(from_bytes).ok_or_else(out_of_memory);
     }
     // A length that is a lie must be an error before memory is taken for it: bincode checks against a limit that is part
     // of its type, so there are three, each far above what an honest value of that size claims.

@@ -137,14 +137,14 @@ mod tests {
     use crate::wire::{Wire, codec};
     use std::{panic, time::Duration};
 
-    fn encode<T: Wire + 'static>(value: &T) -> (Result<Vec<u8>, codec::Reason>, Vec<Descriptor>) {
+    fn encode<T: Wire>(value: &T) -> (Result<Vec<u8>, codec::Reason>, Vec<Descriptor>) {
         collect(|| {
             let mut bytes = Vec::new();
             codec::encode(value, &mut bytes).map(|()| bytes)
         })
     }
 
-    fn decode<T: Wire + 'static>(bytes: &[u8], fds: Vec<OwnedFd>) -> Result<T, codec::Reason> {
+    fn decode<T: Wire>(bytes: &[u8], fds: Vec<OwnedFd>) -> Result<T, codec::Reason> {
         provide(fds, || codec::decode(&mut bytes.to_vec()))
     }
 

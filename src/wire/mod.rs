@@ -19,6 +19,6 @@ use serde::{Serialize, de::DeserializeOwned};
     label = "does not implement `serde::Serialize` and `serde::de::DeserializeOwned`",
     note = "derive `serde::Serialize` and `serde::Deserialize` for it, and send owned values instead of references"
 )]
-pub trait Wire: Serialize + DeserializeOwned + 'static {}
+pub trait Wire: Serialize + DeserializeOwned {}
 
-impl<T: Serialize + DeserializeOwned + 'static> Wire for T {}
+impl<T: Serialize + DeserializeOwned> Wire for T {}
