@@ -110,7 +110,38 @@
 //!
 //! A worker has standard input, output and error of the program and no other of its descriptors. What it prints appears
 //! there. It ends with `_exit`, after flushing standard output: no exit handler runs. The processes that it leaves behind are
-//! killed, and with them all that were detached from other workers.
+//! killed, and with them all that were detached from other workers, but for a [`Process`] that is no daemon.
+//!
+//! Two other [start methods](StartMethod) can be asked for: `Spawn` executes the program again for each worker, and `Fork`
+//! copies this process as it is, if it has one thread.
+//!
+//! # Processes and messages
+//!
+//! The layer below the executor is open. A [`Process`] runs one function, has a name and an id, can be joined, signalled,
+//! detached, or be a daemon that ends with the program; what its function returns waits for [`result`](Process::result).
+//! [`pipe`] and [`one_way`] make connections that carry any [`Wire`] value; a connection is itself one, so that it can be an
+//! argument or a result of a process, or a part of a message. (A task of a pool takes none yet.) [`Listener`] and [`connect`]
+//! join processes that are no relatives, and have both prove that they know a key.
+//!
+//! ```
+//! use procpool::{Connection, Process, pipe};
+//!
+//! fn double(connection: Connection<u64, u64>) {
+//!     while let Ok(number) = connection.recv() {
+//!         if connection.send(&(2 * number)).is_err() {
+//!             return;
+//!         }
+//!     }
+//! }
+//!
+//! let (ours, theirs) = pipe()?;
+//! let process = Process::start(double, theirs)?;
+//! ours.send(&21)?;
+//! assert_eq!(ours.recv()?, 42);
+//! drop(ours); // The child's `recv` ends, and with it the child.
+//! assert!(process.join()?.success());
+//! # Ok::<(), procpool::Error>(())
+//! ```
 //!
 //! Linux 5.4 or later, 64-bit, with `/proc` mounted.
 

@@ -261,3 +261,16 @@ fn process_fork_threads_are_refused_with_the_way_out() {
     ];
     assert_eq!(printed_by("process_fork_threads"), expected);
 }
+
+#[test]
+fn process_pipe_prints_a_list_and_a_conversation() {
+    let expected = [
+        "[Number(42), Nothing, Text(\"hello\")]",
+        "worker received: message from parent",
+        "parent received response: message from worker",
+    ];
+    assert_eq!(
+        sorted(printed_by("process_pipe")),
+        sorted(expected.map(str::to_owned).to_vec())
+    );
+}
