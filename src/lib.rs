@@ -179,8 +179,8 @@ pub use pool::{
 #[cfg(all(target_os = "linux", target_pointer_width = "64"))]
 pub use process::{
     ChildInfo, CurrentProcess, ExitStatus, ParentProcess, Process, ProcessBuilder, StartMethod,
-    active_children, cpu_count, current_process, init, parent_process, set_start_method,
-    start_method,
+    active_children, cpu_count, current_process, fork_map, fork_map_unchecked, init,
+    parent_process, set_start_method, start_method,
 };
 #[cfg(all(target_os = "linux", target_pointer_width = "64"))]
 pub use wire::Wire;

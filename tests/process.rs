@@ -9,6 +9,8 @@ mod processes;
 mod deaths;
 #[path = "process/ended.rs"]
 mod ended;
+#[path = "process/fork_maps.rs"]
+mod fork_maps;
 #[path = "process/handles.rs"]
 mod handles;
 #[path = "process/methods.rs"]

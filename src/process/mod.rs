@@ -11,6 +11,7 @@ pub(crate) mod call;
 mod child;
 pub(crate) mod entry;
 pub(crate) mod fault;
+mod fork_map;
 pub(crate) mod function;
 mod handle;
 pub(crate) mod identity;
@@ -24,6 +25,7 @@ mod status;
 
 pub use builder::ProcessBuilder;
 pub use entry::init;
+pub use fork_map::{fork_map, fork_map_unchecked};
 pub use handle::Process;
 pub use identity::{ChildInfo, CurrentProcess, ParentProcess, current_process, parent_process};
 pub use method::{StartMethod, set_start_method, start_method};

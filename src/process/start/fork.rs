@@ -10,7 +10,11 @@ use crate::process::{
     start::{Child, Start},
 };
 use crate::sys::child::{self, Forked, PidFd, Threads};
-use std::{io, os::fd::OwnedFd};
+use std::{
+    io,
+    os::fd::OwnedFd,
+    panic::{AssertUnwindSafe, catch_unwind},
+};
 
 /// Starts a child that is a copy of this process.
 pub(crate) fn start(start: &Start<'_>, threads: Threads) -> Result<Child> {
@@ -32,7 +36,7 @@ pub(crate) fn start(start: &Start<'_>, threads: Threads) -> Result<Child> {
 }
 
 /// Copies this process; the copy runs `run`, which ends it.
-pub(super) fn copy(threads: Threads, run: impl FnOnce()) -> Result<Child> {
+pub(crate) fn copy(threads: Threads, run: impl FnOnce()) -> Result<Child> {
     let _paused = match threads {
         Threads::One => Some(only_thread()?),
         Threads::Any => None,
@@ -41,8 +45,9 @@ pub(super) fn copy(threads: Threads, run: impl FnOnce()) -> Result<Child> {
     entry::flush_output();
     match child::fork(threads).map_err(failed)? {
         Forked::Child => {
-            run();
-            child::exit_now(0)
+            // A panic must not leave into the frames of the parent's copy.
+            let outcome = catch_unwind(AssertUnwindSafe(run));
+            child::exit_now(if outcome.is_ok() { 0 } else { 101 })
         }
         Forked::Parent(pid) => {
             let pidfd = PidFd::open(pid).map_err(failed)?;

@@ -1,0 +1,267 @@
+//! `fork_map`: a function over a slice, in copies of this process that are made for just this call.
+//!
+//! The copies find the function, whatever it borrows, and the items where this process has them; nothing but results is
+//! encoded. They take the next item from a shared counter, and leave results one behind the other in shared memory, so that
+//! a death costs the item that ran.
+
+use super::{
+    entry,
+    fault::Fault,
+    panic::{self, Report},
+    start::{Child, fork},
+};
+use crate::error::{Error, ErrorKind, Result, WorkerExit};
+use crate::shm::{Cursor, Segment, Slab};
+use crate::sys::{
+    child::{self, Threads, WaitStatus},
+    poll,
+};
+use crate::wire::{Wire, codec};
+use std::sync::atomic::Ordering;
+
+/// Calls `f` on every item, in `workers` copies of this process that are forked now, and gives the results in order.
+///
+/// `f` may borrow anything, as it does not travel; what it changes stays in its copy. Only results are encoded.
+///
+/// # Errors
+///
+/// That of the lowest failing item: [`ErrorKind::Panicked`], [`ErrorKind::WorkerDied`], or [`ErrorKind::Codec`] for a result
+/// that cannot be encoded or decoded; after a panic no further item is begun. [`ErrorKind::Unsupported`] if this process has more
+/// than one thread, [`ErrorKind::InvalidInput`] for 0 workers, [`ErrorKind::StartFailed`] if the system gives no process.
+///
+/// # Examples
+///
+/// ```no_run
+/// let table: Vec<u64> = (0..1000).map(|x| x * x).collect();
+/// let doubled = procpool::fork_map(2, &[3, 30, 300], |index| 2 * table[*index])?;
+/// assert_eq!(doubled, [18, 1800, 180_000]);
+/// # Ok::<(), procpool::Error>(())
+/// ```
+pub fn fork_map<T, R: Wire>(workers: usize, items: &[T], f: impl Fn(&T) -> R) -> Result<Vec<R>> {
+    run(workers, items, &f, Threads::One)
+}
+
+/// As [`fork_map`], also in a process that has other threads.
+///
+/// # Errors
+///
+/// As `fork_map`, but for those that come of threads.
+///
+/// # Safety
+///
+/// As `fork(2)` in a threaded process: what the other threads hold at that moment stays as it is in the copies for ever. `f`
+/// must not allocate, print, or touch anything else behind a lock unless no other thread can hold that lock.
+#[expect(unsafe_code, reason = "the contract demands it; its body is safe")]
+pub unsafe fn fork_map_unchecked<T, R: Wire>(
+    workers: usize,
+    items: &[T],
+    f: impl Fn(&T) -> R,
+) -> Result<Vec<R>> {
+    run(workers, items, &f, Threads::Any)
+}
+
+/// A copy of this process, and where it leaves its results.
+struct Copy {
+    child: Child,
+    results: Slab,
+}
+
+fn run<T, R: Wire>(
+    workers: usize,
+    items: &[T],
+    f: &impl Fn(&T) -> R,
+    threads: Threads,
+) -> Result<Vec<R>> {
+    if workers == 0 {
+        let message = "a map cannot be run by 0 workers";
+        return Err(Error::new(ErrorKind::InvalidInput, message));
+    }
+    let next = Next::new(items.len())?;
+    let (copies, failure) = start(workers.min(items.len()), items, f, threads, &next);
+    let mut outcomes: Vec<Option<Result<R>>> = (0..items.len()).map(|_| None).collect();
+    let mut ends = Vec::new();
+    for copy in copies {
+        ends.push(wait(&copy.child)?);
+        read(&copy.results, &mut outcomes);
+    }
+    if let Some(error) = failure {
+        return Err(error);
+    }
+    // The copy that has lost an item is one that did not end well, or one in which an item has called `exit(0)`.
+    ends.sort_by_key(|it| it.exit_code == Some(0));
+    let results = outcomes.into_iter();
+    results
+        .map(|it| it.unwrap_or_else(|| Err(Error::process_died(ends[0].clone()))))
+        .collect()
+}
+
+/// Forks the copies; an error, and those that were made before it, if one cannot be made.
+fn start<T, R: Wire>(
+    workers: usize,
+    items: &[T],
+    f: &impl Fn(&T) -> R,
+    threads: Threads,
+    next: &Next,
+) -> (Vec<Copy>, Option<Error>) {
+    let mut copies = Vec::new();
+    for _ in 0..workers {
+        match start_one(items, f, threads, next) {
+            Ok(copy) => copies.push(copy),
+            Err(error) => {
+                next.stop();
+                return (copies, Some(error));
+            }
+        }
+    }
+    (copies, None)
+}
+
+fn start_one<T, R: Wire>(
+    items: &[T],
+    f: &impl Fn(&T) -> R,
+    threads: Threads,
+    next: &Next,
+) -> Result<Copy> {
+    let mut results = Slab::new(0, 0)?;
+    let parent = std::process::id();
+    let child = fork::copy(threads, || {
+        if child::ends_with(parent) {
+            work(items, f, next, &mut results);
+            entry::flush_output();
+        }
+    })?;
+    Ok(Copy { child, results })
+}
+
+/// What a copy does.
+fn work<T, R: Wire>(items: &[T], f: &impl Fn(&T) -> R, next: &Next, results: &mut Slab) {
+    panic::install_hook(Report::Silent, |_| ());
+    let mut written = 0;
+    while let Some(index) = next.take() {
+        let outcome = panic::run(|| encoded(&f(&items[index])));
+        let outcome = outcome.map_err(|it| *it).and_then(|it| it);
+        if outcome.is_err() {
+            next.stop();
+        }
+        let Some(end) = leave(results, written, index, &outcome) else {
+            return next.stop();
+        };
+        written = end;
+    }
+}
+
+fn encoded<R: Wire>(value: &R) -> Result<Vec<u8>, Fault> {
+    let mut bytes = Vec::new();
+    codec::encode(value, &mut bytes).map_err(Fault::Encode)?;
+    Ok(bytes)
+}
+
+/// Bytes before an outcome: the item's index, whether it is a value, and its length.
+const HEAD: usize = 24;
+
+/// Writes an outcome behind those that are there, and gives the new end; none without memory.
+fn leave(
+    slab: &mut Slab,
+    at: usize,
+    index: usize,
+    outcome: &Result<Vec<u8>, Fault>,
+) -> Option<usize> {
+    let mut text = Vec::new();
+    let (kind, bytes) = match outcome {
+        Ok(bytes) => (1u64, bytes),
+        Err(fault) => {
+            codec::encode(fault, &mut text).ok()?;
+            (0, &text)
+        }
+    };
+    let end = at.checked_add(HEAD)?.checked_add(bytes.len())?;
+    slab.reserve(end).ok()?;
+    for (place, word) in (0..).zip([index as u64, kind, bytes.len() as u64]) {
+        slab.write_at(at + 8 * place, &word.to_le_bytes());
+    }
+    slab.write_at(at + HEAD, bytes);
+    slab.publish(end as u64, 0);
+    Some(end)
+}
+
+/// Reads the outcomes that a copy has left.
+fn read<R: Wire>(slab: &Slab, outcomes: &mut [Option<Result<R>>]) {
+    let Ok(slab) = slab.mapped_again() else {
+        return;
+    };
+    let end = (slab.published().0 as usize).min(slab.capacity());
+    let mut at = 0;
+    while at + HEAD <= end {
+        let mut head = Vec::new();
+        slab.copy_out(at, HEAD, &mut head);
+        let word =
+            |place: usize| u64::from_le_bytes(*head[8 * place..].first_chunk().expect("a head"));
+        let (index, kind, length) = (word(0) as usize, word(1), word(2) as usize);
+        at += HEAD;
+        if length > end - at {
+            return;
+        }
+        let mut bytes = Vec::new();
+        slab.copy_out(at, length, &mut bytes);
+        if let Some(place) = outcomes.get_mut(index) {
+            *place = Some(decoded(kind == 1, &bytes));
+        }
+        at += length;
+    }
+}
+
+fn decoded<R: Wire>(is_value: bool, bytes: &[u8]) -> Result<R> {
+    let failed = |reason| {
+        let message = format!("failed to decode the result of an item: {reason}");
+        Error::new(ErrorKind::Codec, message)
+    };
+    if is_value {
+        return codec::decode(&mut Cursor::new(bytes)).map_err(failed);
+    }
+    let fault: Fault = codec::decode(&mut Cursor::new(bytes)).map_err(failed)?;
+    Err(fault.into_error())
+}
+
+/// Waits for the end of a copy.
+fn wait(child: &Child) -> Result<WorkerExit> {
+    poll::readable(&child.pidfd, None).map_err(|it| Error::io("failed to wait for a copy", it))?;
+    let status = child.pidfd.take_status();
+    Ok(WorkerExit {
+        pid: child.pid,
+        signal: status.and_then(WaitStatus::signal),
+        exit_code: status.and_then(WaitStatus::exit_code),
+    })
+}
+
+/// The next item, for all copies.
+struct Next {
+    counter: Segment,
+    count: u64,
+}
+
+impl Next {
+    fn new(count: usize) -> Result<Self> {
+        Ok(Self {
+            counter: Segment::anonymous(size_of::<u64>())?,
+            count: count as u64,
+        })
+    }
+
+    fn take(&self) -> Option<usize> {
+        // Relaxed: nothing else is read by it.
+        let index = self
+            .counter
+            .view()
+            .atomic_u64(0)
+            .fetch_add(1, Ordering::Relaxed);
+        (index < self.count).then_some(index as usize)
+    }
+
+    /// Has nothing more begun.
+    fn stop(&self) {
+        self.counter
+            .view()
+            .atomic_u64(0)
+            .store(self.count, Ordering::Relaxed);
+    }
+}
