@@ -10,6 +10,8 @@ mod handles;
 mod listeners;
 #[path = "ipc/messages.rs"]
 mod messages;
+#[path = "ipc/relatives.rs"]
+mod relatives;
 #[path = "ipc/shared.rs"]
 mod shared;
 #[path = "ipc/waiting.rs"]

@@ -24,8 +24,10 @@ use std::{
 /// Sending blocks while what the other end has not received yet fills the pipe (at least 4 KiB, mostly 64 KiB), so two
 /// processes that send each other much before either receives wait for each other for ever.
 ///
-/// A handle that is sent in a message stays usable here: then two processes hold the same end. Both may send at once messages
-/// of up to 4 KiB; for larger ones, and for receiving, it must be one of them at a time.
+/// A handle that is sent in a message stays usable here: then two processes hold the same end. Through a [`pipe`], both may
+/// send at once values that take up to 4088 bytes, and receive at once where none takes more than 56; beyond that, it must
+/// be one of them at a time, or messages mix.
+/// A copy of this process (`StartMethod::Fork`) has every end that was open, too, so that none is gone before it has ended.
 pub struct Connection<S, R> {
     sending: SendingEnd,
     receiving: ReceivingEnd,
