@@ -1,6 +1,6 @@
 //! A message on its way in: what has come of it so far, and what it holds when all of it has.
 
-use super::line::{BLOCK, HEADER, Header, INLINE, Kind, Line};
+use super::line::{BLOCK, HEADER, Header, INLINE, Kind, Line, in_block};
 use crate::error::{Error, ErrorKind, Result};
 use crate::shm::Cursor;
 use crate::sys::socket::{self, Batch};
@@ -135,7 +135,8 @@ impl Message {
             return &[];
         };
         if self.large.is_empty() {
-            &self.block[HEADER..self.filled.min(HEADER + length)]
+            let end = self.filled.clamp(HEADER, HEADER + in_block(length));
+            &self.block[HEADER..end]
         } else {
             &self.large
         }
@@ -169,7 +170,8 @@ impl Message {
     fn advance_large(&mut self, line: &Line, length: usize) -> io::Result<()> {
         if self.large.is_empty() {
             reserve(&mut self.large, length)?;
-            self.large.extend_from_slice(&self.block[HEADER..]);
+            let start = &self.block[HEADER..][..in_block(length)];
+            self.large.extend_from_slice(start);
         }
         while self.large.len() < length {
             if self.large.capacity() == self.large.len() {

@@ -1,6 +1,6 @@
 //! The end of a line that sends: each message whole, also when many threads send at once.
 
-use super::line::{BLOCK, HEADER, Header, INLINE, Kind, Line};
+use super::line::{ALIGNED, BLOCK, HEADER, Header, INLINE, Kind, Line};
 use crate::error::{Error, ErrorKind, Result};
 use crate::sys::bytes::as_bytes;
 use crate::sys::{pipe, signal, socket};
@@ -14,9 +14,6 @@ use std::{
     os::fd::{AsFd, BorrowedFd},
     sync::atomic::{AtomicBool, Ordering},
 };
-
-/// Bytes; messages up to here are copied together, above they are written from where they are.
-const COPIED: usize = pipe::ATOMIC;
 
 /// Bytes; the first message above makes its pipe as large as `ENLARGED`.
 const LARGE: usize = 64 << 10;
@@ -56,20 +53,23 @@ impl SendingEnd {
         }
         let (encoded, descriptors) = handle::collect(|| {
             let mut message = Vec::with_capacity(4 * BLOCK);
-            message.extend_from_slice(&[0; HEADER]);
+            message.extend_from_slice(&[0; BLOCK]);
             codec::encode(value, &mut message).map(|()| message)
         });
         let mut message = encoded.map_err(not_encoded)?;
         let header = Header {
-            length: message.len() - HEADER,
+            length: message.len() - BLOCK,
             descriptors: descriptors.len(),
         };
-        message[..HEADER].copy_from_slice(&header.to_bytes().ok_or_else(too_much)?);
-        message.resize(message.len().max(BLOCK), 0);
+        // A small payload follows its header, a large one the whole block.
+        let start = if header.length > ALIGNED { 0 } else { INLINE };
+        message[start..][..HEADER].copy_from_slice(&header.to_bytes().ok_or_else(too_much)?);
+        message.resize(message.len().max(start + BLOCK), 0);
+        let message = &message[start..];
         if descriptors.is_empty() {
-            return self.write([&message, &[]]);
+            return self.write([message, &[]]);
         }
-        self.write_with(&message, &descriptors)
+        self.write_with(message, &descriptors)
     }
 
     #[inline]
@@ -81,11 +81,11 @@ impl SendingEnd {
         let header = header.to_bytes().ok_or_else(too_much)?;
         match bytes.len() {
             0..=INLINE => self.write([&together::<BLOCK>(header, bytes), &[]]),
-            length if length <= COPIED - HEADER => {
-                let message = together::<COPIED>(header, bytes);
+            length if length <= ALIGNED => {
+                let message = together::<{ HEADER + ALIGNED }>(header, bytes);
                 self.write([&message[..HEADER + length], &[]])
             }
-            _ => self.write([&header, bytes]),
+            _ => self.write([&together::<BLOCK>(header, &[]), bytes]),
         }
     }
 
