@@ -5,7 +5,7 @@ use crate::{
     for_every_method, in_a_process_with_one_thread, start,
 };
 use nix::sys::signal::Signal;
-use procpool::{ErrorKind, Process, Result, StartMethod};
+use procpool::{ErrorKind, Process, Result, StartMethod, one_way, wait_ready};
 use std::{fs, process, thread, time::Duration};
 
 fn park_for_ever((): ()) {
@@ -126,10 +126,12 @@ for_every_method! {
     fn a_sentinel_is_readable_after_the_end(method) {
         let gate = Gate::new();
         let process = start(method, pass, gate.path())?;
-        let is_readable = |limit| procpool_poll(&process, limit);
-        assert!(!is_readable(0));
+        let (receiver, _sender) = one_way::<u8>()?;
+        let ready = |limit| wait_ready(&[&receiver, &process.sentinel()], Some(limit));
+        assert_eq!(ready(Duration::ZERO)?, []);
         gate.open();
-        assert!(is_readable(60_000));
+        assert_eq!(ready(Duration::MAX)?, [1]);
+        assert_eq!(process.exit_code(), Some(0));
         Ok(())
     }
 
@@ -149,10 +151,4 @@ for_every_method! {
         });
         Ok(())
     }
-}
-
-fn procpool_poll(process: &Process<()>, millis: u16) -> bool {
-    use nix::poll::{PollFd, PollFlags, poll};
-    let mut fds = [PollFd::new(process.sentinel(), PollFlags::POLLIN)];
-    poll(&mut fds, millis).expect("a descriptor that can be polled") == 1
 }

@@ -41,14 +41,16 @@ for_every_method! {
         Ok(())
     }
 
-    fn pools_nest(method) {
-        let nested = |method| {
-            let pool = pool_by(method, 2).map_err(|it| it.to_string())?;
-            pool.map(square, 0..10).map_err(|it| it.to_string())
-        };
-        let pool = pool_by(method, 2)?;
-        let inner = pool.apply(nested, method)?;
-        assert_eq!(inner, Ok((0..10).map(square).collect::<Vec<_>>()));
+    fn pools_nest_to_any_depth(method) {
+        fn descend((method, depth): (StartMethod, u32)) -> std::result::Result<u32, String> {
+            if depth == 0 {
+                return Ok(0);
+            }
+            let pool = pool_by(method, 1).map_err(|it| it.to_string())?;
+            let deeper = pool.apply(descend, (method, depth - 1));
+            deeper.map_err(|it| it.to_string())?.map(|it| it + 1)
+        }
+        assert_eq!(descend((method, 10)), Ok(10));
         Ok(())
     }
 
