@@ -1,4 +1,4 @@
-//! Where a re-executed copy of the program turns into the fork server, before `main`.
+//! Where a re-executed copy of the program turns into the fork server, or into a child that was to be executed, before `main`.
 //!
 //! The loader runs the functions in `.init_array` before `main`, in every program that has this crate linked in: binaries,
 //! tests, doctests, examples, benches. Ours returns at once unless an environment variable invites it; then it never

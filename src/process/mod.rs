@@ -1,4 +1,5 @@
-//! Processes: how a function is named on the wire, how a child comes to exist, what it enters through.
+//! Processes: how a function is named on the wire, how a child comes to exist, what it enters through; and `Process`, one
+//! function in a process of its own.
 //!
 //! Relies on: the fork server, a copy of this program that never reaches `main` and has one thread.
 //!

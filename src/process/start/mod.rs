@@ -1,6 +1,7 @@
 //! How a child comes to exist: the part that is the same for every start method.
 //!
-//! Relies on: the fork server (`forkserver` is its owner's side, `server` its own).
+//! Relies on: the fork server (`forkserver` is its owner's side, `server` its own), whose children may execute the program
+//! again (`executed`); or on a copy of this process (`fork`), which may itself serve as a pool's fork server (`Template`).
 //!
 //! Invariant: a start method decides only how the process is made. What it runs, which descriptors it gets, who watches it
 //! and who reports its end are the same.
