@@ -12,21 +12,23 @@ use std::{
 };
 
 impl Shared {
-    /// Starts the thread.
+    /// Starts the thread, unless it runs.
     pub(super) fn start_thread(self: &Arc<Self>) -> io::Result<()> {
-        let shared = Arc::clone(self);
-        let thread = thread::Builder::new().name("procpool".to_owned());
-        *self.thread.lock() = Some(thread.spawn(move || shared.run_in_background())?);
+        let mut thread = self.thread.lock();
+        self.is_paused.store(false, Ordering::Release);
+        if thread.is_none() {
+            let shared = Arc::clone(self);
+            let builder = thread::Builder::new().name("procpool".to_owned());
+            *thread = Some(builder.spawn(move || shared.run_in_background())?);
+        }
         Ok(())
     }
 
     /// Waits for its end, which must be near; not if it is the calling thread, which may drop the pool's last handle.
     pub(super) fn join_thread(&self) {
-        let is_another = |it: &mut JoinHandle<()>| it.thread().id() != thread::current().id();
         // Taken first: the thread may be on its way here itself.
         let thread = self.thread.lock().take_if(is_another);
-        // It does not panic; if it did, the panic hook has told.
-        let _ = thread.map(JoinHandle::join);
+        join(thread);
     }
 
     /// What the background thread does until the pool has ended: it waits for events that no caller waits for, and does
@@ -103,19 +105,31 @@ impl Shared {
     }
 }
 
+fn is_another(thread: &mut JoinHandle<()>) -> bool {
+    thread.thread().id() != thread::current().id()
+}
+
+fn join(thread: Option<JoinHandle<()>>) {
+    // It does not panic; if it did, the panic hook has told.
+    let _ = thread.map(JoinHandle::join);
+}
+
 impl OwnThreads for Shared {
     fn pause(&self) {
         if !self.is_foreign() {
-            self.is_paused.store(true, Ordering::Release);
+            let thread = {
+                let mut thread = self.thread.lock();
+                self.is_paused.store(true, Ordering::Release);
+                thread.take_if(is_another)
+            };
             self.chores.raise();
-            self.join_thread();
+            join(thread);
             self.callbacks.rest();
         }
     }
 
     fn resume(self: Arc<Self>) {
         if !self.is_foreign() {
-            self.is_paused.store(false, Ordering::Release);
             // Where no thread is to be had, callers that wait drive the pool, and the next pause tries again.
             let _ = self.start_thread();
         }

@@ -1,7 +1,11 @@
 //! Threads of this crate in the user's process: they rest while it is forked, so that they never stand in the way.
 
+use crate::sys::pid;
 use parking_lot::Mutex;
-use std::sync::{Arc, Weak};
+use std::sync::{
+    Arc, Weak,
+    atomic::{AtomicU32, Ordering},
+};
 
 /// Whoever has threads that can be ended while they are idle, and started again.
 pub(crate) trait OwnThreads: Send + Sync {
@@ -22,19 +26,30 @@ pub(crate) fn register(owner: &Arc<impl OwnThreads + 'static>) {
     all.push(owner);
 }
 
-/// The time in which they rest; they go on when this is dropped.
-pub(crate) struct Paused(Vec<Arc<dyn OwnThreads>>);
+/// The process in which somebody has them rest; a copy of it finds another's number here, and is free.
+static PAUSED_IN: AtomicU32 = AtomicU32::new(0);
 
-/// Has them all rest.
+/// The time in which they rest; they go on when this is dropped.
+pub(crate) struct Paused(Option<Vec<Arc<dyn OwnThreads>>>);
+
+/// Has them all rest; none if another thread does so already, which therefore stands in the way of a fork itself.
 pub(crate) fn pause() -> Paused {
+    let own = pid::current();
+    // SeqCst: it is as rare as forks are.
+    if PAUSED_IN.swap(own, Ordering::SeqCst) == own {
+        return Paused(None);
+    }
     // The lock is not held: a copy that is made now finds it open.
     let all: Vec<_> = ALL.lock().iter().filter_map(Weak::upgrade).collect();
     all.iter().for_each(|it| it.pause());
-    Paused(all)
+    Paused(Some(all))
 }
 
 impl Drop for Paused {
     fn drop(&mut self) {
-        self.0.drain(..).for_each(OwnThreads::resume);
+        if let Some(all) = self.0.take() {
+            all.into_iter().for_each(OwnThreads::resume);
+            PAUSED_IN.store(0, Ordering::SeqCst);
+        }
     }
 }

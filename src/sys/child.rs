@@ -248,6 +248,13 @@ pub(crate) fn kill_child(pid: u32) {
     let _ = nix::sys::signal::kill(Pid::from_raw(pid.cast_signed()), Signal::SIGKILL);
 }
 
+/// Kills a child of this process that was just forked, and takes its status.
+pub(crate) fn kill_and_reap(pid: u32) {
+    kill_child(pid);
+    // The host program may have reaped it.
+    let _ = retry(|| nix::sys::wait::waitpid(Pid::from_raw(pid.cast_signed()), None));
+}
+
 /// The living and dead children of this process, by a walk through /proc: not every kernel lists them. None if, on the way,
 /// something else was to be done.
 pub(crate) fn children(mut interrupted: impl FnMut() -> bool) -> io::Result<Option<Vec<u32>>> {

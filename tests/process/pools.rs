@@ -1,13 +1,17 @@
 //! Pools under every start method.
 
 use crate::{
-    common::{failure, in_time, process_id, square},
+    common::{alone, failure, in_time, process_id, race, square},
     for_every_method, in_a_process_with_one_thread, start,
 };
 use procpool::{
     ErrorKind, Process, ProcessPoolExecutor, Result, StartMethod, current_process, parent_process,
 };
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::{
+    fs,
+    sync::atomic::{AtomicU64, Ordering},
+    thread,
+};
 
 static STATE: AtomicU64 = AtomicU64::new(1);
 
@@ -121,4 +125,31 @@ fn a_pools_own_threads_do_not_stand_in_the_way_of_a_fork() -> Result<()> {
 fn a_program_with_threads_has_no_forked_pool() {
     let error = failure(pool_by(StartMethod::Fork, 1));
     assert_eq!(error.kind(), ErrorKind::Unsupported, "{error}");
+}
+
+#[test]
+fn a_pool_has_one_thread_of_its_own_whoever_tries_to_fork() {
+    alone("", || {
+        let pool = pool_by(StartMethod::ForkServer, 1).expect("a pool");
+        let own_threads = || {
+            let tasks = fs::read_dir("/proc/self/task").expect("a list of threads");
+            let names = tasks
+                .flatten()
+                .map(|it| fs::read_to_string(it.path().join("comm")));
+            names.flatten().filter(|it| it == "procpool\n").count()
+        };
+        race(|| {
+            thread::scope(|scope| {
+                for _ in 0..3 {
+                    scope.spawn(|| {
+                        let refused = procpool::fork_map(1, &[1], |it| *it);
+                        assert_eq!(failure(refused).kind(), ErrorKind::Unsupported);
+                    });
+                }
+            });
+            // What was joined is gone in a moment.
+            crate::processes::eventually("there is one thread", || own_threads() == 1);
+        });
+        assert_eq!(pool.apply(square, 7).ok(), Some(49));
+    });
 }

@@ -50,7 +50,9 @@ pub(crate) fn copy(threads: Threads, run: impl FnOnce()) -> Result<Child> {
             child::exit_now(if outcome.is_ok() { 0 } else { 101 })
         }
         Forked::Parent(pid) => {
-            let pidfd = PidFd::open(pid).map_err(failed)?;
+            // A copy that nobody could watch must not be left.
+            let pidfd = PidFd::open(pid).inspect_err(|_| child::kill_and_reap(pid));
+            let pidfd = pidfd.map_err(failed)?;
             Ok(Child { pid, pidfd })
         }
     }

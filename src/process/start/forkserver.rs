@@ -79,8 +79,11 @@ impl Template {
         let failed = |it| start_failed("fork a template for workers", it);
         let (control, theirs) = socket::pair().map_err(failed)?;
         let owner = PidFd::open(std::process::id()).map_err(failed)?;
-        fork::copy(threads, || entry::run_template(theirs, owner))?;
-        let server = ForkServer::wait_for_ready(control).map_err(failed)?;
+        let copy = fork::copy(threads, || entry::run_template(theirs, owner))?;
+        // It has a copy of this end, too, so that closing this one does not end it.
+        let server = ForkServer::wait_for_ready(control)
+            .inspect_err(|_| copy.pidfd.kill_and_reap())
+            .map_err(failed)?;
         Ok(Self {
             server: Mutex::new(server),
         })
