@@ -1,6 +1,6 @@
 //! A `std::sync::Mutex` as an argument is plain data: each process gets a copy, which locks nothing for the others.
 //!
-//! A `File` is no data and does not compile as an argument: see the documentation of `Process`.
+//! A `File` is no data and does not compile as an argument; process_descriptor.rs shows what passes one.
 
 use procpool::{Process, Result};
 use std::process;

@@ -120,7 +120,7 @@
 //! The layer below the executor is open. A [`Process`] runs one function, has a name and an id, can be joined, signalled,
 //! detached, or be a daemon that ends with the program; what its function returns waits for [`result`](Process::result).
 //! [`pipe`] and [`one_way`] make connections that carry any [`Wire`] value; a connection is itself one, so that it can be an
-//! argument or a result of a process, or a part of a message. (A task of a pool takes none yet.) [`Listener`] and [`connect`]
+//! argument or a result of a process or a task, or a part of a message; so is any open file as a [`Descriptor`]. [`Listener`] and [`connect`]
 //! join processes that are no relatives, and have both prove that they know a key.
 //!
 //! ```
@@ -183,4 +183,4 @@ pub use process::{
     parent_process, set_start_method, start_method,
 };
 #[cfg(all(target_os = "linux", target_pointer_width = "64"))]
-pub use wire::Wire;
+pub use wire::{Wire, handle::Descriptor};

@@ -15,7 +15,7 @@ use nix::{
 use processes::{
     Process, descriptors_of, eventually, fork_server, kill, kill_fork_server, status_of,
 };
-use procpool::{ErrorKind, ProcessPoolExecutor, StartMethod};
+use procpool::{ErrorKind, ProcessPoolExecutor, Sender, StartMethod, one_way};
 use std::{
     collections::BTreeMap,
     fs::{self, File},
@@ -317,6 +317,49 @@ fn a_living_pool_does_not_grow_with_its_tasks() {
             assert!(held(&after) <= held(before) + 50, "{before:#?} {after:#?}");
             assert_eq!(after.threads, before.threads);
         }
+    });
+}
+
+#[test]
+fn a_living_pool_does_not_grow_with_the_handles_of_its_tasks() {
+    type Ends = Vec<Sender<u64>>;
+    alone("", || {
+        let pool = pool_of(2);
+        let ends = |count| -> Ends { (0..count).map(|_| one_way().expect("a pipe").1).collect() };
+        let give_back = |ends: Ends| ends;
+        let work = || {
+            let back = pool.map(give_back, (0..10).map(ends)).expect("values");
+            assert!(back.iter().map(Vec::len).eq(0..10));
+            // Some are cancelled while they wait in a worker's socket, some lose their worker.
+            let tasks: Vec<_> = (0..10).map(|_| pool.submit(give_back, ends(3))).collect();
+            failure(pool.apply(|_: Ends| -> () { process::abort() }, ends(3)));
+            for task in tasks.iter().skip(5) {
+                task.cancel();
+            }
+            for task in tasks {
+                let ended = task.result();
+                assert!(ended.is_ok() || failure(ended).kind() == ErrorKind::Cancelled);
+            }
+            // Argument and result hold handles, and neither can be used.
+            failure(pool.apply(|_: Ends| -> Ends { panic!("no") }, ends(3)));
+        };
+        (0..5).for_each(|_| work());
+        let held = |pid| Inventory::of(pid).descriptors.values().sum::<usize>();
+        let quiet = || pool.apply(|()| (), ()).expect("a pool that works");
+        quiet();
+        let before = held(process::id());
+        (0..100).for_each(|_| work());
+        quiet();
+        eventually("its descriptors are closed", || {
+            held(process::id()) <= before + 20
+        });
+        eventually("the workers' are closed", || {
+            let pids = pool.worker_pids();
+            pids.len() == 2
+                && pids
+                    .into_iter()
+                    .all(|it| Process::of(it).is_some() && held(it) < 20)
+        });
     });
 }
 

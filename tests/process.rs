@@ -15,6 +15,8 @@ mod fork_maps;
 mod handles;
 #[path = "process/methods.rs"]
 mod methods;
+#[path = "process/pool_handles.rs"]
+mod pool_handles;
 #[path = "process/pools.rs"]
 mod pools;
 #[path = "process/started.rs"]

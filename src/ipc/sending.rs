@@ -51,12 +51,11 @@ impl SendingEnd {
         if let Some(bytes) = as_bytes(value) {
             return self.send_bytes(bytes);
         }
-        let (encoded, descriptors) = handle::collect(|| {
-            let mut message = Vec::with_capacity(4 * BLOCK);
-            message.extend_from_slice(&[0; BLOCK]);
-            codec::encode(value, &mut message).map(|()| message)
-        });
-        let mut message = encoded.map_err(not_encoded)?;
+        let mut message = Vec::with_capacity(4 * BLOCK);
+        message.extend_from_slice(&[0; BLOCK]);
+        let mut descriptors = Vec::new();
+        let encoded = handle::collect(&mut descriptors, || codec::encode(value, &mut message));
+        encoded.map_err(not_encoded)?;
         let header = Header {
             length: message.len() - BLOCK,
             descriptors: descriptors.len(),

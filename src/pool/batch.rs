@@ -5,9 +5,10 @@ use super::{
     payload::Payload,
     task::{Body, Task, Told},
 };
-use crate::error::{Error, Result};
+use crate::error::{Error, ErrorKind, Result};
 use crate::process::function::{ContextLoader, Function};
-use crate::wire::{Wire, codec};
+use crate::shm::Cursor;
+use crate::wire::{Wire, codec, handle::Descriptor};
 use parking_lot::Mutex;
 use std::{
     collections::{BTreeMap, VecDeque},
@@ -37,15 +38,17 @@ pub(super) struct Context {
     pub(super) id: u32,
     pub(super) loader: ContextLoader,
     pub(super) bytes: Vec<u8>,
+    pub(super) descriptors: Vec<Descriptor>,
 }
 
 impl Context {
-    pub(super) fn new(loader: ContextLoader, bytes: Vec<u8>) -> Self {
+    pub(super) fn new(loader: ContextLoader, bytes: Vec<u8>, descriptors: Vec<Descriptor>) -> Self {
         static NEXT: AtomicU32 = AtomicU32::new(1);
         Self {
             id: NEXT.fetch_add(1, Ordering::Relaxed),
             loader,
             bytes,
+            descriptors,
         }
     }
 }
@@ -72,11 +75,11 @@ impl Part {
     pub(super) fn decode<R: Wire + 'static>(&self, mut take: impl FnMut(Result<R>)) {
         match &self.outcome {
             Err(error) => (0..self.count).for_each(|_| take(Err(error.clone()))),
-            Ok(Values::One(payload)) => take(decoded(&mut payload.cursor())),
+            Ok(Values::One(payload)) => take(payload.decode().map_err(undecodable)),
             Ok(Values::Records(bytes)) => {
                 let mut rest = &bytes[..];
                 while let Some(value) = next_record(&mut rest) {
-                    take(decoded(&mut crate::shm::Cursor::new(value)));
+                    take(codec::decode(&mut Cursor::new(value)).map_err(undecodable));
                 }
             }
         }
@@ -92,12 +95,10 @@ pub(super) fn next_record<'a>(records: &mut &'a [u8]) -> Option<&'a [u8]> {
     Some(value)
 }
 
-/// Decodes a result.
-pub(super) fn decoded<R: Wire + 'static>(bytes: &mut crate::shm::Cursor<'_>) -> Result<R> {
-    codec::decode(bytes).map_err(|reason| {
-        let message = format!("failed to decode the task's result: {reason}");
-        Error::new(crate::error::ErrorKind::Codec, message)
-    })
+/// The error of a result that cannot be decoded.
+pub(super) fn undecodable(reason: codec::Reason) -> Error {
+    let message = format!("failed to decode the task's result: {reason}");
+    Error::new(ErrorKind::Codec, message)
 }
 
 /// How a batch's outcomes are handed out.

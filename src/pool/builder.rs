@@ -10,7 +10,7 @@ use crate::process::{
     start::origin::Origin, start_method,
 };
 use crate::sys::child::Threads;
-use crate::wire::{Wire, codec};
+use crate::wire::{Wire, codec, handle};
 use std::fmt;
 
 /// Settings of a pool that is yet to be built; see [`ProcessPoolExecutor::builder`].
@@ -145,13 +145,15 @@ fn encode_initializer<A: Wire + 'static, E: fmt::Display + 'static>(
     f: fn(A) -> std::result::Result<(), E>,
     arg: &A,
 ) -> Result<EncodedCall> {
-    let mut argument = Vec::new();
-    codec::encode(arg, &mut argument).map_err(|reason| {
+    let (mut argument, mut descriptors) = (Vec::new(), Vec::new());
+    let encoded = handle::collect(&mut descriptors, || codec::encode(arg, &mut argument));
+    encoded.map_err(|reason| {
         let message = format!("failed to encode the initializer's argument: {reason}");
         Error::new(ErrorKind::Codec, message)
     })?;
     Ok(EncodedCall {
         function: Function::initializer(f)?.to_bytes(),
         argument,
+        descriptors,
     })
 }

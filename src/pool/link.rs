@@ -2,6 +2,7 @@
 
 use super::{
     batch::Context,
+    descriptors::{self, Batch, Gathered, Message},
     page::{Bell, Page},
     payload::{MOST_SLABS, Payload, TheirSlab},
     protocol::{Kind, RequestHead, Setup},
@@ -19,7 +20,7 @@ use crate::sys::{
     child::{PidFd, WaitStatus},
     fd, pipe, socket,
 };
-use crate::wire::codec;
+use crate::wire::{codec, handle::Descriptor};
 use std::{
     collections::{HashMap, VecDeque},
     io,
@@ -37,6 +38,9 @@ const PIPE_BYTES: i32 = 256 << 10;
 /// How long the record of a dead worker's end is waited for while somebody may write it: the fork server needs a slice of
 /// a busy machine to reap.
 const STATUS_LIMIT: Duration = Duration::from_secs(1);
+
+/// Units with handles in flight at most: their descriptors wait in the kernel, which limits how many may.
+const MOST_HANDLED: usize = 2;
 
 /// How long replies may lie unread behind a long item; far above the interval at which a worker rings.
 const LOOK_AGAIN: Duration = Duration::from_millis(2);
@@ -77,6 +81,10 @@ pub(super) struct Link {
     contexts: Vec<u32>,
     our_slabs: Vec<u32>,
     their_slabs: HashMap<u32, Arc<Slab>>,
+    /// The items in flight that were sent with handles, and perhaps some that are not any more.
+    handled: VecDeque<u32>,
+    /// Handles of the next reply.
+    handles: Gathered,
     pub(super) is_ready: bool,
     /// Busy nanoseconds and items done when they were last looked at.
     measured: (u64, u64),
@@ -141,6 +149,9 @@ impl Link {
         ];
         let child = origin.start(worker::main, &passed)?;
         let mut link = Self::new(child, ends, page);
+        if let Some(initializer) = &setup.initializer {
+            link.send_handles(&initializer.descriptors)?;
+        }
         link.stage_frame(RequestHead::new(Kind::Setup), &bytes);
         link.flush();
         Ok(link)
@@ -166,6 +177,8 @@ impl Link {
             contexts: Vec::new(),
             our_slabs: Vec::new(),
             their_slabs: HashMap::new(),
+            handled: VecDeque::new(),
+            handles: Gathered::default(),
             is_ready: false,
             measured: (0, 0),
             exit: None,
@@ -185,7 +198,15 @@ impl Link {
         {
             self.gap = None;
         }
-        self.gap.is_none() && !self.is_gone && self.exit.is_none() && self.requests.is_some()
+        let front = self.front();
+        self.handled
+            .retain(|it| front.is_some_and(|front| it.wrapping_sub(front) < u32::MAX / 2));
+        let has_room = self.handled.len() < MOST_HANDLED;
+        has_room
+            && self.gap.is_none()
+            && !self.is_gone
+            && self.exit.is_none()
+            && self.requests.is_some()
     }
 
     /// Sends a unit, soon: it lies behind what is already staged. Gives it back with its own error, or without one if the
@@ -225,7 +246,7 @@ impl Link {
         let context = batch
             .context
             .as_ref()
-            .map_or(0, |it| self.stage_context(it));
+            .map_or(Ok(0), |it| self.stage_context(it))?;
         let mut payload = items.chunk.items.lock();
         if items.chunk.count == 1 {
             return self.stage_value(batch.function, context, &mut payload);
@@ -260,8 +281,17 @@ impl Link {
         argument: &mut Payload,
     ) -> Result<()> {
         let mut head = self.items_head(function, context, 1);
-        let Payload::Ours(ours) = argument else {
-            let bytes = argument
+        let value = match argument {
+            Payload::Handled(handled) => {
+                self.send_handles(&handled.descriptors)?;
+                head.has_handles = true;
+                self.handled.push_back(self.next_item);
+                &mut handled.value
+            }
+            value => value,
+        };
+        let Payload::Ours(ours) = value else {
+            let bytes = value
                 .bytes()
                 .expect("an argument is private or in our slab");
             self.stage_frame(head, bytes);
@@ -273,8 +303,7 @@ impl Link {
         }
         let slab = ours.slab();
         if !self.our_slabs.contains(&slab.id) {
-            let sent = socket::try_send(&self.socket, &slab.id.to_le_bytes(), &[slab.as_fd()]);
-            sent.map_err(|it| {
+            descriptors::try_send_slab(&self.socket, slab).map_err(|it| {
                 self.is_gone = socket::is_closed(&it);
                 fail(it)
             })?;
@@ -285,11 +314,27 @@ impl Link {
         Ok(())
     }
 
+    /// Sends the handles of the value whose frame is staged next.
+    fn send_handles(&mut self, descriptors: &[Descriptor]) -> Result<()> {
+        let fds: Vec<_> = descriptors.iter().map(AsFd::as_fd).collect();
+        for (batch, fds) in Batch::cut(&fds) {
+            descriptors::try_send_handles(&self.socket, fds).map_err(|it| {
+                self.is_gone = socket::is_closed(&it);
+                Error::io("failed to hand descriptors to a worker", it)
+            })?;
+            let mut head = RequestHead::new(Kind::Handles);
+            (head.item, head.count) = (batch.start, batch.count);
+            self.stage_frame(head, &[]);
+        }
+        Ok(())
+    }
+
     /// Sends a context where this worker does not have it.
-    fn stage_context(&mut self, context: &Context) -> u32 {
+    fn stage_context(&mut self, context: &Context) -> Result<u32> {
         if !self.contexts.contains(&context.id) {
-            self.contexts.push(context.id);
             let mut head = RequestHead::new(Kind::Context);
+            self.send_handles(&context.descriptors)?;
+            self.contexts.push(context.id);
             head.context = context.id;
             let loader = context.loader.to_bytes();
             head.length = (loader.len() + context.bytes.len()) as u32;
@@ -297,7 +342,7 @@ impl Link {
             self.staged.extend_from_slice(&loader);
             self.staged.extend_from_slice(&context.bytes);
         }
-        context.id
+        Ok(context.id)
     }
 
     /// Has the worker drop a context.
@@ -474,12 +519,7 @@ impl Link {
     fn try_take_from_slab(&mut self, id: u32, length: u64) -> Option<Payload> {
         let length = usize::try_from(length).ok()?;
         while !self.their_slabs.contains_key(&id) {
-            let mut number = [0; 4];
-            let (count, mut fds) = socket::try_receive(&self.socket, &mut number).ok()?;
-            let slab = fds.pop().filter(|_| count == number.len())?;
-            let number = u32::from_le_bytes(number);
-            self.their_slabs
-                .insert(number, Arc::new(Slab::from_fd(number, slab).ok()?));
+            self.receive()?;
         }
         let slab = self.their_slabs.get_mut(&id)?;
         if length > slab.capacity() {
@@ -498,6 +538,31 @@ impl Link {
         bytes.try_reserve_exact(length).ok()?;
         payload.copy_out(&mut bytes);
         Some(Payload::Private(bytes.into()))
+    }
+
+    /// The next message in the socket; a slab has been put in its place.
+    fn receive(&mut self) -> Option<Message> {
+        let mut message = descriptors::next_message(|it| socket::try_receive(&self.socket, it))?;
+        if let Message::Slab(number, slab) = &mut message
+            && let Some(slab) = slab.take()
+        {
+            self.their_slabs.insert(*number, Arc::new(slab));
+        }
+        Some(message)
+    }
+
+    /// Takes in handles of the reply that comes next.
+    pub(super) fn gather(&mut self, batch: Batch) {
+        while let Some(message) = self.receive() {
+            if let Message::Handles(fds) = message {
+                return self.handles.add(batch, fds);
+            }
+        }
+    }
+
+    /// The handles that came with the reply.
+    pub(super) fn take_handles(&mut self) -> Vec<OwnedFd> {
+        self.handles.take()
     }
 
     pub(super) fn forget_slab(&mut self, id: u32) {

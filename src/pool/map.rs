@@ -11,6 +11,7 @@ use crate::shm::Buffer;
 use crate::wire::{
     Wire,
     codec::{self, Output},
+    handle::{self, Descriptor},
 };
 use parking_lot::Mutex;
 use std::{
@@ -98,8 +99,8 @@ enum Pulled {
     Enough,
     /// The input has ended.
     End,
-    /// The item pulled last is large: it lies in the buffer's slab, and does not count.
-    Large,
+    /// The item pulled last is large or holds handles: it travels alone, and does not count.
+    Alone,
     /// The item pulled last could not be encoded, and does not count.
     Failed(codec::Reason),
 }
@@ -110,6 +111,10 @@ struct NextChunk {
     count: u32,
     /// Where the last of its items ends: a panic of the user's code may leave more in the buffer.
     end: usize,
+    /// An item behind them that holds handles, if it is small: a large one lies in the buffer's slab.
+    alone: Option<Payload>,
+    /// The descriptors of the item that was encoded last.
+    descriptors: Vec<Descriptor>,
 }
 
 /// Pulls items and encodes them, until something else is to be done.
@@ -127,23 +132,27 @@ where
         let at = chunk.buffer.private().len();
         chunk.buffer.put(&[0; size_of::<u32>()]);
         chunk.buffer.begin();
-        if let Err(reason) = codec::encode(&item, &mut chunk.buffer) {
+        let (buffer, descriptors) = (&mut chunk.buffer, &mut chunk.descriptors);
+        if let Err(reason) = handle::collect(descriptors, || codec::encode(&item, buffer)) {
+            chunk.descriptors.clear();
             return Pulled::Failed(reason);
         }
         if !chunk.end_item(at) {
-            return Pulled::Large;
+            return Pulled::Alone;
         }
     }
     Pulled::Enough
 }
 
 impl NextChunk {
-    /// Fills in the length of the item whose place begins at `at`; false for one that lies in a slab, whose place goes.
+    /// Fills in the length of the item whose place begins at `at`; false for one that travels alone, whose place goes.
     #[inline]
     fn end_item(&mut self, at: usize) -> bool {
         let start = at + size_of::<u32>();
         let length = (self.buffer.private().len() - start) as u32;
-        if self.buffer.is_large() {
+        if self.buffer.is_large() || !self.descriptors.is_empty() {
+            let is_small = !self.buffer.is_large();
+            self.alone = is_small.then(|| Payload::copy_of(&self.buffer.private()[start..]));
             self.buffer.cut_private(at);
             return false;
         }
@@ -178,6 +187,8 @@ where
                 buffer: Buffer::new(Arc::clone(&shared.slabs) as _),
                 count: 0,
                 end: 0,
+                alone: None,
+                descriptors: Vec::new(),
             },
         })
     }
@@ -306,7 +317,8 @@ impl<I, R> Run<I, R> {
         let room = (self.window() as u64).saturating_sub(self.pulled - self.given);
         let most = self.chunk_size().min(room).clamp(1, u32::MAX.into()) as u32;
         let pulled = (self.pull)(&mut self.input, &mut self.next, most);
-        let large = take_large(&mut self.next.buffer, &self.shared.slabs);
+        let alone =
+            take_large(&mut self.next.buffer, &self.shared.slabs).or(self.next.alone.take());
         let count = mem::take(&mut self.next.count);
         self.next.end = 0;
         let chunk = if count > 0 {
@@ -314,9 +326,12 @@ impl<I, R> Run<I, R> {
         } else {
             Vec::new()
         };
-        self.send(count, Payload::Private(chunk.into()));
-        match (pulled, large) {
-            (Pulled::Large, Some(payload)) => self.send(1, payload),
+        self.send_items(count, chunk);
+        match (pulled, alone) {
+            (Pulled::Alone, Some(value)) => {
+                let descriptors = mem::take(&mut self.next.descriptors);
+                self.send(1, value.with_handles(descriptors));
+            }
             (Pulled::Failed(reason), _) => {
                 self.pulled += 1;
                 let message = format!("failed to encode an item of the map: {reason}");
@@ -327,17 +342,19 @@ impl<I, R> Run<I, R> {
         }
     }
 
+    /// Sends `count` items, each behind its length.
+    fn send_items(&mut self, count: u32, items: Vec<u8>) {
+        match count {
+            0 => {}
+            // One item travels without its length.
+            1 => self.send(1, Payload::copy_of(&items[size_of::<u32>()..])),
+            _ => self.send(count, Payload::Private(items.into())),
+        }
+    }
+
     /// Sends `count` items that were just pulled.
     fn send(&mut self, count: u32, items: Payload) {
-        if count == 0 {
-            return;
-        }
         self.pulled += u64::from(count);
-        let items = match (count, items.bytes()) {
-            // One item travels without its length.
-            (1, Some(bytes)) => Payload::copy_of(&bytes[size_of::<u32>()..]),
-            _ => items,
-        };
         self.chunks += 1;
         let index = self.pulled - u64::from(count);
         let batch = Arc::clone(&self.batch);

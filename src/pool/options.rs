@@ -1,7 +1,7 @@
 //! The calls of a pool, with the settings of one call.
 
 use super::{
-    batch::{Batch, Context, Delivery, decoded},
+    batch::{Batch, Context, Delivery, undecodable},
     future::{TaskFuture, refuse},
     lazy::{Imap, ImapUnordered},
     map::{Cut, Run},
@@ -12,7 +12,7 @@ use super::{
 };
 use crate::error::{Error, ErrorKind, Result};
 use crate::process::function::{ContextLoader, Function};
-use crate::wire::{Wire, codec};
+use crate::wire::{Wire, codec, handle};
 use std::{fmt, sync::Arc};
 
 /// The calls of a [`ProcessPoolExecutor`](crate::ProcessPoolExecutor) with settings of their own.
@@ -288,12 +288,14 @@ impl fmt::Debug for TaskOptions<'_> {
 const MOST_CONTEXT: usize = 2 << 30;
 
 fn encode_context<C: Wire + 'static>(context: &C) -> Result<Context> {
-    let mut bytes = Vec::new();
-    codec::encode(context, &mut bytes).map_err(|it| codec_error("the context", &it))?;
+    let (mut bytes, mut descriptors) = (Vec::new(), Vec::new());
+    let encoded = handle::collect(&mut descriptors, || codec::encode(context, &mut bytes));
+    encoded.map_err(|it| codec_error("the context", &it))?;
     if bytes.len() > MOST_CONTEXT {
         return Err(codec_error("the context", "it is larger than 2 GiB"));
     }
-    Ok(Context::new(ContextLoader::new::<C>()?, bytes))
+    let loader = ContextLoader::new::<C>()?;
+    Ok(Context::new(loader, bytes, descriptors))
 }
 
 fn codec_error(what: &str, reason: &str) -> Error {
@@ -305,7 +307,7 @@ fn codec_error(what: &str, reason: &str) -> Error {
 
 fn decode_value<R: Wire + 'static>(body: &Body) -> Result<R> {
     match body {
-        Body::Value(payload) => decoded(&mut payload.cursor()),
+        Body::Value(payload) => payload.decode().map_err(undecodable),
         Body::List(_) => unreachable!("a call gives one value"),
     }
 }

@@ -83,6 +83,8 @@ pub(super) enum Tag {
     SetupFault = 4,
     /// The worker has dropped the slab with this number.
     SlabGone = 5,
+    /// Descriptors lie in the socket, for the item's result: [`Batch`](super::descriptors::Batch).
+    Handles = 6,
 }
 
 impl Tag {
@@ -93,6 +95,7 @@ impl Tag {
             Self::Ready,
             Self::SetupFault,
             Self::SlabGone,
+            Self::Handles,
         ];
         // Nearly all are values.
         if bits == Self::Value as u32 {

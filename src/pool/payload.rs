@@ -2,7 +2,10 @@
 
 use crate::shm::{Buffer, Cursor, Life, SPILL, Slab, Slabs};
 use crate::sys::pid;
-use crate::wire::{Wire, codec};
+use crate::wire::{
+    Wire, codec,
+    handle::{self, Descriptor},
+};
 use parking_lot::Mutex;
 use std::{
     cell::RefCell,
@@ -34,6 +37,15 @@ pub(super) enum Payload {
     Private(Box<[u8]>),
     Ours(Box<OurSlab>),
     Theirs(Box<TheirSlab>),
+    Handled(Box<Handled>),
+}
+
+/// A value with handles in it.
+#[derive(Debug)]
+pub(super) struct Handled {
+    pub(super) value: Payload,
+    /// They stay open here until nobody can ask for the value any more.
+    pub(super) descriptors: Vec<Descriptor>,
 }
 
 impl Payload {
@@ -48,21 +60,45 @@ impl Payload {
         Self::Inline(bytes.len() as u8, inline)
     }
 
+    /// The same, with the descriptors of the handles in it.
+    pub(super) fn with_handles<D: Into<Descriptor>>(self, descriptors: Vec<D>) -> Self {
+        if descriptors.is_empty() {
+            return self;
+        }
+        Self::Handled(Box::new(Handled {
+            value: self,
+            descriptors: descriptors.into_iter().map(Into::into).collect(),
+        }))
+    }
+
     /// The bytes, when they are private.
     pub(super) fn bytes(&self) -> Option<&[u8]> {
         match self {
             Self::Inline(length, bytes) => Some(&bytes[..usize::from(*length)]),
             Self::Private(bytes) => Some(bytes),
             Self::Ours(_) | Self::Theirs(_) => None,
+            Self::Handled(handled) => handled.value.bytes(),
         }
     }
 
-    pub(super) fn cursor(&self) -> Cursor<'_> {
+    /// Decodes the value.
+    pub(super) fn decode<T: Wire>(&self) -> Result<T, codec::Reason> {
+        match self {
+            Self::Handled(handled) => {
+                let descriptors = handled.descriptors.clone();
+                handle::provide(descriptors, || codec::decode(&mut self.cursor()))
+            }
+            _ => codec::decode(&mut self.cursor()),
+        }
+    }
+
+    fn cursor(&self) -> Cursor<'_> {
         match self {
             Self::Inline(length, bytes) => Cursor::new(&bytes[..usize::from(*length)]),
             Self::Private(bytes) => Cursor::new(bytes),
             Self::Ours(ours) => ours.slab().read(ours.length),
             Self::Theirs(theirs) => theirs.slab.read(theirs.length),
+            Self::Handled(handled) => handled.value.cursor(),
         }
     }
 }
@@ -256,14 +292,15 @@ pub(super) fn encoded<T: Wire + 'static>(
     // A `Serialize` that submits a task itself finds fresh memory.
     let scratch = SCRATCH.take();
     let mut buffer = Buffer::with_memory(scratch, Arc::clone(home) as _);
-    codec::encode(value, &mut buffer)?;
+    let mut descriptors = Vec::new();
+    handle::collect(&mut descriptors, || codec::encode(value, &mut buffer))?;
     let large = take_large(&mut buffer, home);
     let payload = large.unwrap_or_else(|| Payload::copy_of(buffer.private()));
     let memory = buffer.take_private();
     if memory.capacity() <= 2 * SPILL {
         SCRATCH.set(memory);
     }
-    Ok(payload)
+    Ok(payload.with_handles(descriptors))
 }
 
 #[cfg(test)]

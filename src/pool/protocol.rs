@@ -16,8 +16,10 @@ pub(super) enum Kind {
     DropContext = 4,
     /// Unmap a slab.
     DropSlab = 5,
+    /// Take descriptors from the socket: some of the handles in what follows.
+    Handles = 6,
     /// End. The pipe is closed besides, but a process that was forked from the pool's may hold it open.
-    End = 6,
+    End = 7,
 }
 
 impl Kind {
@@ -28,6 +30,7 @@ impl Kind {
             Self::Context,
             Self::DropContext,
             Self::DropSlab,
+            Self::Handles,
             Self::End,
         ];
         all.into_iter().find(|it| *it as u32 == bits)
@@ -40,8 +43,9 @@ pub(super) struct RequestHead {
     pub(super) kind: Kind,
     /// Bytes that follow in the pipe.
     pub(super) length: u32,
-    /// The number of the first item.
+    /// The number of the first item; of the first descriptor in its list.
     pub(super) item: u32,
+    /// How many items, or descriptors.
     pub(super) count: u32,
     /// The slab with the bytes, or 0.
     pub(super) slab: u32,
@@ -49,6 +53,8 @@ pub(super) struct RequestHead {
     pub(super) context: u32,
     /// Bytes in the slab.
     pub(super) slab_length: u64,
+    /// Whether the item's argument holds handles, whose descriptors came before.
+    pub(super) has_handles: bool,
     pub(super) function: Option<Function>,
 }
 
@@ -64,6 +70,7 @@ impl RequestHead {
             slab: 0,
             context: 0,
             slab_length: 0,
+            has_handles: false,
             function: None,
         }
     }
@@ -81,7 +88,8 @@ impl RequestHead {
         for (place, word) in bytes.chunks_exact_mut(4).zip(words) {
             place.copy_from_slice(&word.to_le_bytes());
         }
-        bytes[24..32].copy_from_slice(&self.slab_length.to_le_bytes());
+        let word = self.slab_length << 1 | u64::from(self.has_handles);
+        bytes[24..32].copy_from_slice(&word.to_le_bytes());
         if let Some(function) = self.function {
             bytes[32..].copy_from_slice(&function.to_bytes());
         }
@@ -92,7 +100,7 @@ impl RequestHead {
     pub(super) fn from_bytes(bytes: &[u8; Self::SIZE]) -> Option<Self> {
         let word =
             |at: usize| u32::from_le_bytes(*bytes[at..].first_chunk().expect("inside the head"));
-        let slab_length = u64::from_le_bytes(*bytes[24..].first_chunk().expect("inside the head"));
+        let last = u64::from_le_bytes(*bytes[24..].first_chunk().expect("inside the head"));
         let kind = Kind::from_bits(word(0))?;
         let function = bytes[32..].first_chunk().expect("inside the head");
         let function = (kind == Kind::Items).then(|| Function::from_bytes(function));
@@ -104,7 +112,8 @@ impl RequestHead {
             count,
             slab,
             context,
-            slab_length,
+            slab_length: last >> 1,
+            has_handles: last & 1 != 0,
             function,
         })
     }

@@ -159,7 +159,7 @@ fn invoke(
         argument,
         context: None,
         result,
-        handles: Some(&mut handles),
+        handles: &mut handles,
     };
     let outcome = panic::run(|| callable.invoke(&mut invocation));
     outcome.map_err(|it| *it)?.map_err(Fault::from)?;

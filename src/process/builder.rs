@@ -202,7 +202,8 @@ fn encoded<A: Wire>(argument: &A) -> Result<(Slab, usize, Vec<handle::Descriptor
         fn give_back(&self, _slab: Slab) {}
     }
     let mut buffer = Buffer::new(Arc::new(Fresh));
-    let (outcome, descriptors) = handle::collect(|| codec::encode(argument, &mut buffer));
+    let mut descriptors = Vec::new();
+    let outcome = handle::collect(&mut descriptors, || codec::encode(argument, &mut buffer));
     outcome.map_err(|reason| {
         let message = format!("failed to encode the argument of a process: {reason}");
         Error::new(ErrorKind::Codec, message)

@@ -113,8 +113,8 @@ pub(crate) struct Invocation<'a> {
     pub(crate) context: Option<&'a dyn Any>,
     /// Where the encoded result goes.
     pub(crate) result: &'a mut Buffer,
-    /// The handles in argument and result, where they can travel.
-    pub(crate) handles: Option<&'a mut Handles>,
+    /// The handles in argument and result.
+    pub(crate) handles: &'a mut Handles,
 }
 
 /// Descriptors beside a call.
@@ -131,12 +131,11 @@ impl Invocation<'_> {
     #[inline]
     fn decode<A: Wire>(&mut self) -> Result<A, Failure> {
         let argument = &mut self.argument;
-        let decoded = match &mut self.handles {
-            None => codec::decode(argument),
-            Some(handles) => {
-                let given = mem::take(&mut handles.given);
-                handle::provide(given, || codec::decode(argument))
-            }
+        let decoded = if self.handles.given.is_empty() {
+            codec::decode(argument)
+        } else {
+            let given = mem::take(&mut self.handles.given);
+            handle::provide(given, || codec::decode(argument))
         };
         decoded.map_err(Failure::Decode)
     }
@@ -145,14 +144,8 @@ impl Invocation<'_> {
     #[inline]
     fn encode<R: Wire>(&mut self, value: &R) -> Result<(), Failure> {
         let result = &mut *self.result;
-        let encoded = match &mut self.handles {
-            None => codec::encode(value, result),
-            Some(handles) => {
-                let (encoded, left) = handle::collect(|| codec::encode(value, result));
-                handles.left = left;
-                encoded
-            }
-        };
+        let left = &mut self.handles.left;
+        let encoded = handle::collect(left, || codec::encode(value, result));
         encoded.map_err(Failure::Encode)
     }
 }

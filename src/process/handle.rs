@@ -60,7 +60,8 @@ use std::{
 /// procpool::Process::start(|x: u64| x * factor, 7);
 /// ```
 ///
-/// What is no data cannot be passed, and does not compile: a file, for one. Its path can, or what was read from it.
+/// What is no data cannot be passed, and does not compile: a file, for one. Its path can, what was read from it, and the open
+/// file itself as a [`Descriptor`](crate::Descriptor).
 ///
 /// ```compile_fail,E0277
 /// let file = std::fs::File::open("/etc/hostname")?;

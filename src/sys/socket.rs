@@ -20,7 +20,7 @@ use std::{
 };
 
 /// Descriptors a message; the kernel refuses more (`SCM_MAX_FD`).
-const MAX_FDS: usize = 253;
+pub(crate) const MAX_FDS: usize = 253;
 
 /// Words of control data with as many descriptors.
 const CONTROL_WORDS: usize = control_words(MAX_FDS);

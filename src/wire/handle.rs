@@ -5,107 +5,157 @@
 //! moves the bytes moves the list with them ([`collect`] on one side, [`provide`] on the other). Elsewhere, in a file say, a
 //! handle makes no sense, and serialising one is an error.
 
+use crate::error::{Error, Result};
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de::Error as _, ser::Error as _};
 use std::{
-    cell::Cell,
+    cell::{Cell, RefCell},
     os::fd::{AsFd, BorrowedFd, OwnedFd},
     sync::Arc,
-    thread::LocalKey,
 };
 
 /// What serde is told about a handle in a value that is not on its way to another process.
 const NOT_HERE: &str = "a handle can only travel as an argument, a result or through a connection";
 
-/// The list of the innermost encoding or decoding of this thread; none outside of one.
-type List<T> = Cell<Option<Vec<T>>>;
-
 thread_local! {
-    static ENCODING: List<Descriptor> = const { Cell::new(None) };
-    /// What has been claimed is gone.
-    static DECODING: List<Option<OwnedFd>> = const { Cell::new(None) };
+    /// The lists of this thread's encodings, one behind the other: an implementation of serde's traits may send values itself.
+    static ENCODING: RefCell<Vec<Descriptor>> = const { RefCell::new(Vec::new()) };
+    /// Where the list of the innermost encoding begins; `NOWHERE` outside of one. This and `END` are words of their own: they
+    /// are looked at for every value, and nearly none holds a handle.
+    static START: Cell<usize> = const { Cell::new(NOWHERE) };
+    /// How long all the lists are.
+    static END: Cell<usize> = const { Cell::new(0) };
+    /// The list of the innermost decoding; none outside of one. What has been claimed is gone.
+    static DECODING: Cell<Option<Vec<Option<Descriptor>>>> = const { Cell::new(None) };
 }
 
-/// An open descriptor that can be a part of a [`Wire`](crate::Wire) value. Clones share it.
-#[derive(Debug, Clone)]
-pub(crate) struct Descriptor(Arc<OwnedFd>);
+/// In the place of a number.
+const NOWHERE: usize = usize::MAX;
 
-/// Encodes, and hands out the descriptors of what was encoded, in the order of their numbers in the bytes.
+/// An open descriptor that can be a part of a [`Wire`](crate::Wire) value: how a file, a socket or a terminal travels.
+///
+/// In an argument, a result or a message it arrives as a descriptor of the same open file, so that both share its position.
+/// Encoding it for anything else is an error. Clones share one descriptor, which is closed with the last of them; in the
+/// sending process a task's or a process's argument may keep it open until the task is done, or the process started.
+///
+/// ```
+/// use procpool::{Descriptor, Process};
+/// use std::{fs::File, io::Write};
+///
+/// fn log(to: Descriptor) -> Option<()> {
+///     let mut file = File::from(to.into_fd().ok()?);
+///     writeln!(file, "a line from another process").ok()
+/// }
+///
+/// let folder = tempfile::tempdir().expect("a temporary folder");
+/// let path = folder.path().join("log");
+/// let file = File::create(&path).expect("a new file");
+/// let process = Process::start(log, Descriptor::from(file))?;
+/// assert_eq!(process.result()?, Some(()));
+/// assert_eq!(std::fs::read_to_string(path).expect("the log"), "a line from another process\n");
+/// # Ok::<(), procpool::Error>(())
+/// ```
+#[derive(Debug, Clone)]
+pub struct Descriptor(Arc<OwnedFd>);
+
+impl Descriptor {
+    /// Takes the descriptor out, to become a [`File`](std::fs::File), a socket or whatever it is. If clones share it, they keep
+    /// it, and this one is a duplicate.
+    ///
+    /// # Errors
+    ///
+    /// [`ErrorKind::Io`](crate::ErrorKind::Io) if there are too many open files for a duplicate.
+    pub fn into_fd(self) -> Result<OwnedFd> {
+        let shared = match Arc::try_unwrap(self.0) {
+            Ok(fd) => return Ok(fd),
+            Err(shared) => shared,
+        };
+        let duplicate = shared.as_fd().try_clone_to_owned();
+        duplicate.map_err(|it| Error::io("failed to duplicate a descriptor", it))
+    }
+}
+
+/// Encodes, and appends the descriptors of what was encoded to `list`, in the order of their numbers in the bytes.
 ///
 /// They are shared with the value and stay open at least as long as the list does.
 #[inline]
-pub(crate) fn collect<T>(encode: impl FnOnce() -> T) -> (T, Vec<Descriptor>) {
-    within(&ENCODING, Vec::new(), encode)
+pub(crate) fn collect<T>(list: &mut Vec<Descriptor>, encode: impl FnOnce() -> T) -> T {
+    /// Puts back the outer list, also when the encoding panics.
+    struct PutBack(usize);
+    impl Drop for PutBack {
+        #[inline]
+        fn drop(&mut self) {
+            let start = START.replace(self.0);
+            if END.get() > start {
+                drop(split_off(start));
+            }
+        }
+    }
+    let start = END.get();
+    let _outer = PutBack(START.replace(start));
+    let outcome = encode();
+    // The list is not touched for a value without handles: that would cost as much as encoding a number.
+    if END.get() > start {
+        list.append(&mut split_off(start));
+    }
+    outcome
+}
+
+/// The lists from `start` on.
+#[cold]
+fn split_off(start: usize) -> Vec<Descriptor> {
+    // On a thread whose thread-locals are gone already there are none.
+    let list = ENCODING.try_with(|it| it.borrow_mut().split_off(start));
+    END.set(start);
+    list.unwrap_or_default()
 }
 
 /// Decodes what was encoded in [`collect`], given the descriptors that came with it, in their order.
 ///
 /// Each can be claimed once; one that is not claimed is closed.
 #[inline]
-pub(crate) fn provide<T>(descriptors: Vec<OwnedFd>, decode: impl FnOnce() -> T) -> T {
-    let list = descriptors.into_iter().map(Some).collect();
-    within(&DECODING, list, decode).0
-}
-
-/// Runs something with a list in its place, and puts back the one that was there, also when it panics.
-///
-/// An implementation of serde's traits may send and receive values itself, so that lists nest.
-#[inline]
-fn within<L, T>(
-    place: &'static LocalKey<List<L>>,
-    list: Vec<L>,
-    run: impl FnOnce() -> T,
-) -> (T, Vec<L>) {
-    struct PutBack<L: 'static>(&'static LocalKey<List<L>>, Option<Vec<L>>);
-    impl<L> Drop for PutBack<L> {
+pub(crate) fn provide<T, D: Into<Descriptor>>(
+    descriptors: Vec<D>,
+    decode: impl FnOnce() -> T,
+) -> T {
+    /// Puts back the outer list, also when the decoding panics.
+    struct PutBack(Option<Vec<Option<Descriptor>>>);
+    impl Drop for PutBack {
         fn drop(&mut self) {
-            swap(self.0, self.1.take());
+            swap(self.0.take());
         }
     }
-    let outer = PutBack(place, swap(place, Some(list)));
-    let outcome = run();
-    let list = swap(place, None);
-    drop(outer);
-    (outcome, list.unwrap_or_default())
+    let list = descriptors.into_iter().map(|it| Some(it.into())).collect();
+    let _outer = PutBack(swap(Some(list)));
+    decode()
 }
 
-/// Replaces a list. On a thread whose thread-locals are gone already there is none, and handles do not travel.
+/// Replaces the list of the decoding. On a thread whose thread-locals are gone already there is none, and handles do not travel.
 #[inline]
-fn swap<L>(place: &'static LocalKey<List<L>>, list: Option<Vec<L>>) -> Option<Vec<L>> {
-    place.try_with(|it| it.replace(list)).ok().flatten()
+fn swap(list: Option<Vec<Option<Descriptor>>>) -> Option<Vec<Option<Descriptor>>> {
+    DECODING.try_with(|it| it.replace(list)).ok().flatten()
 }
 
 /// Puts a descriptor into the list of the encoding that is under way; its number there.
 fn enlist(descriptor: &Descriptor) -> Option<u32> {
-    let mut list = swap(&ENCODING, None)?;
-    let number = u32::try_from(list.len()).ok();
-    list.push(descriptor.clone());
-    swap(&ENCODING, Some(list));
-    number
+    let (start, end) = (START.get(), END.get());
+    let number = u32::try_from(end.checked_sub(start)?).ok()?;
+    let pushed = ENCODING.try_with(|it| it.borrow_mut().push(descriptor.clone()));
+    pushed.ok()?;
+    END.set(end + 1);
+    Some(number)
 }
 
 /// Takes a descriptor out of the list of the decoding that is under way.
-fn claim(number: u32) -> Result<OwnedFd, &'static str> {
-    let mut list = swap(&DECODING, None).ok_or(NOT_HERE)?;
+fn claim(number: u32) -> Result<Descriptor, &'static str> {
+    let mut list = swap(None).ok_or(NOT_HERE)?;
     let claimed = list.get_mut(number as usize).and_then(Option::take);
-    swap(&DECODING, Some(list));
+    swap(Some(list));
     claimed.ok_or("a handle has lost its descriptor")
 }
 
-impl From<OwnedFd> for Descriptor {
-    fn from(fd: OwnedFd) -> Self {
-        Self(Arc::new(fd))
-    }
-}
-
-impl From<Arc<OwnedFd>> for Descriptor {
-    fn from(fd: Arc<OwnedFd>) -> Self {
-        Self(fd)
-    }
-}
-
-impl From<Descriptor> for Arc<OwnedFd> {
-    fn from(descriptor: Descriptor) -> Self {
-        descriptor.0
+impl<T: Into<OwnedFd>> From<T> for Descriptor {
+    fn from(owner: T) -> Self {
+        Self(Arc::new(owner.into()))
     }
 }
 
@@ -126,7 +176,7 @@ impl Serialize for Descriptor {
 impl<'de> Deserialize<'de> for Descriptor {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         let number = u32::deserialize(deserializer)?;
-        claim(number).map(Self::from).map_err(D::Error::custom)
+        claim(number).map_err(D::Error::custom)
     }
 }
 
@@ -138,10 +188,9 @@ mod tests {
     use std::{panic, time::Duration};
 
     fn encode<T: Wire>(value: &T) -> (Result<Vec<u8>, codec::Reason>, Vec<Descriptor>) {
-        collect(|| {
-            let mut bytes = Vec::new();
-            codec::encode(value, &mut bytes).map(|()| bytes)
-        })
+        let (mut list, mut bytes) = (Vec::new(), Vec::new());
+        let encoded = collect(&mut list, || codec::encode(value, &mut bytes));
+        (encoded.map(|()| bytes), list)
     }
 
     fn decode<T: Wire>(bytes: &[u8], fds: Vec<OwnedFd>) -> Result<T, codec::Reason> {
@@ -200,11 +249,17 @@ mod tests {
     #[test]
     fn lists_nest_and_survive_a_panic() {
         let (reader, writer) = ends();
-        let (numbers, outer) = collect(|| {
+        let mut outer = Vec::new();
+        let numbers = collect(&mut outer, || {
             let first = enlist(&reader);
             let (inner, list) = encode(&writer);
             assert_eq!((inner.expect("it has a list"), list.len()), (vec![0; 4], 1));
-            let panics = panic::catch_unwind(|| collect(|| panic::resume_unwind(Box::new(()))).0);
+            let panics = panic::catch_unwind(|| {
+                collect(&mut Vec::new(), || {
+                    enlist(&writer);
+                    panic::resume_unwind(Box::new(()));
+                })
+            });
             assert!(panics.is_err());
             (first, enlist(&writer))
         });

@@ -253,6 +253,14 @@ fn process_mutex_arrives_as_a_copy() {
 }
 
 #[test]
+fn process_descriptor_passes_an_open_file() {
+    assert_eq!(
+        printed_by("process_descriptor"),
+        ["the parent was here", "the child was here"]
+    );
+}
+
+#[test]
 fn process_fork_threads_are_refused_with_the_way_out() {
     let expected = [
         "this process has 2 threads, and a fork copies only one of them: use StartMethod::ForkServer or \

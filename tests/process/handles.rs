@@ -4,10 +4,7 @@ use crate::{
     common::{failure, in_time},
     for_every_method, in_a_process_with_one_thread, start,
 };
-use procpool::{
-    Connection, ErrorKind, Process, ProcessPoolExecutor, Receiver, Result, Sender, StartMethod,
-    one_way, pipe,
-};
+use procpool::{Connection, ErrorKind, Receiver, Result, Sender, StartMethod, one_way, pipe};
 use serde::{Deserialize, Serialize};
 
 #[derive(Serialize, Deserialize)]
@@ -76,26 +73,4 @@ for_every_method! {
         assert_eq!(receiver.recv()?, 8);
         Ok(())
     }
-}
-
-#[test]
-fn a_task_of_a_pool_says_that_handles_do_not_travel_there_yet() -> Result<()> {
-    in_time(|| {
-        let pool = ProcessPoolExecutor::builder().workers(1).build()?;
-        let (_receiver, sender) = one_way::<u64>()?;
-        let error = failure(pool.apply(|_: Sender<u64>| (), sender));
-        assert_eq!(error.kind(), ErrorKind::Codec);
-        // Nor do they slip into a list that is meant for something else.
-        let nested = |()| {
-            let pool = ProcessPoolExecutor::builder()
-                .workers(1)
-                .build()
-                .map_err(|it| it.to_string())?;
-            let (_receiver, sender) = one_way::<u64>().map_err(|it| it.to_string())?;
-            let refused = pool.apply(|_: Sender<u64>| (), sender);
-            Ok::<_, String>(refused.is_err_and(|it| it.kind() == ErrorKind::Codec))
-        };
-        assert_eq!(Process::start(nested, ())?.result()?, Ok(true));
-        Ok(())
-    })
 }

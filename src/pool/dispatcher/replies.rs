@@ -4,6 +4,7 @@ use super::{Phase, State, into_body};
 use crate::error::Result;
 use crate::pool::{
     batch::{Part, Values},
+    descriptors::Batch,
     page::{RecordHead, Tag},
     payload::Payload,
     protocol::InSlab,
@@ -62,6 +63,10 @@ impl State {
                     self.failures[slot] = 0;
                 }
                 Tag::SetupFault => self.break_down(&decode_fault(bytes)?, told),
+                Tag::Handles => {
+                    let batch = Batch::from_bytes(bytes.try_into().ok()?);
+                    self.slots[slot].link_mut()?.gather(batch);
+                }
                 Tag::SlabGone => {
                     let id = u32::from_le_bytes(bytes.try_into().ok()?);
                     self.slots[slot].link_mut()?.forget_slab(id);
@@ -83,6 +88,7 @@ impl State {
         told: &mut Told,
     ) -> Option<usize> {
         let link = self.slots[slot].link_mut()?;
+        let handles = link.take_handles();
         if link.in_flight.is_empty() && !matches!(self.phase, Phase::Open | Phase::Closed) {
             // The pool was stopped, and nobody waits for this any more.
             return Some(RecordHead::SIZE + head.length);
@@ -91,17 +97,20 @@ impl State {
         let single = RecordHead::SIZE + head.length;
         let value = &records[RecordHead::SIZE..single];
         let (count, used) = match (front.unit.count(), head.tag) {
-            (2.., Tag::Value) => run_length(head.item, front.unit.count(), records),
+            (2.., Tag::Value) if handles.is_empty() => {
+                run_length(head.item, front.unit.count(), records)
+            }
             _ => (1, single),
         };
         let outcome = match head.tag {
             Tag::Fault => Err(decode_fault(value)?.into_error()),
             Tag::Slab => {
                 let InSlab { slab, length } = codec::decode(&mut Cursor::new(value)).ok()?;
-                link.take_from_slab(slab, length).map(Values::One)
+                let payload = link.take_from_slab(slab, length);
+                payload.map(|it| Values::One(it.with_handles(handles)))
             }
             _ if count > 1 => Ok(Values::Records(records[..used].into())),
-            _ => Ok(Values::One(Payload::copy_of(value))),
+            _ => Ok(Values::One(Payload::copy_of(value).with_handles(handles))),
         };
         self.complete_front(slot, count, outcome, nanos, told)?;
         Some(used)

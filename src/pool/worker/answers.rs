@@ -6,13 +6,22 @@ use super::{
     replies::{Doing, Replies},
     slabs::ResultSlabs,
 };
-use crate::pool::{page::Tag, protocol::InSlab};
-use crate::process::{fault::Fault, function::Invocation, panic};
+use crate::pool::{
+    descriptors::{self, Batch},
+    page::Tag,
+    protocol::InSlab,
+};
+use crate::process::{
+    fault::Fault,
+    function::{Handles, Invocation},
+    panic,
+};
 use crate::shm::{Buffer, SPILL, Slabs};
-use crate::sys::{child, pid, socket};
+use crate::sys::{child, pid};
 use crate::wire::codec;
 use std::{
-    os::fd::{AsFd, OwnedFd},
+    io, mem,
+    os::fd::{AsFd, BorrowedFd, OwnedFd},
     rc::Rc,
     sync::{Arc, atomic::Ordering},
 };
@@ -25,6 +34,8 @@ pub(super) struct Answers {
     socket: Rc<OwnedFd>,
     /// The result of the item that runs.
     result: Buffer,
+    /// The handles in its argument and its result.
+    handles: Handles,
     /// This worker's slabs, with results.
     slabs: Arc<ResultSlabs>,
 }
@@ -37,6 +48,7 @@ impl Answers {
             replies,
             socket,
             result: Buffer::new(Arc::clone(&slabs) as _),
+            handles: Handles::default(),
             slabs,
         }
     }
@@ -58,15 +70,23 @@ impl Answers {
         started
     }
 
+    /// Takes the handles in the argument of the item that runs next.
+    pub(super) fn give(&mut self, handles: Vec<OwnedFd>) {
+        self.handles.given = handles;
+    }
+
     /// Runs an item that was claimed. None if it cannot be answered: the pool is gone.
     pub(super) fn run(&mut self, item: u32, frame: &Frame<'_>, bytes: &[u8]) -> Option<()> {
-        let fault = self.call(frame, bytes);
+        let mut fault = self.call(frame, bytes);
         if pid::current() != self.owner {
             // The task has forked, and this is the copy: the worker answers.
             child::exit_now(0);
         }
         // One thread stores.
         TASKS_DONE.store(TASKS_DONE.load(Ordering::Relaxed) + 1, Ordering::Relaxed);
+        if !self.handles.left.is_empty() {
+            fault = self.send_handles(item, fault);
+        }
         if fault.is_none() && !self.result.is_large() && self.result.private().len() <= SPILL {
             self.replies.append(item, Tag::Value, self.result.private());
             return Some(());
@@ -82,7 +102,7 @@ impl Answers {
             argument: frame.argument(bytes),
             context: frame.context,
             result: &mut self.result,
-            handles: None,
+            handles: &mut self.handles,
         };
         let mut failure = None;
         // A pointer is what comes back of an item that went well: large outcomes cost more to move than tiny items.
@@ -91,6 +111,36 @@ impl Answers {
             Err(error) => failure = Some(Box::new(Fault::from(error))),
         });
         outcome.err().or(failure)
+    }
+
+    /// Sends the handles of the result that is appended next, if there is one.
+    #[cold]
+    fn send_handles(&mut self, item: u32, fault: Option<Box<Fault>>) -> Option<Box<Fault>> {
+        let descriptors = mem::take(&mut self.handles.left);
+        if fault.is_some() {
+            return fault;
+        }
+        let fds: Vec<_> = descriptors.iter().map(AsFd::as_fd).collect();
+        for (batch, fds) in Batch::cut(&fds) {
+            if let Err(error) = self.send_batch(fds) {
+                let reason = format!("its handles could not be sent: {error}");
+                return Some(Box::new(Fault::Encode(reason)));
+            }
+            // One by one, so that the pool makes room for the next.
+            self.replies.append(item, Tag::Handles, &batch.to_bytes());
+        }
+        None
+    }
+
+    fn send_batch(&self, fds: &[BorrowedFd<'_>]) -> io::Result<()> {
+        match descriptors::try_send_handles(&*self.socket, fds) {
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                // The pool must be awake to make room.
+                self.replies.ring();
+                descriptors::send_handles(&*self.socket, fds)
+            }
+            sent => sent,
+        }
     }
 
     /// Replies with what is not a small value.
@@ -113,7 +163,7 @@ impl Answers {
     fn reply_in_slab(&mut self, item: u32) -> Option<()> {
         let (slab, length) = self.result.take_slab()?;
         if self.slabs.announce(slab.id) {
-            socket::send(&*self.socket, &slab.id.to_le_bytes(), &[slab.as_fd()]).ok()?;
+            descriptors::send_slab(&*self.socket, &slab).ok()?;
         }
         slab.set_busy(true);
         let mut bytes = Vec::new();

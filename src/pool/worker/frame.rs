@@ -1,6 +1,6 @@
 //! What one frame of requests asks for: a function, its context, and the arguments of one item or several.
 
-use super::slabs::map_slab;
+use super::inbox::Inbox;
 use crate::pool::protocol::RequestHead;
 use crate::process::{
     fault::Fault,
@@ -8,7 +8,8 @@ use crate::process::{
     panic,
 };
 use crate::shm::{Cursor, Slab};
-use std::{any::Any, collections::HashMap, os::fd::OwnedFd};
+use crate::wire::handle;
+use std::{any::Any, collections::HashMap, mem, os::fd::OwnedFd};
 
 /// What the items of a frame have in common.
 pub(super) struct Frame<'a> {
@@ -21,8 +22,7 @@ pub(super) struct Frame<'a> {
 impl<'a> Frame<'a> {
     pub(super) fn prepare(
         head: RequestHead,
-        socket: &OwnedFd,
-        slabs: &'a mut HashMap<u32, Option<Slab>>,
+        inbox: &'a mut Inbox,
         contexts: &'a mut HashMap<u32, Context>,
         callables: &mut Callables,
     ) -> std::result::Result<Self, Fault> {
@@ -31,7 +31,7 @@ impl<'a> Frame<'a> {
         let slab = match head.slab {
             0 => None,
             id => {
-                let slab = map_slab(slabs, socket, id, head.slab_length).ok_or_else(unmapped)?;
+                let slab = inbox.slab(id, head.slab_length).ok_or_else(unmapped)?;
                 Some((slab, head.slab_length as usize))
             }
         };
@@ -60,14 +60,16 @@ impl<'a> Frame<'a> {
 
 /// A map's context, decoded for the first item that needs it.
 pub(super) enum Context {
-    Encoded(ContextLoader, Box<[u8]>),
+    Encoded(ContextLoader, Box<[u8]>, Vec<OwnedFd>),
     Decoded(std::result::Result<Box<dyn Any>, Fault>),
 }
 
 impl Context {
     fn decoded(&mut self) -> std::result::Result<&dyn Any, Fault> {
-        if let Self::Encoded(loader, bytes) = self {
-            let loaded = panic::run(|| loader.load(&mut Cursor::new(bytes)));
+        if let Self::Encoded(loader, bytes, handles) = self {
+            let handles = mem::take(handles);
+            let load = || handle::provide(handles, || loader.load(&mut Cursor::new(bytes)));
+            let loaded = panic::run(load);
             let decoded = loaded.map_err(|it| *it).and_then(|loaded| {
                 let loaded = loaded.map_err(|error| Fault::Unknown(error.to_string()))?;
                 loaded.map_err(Fault::from)

@@ -5,11 +5,13 @@
 
 mod answers;
 mod frame;
+mod inbox;
 mod replies;
 mod slabs;
 
 use crate::error::Error;
 use crate::pool::{
+    descriptors::Batch,
     page::{Page, Tag},
     protocol::{Kind, RequestHead, Setup},
     requests::Requests,
@@ -18,7 +20,7 @@ use crate::process::{
     call::EncodedCall,
     entry,
     fault::Fault,
-    function::{ContextLoader, Function, Invocation},
+    function::{ContextLoader, Function, Handles, Invocation},
     panic::{self, Report},
 };
 use crate::shm::{Buffer, Cursor, Slab, Slabs};
@@ -26,9 +28,9 @@ use crate::sys::{child, fd, memory, pid, spin::Spin};
 use crate::wire::codec;
 use answers::Answers;
 use frame::{Callables, Context, Frame, Items};
+use inbox::Inbox;
 use parking_lot::Mutex;
 use replies::{Doing, Replies};
-use slabs::receive_slabs;
 use std::{
     cell::RefCell,
     collections::HashMap,
@@ -116,10 +118,8 @@ pub(super) fn main(passed: Vec<OwnedFd>) -> i32 {
 struct WorkerLoop {
     answers: Answers,
     requests: Requests,
-    socket: Rc<OwnedFd>,
+    inbox: Inbox,
     contexts: HashMap<u32, Context>,
-    /// The pool's slabs, with arguments; none for one whose descriptor was lost, or that could not be mapped.
-    arguments: HashMap<u32, Option<Slab>>,
     callables: Callables,
     spin: Spin,
     /// Whether memory was given back since the last item.
@@ -132,9 +132,8 @@ impl WorkerLoop {
         Self {
             answers: Answers::new(replies, Rc::clone(&socket)),
             requests: Requests::new(requests),
-            socket,
+            inbox: Inbox::new(socket),
             contexts: HashMap::new(),
-            arguments: HashMap::new(),
             callables: Callables::default(),
             spin: Spin::default(),
             is_trimmed: false,
@@ -190,12 +189,11 @@ impl WorkerLoop {
                 let _ = panic::run(|| drop(context));
                 Some(())
             }
-            Kind::DropSlab => {
-                // It may never have been looked at: a frame that was taken back is skipped.
-                receive_slabs(&mut self.arguments, &self.socket, head.slab)?;
-                self.arguments.remove(&head.slab);
-                Some(())
-            }
+            Kind::DropSlab => self.inbox.drop_slab(head.slab),
+            Kind::Handles => self.inbox.gather(Batch {
+                start: head.item,
+                count: head.count,
+            }),
         }
     }
 
@@ -206,7 +204,11 @@ impl WorkerLoop {
         *WORKER_ID.lock() = Some(setup.worker);
         TASKS_DONE.store(0, Ordering::Relaxed);
         setup.identity.assume();
-        match setup.initializer.map_or(Ok(()), initialize) {
+        let handles = self.inbox.take_handles();
+        let initialized = setup
+            .initializer
+            .map_or(Ok(()), |it| initialize(it, handles));
+        match initialized {
             Ok(()) => self.answers.replies.append(0, Tag::Ready, &[]),
             Err(fault) => self.answers.replies.fault(0, Tag::SetupFault, &fault),
         }
@@ -216,16 +218,20 @@ impl WorkerLoop {
     fn keep_context(&mut self, head: RequestHead) -> Option<()> {
         let (loader, bytes) = self.requests.payload().split_first_chunk()?;
         let loader = ContextLoader::from_bytes(loader);
-        self.contexts
-            .insert(head.context, Context::Encoded(loader, bytes.into()));
+        let handles = self.inbox.take_handles();
+        let context = Context::Encoded(loader, bytes.into(), handles);
+        self.contexts.insert(head.context, context);
         Some(())
     }
 
     fn run_items(&mut self, head: RequestHead) -> Option<()> {
         self.is_trimmed = false;
         let begin = Instant::now();
+        if head.has_handles {
+            self.answers.give(self.inbox.take_handles());
+        }
         let mut items = Items::new(self.requests.payload(), head.count);
-        let mut parts = Some((&mut self.arguments, &mut self.contexts));
+        let mut parts = Some((&mut self.inbox, &mut self.contexts));
         let mut frame = None;
         let mut done = 0;
         for index in 0..head.count {
@@ -235,15 +241,9 @@ impl WorkerLoop {
                 break;
             }
             // Behind the start of an item: if decoding a context ends this process, that is the item's end and no other's.
-            if let Some((slabs, contexts)) = parts.take() {
+            if let Some((inbox, contexts)) = parts.take() {
                 let callables = &mut self.callables;
-                frame = Some(Frame::prepare(
-                    head,
-                    &self.socket,
-                    slabs,
-                    contexts,
-                    callables,
-                ));
+                frame = Some(Frame::prepare(head, inbox, contexts, callables));
             }
             match frame.as_ref()? {
                 Ok(frame) => self.answers.run(item, frame, bytes)?,
@@ -251,12 +251,14 @@ impl WorkerLoop {
             }
             done += 1;
         }
+        // An item that was taken back has left its own.
+        self.answers.give(Vec::new());
         self.answers.replies.account(begin.elapsed(), done);
         Some(())
     }
 }
 
-fn initialize(call: EncodedCall) -> std::result::Result<(), Fault> {
+fn initialize(call: EncodedCall, given: Vec<OwnedFd>) -> std::result::Result<(), Fault> {
     /// An initializer has no result to encode.
     struct NoSlabs;
     impl Slabs for NoSlabs {
@@ -272,11 +274,15 @@ fn initialize(call: EncodedCall) -> std::result::Result<(), Fault> {
         .map_err(unknown)?;
     let mut result = Buffer::new(Arc::new(NoSlabs));
     let argument = Cursor::new(&call.argument);
+    let mut handles = Handles {
+        given,
+        left: Vec::new(),
+    };
     let mut invocation = Invocation {
         argument,
         context: None,
         result: &mut result,
-        handles: None,
+        handles: &mut handles,
     };
     let outcome = panic::run(|| callable.invoke(&mut invocation)).map_err(|it| *it);
     let outcome = outcome.and_then(|it| it.map_err(Fault::from));

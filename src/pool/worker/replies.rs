@@ -118,7 +118,7 @@ impl Replies {
         self.page.account(busy.as_nanos() as u64, items.into());
     }
 
-    fn ring(&self) {
+    pub(super) fn ring(&self) {
         if self.page.take_bell() {
             self.unrung.set(false);
             // A full pipe is a bell that was not heard yet; a closed one is noticed at the next read.

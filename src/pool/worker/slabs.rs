@@ -1,49 +1,11 @@
-//! Large values in a worker: the pool's slabs with arguments, and its own with results.
+//! The slabs of a worker, with its large results.
 
 use crate::shm::{Slab, Slabs};
-use crate::sys::socket;
 use parking_lot::Mutex;
-use std::{
-    collections::HashMap,
-    os::fd::OwnedFd,
-    sync::atomic::{AtomicU32, Ordering},
-};
+use std::sync::atomic::{AtomicU32, Ordering};
 
 /// Slabs that lie free at most, their memory kept for the next large result.
 const FREE_SLABS: usize = 2;
-
-/// Receives the pool's slabs up to this one, whose descriptor was sent before the frame that names it.
-pub(super) fn receive_slabs(
-    slabs: &mut HashMap<u32, Option<Slab>>,
-    socket: &OwnedFd,
-    id: u32,
-) -> Option<()> {
-    while !slabs.contains_key(&id) {
-        let mut number = [0; 4];
-        let (length, mut fds) = socket::receive(socket, &mut number).ok()?;
-        if length != number.len() {
-            return None;
-        }
-        let number = u32::from_le_bytes(number);
-        slabs.insert(
-            number,
-            fds.pop().and_then(|it| Slab::from_fd(number, it).ok()),
-        );
-    }
-    Some(())
-}
-
-/// Maps the pool's slab if it is new here or has grown.
-pub(super) fn map_slab<'a>(
-    slabs: &'a mut HashMap<u32, Option<Slab>>,
-    socket: &OwnedFd,
-    id: u32,
-    bytes: u64,
-) -> Option<&'a Slab> {
-    receive_slabs(slabs, socket, id)?;
-    let slab = slabs.get_mut(&id)?.as_mut()?;
-    slab.follow(usize::try_from(bytes).ok()?).then_some(slab)
-}
 
 /// The slabs that carry this worker's large results.
 #[derive(Default)]

@@ -1,0 +1,153 @@
+//! Descriptors on the socket between pool and worker: slabs, and the handles in values.
+//!
+//! A message is a number and what it is about: a slab's own number and its descriptor, or [`HANDLES`] and as many as a message
+//! takes. It is sent before the frame or record that tells of it, so that it is there when the other side wants it. The handles
+//! in one value may need several messages, each told of by a [`Batch`]; one that got lost makes the whole list void.
+
+use crate::shm::Slab;
+use crate::sys::socket;
+use std::{
+    io, mem,
+    os::fd::{AsFd, BorrowedFd, OwnedFd},
+};
+
+/// What a message of handles has for a slab's number, which is never 0.
+const HANDLES: u32 = 0;
+
+/// Some of the descriptors of one value.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Batch {
+    /// The number of the first in the value's list.
+    pub(super) start: u32,
+    pub(super) count: u32,
+}
+
+impl Batch {
+    /// Cuts the descriptors of a value into what one message takes.
+    pub(super) fn cut<'a>(
+        fds: &'a [BorrowedFd<'a>],
+    ) -> impl Iterator<Item = (Self, &'a [BorrowedFd<'a>])> {
+        fds.chunks(socket::MAX_FDS)
+            .enumerate()
+            .map(|(number, fds)| {
+                let batch = Self {
+                    start: (number * socket::MAX_FDS) as u32,
+                    count: fds.len() as u32,
+                };
+                (batch, fds)
+            })
+    }
+
+    pub(super) fn to_bytes(self) -> [u8; 8] {
+        (u64::from(self.start) << 32 | u64::from(self.count)).to_le_bytes()
+    }
+
+    pub(super) fn from_bytes(bytes: [u8; 8]) -> Self {
+        let word = u64::from_le_bytes(bytes);
+        Self {
+            start: (word >> 32) as u32,
+            count: word as u32,
+        }
+    }
+}
+
+/// Sends a slab; `WouldBlock` when there is no room.
+pub(super) fn try_send_slab(to: impl AsFd, slab: &Slab) -> io::Result<()> {
+    socket::try_send(to, &slab.id.to_le_bytes(), &[slab.as_fd()])
+}
+
+/// Sends a slab, and waits for room.
+pub(super) fn send_slab(to: impl AsFd, slab: &Slab) -> io::Result<()> {
+    socket::send(to, &slab.id.to_le_bytes(), &[slab.as_fd()])
+}
+
+/// Sends a batch of handles; `WouldBlock` when there is no room.
+pub(super) fn try_send_handles(to: impl AsFd, fds: &[BorrowedFd<'_>]) -> io::Result<()> {
+    socket::try_send(to, &HANDLES.to_le_bytes(), fds)
+}
+
+/// Sends a batch of handles, and waits for room.
+pub(super) fn send_handles(to: impl AsFd, fds: &[BorrowedFd<'_>]) -> io::Result<()> {
+    socket::send(to, &HANDLES.to_le_bytes(), fds)
+}
+
+/// What a message brought.
+pub(super) enum Message {
+    /// Nothing but the number where the descriptor got lost, or could not be mapped.
+    Slab(u32, Option<Slab>),
+    Handles(Vec<OwnedFd>),
+}
+
+/// The next message, given a way to receive one; none if there is none.
+pub(super) fn next_message(
+    receive: impl FnOnce(&mut [u8]) -> io::Result<(usize, Vec<OwnedFd>)>,
+) -> Option<Message> {
+    let mut number = [0; 4];
+    let (length, mut fds) = receive(&mut number).ok()?;
+    if length != number.len() {
+        return None;
+    }
+    Some(match u32::from_le_bytes(number) {
+        HANDLES => Message::Handles(fds),
+        number => Message::Slab(
+            number,
+            fds.pop().and_then(|it| Slab::from_fd(number, it).ok()),
+        ),
+    })
+}
+
+/// The descriptors of the value that comes next, as far as they have come.
+#[derive(Debug, Default)]
+pub(super) struct Gathered(Vec<OwnedFd>);
+
+impl Gathered {
+    /// Takes in a batch. Where descriptors are missing, nothing that follows finds its place.
+    pub(super) fn add(&mut self, batch: Batch, mut fds: Vec<OwnedFd>) {
+        if batch.start == 0 {
+            self.0.clear();
+        }
+        if self.0.len() == batch.start as usize && fds.len() == batch.count as usize {
+            self.0.append(&mut fds);
+        }
+    }
+
+    /// All there are.
+    pub(super) fn take(&mut self) -> Vec<OwnedFd> {
+        mem::take(&mut self.0)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::sys::pipe;
+
+    fn ends(count: usize) -> Vec<OwnedFd> {
+        let end = || pipe::pipe().expect("a pipe").0;
+        (0..count).map(|_| end()).collect()
+    }
+
+    #[test]
+    fn a_list_with_a_hole_is_cut_off_there_and_does_not_mix_with_the_next() {
+        let mut gathered = Gathered::default();
+        gathered.add(Batch { start: 0, count: 2 }, ends(2));
+        // The kernel had no room for these.
+        gathered.add(Batch { start: 2, count: 2 }, ends(0));
+        gathered.add(Batch { start: 4, count: 1 }, ends(1));
+        assert_eq!(gathered.take().len(), 2);
+        gathered.add(Batch { start: 0, count: 3 }, ends(3));
+        gathered.add(Batch { start: 0, count: 1 }, ends(1));
+        assert_eq!(gathered.take().len(), 1);
+    }
+
+    #[test]
+    fn a_long_list_is_cut_into_messages() {
+        let end = ends(1);
+        let fds = vec![end[0].as_fd(); 2 * socket::MAX_FDS + 1];
+        let batches: Vec<Batch> = Batch::cut(&fds).map(|it| it.0).collect();
+        let whole = socket::MAX_FDS as u32;
+        let (start, count) = (2 * whole, 1);
+        assert_eq!((batches.len(), batches[2]), (3, Batch { start, count }));
+        assert_eq!(Batch::from_bytes(batches[1].to_bytes()), batches[1]);
+    }
+}

@@ -1,0 +1,69 @@
+//! The worker's end of the socket: the pool's slabs, and the handles in arguments.
+
+use crate::pool::descriptors::{self, Batch, Gathered, Message};
+use crate::shm::Slab;
+use crate::sys::socket;
+use std::{collections::HashMap, os::fd::OwnedFd, rc::Rc};
+
+/// What came through the socket, and was sent before the frame that tells of it.
+pub(super) struct Inbox {
+    socket: Rc<OwnedFd>,
+    /// The pool's slabs, with arguments; none for one whose descriptor was lost, or that could not be mapped.
+    slabs: HashMap<u32, Option<Slab>>,
+    handles: Gathered,
+}
+
+impl Inbox {
+    pub(super) fn new(socket: Rc<OwnedFd>) -> Self {
+        Self {
+            socket,
+            slabs: HashMap::new(),
+            handles: Gathered::default(),
+        }
+    }
+
+    /// Takes in handles of what comes next. None when the pool is gone.
+    pub(super) fn gather(&mut self, batch: Batch) -> Option<()> {
+        loop {
+            if let Message::Handles(fds) = self.receive()? {
+                self.handles.add(batch, fds);
+                return Some(());
+            }
+        }
+    }
+
+    /// The handles that came before a frame.
+    pub(super) fn take_handles(&mut self) -> Vec<OwnedFd> {
+        self.handles.take()
+    }
+
+    /// The pool's slab, mapped as far as it has to be.
+    pub(super) fn slab(&mut self, id: u32, bytes: u64) -> Option<&Slab> {
+        self.receive_slab(id)?;
+        let slab = self.slabs.get_mut(&id)?.as_mut()?;
+        slab.follow(usize::try_from(bytes).ok()?).then_some(slab)
+    }
+
+    /// Drops a slab, which may never have been looked at: a frame that was taken back is skipped.
+    pub(super) fn drop_slab(&mut self, id: u32) -> Option<()> {
+        self.receive_slab(id)?;
+        self.slabs.remove(&id);
+        Some(())
+    }
+
+    fn receive_slab(&mut self, id: u32) -> Option<()> {
+        while !self.slabs.contains_key(&id) {
+            self.receive()?;
+        }
+        Some(())
+    }
+
+    /// The next message; a slab has been put in its place.
+    fn receive(&mut self) -> Option<Message> {
+        let mut message = descriptors::next_message(|it| socket::receive(&*self.socket, it))?;
+        if let Message::Slab(number, slab) = &mut message {
+            self.slabs.insert(*number, slab.take());
+        }
+        Some(message)
+    }
+}
