@@ -5,7 +5,8 @@ use crate::{
     for_every_method, in_a_process_with_one_thread, start,
 };
 use procpool::{
-    ErrorKind, Process, ProcessPoolExecutor, Result, StartMethod, current_process, parent_process,
+    ErrorKind, Process, ProcessPoolExecutor, Result, StartMethod, current_process, current_worker,
+    parent_process,
 };
 use std::{
     fs,
@@ -152,4 +153,21 @@ fn a_pool_has_one_thread_of_its_own_whoever_tries_to_fork() {
         });
         assert_eq!(pool.apply(square, 7).ok(), Some(49));
     });
+}
+
+#[test]
+fn a_copy_of_a_worker_is_no_worker() -> Result<()> {
+    in_time(|| {
+        let fork = |()| {
+            let copy = Process::builder(|()| current_worker().is_some(), ());
+            let outside = copy.start_method(StartMethod::Fork).start();
+            let outside = outside
+                .and_then(Process::result)
+                .map_err(|it| it.to_string());
+            (current_worker().is_some(), outside)
+        };
+        let pool = pool_by(StartMethod::ForkServer, 1)?;
+        assert_eq!(pool.apply(fork, ())?, (true, Ok(false)));
+        Ok(())
+    })
 }

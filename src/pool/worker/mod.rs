@@ -58,8 +58,9 @@ pub struct Worker {
     pub tasks_done: u64,
 }
 
-/// None outside of a worker; a copy of a worker may become one of another pool.
-static WORKER_ID: Mutex<Option<usize>> = Mutex::new(None);
+/// The place in its pool, and the process that has it; none outside of a worker. A copy of a worker is none, and may become one of
+/// another pool.
+static WORKER: Mutex<Option<(usize, u32)>> = Mutex::new(None);
 static TASKS_DONE: AtomicU64 = AtomicU64::new(0);
 
 /// The worker process that calls this; none anywhere else.
@@ -73,11 +74,11 @@ static TASKS_DONE: AtomicU64 = AtomicU64::new(0);
 /// ```
 #[must_use]
 pub fn current_worker() -> Option<Worker> {
-    let id = (*WORKER_ID.lock())?;
+    let (id, pid) = (*WORKER.lock())?;
     let tasks_done = TASKS_DONE.load(Ordering::Relaxed);
-    Some(Worker {
+    (pid == pid::current()).then_some(Worker {
         id,
-        pid: pid::current(),
+        pid,
         tasks_done,
     })
 }
@@ -201,7 +202,7 @@ impl WorkerLoop {
         let setup: Setup = codec::decode(&mut Cursor::new(self.requests.payload())).ok()?;
         child::set_environment(&setup.environment).ok()?;
         child::set_name(&format!("procpool-{}", setup.worker));
-        *WORKER_ID.lock() = Some(setup.worker);
+        *WORKER.lock() = Some((setup.worker, pid::current()));
         TASKS_DONE.store(0, Ordering::Relaxed);
         setup.identity.assume();
         let handles = self.inbox.take_handles();

@@ -1,0 +1,107 @@
+//! What comes from a worker beside the records of its ring: bells, the record of its end, slabs and handles.
+
+use super::Link;
+use crate::error::{Error, Result};
+use crate::pool::{
+    descriptors::{self, Batch, Message},
+    payload::{MOST_SLABS, Payload, TheirSlab},
+};
+use crate::process::start::ExitRecord;
+use crate::sys::{pipe, socket};
+use std::{io, os::fd::OwnedFd, sync::Arc};
+
+impl Link {
+    /// Reads what the bell's pipe holds: bells, which mean nothing by now, and the record of the worker's end.
+    pub(in crate::pool) fn hear_bell(&mut self) {
+        let mut bytes = [0; 256];
+        loop {
+            match pipe::read(&self.bell, &mut bytes) {
+                Ok(0) => {
+                    self.is_bell_closed = true;
+                    return;
+                }
+                Ok(count) => {
+                    self.hear(&bytes[..count]);
+                    if count < bytes.len() {
+                        return;
+                    }
+                }
+                Err(_) => return,
+            }
+        }
+    }
+
+    fn hear(&mut self, bytes: &[u8]) {
+        // The record may come in two reads, behind many bells.
+        let bells = bytes
+            .iter()
+            .take_while(|it| **it == ExitRecord::BELL && self.record.is_empty());
+        self.record.extend_from_slice(&bytes[bells.count()..]);
+        if let Some(ExitRecord(status)) = ExitRecord::find(&self.record) {
+            self.exit = Some(status);
+        }
+    }
+
+    /// Takes a result that lies in a slab of the worker's. An error if the slab is not to be had: its descriptor is lost
+    /// when this process has too many.
+    pub(in crate::pool) fn take_from_slab(&mut self, id: u32, length: u64) -> Result<Payload> {
+        let taken = self.try_take_from_slab(id, length);
+        taken.ok_or_else(|| {
+            let reason = io::Error::other("its shared memory could not be mapped here");
+            Error::io("failed to receive a large result", reason)
+        })
+    }
+
+    fn try_take_from_slab(&mut self, id: u32, length: u64) -> Option<Payload> {
+        let length = usize::try_from(length).ok()?;
+        while !self.their_slabs.contains_key(&id) {
+            self.receive()?;
+        }
+        let slab = self.their_slabs.get_mut(&id)?;
+        if length > slab.capacity() {
+            // Another mapping: whoever dropped the last payload may still hold the one that has become too short.
+            *slab = Arc::new(slab.mapped_again().ok()?);
+            if length > slab.capacity() {
+                return None;
+            }
+        }
+        let payload = TheirSlab::new(Arc::clone(slab), length);
+        if self.their_slabs.len() <= MOST_SLABS {
+            return Some(Payload::Theirs(Box::new(payload)));
+        }
+        // Results that nobody takes would hold a descriptor each.
+        let mut bytes = Vec::new();
+        bytes.try_reserve_exact(length).ok()?;
+        payload.copy_out(&mut bytes);
+        Some(Payload::Private(bytes.into()))
+    }
+
+    /// The next message in the socket; a slab has been put in its place.
+    fn receive(&mut self) -> Option<Message> {
+        let mut message = descriptors::next_message(|it| socket::try_receive(&self.socket, it))?;
+        if let Message::Slab(number, slab) = &mut message
+            && let Some(slab) = slab.take()
+        {
+            self.their_slabs.insert(*number, Arc::new(slab));
+        }
+        Some(message)
+    }
+
+    /// Takes in handles of the reply that comes next.
+    pub(in crate::pool) fn gather(&mut self, batch: Batch) {
+        while let Some(message) = self.receive() {
+            if let Message::Handles(fds) = message {
+                return self.handles.add(batch, fds);
+            }
+        }
+    }
+
+    /// The handles that came with the reply.
+    pub(in crate::pool) fn take_handles(&mut self) -> Vec<OwnedFd> {
+        self.handles.take()
+    }
+
+    pub(in crate::pool) fn forget_slab(&mut self, id: u32) {
+        self.their_slabs.remove(&id);
+    }
+}

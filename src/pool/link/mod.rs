@@ -1,0 +1,309 @@
+//! The pool's end of one worker: its descriptors, what was sent to it, and what of that is not answered.
+
+mod incoming;
+mod staging;
+
+use super::{
+    descriptors::Gathered,
+    page::{Bell, Page},
+    protocol::{Kind, RequestHead, Setup},
+    task::Place,
+    unit::Unit,
+    worker,
+};
+use crate::error::{Error, ErrorKind, Result, WorkerExit};
+use crate::process::start::{Child, origin::Origin};
+use crate::shm::{Life, Slab};
+use crate::sys::{
+    child::{PidFd, WaitStatus},
+    fd, pipe, socket,
+};
+use crate::wire::codec;
+use std::{
+    collections::{HashMap, VecDeque},
+    io,
+    os::fd::{AsFd, OwnedFd},
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+/// Bytes that fit into the pipe of requests: several chunks, so that a write is rarely cut short.
+const PIPE_BYTES: i32 = 256 << 10;
+
+/// How long the record of a dead worker's end is waited for while somebody may write it: the fork server needs a slice of
+/// a busy machine to reap.
+const STATUS_LIMIT: Duration = Duration::from_secs(1);
+
+/// Units with handles in flight at most: their descriptors wait in the kernel, which limits how many may.
+const MOST_HANDLED: usize = 2;
+
+/// How long replies may lie unread behind a long item; far above the interval at which a worker rings.
+const LOOK_AGAIN: Duration = Duration::from_millis(2);
+
+/// A unit that was sent, as far as it is not answered.
+#[derive(Debug)]
+pub(super) struct Sent {
+    /// The worker's number for the first of its items.
+    pub(super) item: u32,
+    pub(super) unit: Unit,
+}
+
+/// One worker process.
+#[derive(Debug)]
+pub(super) struct Link {
+    pub(super) pid: u32,
+    pub(super) pidfd: PidFd,
+    pub(super) page: Arc<Page>,
+    life: Arc<Life>,
+    /// Whether room in the pipe is waited for.
+    pub(super) is_watched: bool,
+    /// None once the worker was told to end.
+    pub(super) requests: Option<OwnedFd>,
+    /// Their other end: a write to a pipe that nobody reads would kill a program in which SIGPIPE has its default.
+    _reader: OwnedFd,
+    pub(super) bell: OwnedFd,
+    socket: OwnedFd,
+    /// Frames that are not yet written, and how many bytes of them are.
+    staged: Vec<u8>,
+    written: usize,
+    pub(super) in_flight: VecDeque<Sent>,
+    /// Items in flight.
+    pub(super) items: u32,
+    /// The number of the next item sent.
+    next_item: u32,
+    /// Items were taken back but for some that have not started: nothing can be sent before this one is the next to start.
+    gap: Option<u32>,
+    contexts: Vec<u32>,
+    our_slabs: Vec<u32>,
+    their_slabs: HashMap<u32, Arc<Slab>>,
+    /// The items in flight that were sent with handles, and perhaps some that are not any more.
+    handled: VecDeque<u32>,
+    /// Handles of the next reply.
+    handles: Gathered,
+    pub(super) is_ready: bool,
+    /// Busy nanoseconds and items done when they were last looked at.
+    measured: (u64, u64),
+    pub(super) exit: Option<WaitStatus>,
+    /// Its end of the socket is closed: it has died, which has yet to be noticed.
+    is_gone: bool,
+    /// What has been read of the record of its end.
+    record: Vec<u8>,
+    /// Nobody is left who could write the record of its end.
+    is_bell_closed: bool,
+    /// When the pidfd said that it is dead.
+    pub(super) dead_since: Option<Instant>,
+    /// The item that was next to start, and when that was first seen: tells a long item from many short ones.
+    seen: (u32, Instant),
+    /// Whether its replies have been read since that was `LOOK_AGAIN` ago.
+    looked_again: bool,
+}
+
+/// Both ends of what connects a worker.
+struct Ends {
+    requests: OwnedFd,
+    requests_theirs: OwnedFd,
+    bell: OwnedFd,
+    bell_theirs: OwnedFd,
+    socket: OwnedFd,
+    socket_theirs: OwnedFd,
+}
+
+impl Ends {
+    fn new() -> io::Result<Self> {
+        let (requests_theirs, requests) = pipe::pipe()?;
+        let (bell, bell_theirs) = pipe::pipe()?;
+        let (socket, socket_theirs) = socket::pair()?;
+        fd::set_nonblocking(&requests)?;
+        pipe::enlarge(&requests, PIPE_BYTES);
+        fd::set_nonblocking(&bell)?;
+        Ok(Self {
+            requests,
+            requests_theirs,
+            bell,
+            bell_theirs,
+            socket,
+            socket_theirs,
+        })
+    }
+}
+
+impl Link {
+    /// Starts a worker process.
+    pub(super) fn start(origin: &Origin, setup: &Setup) -> Result<Self> {
+        let mut bytes = Vec::new();
+        codec::encode(setup, &mut bytes).map_err(|it| Error::new(ErrorKind::Codec, it))?;
+        let ends = Ends::new().map_err(|it| Error::io("failed to create a worker's pipes", it))?;
+        let page = Page::new()?;
+        // Nobody may be awake when it is ready.
+        page.set_bell(Bell::AtOnce);
+        let passed = [
+            ends.bell_theirs.as_fd(),
+            ends.requests_theirs.as_fd(),
+            ends.socket_theirs.as_fd(),
+            page.as_fd(),
+        ];
+        let child = origin.start(worker::main, &passed)?;
+        let mut link = Self::new(child, ends, page);
+        if let Some(initializer) = &setup.initializer {
+            link.send_handles(&initializer.descriptors)?;
+        }
+        link.stage_frame(RequestHead::new(Kind::Setup), &bytes);
+        link.flush();
+        Ok(link)
+    }
+
+    fn new(child: Child, ends: Ends, page: Page) -> Self {
+        Self {
+            pid: child.pid,
+            pidfd: child.pidfd,
+            page: Arc::new(page),
+            life: Arc::new(Life),
+            requests: Some(ends.requests),
+            _reader: ends.requests_theirs,
+            bell: ends.bell,
+            socket: ends.socket,
+            staged: Vec::new(),
+            written: 0,
+            is_watched: false,
+            in_flight: VecDeque::new(),
+            items: 0,
+            next_item: 0,
+            gap: None,
+            contexts: Vec::new(),
+            our_slabs: Vec::new(),
+            their_slabs: HashMap::new(),
+            handled: VecDeque::new(),
+            handles: Gathered::default(),
+            is_ready: false,
+            measured: (0, 0),
+            exit: None,
+            dead_since: None,
+            seen: (0, Instant::now()),
+            looked_again: false,
+            is_gone: false,
+            is_bell_closed: false,
+            record: Vec::new(),
+        }
+    }
+
+    /// Whether an item may be sent: those that were taken back must not become allowed again.
+    pub(super) fn is_open(&mut self) -> bool {
+        if let Some(item) = self.gap
+            && self.page.started() == item
+        {
+            self.gap = None;
+        }
+        let front = self.front();
+        self.handled
+            .retain(|it| front.is_some_and(|front| it.wrapping_sub(front) < u32::MAX / 2));
+        let has_room = self.handled.len() < MOST_HANDLED;
+        has_room
+            && self.gap.is_none()
+            && !self.is_gone
+            && self.exit.is_none()
+            && self.requests.is_some()
+    }
+
+    /// Takes back what has not started of the items from `from` on, and gives the units in their order.
+    pub(super) fn take_back(&mut self, from: u32) -> Vec<Unit> {
+        let first = self.page.take_back(from, self.next_item);
+        let mut units = Vec::new();
+        while let Some(last) = self.in_flight.back_mut() {
+            let kept = first.wrapping_sub(last.item);
+            // Distances below half of the numbers are forward.
+            if kept < u32::MAX / 2 && kept >= last.unit.count() {
+                break;
+            }
+            if kept < u32::MAX / 2 && kept > 0 {
+                units.extend(last.unit.split_off(kept));
+                break;
+            }
+            units.extend(self.in_flight.pop_back().map(|it| it.unit));
+        }
+        for unit in &units {
+            self.items -= unit.count();
+            if let Unit::Call(task) = unit {
+                task.set_place(Place::Queue);
+            }
+        }
+        if !units.is_empty() {
+            self.gap = (self.page.started() != first).then_some(first);
+        }
+        units.reverse();
+        units
+    }
+
+    /// Items that were sent and have not started.
+    pub(super) fn unstarted(&self) -> u32 {
+        self.next_item
+            .wrapping_sub(self.page.started())
+            .min(self.items)
+    }
+
+    /// Notes what starts when. Comes before a look at the replies.
+    pub(super) fn look(&mut self) {
+        let (started, now) = (self.page.started(), Instant::now());
+        if self.seen.0 != started {
+            self.seen = (started, now);
+            self.looked_again = false;
+        } else if now.duration_since(self.seen.1) >= LOOK_AGAIN {
+            self.looked_again = true;
+        }
+    }
+
+    /// Says when the worker is to ring while the pool sleeps, and when the pool must look without having been called:
+    /// behind short items, whose replies it is told of only now and then, a long one may come.
+    pub(super) fn fall_asleep(&self, items_are_short: bool) -> Option<Instant> {
+        let is_batched = items_are_short && self.items > 1 && !self.is_stuck();
+        self.page.set_bell(if is_batched {
+            Bell::NowAndThen
+        } else {
+            Bell::AtOnce
+        });
+        is_batched.then(|| Instant::now() + LOOK_AGAIN)
+    }
+
+    /// Whether the item that runs has been seen to run for long.
+    pub(super) fn is_stuck(&self) -> bool {
+        self.looked_again && self.seen.0 == self.page.started()
+    }
+
+    /// The number of the first item in flight.
+    pub(super) fn front(&self) -> Option<u32> {
+        self.in_flight.front().map(|it| it.item)
+    }
+
+    /// Nanoseconds an item took on average since this was last asked.
+    pub(super) fn item_nanos(&mut self) -> Option<u64> {
+        let (busy, done) = self.page.measured();
+        let (busy_before, done_before) = std::mem::replace(&mut self.measured, (busy, done));
+        busy.wrapping_sub(busy_before)
+            .checked_div(done.wrapping_sub(done_before))
+    }
+
+    /// Whether it has ended, and all has been learnt that can be about how.
+    pub(super) fn is_dead(&self) -> bool {
+        let Some(since) = self.dead_since else {
+            return self.exit.is_some();
+        };
+        self.exit.is_some()
+            || self.is_bell_closed
+            || since.elapsed() >= STATUS_LIMIT
+            || self.pidfd.status_after_reaping().is_some()
+    }
+
+    /// When the status of a dead worker is no longer waited for.
+    pub(super) fn status_due(&self) -> Option<Instant> {
+        self.dead_since.map(|it| it + STATUS_LIMIT)
+    }
+
+    /// How it ended, as far as anybody knows.
+    pub(super) fn how_it_ended(&self) -> WorkerExit {
+        let status = self.exit.or_else(|| self.pidfd.status_after_reaping());
+        WorkerExit {
+            pid: self.pid,
+            signal: status.and_then(WaitStatus::signal),
+            exit_code: status.and_then(WaitStatus::exit_code),
+        }
+    }
+}

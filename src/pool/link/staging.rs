@@ -1,0 +1,227 @@
+//! What goes to a worker: units, contexts and slabs become frames, gathered and written as far as the pipe has room.
+
+use super::{Link, Sent};
+use crate::error::{Error, Result};
+use crate::pool::{
+    batch::Context,
+    descriptors::{self, Batch},
+    payload::Payload,
+    protocol::{Kind, RequestHead},
+    task::{Place, Work},
+    unit::{Items, Unit},
+};
+use crate::process::function::Function;
+use crate::shm::Life;
+use crate::sys::{pipe, socket};
+use crate::wire::handle::Descriptor;
+use std::{
+    io,
+    os::fd::AsFd,
+    sync::{Arc, Weak},
+};
+
+/// Bytes of small frames that are gathered before they are written, while the worker has something to do.
+const FLUSH_AT: usize = 4096;
+
+impl Link {
+    /// Sends a unit, soon: it lies behind what is already staged. Gives it back with its own error, or without one if the
+    /// worker is gone.
+    pub(in crate::pool) fn stage(
+        &mut self,
+        slot: usize,
+        unit: Unit,
+    ) -> Result<(), (Unit, Option<Error>)> {
+        if let Err(error) = self.stage_unit(&unit) {
+            return Err((unit, Some(error).filter(|_| !self.is_gone)));
+        }
+        if let Unit::Call(task) = &unit {
+            task.set_place(Place::Worker(slot, self.next_item));
+        }
+        let count = unit.count();
+        self.page.allow(self.next_item, count);
+        self.in_flight.push_back(Sent {
+            item: self.next_item,
+            unit,
+        });
+        self.next_item = self.next_item.wrapping_add(count);
+        self.items += count;
+        Ok(())
+    }
+
+    fn stage_unit(&mut self, unit: &Unit) -> Result<()> {
+        match unit {
+            Unit::Call(task) => {
+                let Work::Call(function) = task.work else {
+                    unreachable!("only calls are queued as one");
+                };
+                task.with_argument(|argument| self.stage_value(function, 0, argument))
+            }
+            Unit::Items(items) => self.stage_items(items),
+        }
+    }
+
+    fn stage_items(&mut self, items: &Items) -> Result<()> {
+        let batch = &items.chunk.batch;
+        let context = batch
+            .context
+            .as_ref()
+            .map_or(Ok(0), |it| self.stage_context(it))?;
+        let mut payload = items.chunk.items.lock();
+        if items.chunk.count == 1 {
+            return self.stage_value(batch.function, context, &mut payload);
+        }
+        let bytes = payload
+            .bytes()
+            .expect("a chunk of several items is private");
+        let bytes = items.part_of(bytes);
+        let mut head = self.items_head(batch.function, context, items.count);
+        let single = &bytes[if items.count == 1 {
+            size_of::<u32>()
+        } else {
+            0
+        }..];
+        head.length = single.len() as u32;
+        self.stage_frame(head, single);
+        Ok(())
+    }
+
+    fn items_head(&self, function: Function, context: u32, count: u32) -> RequestHead {
+        let mut head = RequestHead::new(Kind::Items);
+        (head.item, head.count) = (self.next_item, count);
+        (head.context, head.function) = (context, Some(function));
+        head
+    }
+
+    /// Stages one item whose argument may lie in a slab.
+    fn stage_value(
+        &mut self,
+        function: Function,
+        context: u32,
+        argument: &mut Payload,
+    ) -> Result<()> {
+        let mut head = self.items_head(function, context, 1);
+        let value = match argument {
+            Payload::Handled(handled) => {
+                self.send_handles(&handled.descriptors)?;
+                head.has_handles = true;
+                self.handled.push_back(self.next_item);
+                &mut handled.value
+            }
+            value => value,
+        };
+        let Payload::Ours(ours) = value else {
+            let bytes = value
+                .bytes()
+                .expect("an argument is private or in our slab");
+            self.stage_frame(head, bytes);
+            return Ok(());
+        };
+        let fail = |it| Error::io("failed to hand a large argument to a worker", it);
+        if !ours.bind(&self.life) {
+            return Err(fail(io::ErrorKind::OutOfMemory.into()));
+        }
+        let slab = ours.slab();
+        if !self.our_slabs.contains(&slab.id) {
+            descriptors::try_send_slab(&self.socket, slab).map_err(|it| {
+                self.is_gone = socket::is_closed(&it);
+                fail(it)
+            })?;
+            self.our_slabs.push(slab.id);
+        }
+        (head.slab, head.slab_length) = (slab.id, ours.length as u64);
+        self.stage_frame(head, &[]);
+        Ok(())
+    }
+
+    /// Sends the handles of the value whose frame is staged next.
+    pub(super) fn send_handles(&mut self, descriptors: &[Descriptor]) -> Result<()> {
+        let fds: Vec<_> = descriptors.iter().map(AsFd::as_fd).collect();
+        for (batch, fds) in Batch::cut(&fds) {
+            descriptors::try_send_handles(&self.socket, fds).map_err(|it| {
+                self.is_gone = socket::is_closed(&it);
+                Error::io("failed to hand descriptors to a worker", it)
+            })?;
+            let mut head = RequestHead::new(Kind::Handles);
+            (head.item, head.count) = (batch.start, batch.count);
+            self.stage_frame(head, &[]);
+        }
+        Ok(())
+    }
+
+    /// Sends a context where this worker does not have it.
+    fn stage_context(&mut self, context: &Context) -> Result<u32> {
+        if !self.contexts.contains(&context.id) {
+            let mut head = RequestHead::new(Kind::Context);
+            self.send_handles(&context.descriptors)?;
+            self.contexts.push(context.id);
+            head.context = context.id;
+            let loader = context.loader.to_bytes();
+            head.length = (loader.len() + context.bytes.len()) as u32;
+            self.staged.extend_from_slice(&head.to_bytes());
+            self.staged.extend_from_slice(&loader);
+            self.staged.extend_from_slice(&context.bytes);
+        }
+        Ok(context.id)
+    }
+
+    /// Has the worker drop a context.
+    pub(in crate::pool) fn drop_context(&mut self, id: u32) {
+        if let Some(at) = self.contexts.iter().position(|it| *it == id) {
+            self.contexts.swap_remove(at);
+            let mut head = RequestHead::new(Kind::DropContext);
+            head.context = id;
+            self.stage_frame(head, &[]);
+        }
+    }
+
+    /// Has the worker unmap a slab that is no more, if it is this worker's.
+    pub(in crate::pool) fn drop_slab(&mut self, bound_to: &Weak<Life>, id: u32) {
+        if bound_to.as_ptr() == Arc::as_ptr(&self.life) {
+            self.our_slabs.retain(|it| *it != id);
+            let mut head = RequestHead::new(Kind::DropSlab);
+            head.slab = id;
+            self.stage_frame(head, &[]);
+        }
+    }
+
+    pub(super) fn stage_frame(&mut self, mut head: RequestHead, bytes: &[u8]) {
+        head.length = bytes.len() as u32;
+        self.staged.extend_from_slice(&head.to_bytes());
+        self.staged.extend_from_slice(bytes);
+    }
+
+    /// Tells the worker to end.
+    pub(in crate::pool) fn say_goodbye(&mut self) {
+        self.stage_frame(RequestHead::new(Kind::End), &[]);
+        self.flush();
+        self.requests = None;
+    }
+
+    /// Whether enough is staged to be worth a write.
+    pub(in crate::pool) fn has_a_batch(&self) -> bool {
+        self.staged.len() - self.written >= FLUSH_AT
+    }
+
+    pub(in crate::pool) fn has_unwritten(&self) -> bool {
+        self.staged.len() > self.written
+    }
+
+    /// Writes what is staged, as far as the pipe has room. A worker that is gone is noticed elsewhere.
+    pub(in crate::pool) fn flush(&mut self) {
+        let Some(requests) = &self.requests else {
+            return;
+        };
+        while self.written < self.staged.len() {
+            match pipe::write(requests, &self.staged[self.written..]) {
+                Ok(count) => self.written += count,
+                Err(_) => break,
+            }
+        }
+        if self.written == self.staged.len() {
+            self.staged.clear();
+            self.written = 0;
+            // A burst's memory is not kept for ever.
+            self.staged.shrink_to(4 * FLUSH_AT.max(1 << 14));
+        }
+    }
+}
