@@ -160,6 +160,8 @@ mod process;
 #[cfg(all(target_os = "linux", target_pointer_width = "64"))]
 mod shm;
 #[cfg(all(target_os = "linux", target_pointer_width = "64"))]
+mod sync;
+#[cfg(all(target_os = "linux", target_pointer_width = "64"))]
 mod sys;
 #[cfg(all(target_os = "linux", target_pointer_width = "64"))]
 mod wire;

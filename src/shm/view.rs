@@ -19,8 +19,8 @@ use std::{
     sync::atomic::{AtomicU32, AtomicU64},
 };
 
-/// The bytes of one mapping.
-#[derive(Debug)]
+/// The bytes of one mapping. Clones see the same.
+#[derive(Debug, Clone)]
 pub(crate) struct View(Mapping);
 
 impl View {
@@ -38,6 +38,10 @@ impl View {
 
     pub(crate) fn length(&self) -> usize {
         self.0.length()
+    }
+
+    pub(crate) fn mapping(&self) -> &Mapping {
+        &self.0
     }
 
     /// The word at `offset`, which must be aligned and inside.

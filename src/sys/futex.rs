@@ -22,16 +22,26 @@ pub(crate) fn wait(word: &AtomicU32, expected: u32, limit: Duration) {
     }
 }
 
-/// Wakes everyone who waits on `word`.
-pub(crate) fn wake_all(word: &AtomicU32) {
+/// Wakes everyone who waits on `word`; whether there was anyone.
+pub(crate) fn wake_all(word: &AtomicU32) -> bool {
+    wake(word, libc::c_int::MAX)
+}
+
+/// Wakes the one that has waited longest on `word`; whether there was one.
+pub(crate) fn wake_one(word: &AtomicU32) -> bool {
+    wake(word, 1)
+}
+
+fn wake(word: &AtomicU32, most: libc::c_int) -> bool {
     // SAFETY: the kernel takes the word's address as a key and does not touch it.
-    unsafe {
+    let woken = unsafe {
         libc::syscall(
             libc::SYS_futex,
             word.as_ptr(),
             libc::FUTEX_WAKE,
-            libc::c_int::MAX,
+            most,
             ptr::null::<libc::timespec>(),
-        );
-    }
+        )
+    };
+    woken > 0
 }

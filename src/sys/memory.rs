@@ -1,6 +1,6 @@
 //! Memory that processes share: anonymous files and their mappings.
 
-use super::fd::{above_stdio, cvt};
+use super::fd::{above_stdio, cvt, retry};
 use nix::{
     fcntl::{FcntlArg, SealFlag, fcntl},
     sys::memfd::{MFdFlags, memfd_create},
@@ -11,24 +11,28 @@ use std::{
     ops::Range,
     os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd},
     ptr::NonNull,
+    sync::{Arc, Weak},
 };
 
-/// An anonymous file of `bytes` zeros that can never become shorter, so that no mapping of it can fault.
+/// An anonymous file of `bytes` zeros that can never become shorter, so that no mapping of it can fault. Nobody can seal it
+/// further, against writing say.
 pub(crate) fn anonymous_file(bytes: usize) -> io::Result<OwnedFd> {
     let flags = MFdFlags::MFD_CLOEXEC | MFdFlags::MFD_ALLOW_SEALING;
     let file = above_stdio(memfd_create(c"procpool", flags)?)?;
     set_length(&file, bytes)?;
-    fcntl(&file, FcntlArg::F_ADD_SEALS(SealFlag::F_SEAL_SHRINK))?;
+    let seals = SealFlag::F_SEAL_SHRINK | SealFlag::F_SEAL_SEAL;
+    fcntl(&file, FcntlArg::F_ADD_SEALS(seals))?;
     Ok(file)
 }
 
-/// Whether the file is sealed against becoming shorter.
-fn is_sealed(file: impl AsFd) -> bool {
+/// Whether the file is one that is sealed against becoming shorter.
+pub(crate) fn is_sealed(file: impl AsFd) -> bool {
     fcntl(&file, FcntlArg::F_GET_SEALS)
         .is_ok_and(|seals| SealFlag::from_bits_retain(seals).contains(SealFlag::F_SEAL_SHRINK))
 }
 
-fn set_length(file: impl AsFd, bytes: usize) -> io::Result<()> {
+/// Makes the file so long, with zeros at its end.
+pub(crate) fn set_length(file: impl AsFd, bytes: usize) -> io::Result<()> {
     let length = libc::off_t::try_from(bytes).map_err(|_| io::ErrorKind::InvalidInput)?;
     // SAFETY: ftruncate takes plain numbers.
     cvt(unsafe { libc::ftruncate(file.as_fd().as_raw_fd(), length) })?;
@@ -36,9 +40,34 @@ fn set_length(file: impl AsFd, bytes: usize) -> io::Result<()> {
 }
 
 /// The file's length in bytes.
-fn length(file: impl AsFd) -> io::Result<usize> {
+pub(crate) fn length(file: impl AsFd) -> io::Result<usize> {
     let stat = nix::sys::stat::fstat(&file)?;
     usize::try_from(stat.st_size).map_err(|_| io::ErrorKind::InvalidData.into())
+}
+
+/// Fills `into` from `offset` on; an error of the kind `UnexpectedEof` when the file ends before.
+pub(crate) fn read_at(file: impl AsFd, mut offset: usize, mut into: &mut [u8]) -> io::Result<()> {
+    while !into.is_empty() {
+        let at = libc::off_t::try_from(offset).map_err(|_| io::ErrorKind::InvalidInput)?;
+        let count = retry(|| nix::sys::uio::pread(&file, into, at))?;
+        if count == 0 {
+            return Err(io::ErrorKind::UnexpectedEof.into());
+        }
+        into = &mut into[count..];
+        offset += count;
+    }
+    Ok(())
+}
+
+/// Writes all of `bytes` to `offset`.
+pub(crate) fn write_at(file: impl AsFd, mut offset: usize, mut bytes: &[u8]) -> io::Result<()> {
+    while !bytes.is_empty() {
+        let at = libc::off_t::try_from(offset).map_err(|_| io::ErrorKind::InvalidInput)?;
+        let count = retry(|| nix::sys::uio::pwrite(&file, bytes, at))?;
+        bytes = &bytes[count..];
+        offset += count;
+    }
+    Ok(())
 }
 
 /// Gives back memory that this process can do without while it waits: what the allocator holds free, and mapped pages of
@@ -87,13 +116,22 @@ fn mapping_in(line: &str) -> Option<Range<usize>> {
     Some(address(start)?..address(end)?)
 }
 
-/// An anonymous file, and the whole of it as it was when it was last looked at, mapped shared, readable and writable. Both go
-/// when it is dropped; other processes keep theirs.
+/// A part of an anonymous file, mapped shared, readable and writable. File and mapping go with the last clone; other processes
+/// keep theirs.
 ///
-/// The file is sealed against becoming shorter and is at least as long as the mapping, so that no access faults.
-#[derive(Debug)]
+/// The file is sealed against becoming shorter and reaches at least as far as the mapping, so that no access faults.
+#[derive(Debug, Clone)]
 pub(crate) struct Mapping {
-    file: OwnedFd,
+    region: Arc<Region>,
+    // The region's, at hand: one step less for whoever reads a word.
+    start: NonNull<u8>,
+    length: NonZeroUsize,
+}
+
+/// What the clones of a mapping share.
+#[derive(Debug)]
+struct Region {
+    file: Arc<OwnedFd>,
     start: NonNull<u8>,
     length: NonZeroUsize,
 }
@@ -102,32 +140,84 @@ pub(crate) struct Mapping {
 unsafe impl Send for Mapping {}
 // SAFETY: as above; a `&Mapping` gives out an address and a length, nothing that reads or writes.
 unsafe impl Sync for Mapping {}
+// SAFETY: as for `Mapping`.
+unsafe impl Send for Region {}
+// SAFETY: as for `Mapping`.
+unsafe impl Sync for Region {}
+
+/// Finds a mapping as long as somebody else keeps it.
+#[derive(Debug, Clone)]
+pub(crate) struct WeakMapping(Weak<Region>);
+
+impl WeakMapping {
+    pub(crate) fn upgrade(&self) -> Option<Mapping> {
+        self.0.upgrade().map(Mapping::of_region)
+    }
+
+    pub(crate) fn is_alive(&self) -> bool {
+        self.0.strong_count() > 0
+    }
+}
 
 impl Mapping {
-    /// Maps the whole file.
+    /// Maps the whole file, as long as it is now.
     pub(crate) fn new(file: OwnedFd) -> io::Result<Self> {
-        use nix::sys::mman::{MapFlags, ProtFlags, mmap};
+        let bytes = length(&file)?;
+        Self::part(Arc::new(file), 0, bytes)
+    }
+
+    /// Maps so many bytes of the file; `offset` must be a multiple of the page size.
+    pub(crate) fn part(file: Arc<OwnedFd>, offset: usize, bytes: usize) -> io::Result<Self> {
         if !is_sealed(&file) {
             return Err(io::Error::other("the file is not sealed against shrinking"));
         }
-        let length = NonZeroUsize::new(length(&file)?).ok_or(io::ErrorKind::InvalidInput)?;
+        let end = offset.checked_add(bytes);
+        if !end.is_some_and(|it| length(&file).is_ok_and(|length| it <= length)) {
+            return Err(io::ErrorKind::InvalidInput.into());
+        }
+        Self::unchecked_part(file, offset, bytes)
+    }
+
+    /// As [`part`](Self::part), of a file that may end before the mapping does: reading and writing may fault.
+    pub(crate) fn unchecked_part(
+        file: Arc<OwnedFd>,
+        offset: usize,
+        bytes: usize,
+    ) -> io::Result<Self> {
+        use nix::sys::mman::{MapFlags, ProtFlags, mmap};
+        let length = NonZeroUsize::new(bytes).ok_or(io::ErrorKind::InvalidInput)?;
+        let offset = libc::off_t::try_from(offset).map_err(|_| io::ErrorKind::InvalidInput)?;
         let access = ProtFlags::PROT_READ | ProtFlags::PROT_WRITE;
         // SAFETY: a fresh mapping at an address of the kernel's choice touches no memory that exists.
-        let start = unsafe { mmap(None, length, access, MapFlags::MAP_SHARED, &file, 0) }?;
-        Ok(Self {
+        let start = unsafe { mmap(None, length, access, MapFlags::MAP_SHARED, &file, offset) }?;
+        Ok(Self::of_region(Arc::new(Region {
             file,
             start: start.cast(),
             length,
-        })
+        })))
+    }
+
+    fn of_region(region: Arc<Region>) -> Self {
+        Self {
+            start: region.start,
+            length: region.length,
+            region,
+        }
+    }
+
+    pub(crate) fn downgrade(&self) -> WeakMapping {
+        WeakMapping(Arc::downgrade(&self.region))
     }
 
     /// Makes the file at least `bytes` long, and maps all of it. It may move. A failure changes nothing.
+    ///
+    /// Only for the one clone of a mapping of a whole file, as is [`follow_growth`](Self::follow_growth).
     pub(crate) fn grow(&mut self, bytes: usize) -> io::Result<()> {
-        let (before, bytes) = (self.length, bytes.max(length(&self.file)?));
+        let (before, bytes) = (self.length, bytes.max(length(&self.region.file)?));
         // The file comes second: it can never become shorter again, for the lack of addresses here or in another process.
         // SAFETY: the file is made as long as that below, or the mapping as short as it was.
         unsafe { self.remap(bytes) }?;
-        set_length(&self.file, bytes).or_else(|error| {
+        set_length(&self.region.file, bytes).or_else(|error| {
             // SAFETY: the file was that long before.
             unsafe { self.remap(before.get()) }?;
             Err(error)
@@ -136,7 +226,7 @@ impl Mapping {
 
     /// Maps what the file has grown by. It may move.
     pub(crate) fn follow_growth(&mut self) -> io::Result<()> {
-        let bytes = length(&self.file)?;
+        let bytes = length(&self.region.file)?;
         // SAFETY: the file is that long, and cannot become shorter.
         unsafe { self.remap(bytes) }
     }
@@ -146,11 +236,16 @@ impl Mapping {
     /// The file must be so long when this mapping is next used.
     unsafe fn remap(&mut self, bytes: usize) -> io::Result<()> {
         use nix::sys::mman::{MRemapFlags, mremap};
+        let Some(region) = Arc::get_mut(&mut self.region) else {
+            return Err(io::Error::other("the mapping is used elsewhere"));
+        };
         let length = NonZeroUsize::new(bytes).ok_or(io::ErrorKind::InvalidInput)?;
-        let (start, flags) = (self.start.cast(), MRemapFlags::MREMAP_MAYMOVE);
-        // SAFETY: `&mut self` proves that no reference into the mapping is alive, so it may move.
-        let start = unsafe { mremap(start, self.length.get(), bytes, flags, None) }?;
-        (self.start, self.length) = (start.cast(), length);
+        let (start, flags) = (region.start.cast(), MRemapFlags::MREMAP_MAYMOVE);
+        // SAFETY: `&mut self` proves that no reference into this clone is alive, and there is no other, as was just seen, so it
+        // may move.
+        let start = unsafe { mremap(start, region.length.get(), bytes, flags, None) }?;
+        (region.start, region.length) = (start.cast(), length);
+        (self.start, self.length) = (region.start, length);
         Ok(())
     }
 
@@ -161,17 +256,21 @@ impl Mapping {
     pub(crate) fn length(&self) -> usize {
         self.length.get()
     }
+
+    pub(crate) fn file(&self) -> &Arc<OwnedFd> {
+        &self.region.file
+    }
 }
 
 impl AsFd for Mapping {
     fn as_fd(&self) -> BorrowedFd<'_> {
-        self.file.as_fd()
+        self.region.file.as_fd()
     }
 }
 
-impl Drop for Mapping {
+impl Drop for Region {
     fn drop(&mut self) {
-        // SAFETY: this range was mapped by `new` or `remap`, and borrows of it ended with `self`.
+        // SAFETY: this range was mapped by `unchecked_part` or `remap`, and borrows of it ended with the last clone.
         let unmapped = unsafe { nix::sys::mman::munmap(self.start.cast(), self.length.get()) };
         debug_assert_eq!(unmapped, Ok(()));
     }

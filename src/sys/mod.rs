@@ -15,6 +15,8 @@ pub(crate) mod modules;
 pub(crate) mod pid;
 pub(crate) mod pipe;
 pub(crate) mod poll;
+#[allow(dead_code, reason = "what stands on it follows")]
+pub(crate) mod robust;
 pub(crate) mod signal;
 pub(crate) mod socket;
 pub(crate) mod spin;

@@ -58,6 +58,15 @@ const NOWHERE: usize = usize::MAX;
 pub struct Descriptor(Arc<OwnedFd>);
 
 impl Descriptor {
+    /// One that is shared with others already.
+    pub(crate) fn shared(fd: Arc<OwnedFd>) -> Self {
+        Self(fd)
+    }
+
+    pub(crate) fn into_shared(self) -> Arc<OwnedFd> {
+        self.0
+    }
+
     /// Takes the descriptor out, to become a [`File`](std::fs::File), a socket or whatever it is. If clones share it, they keep
     /// it, and this one is a duplicate.
     ///

@@ -1,0 +1,293 @@
+//! What a handle refers to: a segment that says what lies in it, so that it is never taken for something else.
+//!
+//! It starts with a header that nobody can write but its maker, before anybody else can know the segment:
+//!
+//! | bytes | |
+//! |---|---|
+//! | 0..8 | `procpool` |
+//! | 8..16 | its [`Kind`] |
+//! | 16..24 | the [`fingerprint`] of its type, if its kind has one |
+//! | 24..32 | how many bytes are mapped, these included; the file may be longer |
+//! | 32..40 | a number of its own |
+//!
+//! A process maps an object once, however often it is handed one: a mutex that the same thread takes through two addresses
+//! would stay in the thread's list at one of them.
+
+use crate::error::{Error, Result};
+use crate::shm::View;
+use crate::sys::memory::{self, Mapping, WeakMapping};
+use crate::wire::handle::Descriptor;
+use parking_lot::Mutex;
+use serde::{Deserialize, Deserializer, Serialize, Serializer, de::Error as _};
+use std::{
+    any::type_name,
+    collections::HashMap,
+    fmt,
+    os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd},
+    sync::{Arc, LazyLock},
+};
+
+const MAGIC: u64 = u64::from_le_bytes(*b"procpool");
+
+/// The header's length in bytes.
+const HEADER: usize = 40;
+
+/// What an object is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Kind {
+    Lock = 1,
+    RLock,
+    Semaphore,
+    BoundedSemaphore,
+    Condition,
+    Event,
+    Barrier,
+    Value,
+    Array,
+    Atomic,
+    SharedMemory,
+    Queue,
+    SimpleQueue,
+    JoinableQueue,
+}
+
+/// As a user knows it.
+impl fmt::Display for Kind {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Debug::fmt(self, f)
+    }
+}
+
+/// Tells types apart: by name, size and alignment.
+pub(crate) fn fingerprint<T>() -> u64 {
+    let layout = [size_of::<T>(), align_of::<T>()].map(usize::to_le_bytes);
+    let bytes = type_name::<T>().bytes().chain(layout.into_iter().flatten());
+    // FNV-1a, which is the same in every process.
+    bytes.fold(0xcbf2_9ce4_8422_2325, |hash, byte| {
+        (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3)
+    })
+}
+
+/// A segment with a header, mapped as far as that says. Clones share it.
+#[derive(Clone)]
+pub(crate) struct Object(View);
+
+impl Object {
+    /// Where what it holds begins: the bytes before are the header's.
+    pub(crate) const BODY: usize = 64;
+
+    /// Makes one with room for `bytes` behind the header, all zeros, which nobody else knows yet.
+    pub(crate) fn create(kind: Kind, fingerprint: u64, bytes: usize) -> Result<Self> {
+        let failed = |it| Error::io(format_args!("failed to create a {kind}"), it);
+        let length = Self::BODY.saturating_add(bytes);
+        let file = memory::anonymous_file(length).map_err(failed)?;
+        let number = getrandom::u64().map_err(|it| failed(it.into()))?;
+        let header = Header {
+            kind: kind as u64,
+            fingerprint,
+            length,
+            number,
+        };
+        memory::write_at(&file, 0, &header.to_bytes()).map_err(failed)?;
+        let mapping = Mapping::part(Arc::new(file), 0, length).map_err(failed)?;
+        REGISTRY.lock().insert(number, mapping.downgrade());
+        Ok(Self(View::new(mapping)))
+    }
+
+    /// The one behind a descriptor, if it is of this kind and type; else why not.
+    fn open(file: Arc<OwnedFd>, kind: Kind, fingerprint: u64) -> Result<Self, String> {
+        let header = Header::read(&file).ok_or_else(|| format!("this handle is no {kind}"))?;
+        if header.kind != kind as u64 {
+            return Err(format!("this handle is no {kind}"));
+        }
+        if header.fingerprint != fingerprint {
+            return Err(format!("this {kind} is one of another type"));
+        }
+        let mapping = REGISTRY.lock().find_or_map(file, &header);
+        let mapping = mapping.map_err(|it| format!("failed to map a {kind}: {it}"))?;
+        Ok(Self(View::new(mapping)))
+    }
+
+    pub(crate) fn view(&self) -> &View {
+        &self.0
+    }
+
+    pub(crate) fn mapping(&self) -> &Mapping {
+        self.0.mapping()
+    }
+
+    /// Serialises it as its descriptor.
+    pub(crate) fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        Descriptor::shared(self.mapping().file().clone()).serialize(serializer)
+    }
+
+    /// The inverse; an error if it is not of this kind and type.
+    pub(crate) fn deserialize<'de, D: Deserializer<'de>>(
+        deserializer: D,
+        kind: Kind,
+        fingerprint: u64,
+    ) -> Result<Self, D::Error> {
+        let file = Descriptor::deserialize(deserializer)?.into_shared();
+        Self::open(file, kind, fingerprint).map_err(D::Error::custom)
+    }
+}
+
+impl AsFd for Object {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.0.as_fd()
+    }
+}
+
+/// The number of its descriptor.
+impl fmt::Debug for Object {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.as_fd().as_raw_fd().fmt(f)
+    }
+}
+
+struct Header {
+    kind: u64,
+    fingerprint: u64,
+    length: usize,
+    number: u64,
+}
+
+impl Header {
+    fn to_bytes(&self) -> [u8; HEADER] {
+        let length = self.length as u64;
+        let words = [MAGIC, self.kind, self.fingerprint, length, self.number];
+        let mut bytes = [0; HEADER];
+        for (place, word) in bytes.chunks_exact_mut(8).zip(words) {
+            place.copy_from_slice(&word.to_le_bytes());
+        }
+        bytes
+    }
+
+    /// None for a file that is no object, or that could become shorter than it says.
+    fn read(file: &OwnedFd) -> Option<Self> {
+        let mut bytes = [0; HEADER];
+        let is_sealed = memory::is_sealed(file);
+        memory::read_at(file, 0, &mut bytes)
+            .ok()
+            .filter(|()| is_sealed)?;
+        let mut words = bytes
+            .chunks_exact(8)
+            .map(|it| u64::from_le_bytes(it.try_into().expect("chunks of eight bytes")));
+        let mut word = || words.next().expect("there are five");
+        if word() != MAGIC {
+            return None;
+        }
+        let header = Self {
+            kind: word(),
+            fingerprint: word(),
+            length: usize::try_from(word()).ok()?,
+            number: word(),
+        };
+        let is_there = memory::length(file).is_ok_and(|it| it >= header.length);
+        (is_there && header.length >= Object::BODY).then_some(header)
+    }
+}
+
+/// The objects that this process has mapped, by their numbers.
+///
+/// It holds mappings and not objects: one that was left behind, with a mutex in it that is held for ever, is found, too.
+static REGISTRY: LazyLock<Mutex<Registry>> = LazyLock::new(Mutex::default);
+
+#[derive(Default)]
+struct Registry {
+    mapped: HashMap<u64, WeakMapping>,
+    /// Entries of what is gone are dropped when there are so many.
+    crowded: usize,
+}
+
+impl Registry {
+    fn insert(&mut self, number: u64, mapping: WeakMapping) {
+        if self.mapped.len() >= self.crowded {
+            self.mapped.retain(|_, it| it.is_alive());
+            self.crowded = 2 * self.mapped.len() + 16;
+        }
+        self.mapped.insert(number, mapping);
+    }
+
+    fn find_or_map(&mut self, file: Arc<OwnedFd>, header: &Header) -> std::io::Result<Mapping> {
+        let known = self.mapped.get(&header.number);
+        if let Some(mapping) = known.and_then(WeakMapping::upgrade) {
+            return Ok(mapping);
+        }
+        let mapping = Mapping::part(file, 0, header.length)?;
+        self.insert(header.number, mapping.downgrade());
+        Ok(mapping)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn copy_of(object: &Object) -> Arc<OwnedFd> {
+        let file = object.as_fd().try_clone_to_owned();
+        Arc::new(file.expect("room for a descriptor"))
+    }
+
+    #[test]
+    fn an_object_is_mapped_once_in_a_process() {
+        let object = Object::create(Kind::Event, 0, 64).expect("shared memory");
+        let again = Object::open(copy_of(&object), Kind::Event, 0).expect("the same");
+        assert_eq!(object.mapping().start(), again.mapping().start());
+        assert_eq!(again.view().length(), 128);
+    }
+
+    #[test]
+    fn an_object_is_not_taken_for_another() {
+        let object = Object::create(Kind::Value, fingerprint::<u64>(), 8).expect("shared memory");
+        let open = |kind, fingerprint| Object::open(copy_of(&object), kind, fingerprint);
+        assert!(open(Kind::Value, fingerprint::<u64>()).is_ok());
+        for other in [
+            fingerprint::<i64>(),
+            fingerprint::<u32>(),
+            fingerprint::<[u64; 1]>(),
+        ] {
+            let error = open(Kind::Value, other).map(drop);
+            assert_eq!(error, Err("this Value is one of another type".to_owned()));
+        }
+        let error = open(Kind::Array, fingerprint::<u64>()).map(drop);
+        assert_eq!(error, Err("this handle is no Array".to_owned()));
+    }
+
+    #[test]
+    fn another_file_is_no_object() {
+        let empty = memory::anonymous_file(4096).expect("a file");
+        let (pipe, _writer) = crate::sys::pipe::pipe().expect("a pipe");
+        let lies = memory::anonymous_file(4096).expect("a file");
+        let header = Header {
+            kind: Kind::Lock as u64,
+            fingerprint: 0,
+            length: 8192,
+            number: 1,
+        };
+        memory::write_at(&lies, 0, &header.to_bytes()).expect("a file");
+        for file in [empty, pipe, lies] {
+            assert!(Object::open(Arc::new(file), Kind::Lock, 0).is_err());
+        }
+    }
+
+    #[test]
+    fn what_is_gone_leaves_the_registry() {
+        let mut registry = Registry::default();
+        for number in 0..1000 {
+            let file = memory::anonymous_file(64).expect("a file");
+            let header = Header {
+                kind: 1,
+                fingerprint: 0,
+                length: 64,
+                number,
+            };
+            drop(
+                registry
+                    .find_or_map(Arc::new(file), &header)
+                    .expect("a mapping"),
+            );
+        }
+        assert!(registry.mapped.len() < 100);
+    }
+}
