@@ -113,7 +113,8 @@
 //! killed, and with them all that were detached from other workers, but for a [`Process`] that is no daemon.
 //!
 //! Two other [start methods](StartMethod) can be asked for: `Spawn` executes the program again for each worker, and `Fork`
-//! copies this process as it is, if it has one thread.
+//! copies this process as it is, if it has one thread. [Choosing a start method](guide::choosing_a_start_method) has the table of
+//! what each inherits, costs and forbids; [From Python's multiprocessing](guide::from_python) says what Python's names are here.
 //!
 //! # Processes and messages
 //!
@@ -186,3 +187,13 @@ pub use process::{
 };
 #[cfg(all(target_os = "linux", target_pointer_width = "64"))]
 pub use wire::{Wire, handle::Descriptor};
+
+/// Pages to read.
+#[cfg(all(target_os = "linux", target_pointer_width = "64"))]
+pub mod guide {
+    #[doc = include_str!("../docs/choosing_a_start_method.md")]
+    pub mod choosing_a_start_method {}
+
+    #[doc = include_str!("../docs/from_python.md")]
+    pub mod from_python {}
+}
