@@ -1,6 +1,7 @@
 //! One call of a map: the chunks it was cut into, and their outcomes on the way back to the caller.
 
 use super::{
+    demands::{Demands, Tries},
     page::RecordHead,
     payload::Payload,
     task::{Body, Task, Told},
@@ -11,7 +12,7 @@ use crate::shm::Cursor;
 use crate::wire::{Wire, codec, handle::Descriptor};
 use parking_lot::Mutex;
 use std::{
-    collections::{BTreeMap, VecDeque},
+    collections::{BTreeMap, HashMap, VecDeque},
     sync::{
         Arc,
         atomic::{AtomicU32, AtomicU64, Ordering},
@@ -117,6 +118,7 @@ pub(super) enum Delivery {
 pub(super) struct Batch {
     pub(super) function: Function,
     pub(super) context: Option<Context>,
+    pub(super) demands: Demands,
     /// Whether the first failure cancels what lies behind it.
     pub(super) fail_fast: bool,
     /// Items at this place in the input, and behind it, are not to be started any more.
@@ -133,6 +135,8 @@ struct Inner {
     next: u64,
     /// Items that were sent and have no outcome.
     outstanding: u64,
+    /// Of the items that were tried and have no outcome, by their places.
+    tries: HashMap<u64, Tries>,
     /// Nanoseconds an item takes, as measured last.
     item_nanos: Option<u64>,
     waker: Option<Waker>,
@@ -145,6 +149,7 @@ impl Batch {
     pub(super) fn new(
         function: Function,
         context: Option<Context>,
+        demands: Demands,
         delivery: Delivery,
         fail_fast: bool,
     ) -> Self {
@@ -154,6 +159,7 @@ impl Batch {
             unordered: VecDeque::new(),
             next: 0,
             outstanding: 0,
+            tries: HashMap::new(),
             item_nanos: None,
             waker: None,
             thread: None,
@@ -163,10 +169,16 @@ impl Batch {
         Self {
             function,
             context,
+            demands,
             fail_fast,
             cancelled_from,
             inner: Mutex::new(inner),
         }
+    }
+
+    /// Looks at how the item at this place was tried before.
+    pub(super) fn with_tries<T>(&self, index: u64, look: impl FnOnce(&mut Tries) -> T) -> T {
+        look(self.inner.lock().tries.entry(index).or_default())
     }
 
     /// Counts items that are about to be sent.
@@ -217,6 +229,11 @@ impl Batch {
     pub(super) fn deliver(&self, part: Part, item_nanos: Option<u64>, told: &mut Told) -> bool {
         let mut inner = self.inner.lock();
         inner.outstanding -= u64::from(part.count);
+        if !inner.tries.is_empty() {
+            inner
+                .tries
+                .retain(|it, _| !(part.index..part.index + u64::from(part.count)).contains(it));
+        }
         inner.item_nanos = item_nanos.or(inner.item_nanos);
         let fails = self.fail_fast && part.outcome.is_err();
         let cancels = fails && self.cancel_from(part.index + 1);

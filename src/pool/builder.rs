@@ -2,6 +2,7 @@
 
 use super::{
     ProcessPoolExecutor,
+    demands::Demands,
     shared::{Settings, Shared},
 };
 use crate::error::{Error, ErrorKind, Result};
@@ -11,7 +12,7 @@ use crate::process::{
 };
 use crate::sys::child::Threads;
 use crate::wire::{Wire, codec, handle};
-use std::fmt;
+use std::{fmt, time::Duration};
 
 /// Settings of a pool that is yet to be built; see [`ProcessPoolExecutor::builder`].
 ///
@@ -27,6 +28,7 @@ pub struct ProcessPoolBuilder {
     initializer: Option<Result<EncodedCall>>,
     chunk_size: Option<usize>,
     window: Option<usize>,
+    demands: Demands,
     method: Option<StartMethod>,
     threads: Threads,
 }
@@ -38,6 +40,7 @@ impl ProcessPoolBuilder {
             initializer: None,
             chunk_size: None,
             window: None,
+            demands: Demands::default(),
             method: None,
             threads: Threads::One,
         }
@@ -81,6 +84,20 @@ impl ProcessPoolBuilder {
     /// [`TaskOptions::window`](crate::TaskOptions::window). 0 is refused.
     pub fn window(mut self, items: usize) -> Self {
         self.window = Some(items);
+        self
+    }
+
+    /// How long a task, or an item of a map, may run, unless a call says otherwise; see
+    /// [`TaskOptions::timeout`](crate::TaskOptions::timeout). Without it there is no limit.
+    pub fn task_timeout(mut self, limit: Duration) -> Self {
+        self.demands.timeout = Some(limit);
+        self
+    }
+
+    /// How often a task, or an item of a map, is run again after it lost its worker or ran out of time, unless a call says
+    /// otherwise; see [`TaskOptions::retries`](crate::TaskOptions::retries). 0 by default.
+    pub fn retries(mut self, retries: u32) -> Self {
+        self.demands.retries = retries;
         self
     }
 
@@ -131,6 +148,7 @@ impl ProcessPoolBuilder {
             initializer,
             chunk_size,
             window,
+            demands: self.demands,
             origin: Origin::new(method, self.threads)?,
         })?;
         shared.start_thread().map_err(|it| {

@@ -151,7 +151,8 @@ impl<R: Wire> TaskFuture<R> {
     /// Cancels the task if it has not started: it never will, and its result is [`ErrorKind::Cancelled`].
     ///
     /// True if it is cancelled now, or was before; false once it runs or is done. A task that was sent ahead to a worker and
-    /// has not started is taken back.
+    /// has not started is taken back. One that runs is asked to stop, which it may notice by
+    /// [`Worker::stop_requested`](crate::Worker::stop_requested); [`kill`](Self::kill) does not ask.
     pub fn cancel(&self) -> bool {
         if self.shared.is_foreign() {
             return false;
@@ -159,6 +160,34 @@ impl<R: Wire> TaskFuture<R> {
         self.shared.with_state(|state, told| match &self.task.work {
             Work::Batch(batch) => state.cancel_batch(&self.task, batch, told),
             _ => state.cancel(&self.task, told),
+        })
+    }
+
+    /// As [`cancel`](Self::cancel), and if the task runs, its worker is ended in the middle of it (SIGTERM, and SIGKILL 1 s later
+    /// if the task handles that), and replaced. Of a map all items are stopped.
+    ///
+    /// True if the task is or will be [`ErrorKind::Cancelled`]; false if it has ended otherwise. Should it end in the very moment,
+    /// its result counts. No other task is affected.
+    ///
+    /// ```
+    /// use procpool::{ErrorKind, ProcessPoolExecutor};
+    ///
+    /// let pool = ProcessPoolExecutor::builder().workers(1).build()?;
+    /// let endless = pool.submit(|()| -> () { loop { std::thread::park() } }, ());
+    /// while !endless.is_running() {
+    ///     std::thread::yield_now();
+    /// }
+    /// assert!(!endless.cancel() && endless.kill());
+    /// assert_eq!(endless.result().unwrap_err().kind(), ErrorKind::Cancelled);
+    /// # Ok::<(), procpool::Error>(())
+    /// ```
+    pub fn kill(&self) -> bool {
+        if self.shared.is_foreign() {
+            return false;
+        }
+        self.shared.with_state(|state, told| match &self.task.work {
+            Work::Batch(batch) => state.kill_batch(&self.task, batch, told),
+            _ => state.kill(&self.task, told),
         })
     }
 

@@ -132,17 +132,18 @@ impl Shared {
 
     /// Sleeps until something happens, with the background thread kept out of it.
     fn sleep(&self, deadline: Option<Instant>, done: &dyn Fn() -> bool, ready: &mut Vec<u64>) {
-        let due = {
+        let until = {
             let mut state = self.state.lock();
             state.leader_sleeps = true;
             if std::mem::take(&mut state.is_armed) {
                 self.set_gate(Interest::None);
             }
             self.clear_relief(&mut state);
-            [state.fall_asleep(), state.next_deadline(false), deadline]
+            let due = [state.fall_asleep(), state.next_deadline(false), deadline];
+            state.leader_until = due.into_iter().flatten().min();
+            state.leader_until
         };
         full_barrier();
-        let until = due.into_iter().flatten().min();
         ready.clear();
         if !self.has_records() && !done() {
             self.wait_for_events(until, ready);

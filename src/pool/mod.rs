@@ -23,6 +23,7 @@ mod background;
 mod batch;
 mod builder;
 mod callbacks;
+mod demands;
 mod descriptors;
 mod dispatcher;
 mod future;

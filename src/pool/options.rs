@@ -2,6 +2,7 @@
 
 use super::{
     batch::{Batch, Context, Delivery, undecodable},
+    demands::Demands,
     future::{TaskFuture, refuse},
     lazy::{Imap, ImapUnordered},
     map::{Cut, Run},
@@ -13,7 +14,7 @@ use super::{
 use crate::error::{Error, ErrorKind, Result};
 use crate::process::function::{ContextLoader, Function};
 use crate::wire::{Wire, codec, handle};
-use std::{fmt, sync::Arc};
+use std::{fmt, sync::Arc, time::Duration};
 
 /// The calls of a [`ProcessPoolExecutor`](crate::ProcessPoolExecutor) with settings of their own.
 ///
@@ -28,6 +29,7 @@ use std::{fmt, sync::Arc};
 pub struct TaskOptions<'a> {
     shared: &'a Arc<Shared>,
     cut: Cut,
+    demands: Demands,
 }
 
 impl<'a> TaskOptions<'a> {
@@ -39,6 +41,7 @@ impl<'a> TaskOptions<'a> {
                 chunk_size: settings.chunk_size,
                 window: settings.window,
             },
+            demands: settings.demands,
         }
     }
 
@@ -57,6 +60,40 @@ impl<'a> TaskOptions<'a> {
     /// 0 is an error of the call ([`ErrorKind::InvalidInput`]). `map_async` reads its whole input in the call.
     pub fn window(mut self, items: usize) -> Self {
         self.cut.window = Some(items);
+        self
+    }
+
+    /// How long the task, or each item of a map, may run; [`Duration::MAX`] is no limit. The pool's
+    /// [`task_timeout`](crate::ProcessPoolBuilder::task_timeout) by default.
+    ///
+    /// The clock starts when the task starts, not when it is submitted. When the limit has passed, the worker is ended in the
+    /// middle of it (SIGTERM, and SIGKILL 1 s later if the task handles that), and replaced; the task is
+    /// [`ErrorKind::TimedOut`]. Whatever else was sent to that worker runs elsewhere, the items of the same chunk too.
+    ///
+    /// ```
+    /// use procpool::{ErrorKind, ProcessPoolExecutor};
+    /// use std::{thread, time::Duration};
+    ///
+    /// let pool = ProcessPoolExecutor::builder().workers(1).build()?;
+    /// let limited = pool.options().timeout(Duration::from_millis(50));
+    /// let error = limited.apply(|()| thread::sleep(Duration::MAX), ()).unwrap_err();
+    /// assert_eq!(error.kind(), ErrorKind::TimedOut);
+    /// assert_eq!(limited.apply(|x: i32| x + 1, 1)?, 2);
+    /// # Ok::<(), procpool::Error>(())
+    /// ```
+    pub fn timeout(mut self, limit: Duration) -> Self {
+        self.demands.timeout = Some(limit);
+        self
+    }
+
+    /// How often the task, or an item of a map, is run again after its worker died ([`ErrorKind::WorkerDied`]) or it ran out of
+    /// time ([`ErrorKind::TimedOut`]); the pool's [`retries`](crate::ProcessPoolBuilder::retries) by default.
+    ///
+    /// Between two tries lies a pause, of 10 ms at first, that doubles up to 1 s, less a random part. A panic is not retried: it
+    /// is the task's answer. The error of a task that used up its tries tells how each ended; a task learns from
+    /// [`Worker::attempt`](crate::Worker::attempt) which one it is.
+    pub fn retries(mut self, retries: u32) -> Self {
+        self.demands.retries = retries;
         self
     }
 
@@ -234,7 +271,7 @@ impl<'a> TaskOptions<'a> {
         let function = Function::unary(f)?;
         let argument = encoded(arg, &self.shared.slabs)
             .map_err(|reason| codec_error("the argument", &reason))?;
-        Ok(Task::call(function, argument))
+        Ok(Task::call(function, argument, self.demands))
     }
 
     fn run<I, R>(
@@ -251,7 +288,7 @@ impl<'a> TaskOptions<'a> {
         R: Wire + 'static,
     {
         self.shared.check_owner()?;
-        let batch = Batch::new(function?, context, delivery, fail_fast);
+        let batch = Batch::new(function?, context, self.demands, delivery, fail_fast);
         Run::new(self.shared, batch, self.cut, items.into_iter())
     }
 
@@ -280,6 +317,7 @@ impl fmt::Debug for TaskOptions<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("TaskOptions")
             .field("cut", &self.cut)
+            .field("demands", &self.demands)
             .finish_non_exhaustive()
     }
 }

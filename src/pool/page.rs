@@ -34,7 +34,7 @@
 
 use crate::error::Result;
 use crate::shm::Segment;
-use crate::sys::futex;
+use crate::sys::{clock, futex};
 use std::{
     os::fd::{AsFd, BorrowedFd, OwnedFd},
     sync::atomic::{AtomicU32, AtomicU64, Ordering, fence},
@@ -49,6 +49,9 @@ const BELL: usize = 192;
 const WANTS_ROOM: usize = 256;
 const BUSY_NANOS: usize = 320;
 const ITEMS_DONE: usize = 328;
+const STARTED_ITEM: usize = 384;
+const STARTED_AT: usize = 392;
+const STOP: usize = 448;
 const RING: usize = 4096;
 
 /// Bytes; twice the largest record, which is `SPILL` and a header (shm/buffer.rs).
@@ -138,8 +141,8 @@ impl RecordHead {
     }
 }
 
-/// The shared page, for both sides.
-#[derive(Debug)]
+/// The shared page, for both sides. Clones see the same.
+#[derive(Debug, Clone)]
 pub(super) struct Page(Segment);
 
 impl Page {
@@ -262,6 +265,21 @@ impl Page {
         self.bell_word().swap(Bell::Off as u32, Ordering::Relaxed) != Bell::Off as u32
     }
 
+    /// Notes that an item starts now. Only for items whose time is limited: it takes as long as a tiny item.
+    pub(super) fn note_start(&self, item: u32) {
+        let view = self.0.view();
+        view.atomic_u64(STARTED_AT)
+            .store(clock::now(), Ordering::Relaxed);
+        // Release: whoever sees the item sees its time.
+        view.atomic_u32(STARTED_ITEM).store(item, Ordering::Release);
+    }
+
+    /// Whether the pool has asked this item to stop.
+    pub(super) fn is_stop_requested(&self, item: u32) -> bool {
+        let word = self.0.view().atomic_u64(STOP).load(Ordering::Relaxed);
+        word == 1 << 32 | u64::from(item)
+    }
+
     /// Adds to what the pool measures tasks by.
     pub(super) fn account(&self, nanos: u64, items: u64) {
         let view = self.0.view();
@@ -280,6 +298,24 @@ impl Page {
 
 /// The pool's side.
 impl Page {
+    /// How long an item runs that has noted its start; none if it has not yet.
+    pub(super) fn age(&self, item: u32) -> Option<Duration> {
+        let view = self.0.view();
+        let noted = view.atomic_u32(STARTED_ITEM).load(Ordering::Acquire);
+        // Should the next item note its start between the two, it is not this one that runs.
+        let then = view.atomic_u64(STARTED_AT).load(Ordering::Relaxed);
+        (noted == item && then > 0).then(|| clock::since(then))
+    }
+
+    /// Asks the item to stop, which it may notice.
+    pub(super) fn request_stop(&self, item: u32) {
+        let word = 1 << 32 | u64::from(item);
+        self.0
+            .view()
+            .atomic_u64(STOP)
+            .store(word, Ordering::Relaxed);
+    }
+
     /// The number of the item that would start next.
     pub(super) fn started(&self) -> u32 {
         halves(self.word().load(Ordering::Acquire)).0

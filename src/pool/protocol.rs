@@ -55,11 +55,17 @@ pub(super) struct RequestHead {
     pub(super) slab_length: u64,
     /// Whether the item's argument holds handles, whose descriptors came before.
     pub(super) has_handles: bool,
+    /// Whether the items' time is limited, so that each notes when it starts.
+    pub(super) is_timed: bool,
+    /// Which try of the item this is, from 1; 0 where that is not counted.
+    pub(super) attempt: u16,
     pub(super) function: Option<Function>,
 }
 
 impl RequestHead {
     pub(super) const SIZE: usize = 32 + Function::SIZE;
+    /// Its bits in the head.
+    pub(super) const MOST_ATTEMPTS: u16 = (1 << 14) - 1;
 
     pub(super) fn new(kind: Kind) -> Self {
         Self {
@@ -71,6 +77,8 @@ impl RequestHead {
             context: 0,
             slab_length: 0,
             has_handles: false,
+            is_timed: false,
+            attempt: 0,
             function: None,
         }
     }
@@ -88,7 +96,9 @@ impl RequestHead {
         for (place, word) in bytes.chunks_exact_mut(4).zip(words) {
             place.copy_from_slice(&word.to_le_bytes());
         }
-        let word = self.slab_length << 1 | u64::from(self.has_handles);
+        let flags = u64::from(self.has_handles) | u64::from(self.is_timed) << 1;
+        let word =
+            self.slab_length << 16 | u64::from(self.attempt & Self::MOST_ATTEMPTS) << 2 | flags;
         bytes[24..32].copy_from_slice(&word.to_le_bytes());
         if let Some(function) = self.function {
             bytes[32..].copy_from_slice(&function.to_bytes());
@@ -112,8 +122,10 @@ impl RequestHead {
             count,
             slab,
             context,
-            slab_length: last >> 1,
+            slab_length: last >> 16,
             has_handles: last & 1 != 0,
+            is_timed: last & 2 != 0,
+            attempt: (last >> 2) as u16 & Self::MOST_ATTEMPTS,
             function,
         })
     }

@@ -3,6 +3,7 @@
 
 use super::{
     callbacks::Callbacks,
+    demands::Demands,
     dispatcher::{Phase, State, pages},
     link::Link,
     page::{Bell, Page},
@@ -39,6 +40,7 @@ pub(super) struct Settings {
     pub(super) initializer: Option<EncodedCall>,
     pub(super) chunk_size: Option<usize>,
     pub(super) window: Option<usize>,
+    pub(super) demands: Demands,
     pub(super) origin: Origin,
 }
 
@@ -188,10 +190,12 @@ impl Shared {
             if let Some(refusal) = state.refusal() {
                 return Err(refusal);
             }
+            let is_timed = unit.demands().timeout.is_some();
             let expected = state.outstanding + u64::from(unit.count());
             state.submit(unit, &mut told);
-            // Something failed on its way to a worker, and the leader may wait for it.
-            let wake_leader = state.leader_sleeps && state.outstanding < expected;
+            // Something failed on its way to a worker, and the leader may wait for it; or it would wake too late.
+            let wake_leader = state.leader_sleeps
+                && (state.outstanding < expected || is_timed && state.leader_oversleeps());
             if state.leader.is_none() {
                 let due = state.next_deadline(true);
                 self.care_for_timers(&mut state, due);

@@ -3,6 +3,7 @@
 use super::{
     batch::{Batch, Part},
     callbacks::Callbacks,
+    demands::{Demands, Tries},
     payload::Payload,
 };
 use crate::error::{Error, ErrorKind, Result};
@@ -23,6 +24,7 @@ use std::{
 pub(super) struct Task {
     pub(super) id: u64,
     pub(super) work: Work,
+    pub(super) demands: Demands,
     outcome: OnceLock<Result<Body>>,
     cell: Mutex<Cell>,
 }
@@ -49,6 +51,7 @@ pub(super) enum Body {
 struct Cell {
     argument: Payload,
     place: Place,
+    tries: Tries,
     observers: Vec<Observer>,
 }
 
@@ -74,25 +77,27 @@ pub(super) type Callback = Box<dyn FnOnce() + Send>;
 
 impl Task {
     /// A call of a function with an encoded argument.
-    pub(super) fn call(function: Function, argument: Payload) -> Self {
-        Self::new(Work::Call(function), argument)
+    pub(super) fn call(function: Function, argument: Payload, demands: Demands) -> Self {
+        Self::new(Work::Call(function), argument, demands)
     }
 
     /// A whole map.
     pub(super) fn batch(batch: Arc<Batch>) -> Self {
-        Self::new(Work::Batch(batch), Payload::EMPTY)
+        Self::new(Work::Batch(batch), Payload::EMPTY, Demands::default())
     }
 
-    fn new(work: Work, argument: Payload) -> Self {
+    fn new(work: Work, argument: Payload, demands: Demands) -> Self {
         static NEXT: AtomicU64 = AtomicU64::new(1);
         let cell = Cell {
             argument,
             place: Place::Queue,
+            tries: Tries::default(),
             observers: Vec::new(),
         };
         Self {
             id: NEXT.fetch_add(1, Ordering::Relaxed),
             work,
+            demands,
             outcome: OnceLock::new(),
             cell: Mutex::new(cell),
         }
@@ -100,7 +105,7 @@ impl Task {
 
     /// A task that is done before it began.
     pub(super) fn failed(error: Error) -> Self {
-        let task = Self::new(Work::Nothing, Payload::EMPTY);
+        let task = Self::new(Work::Nothing, Payload::EMPTY, Demands::default());
         task.outcome.get_or_init(|| Err(error));
         task
     }
@@ -133,6 +138,11 @@ impl Task {
 
     pub(super) fn set_place(&self, place: Place) {
         self.cell.lock().place = place;
+    }
+
+    /// Looks at how it was tried before.
+    pub(super) fn with_tries<T>(&self, look: impl FnOnce(&mut Tries) -> T) -> T {
+        look(&mut self.cell.lock().tries)
     }
 
     /// Looks at the argument, which may have to change its slab.

@@ -1,6 +1,10 @@
 //! What is queued and sent: one call, or a part of a map's chunk.
 
-use super::{batch::Chunk, task::Task};
+use super::{
+    batch::Chunk,
+    demands::{Demands, Tries},
+    task::Task,
+};
 use std::sync::Arc;
 
 /// Consecutive items of one call, to be run or running.
@@ -24,6 +28,21 @@ impl Unit {
         match self {
             Self::Call(_) => 1,
             Self::Items(items) => items.count,
+        }
+    }
+
+    pub(super) fn demands(&self) -> Demands {
+        match self {
+            Self::Call(task) => task.demands,
+            Self::Items(items) => items.chunk.batch.demands,
+        }
+    }
+
+    /// Looks at how its first item was tried before.
+    pub(super) fn with_tries<T>(&self, look: impl FnOnce(&mut Tries) -> T) -> T {
+        match self {
+            Self::Call(task) => task.with_tries(look),
+            Self::Items(items) => items.chunk.batch.with_tries(items.index(), look),
         }
     }
 

@@ -6,7 +6,7 @@ use crate::sys::memory::{self, Mapping};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 /// An anonymous file and its mapping. Both go when it is dropped; other processes keep theirs.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub(crate) struct Segment(View);
 
 impl Segment {

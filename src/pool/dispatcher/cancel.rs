@@ -4,6 +4,7 @@ use super::{Phase, Slot, State, cancelled, closed};
 use crate::error::Error;
 use crate::pool::{
     batch::Batch,
+    link::is_before,
     task::{Place, Task, Told},
     unit::Unit,
 };
@@ -66,12 +67,14 @@ impl State {
             self.put_back(units);
         }
         if task.place() != Place::Queue {
+            self.request_stop(task);
             return false;
         }
-        let before = self.queue.len();
-        self.queue
-            .retain(|it| !matches!(it, Unit::Call(queued) if Arc::ptr_eq(queued, task)));
-        self.outstanding -= (before - self.queue.len()) as u64;
+        let is_another = |it: &Unit| !matches!(it, Unit::Call(queued) if Arc::ptr_eq(queued, task));
+        let before = self.queue.len() + self.delayed.len();
+        self.queue.retain(&is_another);
+        self.delayed.retain(|it| is_another(&it.1));
+        self.outstanding -= (before - self.queue.len() - self.delayed.len()) as u64;
         task.complete(Err(cancelled()), told);
         true
     }
@@ -92,7 +95,7 @@ impl State {
                 continue;
             };
             let mut sent = link.in_flight.iter();
-            if let Some(item) = sent.find(|it| is_of(&it.unit, batch)).map(|it| it.item) {
+            if let Some(item) = sent.find(|it| it.unit.is_of(batch)).map(|it| it.item) {
                 let units = link.take_back(item);
                 self.put_back(units);
             }
@@ -111,7 +114,7 @@ impl State {
             let started = link.page.started();
             link.in_flight
                 .iter()
-                .any(|it| is_of(&it.unit, batch) && is_before(it.item, started))
+                .any(|it| it.unit.is_of(batch) && is_before(it.item, started))
         });
         running || batch.has_outcomes()
     }
@@ -136,6 +139,11 @@ impl State {
                 self.queue.push_back(unit);
             }
         }
+        for (at, unit) in mem::take(&mut self.delayed) {
+            if let Some(unit) = self.drop_cancelled(unit, told) {
+                self.delayed.push((at, unit));
+            }
+        }
     }
 
     /// Whether the item of this call has started.
@@ -157,9 +165,16 @@ impl State {
                 self.put_back(units);
             }
         }
-        for unit in mem::take(&mut self.queue) {
+        for unit in self.take_waiting() {
             self.finish(&unit, Err(cancelled()), told);
         }
+    }
+
+    /// Takes all that is queued, also what waits for another try.
+    fn take_waiting(&mut self) -> Vec<Unit> {
+        let delayed = mem::take(&mut self.delayed).into_iter().map(|it| it.1);
+        let queued = mem::take(&mut self.queue);
+        queued.into_iter().chain(delayed).collect()
     }
 
     /// Fails everything, now, and has the workers end: at once, or with a grace for those that are busy.
@@ -167,7 +182,7 @@ impl State {
         if let Phase::Ended(_) = self.phase {
             return;
         }
-        for unit in mem::take(&mut self.queue) {
+        for unit in self.take_waiting() {
             self.finish(&unit, Err(error.clone()), told);
         }
         for slot in 0..self.slots.len() {
@@ -186,13 +201,4 @@ impl State {
         }
         self.end(error.clone());
     }
-}
-
-fn is_of(unit: &Unit, batch: &Arc<Batch>) -> bool {
-    matches!(unit, Unit::Items(it) if Arc::ptr_eq(&it.chunk.batch, batch))
-}
-
-/// Whether an item's number comes before another's; they wrap.
-fn is_before(item: u32, other: u32) -> bool {
-    item.wrapping_sub(other) > u32::MAX / 2
 }

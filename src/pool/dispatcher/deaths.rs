@@ -2,7 +2,10 @@
 
 use super::{Phase, Slot, State, closed};
 use crate::error::{Error, ErrorKind};
-use crate::pool::task::Told;
+use crate::pool::{
+    task::{Place, Told},
+    unit::Unit,
+};
 use crate::process::fault::Fault;
 use std::{
     mem,
@@ -20,6 +23,14 @@ const FIRST_PAUSE: Duration = Duration::from_millis(10);
 
 /// The longest pause between starts.
 const LONGEST_PAUSE: Duration = Duration::from_secs(1);
+
+/// The pause before an item is tried again, doubled with each, less up to half of it: what failed together comes back apart.
+fn pause_before_try(tried: u32) -> Duration {
+    let pause = (FIRST_PAUSE * (1 << (tried - 1).min(16))).min(LONGEST_PAUSE);
+    // Without randomness it is the whole of it.
+    let part = getrandom::u32().map_or(0.0, |it| f64::from(it) / f64::from(u32::MAX));
+    pause.mul_f64(1.0 - part / 2.0)
+}
 
 impl State {
     /// Takes leave of a dead worker whose replies have been read: what had started failed, the rest goes elsewhere.
@@ -39,7 +50,9 @@ impl State {
         let units = front.map(|it| link.take_back(it)).unwrap_or_default();
         for sent in mem::take(&mut link.in_flight) {
             // Whatever is left has started: one item, as items start one after the other.
-            self.finish(&sent.unit, Err(error.clone()), told);
+            let verdict = link.verdict.take_if(|it| it.item == sent.item);
+            let error = verdict.map_or_else(|| error.clone(), |it| it.error);
+            self.fail_or_retry(sent.unit, error, told);
         }
         self.put_back(units);
         let was_ready = link.is_ready;
@@ -52,6 +65,35 @@ impl State {
             return self.vacate(slot, Error::new(ErrorKind::StartFailed, message), told);
         }
         self.slots[slot] = Slot::Vacant(Instant::now());
+    }
+
+    /// Ends an item that lost its worker, or has it tried again after a pause.
+    fn fail_or_retry(&mut self, unit: Unit, error: Error, told: &mut Told) {
+        let (retries, wanted) = (unit.demands().retries, unit.wanted() > 0);
+        let is_open = matches!(self.phase, Phase::Open | Phase::Closed);
+        if retries == 0 || !wanted || !is_open || error.kind() == ErrorKind::Cancelled {
+            return self.finish(&unit, Err(error), told);
+        }
+        let tries = unit.with_tries(|tries| {
+            tries.push(error.clone());
+            tries.clone()
+        });
+        let tried = tries.next() - 1;
+        if tried > retries {
+            return self.finish(&unit, Err(tries.into_error().unwrap_or(error)), told);
+        }
+        if let Unit::Call(task) = &unit {
+            task.set_place(Place::Queue);
+        }
+        self.delayed
+            .push((Instant::now() + pause_before_try(tried), unit));
+    }
+
+    /// Queues what is due to be tried again.
+    pub(super) fn queue_delayed(&mut self) {
+        let now = Instant::now();
+        let due = self.delayed.extract_if(.., |it| it.0 <= now);
+        self.queue.extend(due.map(|it| it.1));
     }
 
     /// Leaves a place empty for a while after a failed start, or gives up.

@@ -8,6 +8,7 @@ mod deaths;
 mod refill;
 mod replies;
 mod slot;
+mod verdicts;
 
 use crate::error::{Error, ErrorKind};
 use crate::pool::{
@@ -48,6 +49,8 @@ pub(super) enum Phase {
 pub(super) struct State {
     pub(super) phase: Phase,
     queue: VecDeque<Unit>,
+    /// What is to be tried again, and when.
+    delayed: Vec<(Instant, Unit)>,
     pub(super) slots: Vec<Slot>,
     /// Items queued or in flight.
     pub(super) outstanding: u64,
@@ -65,6 +68,8 @@ pub(super) struct State {
     pub(super) looked: Instant,
     /// Whether that caller sleeps, and must be woken for what others do.
     pub(super) leader_sleeps: bool,
+    /// When it wakes by itself.
+    pub(super) leader_until: Option<Instant>,
     /// Whether the background thread would notice an event.
     pub(super) is_armed: bool,
     /// Whether it will look soon in any case, as the caller that led may lead again before.
@@ -84,6 +89,7 @@ impl State {
         Self {
             phase: Phase::Open,
             queue: VecDeque::new(),
+            delayed: Vec::new(),
             slots: (0..workers).map(|_| Slot::Starting).collect(),
             outstanding: 0,
             item_nanos: None,
@@ -93,6 +99,7 @@ impl State {
             leader: None,
             looked: Instant::now(),
             leader_sleeps: false,
+            leader_until: None,
             is_armed: true,
             is_relieved: false,
             changes: 0,
@@ -108,7 +115,9 @@ impl State {
         for slot in 0..self.slots.len() {
             self.read_replies(slot, told);
         }
+        self.watch_the_clock();
         self.end_when_done();
+        self.queue_delayed();
         self.refill(told);
         self.feed_the_idle(told);
         for (bound_to, id) in self.slabs.take_dropped() {
@@ -201,10 +210,17 @@ impl State {
     pub(super) fn next_deadline(&self, in_background: bool) -> Option<Instant> {
         let places = self.slots.iter().filter_map(|slot| match slot {
             Slot::Vacant(at) => in_background.then_some(*at),
-            Slot::Running(link) => link.status_due(),
+            Slot::Running(link) => link.next_deadline(),
             Slot::Starting | Slot::Retired => None,
         });
-        places.chain(self.kill_at).min()
+        let tries = self.delayed.iter().map(|it| it.0);
+        places.chain(self.kill_at).chain(tries).min()
+    }
+
+    /// Whether the leader sleeps beyond what is due.
+    pub(super) fn leader_oversleeps(&self) -> bool {
+        let due = self.next_deadline(false);
+        due.is_some_and(|due| self.leader_until.is_none_or(|it| due < it))
     }
 
     /// Has the workers ring, as whoever read their replies goes to sleep, and says by when to look without a bell.

@@ -48,6 +48,21 @@ pub(super) struct Sent {
     pub(super) unit: Unit,
 }
 
+/// Whether an item's number comes before another's; they wrap.
+pub(super) fn is_before(item: u32, other: u32) -> bool {
+    item.wrapping_sub(other) > u32::MAX / 2
+}
+
+/// Why and when a worker is stopped in the middle of an item.
+#[derive(Debug)]
+pub(super) struct Verdict {
+    pub(super) item: u32,
+    /// What becomes of the item.
+    pub(super) error: Error,
+    /// When it is killed, if it has not ended by then.
+    pub(super) kill_at: Option<Instant>,
+}
+
 /// One worker process.
 #[derive(Debug)]
 pub(super) struct Link {
@@ -96,6 +111,10 @@ pub(super) struct Link {
     seen: (u32, Instant),
     /// Whether its replies have been read since that was `LOOK_AGAIN` ago.
     looked_again: bool,
+    /// It was told to end, and gets nothing more.
+    pub(super) verdict: Option<Verdict>,
+    /// When an item in flight may be out of time, at the earliest.
+    pub(super) due: Option<Instant>,
 }
 
 /// Both ends of what connects a worker.
@@ -180,6 +199,8 @@ impl Link {
             dead_since: None,
             seen: (0, Instant::now()),
             looked_again: false,
+            verdict: None,
+            due: None,
             is_gone: false,
             is_bell_closed: false,
             record: Vec::new(),
@@ -198,6 +219,7 @@ impl Link {
             .retain(|it| front.is_some_and(|front| it.wrapping_sub(front) < u32::MAX / 2));
         let has_room = self.handled.len() < MOST_HANDLED;
         has_room
+            && self.verdict.is_none()
             && self.gap.is_none()
             && !self.is_gone
             && self.exit.is_none()
@@ -263,6 +285,36 @@ impl Link {
         is_batched.then(|| Instant::now() + LOOK_AGAIN)
     }
 
+    /// Whether this item has started and is not answered, as far as replies have been read.
+    pub(super) fn runs(&self, item: u32) -> bool {
+        self.front() == Some(item) && is_before(item, self.page.started())
+    }
+
+    /// Tells the worker to end; the item may notice, and says so by its own end.
+    pub(super) fn stop(&mut self, verdict: Verdict) {
+        self.page.request_stop(verdict.item);
+        self.pidfd.terminate();
+        self.verdict = Some(verdict);
+    }
+
+    /// Kills what has not ended within its grace.
+    pub(super) fn enforce(&mut self, now: Instant) {
+        let verdict = self.verdict.as_mut();
+        let due = verdict.and_then(|it| it.kill_at.take_if(|at| *at <= now));
+        if due.is_some() {
+            self.pidfd.kill();
+        }
+    }
+
+    /// When there is something to do although nothing happens.
+    pub(super) fn next_deadline(&self) -> Option<Instant> {
+        let verdict = self.verdict.as_ref().and_then(|it| it.kill_at);
+        [self.status_due(), self.due, verdict]
+            .into_iter()
+            .flatten()
+            .min()
+    }
+
     /// Whether the item that runs has been seen to run for long.
     pub(super) fn is_stuck(&self) -> bool {
         self.looked_again && self.seen.0 == self.page.started()
@@ -293,7 +345,7 @@ impl Link {
     }
 
     /// When the status of a dead worker is no longer waited for.
-    pub(super) fn status_due(&self) -> Option<Instant> {
+    fn status_due(&self) -> Option<Instant> {
         self.dead_since.map(|it| it + STATUS_LIMIT)
     }
 

@@ -18,6 +18,7 @@ use std::{
     io,
     os::fd::AsFd,
     sync::{Arc, Weak},
+    time::Instant,
 };
 
 /// Bytes of small frames that are gathered before they are written, while the worker has something to do.
@@ -37,6 +38,10 @@ impl Link {
         if let Unit::Call(task) = &unit {
             task.set_place(Place::Worker(slot, self.next_item));
         }
+        if let Some(limit) = unit.demands().timeout {
+            let due = Instant::now().checked_add(limit);
+            self.due = self.due.into_iter().chain(due).min();
+        }
         let count = unit.count();
         self.page.allow(self.next_item, count);
         self.in_flight.push_back(Sent {
@@ -54,13 +59,14 @@ impl Link {
                 let Work::Call(function) = task.work else {
                     unreachable!("only calls are queued as one");
                 };
-                task.with_argument(|argument| self.stage_value(function, 0, argument))
+                let head = self.items_head(function, 0, 1, unit);
+                task.with_argument(|argument| self.stage_value(head, argument))
             }
-            Unit::Items(items) => self.stage_items(items),
+            Unit::Items(items) => self.stage_items(items, unit),
         }
     }
 
-    fn stage_items(&mut self, items: &Items) -> Result<()> {
+    fn stage_items(&mut self, items: &Items, unit: &Unit) -> Result<()> {
         let batch = &items.chunk.batch;
         let context = batch
             .context
@@ -68,13 +74,14 @@ impl Link {
             .map_or(Ok(0), |it| self.stage_context(it))?;
         let mut payload = items.chunk.items.lock();
         if items.chunk.count == 1 {
-            return self.stage_value(batch.function, context, &mut payload);
+            let head = self.items_head(batch.function, context, 1, unit);
+            return self.stage_value(head, &mut payload);
         }
         let bytes = payload
             .bytes()
             .expect("a chunk of several items is private");
         let bytes = items.part_of(bytes);
-        let mut head = self.items_head(batch.function, context, items.count);
+        let mut head = self.items_head(batch.function, context, items.count, unit);
         let single = &bytes[if items.count == 1 {
             size_of::<u32>()
         } else {
@@ -85,21 +92,22 @@ impl Link {
         Ok(())
     }
 
-    fn items_head(&self, function: Function, context: u32, count: u32) -> RequestHead {
+    fn items_head(&self, function: Function, context: u32, count: u32, unit: &Unit) -> RequestHead {
+        let demands = unit.demands();
         let mut head = RequestHead::new(Kind::Items);
+        head.is_timed = demands.timeout.is_some();
+        // What is tried again travels alone.
+        if demands.retries > 0 && count == 1 {
+            let attempt = unit.with_tries(|it| it.next());
+            head.attempt = attempt.min(RequestHead::MOST_ATTEMPTS.into()) as u16;
+        }
         (head.item, head.count) = (self.next_item, count);
         (head.context, head.function) = (context, Some(function));
         head
     }
 
     /// Stages one item whose argument may lie in a slab.
-    fn stage_value(
-        &mut self,
-        function: Function,
-        context: u32,
-        argument: &mut Payload,
-    ) -> Result<()> {
-        let mut head = self.items_head(function, context, 1);
+    fn stage_value(&mut self, mut head: RequestHead, argument: &mut Payload) -> Result<()> {
         let value = match argument {
             Payload::Handled(handled) => {
                 self.send_handles(&handled.descriptors)?;

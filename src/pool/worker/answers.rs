@@ -1,7 +1,7 @@
 //! Running single items, and answering each.
 
 use super::{
-    TASKS_DONE,
+    RUNNING, TASKS_DONE,
     frame::Frame,
     replies::{Doing, Replies},
     slabs::ResultSlabs,
@@ -65,6 +65,7 @@ impl Answers {
         let started = self.replies.page.try_start(item);
         if started {
             self.replies.doing.set(Doing::Item(item));
+            RUNNING.store(item, Ordering::Relaxed);
             self.replies.ring_if_wanted();
         }
         started

@@ -38,7 +38,7 @@ use std::{
     rc::Rc,
     sync::{
         Arc,
-        atomic::{AtomicU64, Ordering},
+        atomic::{AtomicU32, AtomicU64, Ordering},
     },
     time::{Duration, Instant},
 };
@@ -56,11 +56,50 @@ pub struct Worker {
     pub pid: u32,
     /// Tasks it has finished, whatever came of them.
     pub tasks_done: u64,
+    /// Which try of its task this is, from 1; see [`TaskOptions::retries`](crate::TaskOptions::retries).
+    pub attempt: u32,
 }
 
-/// The place in its pool, and the process that has it; none outside of a worker. A copy of a worker is none, and may become one of
-/// another pool.
-static WORKER: Mutex<Option<(usize, u32)>> = Mutex::new(None);
+impl Worker {
+    /// Whether the task that runs in this worker was asked to stop: by [`TaskFuture::cancel`](crate::TaskFuture::cancel), which
+    /// lets it go on, or by what ends its worker next, a timeout say. A load from shared memory: a long loop may ask often.
+    ///
+    /// ```
+    /// let pool = procpool::ProcessPoolExecutor::builder().workers(1).build()?;
+    /// let count = |()| {
+    ///     let worker = procpool::current_worker().expect("a task runs in a worker");
+    ///     (0u64..).take_while(|_| !worker.stop_requested()).count()
+    /// };
+    /// let counting = pool.submit(count, ());
+    /// while !counting.is_running() {
+    ///     std::thread::yield_now();
+    /// }
+    /// assert!(!counting.cancel()); // It runs; but it hears of it.
+    /// assert!(counting.result()? < usize::MAX);
+    /// # Ok::<(), procpool::Error>(())
+    /// ```
+    #[must_use]
+    pub fn stop_requested(&self) -> bool {
+        let here = HERE.lock();
+        let here = here.as_ref().filter(|it| it.pid == pid::current());
+        here.is_some_and(|it| it.page.is_stop_requested(RUNNING.load(Ordering::Relaxed)))
+    }
+}
+
+/// This process as a worker.
+struct Here {
+    /// Its place in the pool.
+    id: usize,
+    /// A copy of it is no worker, and may become one of another pool.
+    pid: u32,
+    page: Page,
+}
+
+static HERE: Mutex<Option<Here>> = Mutex::new(None);
+/// The number of the item that runs.
+static RUNNING: AtomicU32 = AtomicU32::new(0);
+/// Which try the item that runs is, as far as that is counted.
+static ATTEMPT: AtomicU32 = AtomicU32::new(1);
 static TASKS_DONE: AtomicU64 = AtomicU64::new(0);
 
 /// The worker process that calls this; none anywhere else.
@@ -74,12 +113,13 @@ static TASKS_DONE: AtomicU64 = AtomicU64::new(0);
 /// ```
 #[must_use]
 pub fn current_worker() -> Option<Worker> {
-    let (id, pid) = (*WORKER.lock())?;
-    let tasks_done = TASKS_DONE.load(Ordering::Relaxed);
-    (pid == pid::current()).then_some(Worker {
-        id,
-        pid,
-        tasks_done,
+    let here = HERE.lock();
+    let here = here.as_ref().filter(|it| it.pid == pid::current())?;
+    Some(Worker {
+        id: here.id,
+        pid: here.pid,
+        tasks_done: TASKS_DONE.load(Ordering::Relaxed),
+        attempt: ATTEMPT.load(Ordering::Relaxed),
     })
 }
 
@@ -202,7 +242,11 @@ impl WorkerLoop {
         let setup: Setup = codec::decode(&mut Cursor::new(self.requests.payload())).ok()?;
         child::set_environment(&setup.environment).ok()?;
         child::set_name(&format!("procpool-{}", setup.worker));
-        *WORKER.lock() = Some((setup.worker, pid::current()));
+        *HERE.lock() = Some(Here {
+            id: setup.worker,
+            pid: pid::current(),
+            page: self.answers.replies.page.clone(),
+        });
         TASKS_DONE.store(0, Ordering::Relaxed);
         setup.identity.assume();
         let handles = self.inbox.take_handles();
@@ -227,6 +271,7 @@ impl WorkerLoop {
 
     fn run_items(&mut self, head: RequestHead) -> Option<()> {
         self.is_trimmed = false;
+        ATTEMPT.store(head.attempt.max(1).into(), Ordering::Relaxed);
         let begin = Instant::now();
         if head.has_handles {
             self.answers.give(self.inbox.take_handles());
@@ -240,6 +285,9 @@ impl WorkerLoop {
             let item = head.item.wrapping_add(index);
             if !self.answers.start(item) {
                 break;
+            }
+            if head.is_timed {
+                self.answers.replies.page.note_start(item);
             }
             // Behind the start of an item: if decoding a context ends this process, that is the item's end and no other's.
             if let Some((inbox, contexts)) = parts.take() {

@@ -1,0 +1,70 @@
+//! What a call asks for besides being run.
+
+use crate::error::Error;
+use std::time::Duration;
+
+/// A limit of time for each item, and further tries for those that lose their worker.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(super) struct Demands {
+    /// How long an item may run, from its start on.
+    pub(super) timeout: Option<Duration>,
+    /// How often an item is run again.
+    pub(super) retries: u32,
+}
+
+/// How an item's tries ended, all but the last of them retried.
+#[derive(Debug, Clone, Default)]
+pub(super) struct Tries(Vec<Error>);
+
+impl Tries {
+    /// The number of the next one, from 1.
+    pub(super) fn next(&self) -> u32 {
+        self.0.len() as u32 + 1
+    }
+
+    /// Notes the end of one.
+    pub(super) fn push(&mut self, error: Error) {
+        self.0.push(error);
+    }
+
+    /// The error of an item that has used up its tries: the last one, which tells of those before it.
+    pub(super) fn into_error(mut self) -> Option<Error> {
+        let last = self.0.pop()?;
+        if self.0.is_empty() {
+            return Some(last);
+        }
+        let count = self.0.len() + 1;
+        let before: Vec<String> = self.0.iter().map(Error::to_string).collect();
+        let message = format!(
+            "{last} (try {count} of {count}; before that: {})",
+            before.join("; ")
+        );
+        Some(last.with_message(message))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::error::{ErrorKind, WorkerExit};
+
+    #[test]
+    fn the_last_error_tells_of_those_before_it() {
+        let mut tries = Tries::default();
+        assert!(tries.clone().into_error().is_none());
+        tries.push(Error::new(ErrorKind::TimedOut, "too slow"));
+        let alone = tries.clone().into_error().map(|it| it.to_string());
+        assert_eq!((tries.next(), alone.as_deref()), (2, Some("too slow")));
+        tries.push(Error::worker_died(WorkerExit {
+            pid: 7,
+            signal: Some(9),
+            exit_code: None,
+        }));
+        let error = tries.into_error().expect("two errors");
+        assert_eq!(
+            error.to_string(),
+            "worker 7 was killed by SIGKILL (signal 9) before it answered (try 2 of 2; before that: too slow)"
+        );
+        assert!(error.worker().is_some() && error.kind() == ErrorKind::WorkerDied);
+    }
+}

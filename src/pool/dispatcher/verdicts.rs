@@ -1,0 +1,146 @@
+//! Items that are stopped while they run, by the end of their workers: those that are out of time, and those that were killed.
+//!
+//! A signal must hit the item that it is meant for. So first everything behind it is taken back, which is one
+//! compare-and-swap; then it is checked that this item runs; then the worker is told to end, and gets nothing more. If the item
+//! ends in between, its result counts, and an idle worker ends.
+
+use super::{Slot, State, cancelled};
+use crate::error::{Error, ErrorKind};
+use crate::pool::{
+    batch::Batch,
+    link::{Link, Verdict},
+    task::{Place, Task, Told},
+    unit::Unit,
+};
+use std::{
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+/// How long a task may go on after SIGTERM, if it handles that, before SIGKILL.
+const GRACE: Duration = Duration::from_secs(1);
+
+/// Until an item that has just started has said when.
+const A_MOMENT: Duration = Duration::from_millis(1);
+
+impl State {
+    /// Stops what is out of time, and kills what has not ended within its grace.
+    pub(super) fn watch_the_clock(&mut self) {
+        let now = Instant::now();
+        for slot in 0..self.slots.len() {
+            let Some(link) = self.slots[slot].link_mut() else {
+                continue;
+            };
+            link.enforce(now);
+            if link.due.is_some_and(|it| it <= now)
+                && let Some((item, limit)) = link.overdue(now)
+            {
+                let message = format!("the task ran longer than its limit of {limit:?}");
+                self.condemn(slot, item, Error::new(ErrorKind::TimedOut, message));
+            }
+        }
+    }
+
+    /// Ends the worker in the middle of an item; false if that has ended, or has not started.
+    fn condemn(&mut self, slot: usize, item: u32, error: Error) -> bool {
+        let Some(link) = self.slots[slot].link_mut() else {
+            return false;
+        };
+        let behind = link.take_back(item.wrapping_add(1));
+        let runs = link.runs(item);
+        if runs {
+            link.stop(Verdict {
+                item,
+                error,
+                kill_at: Some(Instant::now() + GRACE),
+            });
+        }
+        self.put_back(behind);
+        runs
+    }
+
+    /// Cancels a call, also while it runs; false if it is done otherwise.
+    pub(in crate::pool) fn kill(&mut self, task: &Arc<Task>, told: &mut Told) -> bool {
+        if self.cancel(task, told) {
+            return true;
+        }
+        let Place::Worker(slot, item) = task.place() else {
+            return false;
+        };
+        // It may have an outcome that nobody has read.
+        self.read_replies(slot, told);
+        if task.is_done() {
+            return task.is_cancelled();
+        }
+        self.condemn(slot, item, killed())
+    }
+
+    /// Cancels a map, also those of its items that run; false if it is done.
+    pub(in crate::pool) fn kill_batch(
+        &mut self,
+        task: &Task,
+        batch: &Arc<Batch>,
+        told: &mut Told,
+    ) -> bool {
+        if task.is_done() {
+            return task.is_cancelled();
+        }
+        batch.cancel_from(0);
+        self.sweep_cancelled(told);
+        for slot in 0..self.slots.len() {
+            self.read_replies(slot, told);
+            let link = self.slots[slot].link();
+            let front = link.and_then(|it| it.in_flight.front());
+            if let Some(sent) = front.filter(|it| it.unit.is_of(batch)) {
+                let item = sent.item;
+                self.condemn(slot, item, killed());
+            }
+        }
+        !task.is_done() || task.is_cancelled()
+    }
+
+    /// Asks a call that runs to stop by itself.
+    pub(super) fn request_stop(&self, task: &Task) {
+        if let Place::Worker(slot, item) = task.place()
+            && let Some(link) = self.slots.get(slot).and_then(Slot::link)
+            && link.runs(item)
+        {
+            link.page.request_stop(item);
+        }
+    }
+}
+
+fn killed() -> Error {
+    Error::new(cancelled().kind(), "the task was killed while it ran")
+}
+
+impl Link {
+    /// The item that runs longer than it may, and the limit; else notes when to look again.
+    fn overdue(&mut self, now: Instant) -> Option<(u32, Duration)> {
+        let limits = self.in_flight.iter();
+        let shortest = limits.filter_map(|it| it.unit.demands().timeout).min();
+        self.due = shortest.and_then(|it| now.checked_add(it));
+        let front = self.in_flight.front()?;
+        let (item, limit) = (front.item, front.unit.demands().timeout?);
+        if !self.runs(item) {
+            return None;
+        }
+        let Some(age) = self.page.age(item) else {
+            self.due = Some(now + A_MOMENT);
+            return None;
+        };
+        if age < limit {
+            let left = now.checked_add(limit - age);
+            self.due = self.due.into_iter().chain(left).min();
+            return None;
+        }
+        self.due = None;
+        Some((item, limit))
+    }
+}
+
+impl Unit {
+    pub(super) fn is_of(&self, batch: &Arc<Batch>) -> bool {
+        matches!(self, Self::Items(it) if Arc::ptr_eq(&it.chunk.batch, batch))
+    }
+}

@@ -1,0 +1,9 @@
+//! What a pool can be told to do with tasks and workers: stop, limit, retry, recycle.
+
+#[path = "common/mod.rs"]
+mod common;
+
+#[path = "control/retries.rs"]
+mod retries;
+#[path = "control/stopping.rs"]
+mod stopping;
