@@ -8,6 +8,8 @@ use std::process::{self, Child, ChildStdin, ChildStdout, Command, Stdio};
 
 use nix::sys::prctl;
 use nix::sys::signal::Signal;
+use nix::sys::wait::waitpid;
+use nix::unistd::{ForkResult, fork};
 
 use crate::Result;
 use crate::machine::Pinned;
@@ -21,6 +23,8 @@ const MARK: &str = "--helper-process";
 pub(crate) const FIRST_BYTE: &str = "first-byte";
 /// Pins itself to the given core and sends every byte back.
 pub(crate) const ECHO: &str = "echo";
+/// Forks for every byte; each child writes one and ends.
+pub(crate) const ZYGOTE: &str = "zygote";
 /// Writes one byte, then keeps a core busy until it is killed.
 pub(crate) const SPIN: &str = "spin";
 /// Prints what the first pool of a program costs, after touching the given MiB.
@@ -45,6 +49,7 @@ pub(crate) fn run_if_asked() {
     let outcome = match mode.as_str() {
         FIRST_BYTE => write_byte(),
         ECHO => echo(number),
+        ZYGOTE => fork_for_every_byte(),
         SPIN => spin_until_killed(),
         COLD_START => start::print_cold_start(number),
         RE_EXECUTION => start::print_re_execution(number),
@@ -140,6 +145,25 @@ fn echo(core: usize) -> Result<()> {
     let mut byte = [0];
     while input.read(&mut byte)? == 1 {
         output.write_all(&byte)?;
+    }
+    Ok(())
+}
+
+/// With one thread. A child is reaped after its byte.
+#[expect(unsafe_code, reason = "fork")]
+fn fork_for_every_byte() -> Result<()> {
+    let mut input = File::from(io::stdin().as_fd().try_clone_to_owned()?);
+    let mut output = File::from(io::stdout().as_fd().try_clone_to_owned()?);
+    while input.read(&mut [0])? == 1 {
+        // SAFETY: this process has one thread, and the child only writes a byte and ends.
+        match unsafe { fork() }? {
+            ForkResult::Child => {
+                let written = output.write_all(&[1]);
+                // SAFETY: _exit runs no code of this process.
+                unsafe { libc::_exit(written.is_err().into()) }
+            }
+            ForkResult::Parent { child } => waitpid(child, None)?,
+        };
     }
     Ok(())
 }

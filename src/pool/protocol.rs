@@ -136,7 +136,9 @@ impl RequestHead {
 pub(super) struct Setup {
     pub(super) worker: usize,
     pub(super) identity: Identity,
-    pub(super) environment: Vec<(Vec<u8>, Vec<u8>)>,
+    /// In one piece, which is what `environment::assume` takes.
+    #[serde(with = "serde_bytes")]
+    pub(super) environment: Vec<u8>,
     pub(super) initializer: Option<EncodedCall>,
 }
 

@@ -15,7 +15,7 @@ use super::{
 use crate::error::{Error, ErrorKind, Result};
 use crate::process::{call::EncodedCall, identity::Identity, start::origin::Origin};
 use crate::sys::{
-    child, pid,
+    environment, pid,
     poll::{Alarm, Interest, Set, Signal},
     spin::Spin,
 };
@@ -130,7 +130,7 @@ impl Shared {
         Setup {
             worker,
             identity: Identity::of_a_worker(format!("Worker-{worker}")),
-            environment: child::environment(),
+            environment: environment::with(&[]),
             initializer,
         }
     }

@@ -2,16 +2,17 @@
 
 use super::{
     fault::Fault,
-    function::{Function, Handles, Invocation},
+    function::{Function, Given, Handles, Invocation},
     identity::Identity,
+    luggage::Luggage,
     method::{StartMethod, set_start_method},
     outcome::{self, Report},
     panic::{self, Report as Printing},
 };
 use crate::error::Error;
-use crate::shm::{Buffer, Cursor, Slab};
-use crate::sys::{child, signal, socket};
-use crate::wire::{codec, handle::Descriptor};
+use crate::shm::{Buffer, Cursor};
+use crate::sys::{child, environment, signal, socket};
+use crate::wire::handle::Descriptor;
 use serde::{Deserialize, Serialize};
 use std::{
     io,
@@ -36,26 +37,24 @@ pub(super) struct Setup {
     /// Whether it is a copy of its parent, whose signal handlers are its own.
     pub(super) is_copy: bool,
     pub(super) method: StartMethod,
-    pub(super) environment: Vec<(Vec<u8>, Vec<u8>)>,
+    #[serde(with = "serde_bytes")]
+    pub(super) environment: Vec<u8>,
     pub(super) function: [u8; Function::SIZE],
     /// Descriptors in the socket.
     pub(super) handles: usize,
 }
 
-/// Runs a child: it gets the pipe where its end is reported, the argument, a place for the outcome, and a socket with handles.
-pub(super) fn main(passed: Vec<OwnedFd>) -> i32 {
-    run(passed).unwrap_or(SOFTWARE)
+/// Runs a child: it gets the pipe where its end is reported, a place for the outcome, a socket with handles, and its luggage.
+pub(super) fn main(given: Given) -> i32 {
+    run(given).unwrap_or(SOFTWARE)
 }
 
-fn run(passed: Vec<OwnedFd>) -> Option<i32> {
+fn run(given: Given) -> Option<i32> {
+    let mut fds = given.fds.into_iter();
     // The pipe stays open as long as the process lives.
-    let [_report, argument, place, handles] = <[OwnedFd; 4]>::try_from(passed).ok()?;
-    let argument = Slab::from_fd(0, argument).ok()?;
-    let (setup_length, length) = argument.published();
-    let (setup_length, length) = (setup_length as usize, length as usize);
-    let mut bytes = Vec::new();
-    argument.copy_out(length, setup_length, &mut bytes);
-    let setup: Setup = codec::decode(&mut Cursor::new(&bytes)).ok()?;
+    let (_report, place, handles) = (fds.next()?, fds.next()?, fds.next()?);
+    let luggage = Luggage::received(given.bytes, fds.next()).ok()?;
+    let setup = luggage.setup()?;
     let function = Function::from_bytes(&setup.function);
     outcome::own_place(&place);
     let report = Arc::new(Report::new(place).ok()?);
@@ -65,13 +64,7 @@ fn run(passed: Vec<OwnedFd>) -> Option<i32> {
         Ok(fds)
     });
     match prepared {
-        Ok(fds) => Some(call(
-            function,
-            argument.read(length),
-            fds,
-            &report,
-            &handles,
-        )),
+        Ok(fds) => Some(call(function, luggage.argument(), fds, &report, &handles)),
         Err(error) => {
             report.fault(
                 None,
@@ -84,7 +77,7 @@ fn run(passed: Vec<OwnedFd>) -> Option<i32> {
 
 fn become_it(setup: Setup) -> io::Result<()> {
     child::set_name(&setup.identity.name);
-    child::set_environment(&setup.environment)?;
+    environment::assume(&setup.environment)?;
     if !setup.is_daemon {
         child::run_on()?;
     }

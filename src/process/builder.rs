@@ -6,23 +6,21 @@ use super::{
     function::Function,
     handle::Process,
     identity::Identity,
+    luggage::Luggage,
     method::{StartMethod, start_method},
     outcome::Outcome,
     start::{self, Flags, Start},
 };
 use crate::error::{Error, ErrorKind, Result};
 use crate::shm::{Buffer, Slab, Slabs};
-use crate::sys::{
-    child::{self, Threads},
-    pipe, socket,
-};
+use crate::sys::{child::Threads, environment, pipe, socket};
 use crate::wire::{Wire, codec, handle};
 use std::{
     ffi::{OsStr, OsString},
     fmt, io,
     os::{
         fd::{AsFd, OwnedFd},
-        unix::ffi::{OsStrExt, OsStringExt},
+        unix::ffi::OsStrExt,
     },
     sync::Arc,
 };
@@ -116,7 +114,7 @@ impl<A: Wire, R: Wire> ProcessBuilder<A, R> {
         let function = Function::unary(self.function)?;
         let identity = Identity::of_a_child(self.name.clone());
         let name = identity.name.clone();
-        let (argument, length, descriptors) = encoded(&self.argument)?;
+        let (argument, descriptors) = encoded(&self.argument)?;
         let setup = Setup {
             identity,
             is_daemon: self.is_daemon,
@@ -126,20 +124,21 @@ impl<A: Wire, R: Wire> ProcessBuilder<A, R> {
             function: function.to_bytes(),
             handles: descriptors.len(),
         };
-        let argument = with_setup(argument, length, &setup)?;
+        let luggage = Luggage::pack(argument, &setup)?;
         let ends = Ends::new().map_err(|it| Error::io("failed to create a process's pipes", it))?;
         send(&ends.handles, &descriptors)
             .map_err(|it| Error::io("failed to hand over the handles in an argument", it))?;
         let outcome = Outcome::new()?;
-        let passed = [
+        let always = [
             ends.report_theirs.as_fd(),
-            argument.as_fd(),
             outcome.as_fd(),
             ends.handles_theirs.as_fd(),
         ];
+        let passed: Vec<_> = always.into_iter().chain(luggage.file()).collect();
         let start = Start {
             main: bootstrap::main,
             passed: &passed,
+            bytes: luggage.bytes(),
             flags: Flags {
                 is_daemon: self.is_daemon,
                 executes: self.method == StartMethod::Spawn,
@@ -155,8 +154,7 @@ impl<A: Wire, R: Wire> ProcessBuilder<A, R> {
     }
 
     /// This process's environment, with what was set for the child.
-    fn whole_environment(&self) -> Result<Vec<(Vec<u8>, Vec<u8>)>> {
-        let mut all = child::environment();
+    fn whole_environment(&self) -> Result<Vec<u8>> {
         for (key, value) in &self.environment {
             let is_name =
                 !key.is_empty() && !key.as_bytes().iter().any(|it| [b'=', 0].contains(it));
@@ -164,10 +162,8 @@ impl<A: Wire, R: Wire> ProcessBuilder<A, R> {
                 let message = format!("{key:?}={value:?} cannot be an environment variable");
                 return Err(Error::new(ErrorKind::InvalidInput, message));
             }
-            all.retain(|it| it.0 != key.as_bytes());
-            all.push((key.clone().into_vec(), value.clone().into_vec()));
         }
-        Ok(all)
+        Ok(environment::with(&self.environment))
     }
 }
 
@@ -192,8 +188,8 @@ impl Ends {
     }
 }
 
-/// Encodes an argument into a slab of its own.
-fn encoded<A: Wire>(argument: &A) -> Result<(Slab, usize, Vec<handle::Descriptor>)> {
+/// Encodes an argument: a large one into a slab of its own.
+fn encoded<A: Wire>(argument: &A) -> Result<(Buffer, Vec<handle::Descriptor>)> {
     struct Fresh;
     impl Slabs for Fresh {
         fn take(&self, bytes: usize) -> Option<Slab> {
@@ -208,22 +204,7 @@ fn encoded<A: Wire>(argument: &A) -> Result<(Slab, usize, Vec<handle::Descriptor
         let message = format!("failed to encode the argument of a process: {reason}");
         Error::new(ErrorKind::Codec, message)
     })?;
-    if let Some((slab, length)) = buffer.take_slab() {
-        return Ok((slab, length, descriptors));
-    }
-    let slab = Slab::new(0, buffer.private().len())?;
-    slab.write_at(0, buffer.private());
-    Ok((slab, buffer.private().len(), descriptors))
-}
-
-/// Puts what the child is told behind its argument.
-fn with_setup(mut slab: Slab, length: usize, setup: &Setup) -> Result<Slab> {
-    let mut bytes = Vec::new();
-    codec::encode(setup, &mut bytes).map_err(|it| Error::new(ErrorKind::Codec, it))?;
-    slab.reserve(length + bytes.len())?;
-    slab.write_at(length, &bytes);
-    slab.publish(bytes.len() as u64, length as u64);
-    Ok(slab)
+    Ok((buffer, descriptors))
 }
 
 impl<A, R> fmt::Debug for ProcessBuilder<A, R> {

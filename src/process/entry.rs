@@ -15,7 +15,7 @@
 #![expect(unsafe_code, reason = "the loader's table of constructors")]
 
 use crate::process::{
-    function,
+    function::{ChildMain, Given},
     start::{
         executed::{self, Executed},
         server,
@@ -142,13 +142,13 @@ fn enter(run_constructors: impl FnOnce() + panic::UnwindSafe) {
 
 /// Runs the main function of a child that was just forked from the fork server, with no descriptor of the server's but
 /// those that are passed, and ends the process.
-pub(crate) fn run_child(main: function::ChildMain, passed: Vec<OwnedFd>) -> ! {
+pub(crate) fn run_child(main: ChildMain, given: Given) -> ! {
     // SAFETY: the server has one thread, or `child::fork` would have refused, so its child has, too; and as this never returns,
     // what the server's functions own is not used here any more.
-    let Ok(passed) = (unsafe { fd::keep_only(passed) }) else {
+    let Ok(fds) = (unsafe { fd::keep_only(given.fds) }) else {
         child::exit_now(70)
     };
-    run_forked(main, passed)
+    run_forked(main, Given { fds, ..given })
 }
 
 /// Becomes what the program was executed again for.
@@ -161,7 +161,7 @@ fn run_executed(mut executed: Executed, run_constructors: impl FnOnce() + panic:
         executed.into_parts()
     });
     match ready {
-        Ok(Ok((main, passed))) => run_forked(main, passed),
+        Ok(Ok((main, given))) => run_forked(main, given),
         _ => child::exit_now(70),
     }
 }
@@ -176,8 +176,8 @@ pub(crate) fn run_template(control: OwnedFd, owner: PidFd) -> ! {
 }
 
 /// Runs a child's main function and ends the process.
-pub(crate) fn run_forked(main: function::ChildMain, passed: Vec<OwnedFd>) -> ! {
-    let outcome = panic::catch_unwind(|| main(passed));
+pub(crate) fn run_forked(main: ChildMain, given: Given) -> ! {
+    let outcome = panic::catch_unwind(|| main(given));
     flush_output();
     // 101: what a Rust program exits with when `main` panics.
     child::exit_now(outcome.unwrap_or(101))

@@ -78,8 +78,15 @@ fn unknown(message: &str) -> Error {
     Error::new(ErrorKind::UnknownFunction, message)
 }
 
-/// What a process that was started runs: it gets the descriptors that were passed, and gives its exit code.
-pub(crate) type ChildMain = fn(Vec<OwnedFd>) -> i32;
+/// What a process that was started is given.
+#[derive(Debug)]
+pub(crate) struct Given {
+    pub(crate) fds: Vec<OwnedFd>,
+    pub(crate) bytes: Vec<u8>,
+}
+
+/// What a process that was started runs; it gives its exit code.
+pub(crate) type ChildMain = fn(Given) -> i32;
 
 /// Names a child's main function.
 pub(crate) fn locate_main(main: ChildMain) -> Result<Location> {

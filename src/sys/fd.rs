@@ -12,8 +12,9 @@ use std::{
 /// The first number that is not standard input, output or error.
 pub(crate) const FIRST: RawFd = 3;
 
-/// Where the descriptors go that a process keeps for itself: below 1024, which is the most that `select` takes.
-const HIGH: u64 = 1000;
+/// Where the descriptors go that a process keeps for itself: the kernel's table of them has 256 places then, and every fork, every
+/// closing of a range and every end goes through all of its places.
+const HIGH: u64 = 240;
 
 /// Moves a descriptor away from 0, 1 and 2, which a program that closed them will hand out again.
 pub(crate) fn above_stdio(fd: OwnedFd) -> io::Result<OwnedFd> {

@@ -9,6 +9,7 @@
 pub(crate) mod bytes;
 pub(crate) mod child;
 pub(crate) mod clock;
+pub(crate) mod environment;
 pub(crate) mod fd;
 pub(crate) mod futex;
 pub(crate) mod memory;

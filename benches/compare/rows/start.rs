@@ -81,7 +81,7 @@ fn first_result() -> Result<f64> {
 }
 
 /// Seconds; the program's end is not timed.
-fn first_byte() -> Result<f64> {
+pub(crate) fn first_byte() -> Result<f64> {
     let (seconds, mut process) = timed(|| {
         let mut process = command(FIRST_BYTE, 0).stdout(Stdio::piped()).spawn()?;
         process

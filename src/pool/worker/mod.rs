@@ -20,11 +20,11 @@ use crate::process::{
     call::EncodedCall,
     entry,
     fault::Fault,
-    function::{ContextLoader, Function, Handles, Invocation},
+    function::{ContextLoader, Function, Given, Handles, Invocation},
     panic::{self, Report},
 };
 use crate::shm::{Buffer, Cursor, Slab, Slabs};
-use crate::sys::{child, fd, memory, pid, spin::Spin};
+use crate::sys::{child, environment, fd, memory, pid, spin::Spin};
 use crate::wire::codec;
 use answers::Answers;
 use frame::{Callables, Context, Frame, Items};
@@ -129,9 +129,9 @@ thread_local! {
 }
 
 /// What a worker process runs: it gets the bell, the requests, the socket for descriptors, and the shared page.
-pub(super) fn main(passed: Vec<OwnedFd>) -> i32 {
+pub(super) fn main(given: Given) -> i32 {
     // Without them nothing can be said; the pool sees a worker that has ended.
-    let Ok([bell, requests, socket, page]) = <[OwnedFd; 4]>::try_from(passed) else {
+    let Ok([bell, requests, socket, page]) = <[OwnedFd; 4]>::try_from(given.fds) else {
         return 0;
     };
     let Ok(page) = Page::from_fd(page) else {
@@ -240,7 +240,7 @@ impl WorkerLoop {
 
     fn set_up(&mut self) -> Option<()> {
         let setup: Setup = codec::decode(&mut Cursor::new(self.requests.payload())).ok()?;
-        child::set_environment(&setup.environment).ok()?;
+        environment::assume(&setup.environment).ok()?;
         child::set_name(&format!("procpool-{}", setup.worker));
         *HERE.lock() = Some(Here {
             id: setup.worker,

@@ -4,24 +4,24 @@
 
 use crate::process::{
     entry,
-    function::{self, ChildMain, Location},
-    start::server::KeepOnly,
+    function::{self, ChildMain, Given, Location},
+    start::{MOST_BESIDE, server::KeepOnly},
 };
 use crate::sys::{child, fd, socket};
 use std::{
     convert::Infallible,
     io,
-    os::fd::{AsFd, AsRawFd, OwnedFd},
+    os::fd::{AsFd, AsRawFd},
 };
 
 /// What lies in the socket before the location of the main function.
 const GREETING: &[u8] = b"procpool process 1";
 
-/// Executes the program again in this process, with these descriptors; returns only if that fails.
-pub(super) fn execute(main: Location, passed: &[OwnedFd]) -> io::Result<Infallible> {
+/// Executes the program again in this process, which finds there what it is given; returns only if that fails.
+pub(super) fn execute(main: Location, given: &Given) -> io::Result<Infallible> {
     let (ours, theirs) = socket::pair()?;
-    let message = [GREETING, &main.to_bytes()].concat();
-    let fds: Vec<_> = passed.iter().map(AsFd::as_fd).collect();
+    let message = [GREETING, &main.to_bytes(), &given.bytes].concat();
+    let fds: Vec<_> = given.fds.iter().map(AsFd::as_fd).collect();
     // What was sent can be received when this end is closed.
     socket::send(&ours, &message, &fds)?;
     let value = entry::invitation(theirs.as_raw_fd());
@@ -31,17 +31,19 @@ pub(super) fn execute(main: Location, passed: &[OwnedFd]) -> io::Result<Infallib
 /// A new image of the program that has found its invitation.
 pub(crate) struct Executed {
     main: Location,
-    passed: Vec<OwnedFd>,
+    given: Given,
 }
 
 /// Checks an invitation: the descriptor must be a socket with our greeting in it.
 pub(crate) fn accept(control: i32) -> Option<Executed> {
     let control = fd::inherited(control, |it| socket::begins_with(it, GREETING))?;
-    let mut message = [0; GREETING.len() + Location::SIZE];
-    let (length, passed) = socket::try_receive(&control, &mut message).ok()?;
-    let main = message[GREETING.len()..].first_chunk()?;
-    let main = Location::from_bytes(main);
-    (length == message.len()).then_some(Executed { main, passed })
+    let mut message = vec![0; GREETING.len() + Location::SIZE + MOST_BESIDE];
+    let (length, fds) = socket::try_receive(&control, &mut message).ok()?;
+    message.truncate(length);
+    let (main, bytes) = message.get(GREETING.len()..)?.split_first_chunk()?;
+    let (main, bytes) = (Location::from_bytes(main), bytes.to_vec());
+    let given = Given { fds, bytes };
+    Some(Executed { main, given })
 }
 
 impl Executed {
@@ -51,13 +53,13 @@ impl Executed {
             return Err(io::ErrorKind::Unsupported.into());
         }
         fd::fill_stdio()?;
-        self.passed = keep_only(std::mem::take(&mut self.passed))?;
+        self.given.fds = keep_only(std::mem::take(&mut self.given.fds))?;
         Ok(())
     }
 
     /// The main function, and what it is given.
-    pub(crate) fn into_parts(self) -> io::Result<(ChildMain, Vec<OwnedFd>)> {
+    pub(crate) fn into_parts(self) -> io::Result<(ChildMain, Given)> {
         let main = function::resolve_main(self.main).map_err(io::Error::other)?;
-        Ok((main, self.passed))
+        Ok((main, self.given))
     }
 }

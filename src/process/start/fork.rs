@@ -6,6 +6,7 @@
 use crate::error::{Error, ErrorKind, Result};
 use crate::process::{
     entry,
+    function::Given,
     own_threads::{self, Paused},
     start::{Child, Start},
 };
@@ -23,7 +24,10 @@ pub(crate) fn start(start: &Start<'_>, threads: Threads) -> Result<Child> {
         .iter()
         .map(|it| it.try_clone_to_owned())
         .collect();
-    let passed = passed.map_err(failed)?;
+    let given = Given {
+        fds: passed.map_err(failed)?,
+        bytes: start.bytes.to_vec(),
+    };
     let (main, is_daemon) = (start.main, start.flags.is_daemon);
     let parent = std::process::id();
     copy(threads, || {
@@ -31,7 +35,7 @@ pub(crate) fn start(start: &Start<'_>, threads: Threads) -> Result<Child> {
         if is_daemon && !child::ends_with(parent) {
             child::exit_now(0);
         }
-        entry::run_forked(main, passed)
+        entry::run_forked(main, given)
     })
 }
 

@@ -49,6 +49,7 @@ pub(crate) fn start(start: &Start<'_>) -> Result<Child> {
 struct Order<'a> {
     request: Request,
     passed: &'a [BorrowedFd<'a>],
+    bytes: &'a [u8],
     directory: OwnedFd,
 }
 
@@ -61,6 +62,7 @@ impl<'a> Order<'a> {
                 flags: start.flags,
             },
             passed: start.passed,
+            bytes: start.bytes,
             directory: directory
                 .map_err(|it| Error::io("failed to open the working directory", it))?,
         })
@@ -204,8 +206,8 @@ impl ForkServer {
         let mut passed = order.passed.to_vec();
         passed.push(order.directory.as_fd());
         let mut bytes = [0; Reply::SIZE];
-        socket::send(&self.control, &order.request.to_bytes(), &passed)
-            .map_err(|_| Refusal::Gone)?;
+        let message = [&order.request.to_bytes(), order.bytes].concat();
+        socket::send(&self.control, &message, &passed).map_err(|_| Refusal::Gone)?;
         let answer = receive(&self.control, &mut bytes, FORK_LIMIT);
         let (length, mut fds) = answer.map_err(|_| Refusal::Gone)?;
         if length != Reply::SIZE {

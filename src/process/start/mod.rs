@@ -23,8 +23,13 @@ use std::os::fd::BorrowedFd;
 pub(crate) struct Start<'a> {
     pub(crate) main: ChildMain,
     pub(crate) passed: &'a [BorrowedFd<'a>],
+    /// At most [`MOST_BESIDE`].
+    pub(crate) bytes: &'a [u8],
     pub(crate) flags: Flags,
 }
+
+/// Bytes beside a request: a message of a socket holds several times as much, and what is larger costs less in shared memory.
+pub(crate) const MOST_BESIDE: usize = 32 << 10;
 
 /// How a child of the fork server is to live.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -35,7 +40,7 @@ pub(crate) struct Flags {
     pub(crate) executes: bool,
 }
 
-/// A [`Start`] as it travels beside its descriptors.
+/// A [`Start`] as it travels before its bytes and beside its descriptors.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Request {
     pub(crate) main: Location,

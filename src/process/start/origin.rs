@@ -38,6 +38,7 @@ impl Origin {
         let start = Start {
             main,
             passed,
+            bytes: &[],
             flags,
         };
         match self {

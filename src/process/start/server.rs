@@ -12,16 +12,17 @@
 
 use crate::process::{
     entry,
-    function::{self, ChildMain},
-    start::{ExitRecord, Flags, Request, executed},
+    function::{self, ChildMain, Given},
+    start::{ExitRecord, Flags, MOST_BESIDE, Request, executed},
 };
 use crate::sys::{
     child::{self, Forked, PidFd, Threads},
-    fd, pipe, poll,
+    fd, pid, pipe, poll,
     signal::{self, ChildDeaths},
     socket,
 };
 use std::{
+    cell::Cell,
     io,
     os::fd::{AsFd, BorrowedFd, OwnedFd},
     time::{Duration, Instant},
@@ -110,6 +111,7 @@ impl Invited {
             control,
             owner,
             children: Vec::new(),
+            message: vec![0; Request::SIZE + MOST_BESIDE],
             is_template: false,
         })
     }
@@ -120,6 +122,8 @@ pub(crate) struct Server {
     control: OwnedFd,
     owner: PidFd,
     children: Vec<Served>,
+    /// Where a request comes in.
+    message: Vec<u8>,
     /// Whether it is a copy of its owner, whose children keep what that one had open.
     is_template: bool,
 }
@@ -141,6 +145,7 @@ impl Server {
             control,
             owner,
             children: Vec::new(),
+            message: vec![0; Request::SIZE + MOST_BESIDE],
             is_template: true,
         })
     }
@@ -149,6 +154,7 @@ impl Server {
     pub(crate) fn serve(mut self) -> io::Result<()> {
         // What constructors have printed must not be in the buffers of every child.
         entry::flush_output();
+        warm_up();
         let deaths = ChildDeaths::watch()?;
         if !has_one_thread(&self.control)? {
             return Ok(());
@@ -165,7 +171,7 @@ impl Server {
     fn serve_until_the_owner_ends(&mut self, deaths: &ChildDeaths) -> io::Result<()> {
         let mut orphans_possible = false;
         loop {
-            // Orphans are looked for while nothing else is to be done: the walk through /proc takes a millisecond.
+            // Orphans are looked for while nothing else is to be done: without a list of children that takes a millisecond.
             let limit = orphans_possible.then_some(Duration::ZERO);
             let watched = [self.owner.as_fd(), self.control.as_fd(), deaths.as_fd()];
             match poll::any_readable(watched, limit)? {
@@ -190,12 +196,12 @@ impl Server {
 
     /// Takes one request; false when the owner has closed the socket.
     fn answer(&mut self) -> io::Result<bool> {
-        let mut request = [0; Request::SIZE];
-        let (length, passed) = socket::receive(&self.control, &mut request)?;
-        if length == 0 {
+        let (length, fds) = socket::receive(&self.control, &mut self.message)?;
+        let Some((request, bytes)) = self.message[..length].split_first_chunk() else {
             return Ok(false);
-        }
-        let started = self.start(Request::from_bytes(&request), passed);
+        };
+        let (request, bytes) = (Request::from_bytes(request), bytes.to_vec());
+        let started = self.start(request, Given { fds, bytes });
         let told = started.and_then(|(pid, pidfd)| {
             let reply = Reply { pid, errno: 0 };
             socket::send(&self.control, &reply.to_bytes(), &[pidfd.as_fd()])
@@ -209,17 +215,17 @@ impl Server {
         Ok(true)
     }
 
-    fn start(&mut self, request: Request, mut passed: Vec<OwnedFd>) -> io::Result<(u32, PidFd)> {
+    fn start(&mut self, request: Request, mut given: Given) -> io::Result<(u32, PidFd)> {
         let main = function::resolve_main(request.main).map_err(io::Error::other)?;
         // Some come with every request; they have found no room here if they have not come.
         let no_room = || io::Error::from_raw_os_error(EMFILE);
-        let directory = passed.pop().ok_or_else(no_room)?;
-        let report = passed.first().ok_or_else(no_room)?.try_clone()?;
+        let directory = given.fds.pop().ok_or_else(no_room)?;
+        let report = given.fds.first().ok_or_else(no_room)?.try_clone()?;
         let server = std::process::id();
         match child::fork(Threads::One)? {
             Forked::Child => match prepare_child(server, request.flags, directory.as_fd()) {
-                Ok(()) if self.is_template => entry::run_forked(main, passed),
-                Ok(()) => run_child(main, request, passed),
+                Ok(()) if self.is_template => entry::run_forked(main, given),
+                Ok(()) => run_child(main, request, given),
                 Err(_) => child::exit_now(70),
             },
             Forked::Parent(pid) => {
@@ -290,14 +296,24 @@ impl Server {
     }
 }
 
+/// Does once what every child would do for the first time otherwise: the loader looks up what the destructor of a thread-local
+/// needs, and the page for the process's id is made.
+fn warm_up() {
+    thread_local! {
+        static DESTROYED: Cell<Option<Box<()>>> = const { Cell::new(None) };
+    }
+    DESTROYED.set(None);
+    pid::current();
+}
+
 /// The forked child: runs what it was started for, in this image of the program or a new one.
-fn run_child(main: ChildMain, request: Request, passed: Vec<OwnedFd>) -> ! {
+fn run_child(main: ChildMain, request: Request, given: Given) -> ! {
     if request.flags.executes {
         // It returns only when the program cannot be executed.
-        let _ = executed::execute(request.main, &passed);
+        let _ = executed::execute(request.main, &given);
         child::exit_now(70);
     }
-    entry::run_child(main, passed)
+    entry::run_child(main, given)
 }
 
 fn prepare_child(server: u32, flags: Flags, directory: BorrowedFd<'_>) -> io::Result<()> {
