@@ -14,6 +14,8 @@ mod messages;
 mod relatives;
 #[path = "ipc/shared.rs"]
 mod shared;
+#[path = "ipc/signals.rs"]
+mod signals;
 #[path = "ipc/waiting.rs"]
 mod waiting;
 

@@ -52,6 +52,7 @@ const SECTIONS: &[Section] = &[
     (&rows::outstanding::NAMES, rows::outstanding::run),
     (&rows::idle::NAMES, rows::idle::run),
     (&rows::killed::NAMES, rows::killed::run),
+    (&rows::killed::SENTINEL, rows::killed::sentinel),
 ];
 
 fn main() -> ExitCode {

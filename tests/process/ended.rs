@@ -1,7 +1,7 @@
 //! Ended: by itself, by a panic, by a signal, waited for and not.
 
 use crate::{
-    common::{Gate, failure, in_time, pass, square},
+    common::{DEADLINE, Gate, failure, in_time, pass, square},
     for_every_method, in_a_process_with_one_thread, start,
 };
 use nix::sys::signal::Signal;
@@ -132,6 +132,20 @@ for_every_method! {
         gate.open();
         assert_eq!(ready(Duration::MAX)?, [1]);
         assert_eq!(process.exit_code(), Some(0));
+        Ok(())
+    }
+
+    fn the_sentinel_of_a_killed_process_is_readable(method) {
+        let gate = Gate::new();
+        let process = start(method, pass, gate.path())?;
+        gate.wait_for(1);
+        let ready = |limit| wait_ready(&[&process.sentinel()], Some(limit));
+        assert_eq!(ready(Duration::ZERO)?, []);
+        process.kill()?;
+        assert_eq!(ready(DEADLINE)?, [0]);
+        assert_eq!((process.is_alive(), process.exit_code()), (false, Some(-(Signal::SIGKILL as i32))));
+        // It stays so.
+        assert_eq!(ready(Duration::ZERO)?, [0]);
         Ok(())
     }
 

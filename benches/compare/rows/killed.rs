@@ -1,4 +1,5 @@
-//! A busy worker is killed: until its future fails, against a bare wait on a killed process's pidfd.
+//! A busy worker or process is killed: until its future fails or its sentinel is readable, against a bare wait on a killed
+//! process's pidfd.
 
 use std::fs;
 use std::thread;
@@ -6,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
-use procpool::{ErrorKind, ProcessPoolExecutor};
+use procpool::{ErrorKind, Process, ProcessPoolExecutor, wait_ready};
 
 use crate::Result;
 use crate::child::Helper;
@@ -18,6 +19,11 @@ use crate::work::{WORKERS, announce_and_spin, pool, tiny};
 pub(crate) const NAMES: [&str; 2] = [
     "killed worker: its error, pidfd",
     "killed worker: its error",
+];
+
+pub(crate) const SENTINEL: [&str; 2] = [
+    "killed process: its sentinel, pidfd",
+    "killed process: its sentinel",
 ];
 
 pub(crate) fn run(plan: &Plan, report: &mut Report<'_>) -> Result<()> {
@@ -43,6 +49,38 @@ pub(crate) fn run(plan: &Plan, report: &mut Report<'_>) -> Result<()> {
         bar,
     });
     Ok(())
+}
+
+pub(crate) fn sentinel(plan: &Plan, report: &mut Report<'_>) -> Result<()> {
+    let [ours, theirs] = plan.interleave(40, [&mut sentinel_after_kill, &mut end_after_kill])?;
+    let rows = [
+        (SENTINEL[0], Some(("bare wake-up", &theirs)), Bar::None),
+        (SENTINEL[1], None, Bar::AtMost(5e-3)),
+    ];
+    for (name, theirs, bar) in rows {
+        report.row(&Row {
+            name,
+            unit: Unit::Seconds,
+            ours: &ours,
+            theirs,
+            bar,
+        });
+    }
+    Ok(())
+}
+
+/// Seconds from the kill to the sentinel's readiness.
+fn sentinel_after_kill() -> Result<f64> {
+    let folder = tempfile::tempdir()?;
+    let started = named_pipe(folder.path(), "started")?;
+    let process = Process::start(announce_and_spin, started.clone())?;
+    fs::read_to_string(started)?;
+    let before = Instant::now();
+    process.kill()?;
+    wait_ready(&[&process.sentinel()], None)?;
+    let seconds = before.elapsed().as_secs_f64();
+    process.join()?;
+    Ok(seconds)
 }
 
 /// Far more than a fork takes; a pool that is not whole by then has a fault.

@@ -5,7 +5,7 @@
 
 use std::hint::black_box;
 
-use procpool::{Process, Sender, StartMethod, one_way};
+use procpool::{Process, Sender, StartMethod, one_way, wait_ready};
 
 use crate::Result;
 use crate::child::{Helper, ZYGOTE};
@@ -62,16 +62,17 @@ pub(crate) fn executed(plan: &Plan, report: &mut Report<'_>) -> Result<()> {
     Ok(())
 }
 
-/// Seconds, with the pipe made for it; the end is not timed, but waited for.
+/// Seconds; the pipe is there before, as the others' are, and the end is not timed, but waited for.
 fn start(method: StartMethod) -> Result<f64> {
+    let (receiver, sender) = one_way()?;
     let (seconds, process) = timed(|| {
-        let (receiver, sender) = one_way()?;
-        let process = Process::builder(send_byte, sender)
-            .start_method(method)
-            .start()?;
-        receiver.recv()?;
+        let builder = Process::builder(send_byte, sender);
+        let process = builder.start_method(method).start()?;
+        // As whoever reads from a bare pipe waits.
+        wait_ready(&[&receiver], None)?;
         Ok(process)
     })?;
+    receiver.recv()?;
     process.join()?;
     Ok(seconds)
 }
