@@ -72,6 +72,10 @@ pub(super) enum Values {
 }
 
 impl Part {
+    pub(super) fn has_handles(&self) -> bool {
+        matches!(&self.outcome, Ok(Values::One(payload)) if payload.has_handles())
+    }
+
     /// Decodes the results one after the other; an error takes the place of each that failed.
     pub(super) fn decode<R: Wire + 'static>(&self, mut take: impl FnMut(Result<R>)) {
         match &self.outcome {

@@ -66,11 +66,6 @@ pub(super) fn try_send_handles(to: impl AsFd, fds: &[BorrowedFd<'_>]) -> io::Res
     socket::try_send(to, &HANDLES.to_le_bytes(), fds)
 }
 
-/// Sends a batch of handles, and waits for room.
-pub(super) fn send_handles(to: impl AsFd, fds: &[BorrowedFd<'_>]) -> io::Result<()> {
-    socket::send(to, &HANDLES.to_le_bytes(), fds)
-}
-
 /// What a message brought.
 pub(super) enum Message {
     /// Nothing but the number where the descriptor got lost, or could not be mapped.

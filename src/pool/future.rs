@@ -60,6 +60,10 @@ impl<R> TaskFuture<R> {
             Some(Ok(body)) => {
                 let value = (self.decode)(body);
                 self.is_taken = value.is_ok();
+                if self.is_taken && body.has_handles() {
+                    // Nobody can take them again, and whoever has them wants them to end with his own.
+                    self.task = Arc::new(self.task.emptied());
+                }
                 value
             }
             Some(Err(error)) => Err(error.clone()),

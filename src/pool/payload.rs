@@ -71,6 +71,10 @@ impl Payload {
         }))
     }
 
+    pub(super) fn has_handles(&self) -> bool {
+        matches!(self, Self::Handled(_))
+    }
+
     /// The bytes, when they are private.
     pub(super) fn bytes(&self) -> Option<&[u8]> {
         match self {

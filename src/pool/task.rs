@@ -47,6 +47,16 @@ pub(super) enum Body {
     List(Vec<Part>),
 }
 
+impl Body {
+    /// Whether descriptors of handles in it are open.
+    pub(super) fn has_handles(&self) -> bool {
+        match self {
+            Self::Value(payload) => payload.has_handles(),
+            Self::List(parts) => parts.iter().any(Part::has_handles),
+        }
+    }
+}
+
 #[derive(Debug)]
 struct Cell {
     argument: Payload,
@@ -107,6 +117,14 @@ impl Task {
     pub(super) fn failed(error: Error) -> Self {
         let task = Self::new(Work::Nothing, Payload::EMPTY, Demands::default());
         task.outcome.get_or_init(|| Err(error));
+        task
+    }
+
+    /// The same, with nothing left of its value.
+    pub(super) fn emptied(&self) -> Self {
+        let mut task = Self::new(Work::Nothing, Payload::EMPTY, self.demands);
+        task.id = self.id;
+        task.outcome.get_or_init(|| Ok(Body::Value(Payload::EMPTY)));
         task
     }
 

@@ -182,6 +182,11 @@ pub(crate) fn begins_with(socket: impl AsFd, start: &[u8]) -> bool {
     peeked == Ok(start.len()) && buffer == start
 }
 
+/// Whether sending failed for lack of room: in the socket, or for descriptors on their way, which the kernel limits.
+pub(crate) fn is_full(error: &io::Error) -> bool {
+    error.kind() == io::ErrorKind::WouldBlock || error.raw_os_error() == Some(libc::ETOOMANYREFS)
+}
+
 /// Whether sending failed because the other end is closed.
 pub(crate) fn is_closed(error: &io::Error) -> bool {
     matches!(

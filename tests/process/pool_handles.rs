@@ -1,7 +1,7 @@
 //! Handles in the arguments, contexts and results of a pool's tasks, under every start method.
 
 use crate::{
-    common::{Gate, failure, in_time, pass, pool_of},
+    common::{Gate, alone, failure, in_time, pass, pool_of},
     for_every_method, in_a_process_with_one_thread,
 };
 use procpool::{
@@ -11,6 +11,7 @@ use serde::{Deserialize, Serialize};
 use std::{
     fs::File,
     io::{Read, Seek, Write},
+    os::fd::AsFd,
     sync::OnceLock,
     time::Duration,
 };
@@ -233,5 +234,76 @@ fn an_open_file_travels_to_a_task_and_back() -> Result<()> {
         file.read_to_string(&mut text).expect("a file");
         assert_eq!(text, "written by a task");
         Ok(())
+    })
+}
+
+#[test]
+fn a_handle_that_was_taken_is_not_kept_by_its_future() -> Result<()> {
+    in_time(|| {
+        let pool = pool_of(1);
+        let (receiver, sender) = one_way::<u64>()?;
+        let mut future = pool.submit(|sender: Sender<u64>| sender, sender);
+        let back = future.result_timeout(Duration::MAX)?;
+        drop(back);
+        assert_eq!(failure(receiver.recv()).kind(), ErrorKind::Disconnected);
+        assert!(future.is_done() && !future.cancel());
+        assert_eq!(failure(future.result()).kind(), ErrorKind::InvalidInput);
+        Ok(())
+    })
+}
+
+#[test]
+fn what_the_kernel_has_no_room_for_is_sent_later() {
+    // Root is not subject to the limit on descriptors that are on their way.
+    alone("ulimit -n 600", || {
+        let pool = pool_of(4);
+        let (_receiver, sender) = one_way::<u64>().expect("a pipe");
+        let sender = Descriptor::from(sender.as_fd().try_clone_to_owned().expect("a duplicate"));
+        let many = || vec![sender.clone(); 300];
+        let given = |_: Vec<Descriptor>| true;
+        let sent = pool.map(given, (0..100).map(|_| many()));
+        assert_eq!(sent.expect("all arrive").len(), 100);
+        let back = pool.map_results(
+            |it: Vec<Descriptor>| it[..200].to_vec(),
+            (0..50).map(|_| many()),
+        );
+        assert!(back.into_iter().flatten().all(|it| it.len() == 200));
+    });
+}
+
+#[test]
+fn more_handles_than_a_worker_has_room_for_fail_alone_and_are_closed() {
+    alone("ulimit -n 500", || {
+        let pool = pool_of(1);
+        let (receiver, sender) = one_way::<u64>().expect("a pipe");
+        let descriptor =
+            Descriptor::from(sender.as_fd().try_clone_to_owned().expect("a duplicate"));
+        drop(sender);
+        let error = failure(pool.apply(|_: Vec<Descriptor>| (), vec![descriptor; 1500]));
+        assert!(
+            matches!(error.kind(), ErrorKind::Codec | ErrorKind::Io),
+            "{error}"
+        );
+        assert!(pool.apply(|()| true, ()).is_ok());
+        // Not even a part of them is open in the worker.
+        assert_eq!(failure(receiver.recv()).kind(), ErrorKind::Disconnected);
+    });
+}
+
+#[test]
+fn contexts_with_handles_do_not_pile_up_at_a_busy_worker() -> Result<()> {
+    in_time(|| {
+        let pool = pool_of(2);
+        let gate = Gate::new();
+        let held = pool.submit(pass, gate.path());
+        gate.wait_for(1);
+        for number in 0..400 {
+            let (receiver, answers) = one_way()?;
+            let context = Context { answers, offset: 1 };
+            assert_eq!(pool.map_with(context, Context::answer, [number])?, [true]);
+            assert_eq!(receiver.recv()?, number + 1);
+        }
+        gate.open();
+        held.result()
     })
 }

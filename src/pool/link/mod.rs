@@ -34,6 +34,10 @@ const PIPE_BYTES: i32 = 256 << 10;
 /// a busy machine to reap.
 const STATUS_LIMIT: Duration = Duration::from_secs(1);
 
+/// Bytes that wait for room in the pipe, and are memory of the program: a busy worker gets nothing more above that, but for what
+/// is larger itself.
+const MOST_STAGED: usize = 1 << 20;
+
 /// Units with handles in flight at most: their descriptors wait in the kernel, which limits how many may.
 const MOST_HANDLED: usize = 2;
 
@@ -111,6 +115,9 @@ pub(super) struct Link {
     seen: (u32, Instant),
     /// Whether its replies have been read since that was `LOOK_AGAIN` ago.
     looked_again: bool,
+    /// The kernel has no room for descriptors until then, and since then.
+    stalled: Option<Instant>,
+    stalled_since: Option<Instant>,
     /// It was told to end, and gets nothing more.
     pub(super) verdict: Option<Verdict>,
     /// When an item in flight may be out of time, at the earliest.
@@ -199,6 +206,8 @@ impl Link {
             dead_since: None,
             seen: (0, Instant::now()),
             looked_again: false,
+            stalled: None,
+            stalled_since: None,
             verdict: None,
             due: None,
             is_gone: false,
@@ -218,7 +227,10 @@ impl Link {
         self.handled
             .retain(|it| front.is_some_and(|front| it.wrapping_sub(front) < u32::MAX / 2));
         let has_room = self.handled.len() < MOST_HANDLED;
+        self.stalled.take_if(|it| *it <= Instant::now());
         has_room
+            && self.staged.len() - self.written < MOST_STAGED
+            && self.stalled.is_none()
             && self.verdict.is_none()
             && self.gap.is_none()
             && !self.is_gone
@@ -309,7 +321,7 @@ impl Link {
     /// When there is something to do although nothing happens.
     pub(super) fn next_deadline(&self) -> Option<Instant> {
         let verdict = self.verdict.as_ref().and_then(|it| it.kill_at);
-        [self.status_due(), self.due, verdict]
+        [self.status_due(), self.due, self.stalled, verdict]
             .into_iter()
             .flatten()
             .min()

@@ -18,23 +18,32 @@ use std::{
     io,
     os::fd::AsFd,
     sync::{Arc, Weak},
-    time::Instant,
+    time::{Duration, Instant},
 };
 
 /// Bytes of small frames that are gathered before they are written, while the worker has something to do.
 const FLUSH_AT: usize = 4096;
 
+/// Between two attempts to send descriptors for which the kernel has no room.
+const STALL: Duration = Duration::from_millis(1);
+
+/// How long a worker with nothing to do may have no room for a value's descriptors before the value fails: it takes them out as
+/// they come, so that others must be in the way.
+const STALL_LIMIT: Duration = Duration::from_secs(1);
+
 impl Link {
     /// Sends a unit, soon: it lies behind what is already staged. Gives it back with its own error, or without one if the
-    /// worker is gone.
+    /// worker is gone, or has no room for descriptors.
     pub(in crate::pool) fn stage(
         &mut self,
         slot: usize,
         unit: Unit,
     ) -> Result<(), (Unit, Option<Error>)> {
         if let Err(error) = self.stage_unit(&unit) {
-            return Err((unit, Some(error).filter(|_| !self.is_gone)));
+            let is_its_own = !self.is_gone && self.stalled.is_none();
+            return Err((unit, Some(error).filter(|_| is_its_own)));
         }
+        self.stalled_since = None;
         if let Unit::Call(task) = &unit {
             task.set_place(Place::Worker(slot, self.next_item));
         }
@@ -112,7 +121,6 @@ impl Link {
             Payload::Handled(handled) => {
                 self.send_handles(&handled.descriptors)?;
                 head.has_handles = true;
-                self.handled.push_back(self.next_item);
                 &mut handled.value
             }
             value => value,
@@ -130,10 +138,8 @@ impl Link {
         }
         let slab = ours.slab();
         if !self.our_slabs.contains(&slab.id) {
-            descriptors::try_send_slab(&self.socket, slab).map_err(|it| {
-                self.is_gone = socket::is_closed(&it);
-                fail(it)
-            })?;
+            let sent = descriptors::try_send_slab(&self.socket, slab);
+            sent.map_err(|it| fail(self.not_sent(it)))?;
             self.our_slabs.push(slab.id);
         }
         (head.slab, head.slab_length) = (slab.id, ours.length as u64);
@@ -145,15 +151,32 @@ impl Link {
     pub(super) fn send_handles(&mut self, descriptors: &[Descriptor]) -> Result<()> {
         let fds: Vec<_> = descriptors.iter().map(AsFd::as_fd).collect();
         for (batch, fds) in Batch::cut(&fds) {
-            descriptors::try_send_handles(&self.socket, fds).map_err(|it| {
-                self.is_gone = socket::is_closed(&it);
-                Error::io("failed to hand descriptors to a worker", it)
+            let sent = descriptors::try_send_handles(&self.socket, fds);
+            sent.map_err(|it| {
+                Error::io("failed to hand descriptors to a worker", self.not_sent(it))
             })?;
             let mut head = RequestHead::new(Kind::Handles);
             (head.item, head.count) = (batch.start, batch.count);
             self.stage_frame(head, &[]);
         }
+        if !descriptors.is_empty() {
+            self.handled.push_back(self.next_item);
+        }
         Ok(())
+    }
+
+    /// Notes what follows from descriptors that the kernel did not take: the worker is gone, or there is no room for a while.
+    fn not_sent(&mut self, error: io::Error) -> io::Error {
+        self.is_gone = socket::is_closed(&error);
+        // What was sent of a list is of no use, and closed.
+        self.stage_frame(RequestHead::new(Kind::Handles), &[]);
+        let now = Instant::now();
+        let since = *self.stalled_since.get_or_insert(now);
+        let may_pass = !self.in_flight.is_empty() || now.duration_since(since) < STALL_LIMIT;
+        if socket::is_full(&error) && may_pass {
+            self.stalled = Some(now + STALL);
+        }
+        error
     }
 
     /// Sends a context where this worker does not have it.

@@ -17,14 +17,22 @@ use crate::process::{
     panic,
 };
 use crate::shm::{Buffer, SPILL, Slabs};
-use crate::sys::{child, pid};
+use crate::sys::{child, pid, socket};
 use crate::wire::codec;
 use std::{
     io, mem,
     os::fd::{AsFd, BorrowedFd, OwnedFd},
     rc::Rc,
     sync::{Arc, atomic::Ordering},
+    thread,
+    time::{Duration, Instant},
 };
+
+/// How long room for a result's descriptors is waited for.
+const ROOM_LIMIT: Duration = Duration::from_secs(10);
+
+/// Between two looks for room.
+const ROOM_PAUSE: Duration = Duration::from_micros(200);
 
 /// Runs single items and answers them.
 pub(super) struct Answers {
@@ -134,13 +142,16 @@ impl Answers {
     }
 
     fn send_batch(&self, fds: &[BorrowedFd<'_>]) -> io::Result<()> {
-        match descriptors::try_send_handles(&*self.socket, fds) {
-            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
-                // The pool must be awake to make room.
-                self.replies.ring();
-                descriptors::send_handles(&*self.socket, fds)
+        let limit = Instant::now() + ROOM_LIMIT;
+        loop {
+            match descriptors::try_send_handles(&*self.socket, fds) {
+                Err(error) if socket::is_full(&error) && Instant::now() < limit => {
+                    // The pool must be awake to make room, and nothing tells when other processes have made theirs.
+                    self.replies.ring();
+                    thread::sleep(ROOM_PAUSE);
+                }
+                sent => return sent,
             }
-            sent => sent,
         }
     }
 

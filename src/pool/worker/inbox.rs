@@ -24,6 +24,11 @@ impl Inbox {
 
     /// Takes in handles of what comes next. None when the pool is gone.
     pub(super) fn gather(&mut self, batch: Batch) -> Option<()> {
+        if batch.count == 0 {
+            // What came is void.
+            self.handles.take();
+            return Some(());
+        }
         loop {
             if let Message::Handles(fds) = self.receive()? {
                 self.handles.add(batch, fds);
