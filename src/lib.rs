@@ -55,8 +55,8 @@
 //!
 //! The encoding (bincode) does not describe itself, so serde attributes that look at the data before they know its type
 //! (`flatten`, `untagged`, `skip_serializing_if`) give an error of [`ErrorKind::Codec`]. A `Vec<u8>` argument or result is
-//! one copy; inside a struct, `serde_bytes` makes it one. What a process owns besides memory (files, sockets, locks) does
-//! not travel: a `std::sync::Mutex` is plain data to serde and arrives as a copy.
+//! one copy; inside a struct, `serde_bytes` makes it one. An open file travels as a
+//! [`Descriptor`]; a `std::sync::Mutex` is plain data to serde and arrives as a copy, with a lock of its own.
 //!
 //! # Ways to call
 //!
@@ -93,7 +93,7 @@
 //! | pool dropped | what was submitted is finished, then the workers end; [`terminate`](ProcessPoolExecutor::terminate) for those who cannot wait |
 //! | program killed with SIGKILL, or ended with a pool in a `static` | workers are killed by the kernel and the fork server, those that are busy, too, with what they started |
 //! | Ctrl-C | reaches the program; workers ignore SIGINT and go with it |
-//! | fork server killed | running tasks fail as in any worker's death; the rest goes on with new workers from a new server |
+//! | fork server killed | running tasks fail as in any worker's death; the rest goes on with new workers from a new server (the template of a pool under `Fork` cannot be replaced: its calls are [`StartFailed`](ErrorKind::StartFailed)) |
 //! | program forks itself | in the copy, using the pool is [`Unsupported`](ErrorKind::Unsupported), dropping it does nothing |
 //! | program reaps children, ignores SIGCHLD, closes stdin, changes directory | the pool works |
 //!
