@@ -168,6 +168,8 @@ mod sys;
 mod wire;
 
 #[cfg(all(target_os = "linux", target_pointer_width = "64"))]
+pub use bytemuck::Pod;
+#[cfg(all(target_os = "linux", target_pointer_width = "64"))]
 pub use error::{Error, ErrorKind, RemotePanic, Result, WorkerExit};
 #[cfg(all(target_os = "linux", target_pointer_width = "64"))]
 pub use ipc::{
@@ -184,6 +186,14 @@ pub use process::{
     ChildInfo, CurrentProcess, ExitStatus, ParentProcess, Process, ProcessBuilder, StartMethod,
     active_children, cpu_count, current_process, fork_map, fork_map_unchecked, init,
     parent_process, set_start_method, start_method,
+};
+#[cfg(all(target_os = "linux", target_pointer_width = "64"))]
+pub use shm::SharedMemory;
+#[cfg(all(target_os = "linux", target_pointer_width = "64"))]
+pub use sync::{
+    Array, ArrayGuard, Atomic, AtomicInteger, AtomicPrimitive, Barrier, BarrierWaitResult,
+    BoundedSemaphore, Condition, ConditionGuard, Event, Lock, LockError, LockGuard, LockResult,
+    RLock, RLockGuard, Semaphore, Value, ValueGuard,
 };
 #[cfg(all(target_os = "linux", target_pointer_width = "64"))]
 pub use wire::{Wire, handle::Descriptor};

@@ -7,15 +7,15 @@
 //! is looked at twice: it is copied out first.
 
 mod buffer;
-#[allow(dead_code, reason = "what stands on it follows")]
 mod object;
 mod segment;
+mod shared_memory;
 mod slab;
 mod view;
 
 pub(crate) use buffer::{Buffer, SPILL, Slabs};
-#[allow(unused_imports, reason = "what stands on it follows")]
 pub(crate) use object::{Kind, Object, fingerprint};
 pub(crate) use segment::Segment;
+pub use shared_memory::SharedMemory;
 pub(crate) use slab::{Life, Slab};
-pub(crate) use view::{Cursor, View};
+pub(crate) use view::{Cells, CellsGuard, Cursor, NoCells, View, Word};

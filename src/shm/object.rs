@@ -22,7 +22,7 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer, de::Error as _};
 use std::{
     any::type_name,
     collections::HashMap,
-    fmt,
+    fmt, io,
     os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd},
     sync::{Arc, LazyLock},
 };
@@ -46,8 +46,11 @@ pub(crate) enum Kind {
     Array,
     Atomic,
     SharedMemory,
+    #[allow(dead_code, reason = "queues follow")]
     Queue,
+    #[allow(dead_code, reason = "queues follow")]
     SimpleQueue,
+    #[allow(dead_code, reason = "queues follow")]
     JoinableQueue,
 }
 
@@ -88,7 +91,7 @@ impl Object {
             length,
             number,
         };
-        memory::write_at(&file, 0, &header.to_bytes()).map_err(failed)?;
+        header.write(&file).map_err(failed)?;
         let mapping = Mapping::part(Arc::new(file), 0, length).map_err(failed)?;
         REGISTRY.lock().insert(number, mapping.downgrade());
         Ok(Self(View::new(mapping)))
@@ -96,10 +99,9 @@ impl Object {
 
     /// The one behind a descriptor, if it is of this kind and type; else why not.
     fn open(file: Arc<OwnedFd>, kind: Kind, fingerprint: u64) -> Result<Self, String> {
-        let header = Header::read(&file).ok_or_else(|| format!("this handle is no {kind}"))?;
-        if header.kind != kind as u64 {
-            return Err(format!("this handle is no {kind}"));
-        }
+        let header = Header::read(&file).filter(|it| it.kind == kind as u64);
+        let header = header.filter(|_| memory::is_sealed(&file));
+        let header = header.ok_or_else(|| format!("this handle is no {kind}"))?;
         if header.fingerprint != fingerprint {
             return Err(format!("this {kind} is one of another type"));
         }
@@ -145,14 +147,20 @@ impl fmt::Debug for Object {
     }
 }
 
-struct Header {
-    kind: u64,
-    fingerprint: u64,
-    length: usize,
-    number: u64,
+/// The header, taken apart.
+pub(super) struct Header {
+    pub(super) kind: u64,
+    pub(super) fingerprint: u64,
+    pub(super) length: usize,
+    pub(super) number: u64,
 }
 
 impl Header {
+    /// Writes it to a file that nobody else knows yet.
+    pub(super) fn write(&self, file: impl AsFd) -> io::Result<()> {
+        memory::write_at(file, 0, &self.to_bytes())
+    }
+
     fn to_bytes(&self) -> [u8; HEADER] {
         let length = self.length as u64;
         let words = [MAGIC, self.kind, self.fingerprint, length, self.number];
@@ -163,13 +171,10 @@ impl Header {
         bytes
     }
 
-    /// None for a file that is no object, or that could become shorter than it says.
-    fn read(file: &OwnedFd) -> Option<Self> {
+    /// None for a file that is no object, or is shorter than it says.
+    pub(super) fn read(file: &OwnedFd) -> Option<Self> {
         let mut bytes = [0; HEADER];
-        let is_sealed = memory::is_sealed(file);
-        memory::read_at(file, 0, &mut bytes)
-            .ok()
-            .filter(|()| is_sealed)?;
+        memory::read_at(file, 0, &mut bytes).ok()?;
         let mut words = bytes
             .chunks_exact(8)
             .map(|it| u64::from_le_bytes(it.try_into().expect("chunks of eight bytes")));
@@ -209,7 +214,7 @@ impl Registry {
         self.mapped.insert(number, mapping);
     }
 
-    fn find_or_map(&mut self, file: Arc<OwnedFd>, header: &Header) -> std::io::Result<Mapping> {
+    fn find_or_map(&mut self, file: Arc<OwnedFd>, header: &Header) -> io::Result<Mapping> {
         let known = self.mapped.get(&header.number);
         if let Some(mapping) = known.and_then(WeakMapping::upgrade) {
             return Ok(mapping);
@@ -265,7 +270,7 @@ mod tests {
             length: 8192,
             number: 1,
         };
-        memory::write_at(&lies, 0, &header.to_bytes()).expect("a file");
+        header.write(&lies).expect("a file");
         for file in [empty, pipe, lies] {
             assert!(Object::open(Arc::new(file), Kind::Lock, 0).is_err());
         }

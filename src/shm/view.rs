@@ -2,21 +2,32 @@
 //!
 //! Another process may change the bytes at any time. Copies in and out are therefore raw, what was copied out is checked
 //! before it is believed, and words that both sides use are atomics. That a peer which breaks the protocol can tear a copy
-//! is accepted: the result is bytes that do not decode, in a process that still does what it should.
+//! is accepted: the result is bytes that do not decode, in a process that still does what it should. The exception is plain data
+//! behind a mutex, [`Cells`].
 
 #![expect(
     unsafe_code,
     reason = "raw access to memory that other processes change"
 )]
 
-use crate::sys::memory::Mapping;
+use crate::sys::{
+    memory::Mapping,
+    pid::{self, Identity},
+    robust::{Reentry, Refusal, RobustMutex, Taken},
+};
 use crate::wire::codec::Input;
+use bytemuck::Pod;
 use std::{
     fmt, io,
     marker::PhantomData,
+    ops::{Deref, DerefMut},
     os::fd::{AsFd, BorrowedFd},
-    ptr,
-    sync::atomic::{AtomicU32, AtomicU64},
+    ptr, slice,
+    sync::atomic::{
+        AtomicI8, AtomicI16, AtomicI32, AtomicI64, AtomicIsize, AtomicU8, AtomicU16, AtomicU32,
+        AtomicU64, AtomicUsize, Ordering,
+    },
+    time::Duration,
 };
 
 /// The bytes of one mapping. Clones see the same.
@@ -47,26 +58,26 @@ impl View {
     /// The word at `offset`, which must be aligned and inside.
     #[inline]
     pub(crate) fn atomic_u32(&self, offset: usize) -> &AtomicU32 {
-        let word = self.place(offset, size_of::<AtomicU32>());
-        assert!(
-            offset.is_multiple_of(align_of::<AtomicU32>()),
-            "word at {offset} is not aligned"
-        );
-        // SAFETY: inside the mapping and aligned, as was just checked; any bits are a valid atomic, every process uses it
-        // as an atomic only, and the borrow of `self` keeps it mapped.
-        unsafe { AtomicU32::from_ptr(word.cast()) }
+        self.word(offset)
     }
 
     /// The double word at `offset`, which must be aligned and inside.
     #[inline]
     pub(crate) fn atomic_u64(&self, offset: usize) -> &AtomicU64 {
-        let word = self.place(offset, size_of::<AtomicU64>());
+        self.word(offset)
+    }
+
+    /// The atomic at `offset`, which must be aligned and inside.
+    #[inline]
+    pub(crate) fn word<W: Word>(&self, offset: usize) -> &W {
+        let word = self.place(offset, size_of::<W>());
         assert!(
-            offset.is_multiple_of(align_of::<AtomicU64>()),
+            offset.is_multiple_of(align_of::<W>()),
             "word at {offset} is not aligned"
         );
-        // SAFETY: as for `atomic_u32`.
-        unsafe { AtomicU64::from_ptr(word.cast()) }
+        // SAFETY: inside the mapping and aligned, as was just checked; any bits are a valid atomic, every process uses it
+        // as an atomic only, and the borrow of `self` keeps it mapped.
+        unsafe { &*word.cast::<W>() }
     }
 
     /// Copies `bytes` to `offset`.
@@ -108,9 +119,226 @@ impl View {
     }
 }
 
+/// The integers' atomics.
+///
+/// # Safety
+///
+/// Any bits are one, and all of its operations are atomic without a lock, which other processes would not know of.
+pub(crate) unsafe trait Word {}
+
+macro_rules! words {
+    ($($word:ty)*) => {
+        $(
+            // SAFETY: the standard library says so of its atomics, where they exist.
+            unsafe impl Word for $word {}
+        )*
+    };
+}
+words!(AtomicU8 AtomicU16 AtomicU32 AtomicU64 AtomicUsize AtomicI8 AtomicI16 AtomicI32 AtomicI64 AtomicIsize);
+
 impl AsFd for View {
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.0.as_fd()
+    }
+}
+
+/// Plain items behind a robust mutex, the one place where shared bytes become references: whoever holds the mutex is the
+/// only one, of all processes, who has any.
+///
+/// Behind the mutex lie two words, then the items:
+///
+/// | `holder` | meaning |
+/// |---|---|
+/// | 0 | no process has references to the items but a living guard's |
+/// | an [`Identity`] | a guard of this process holds the mutex, or was the last |
+/// | all bits | references may be left behind for ever: the items cannot be had again |
+///
+/// | `count` | how many items there are; never changes |
+///
+/// # References that outlive their mutex
+///
+/// The kernel lets a mutex go when its thread ends. If that is because of the process's death, all references go with it. But a
+/// guard may also be leaked, and references that it gave out be used by other threads when its own has ended. So whoever comes
+/// after an end looks who it was: if that process lives, and has not dropped the `Cells` that the guard borrowed (with which all
+/// references are gone), nobody gets the items any more.
+pub(crate) struct Cells<T> {
+    mutex: RobustMutex,
+    view: View,
+    start: usize,
+    count: usize,
+    /// The process of a guard that has not been dropped, as its id; else 0. Only the mutex's holder writes it.
+    lent_in: AtomicU32,
+    items: PhantomData<fn() -> T>,
+}
+
+/// Why items cannot be had.
+#[derive(Debug)]
+pub(crate) enum NoCells {
+    Refused(Refusal),
+    /// A thread has ended and left references behind.
+    Leaked,
+}
+
+const LEAKED: u64 = u64::MAX;
+
+/// How long a process may take to end when one of its threads has ended. With much memory it takes a while.
+const ENDING: Duration = Duration::from_secs(5);
+
+impl<T> Cells<T> {
+    const WORDS: usize = RobustMutex::SIZE;
+    const ALIGNED: () = assert!(align_of::<T>() <= 4096, "no alignment beyond a page's");
+
+    /// Where the items begin, behind `offset`.
+    fn items_at(offset: usize) -> usize {
+        let () = Self::ALIGNED;
+        (offset + Self::WORDS + 16).next_multiple_of(align_of::<T>())
+    }
+
+    /// Bytes behind `offset` that so many items need; none if there are not so many anywhere.
+    pub(crate) fn size(offset: usize, count: usize) -> Option<usize> {
+        let size = size_of::<T>().checked_mul(count)?;
+        let end = Self::items_at(offset).checked_add(size)?;
+        isize::try_from(end).ok().map(|_| end - offset)
+    }
+
+    /// Makes zeros that nobody else knows yet into items, all of zeros.
+    pub(crate) fn create(view: View, offset: usize, count: usize) -> io::Result<Self> {
+        RobustMutex::create(view.mapping().clone(), offset, Reentry::Refused)?;
+        let word = view.atomic_u64(offset + Self::WORDS + 8);
+        word.store(count as u64, Ordering::Relaxed);
+        Ok(Self::open(view, offset))
+    }
+
+    /// Items that their maker has created. `offset` must be a multiple of [`RobustMutex::SIZE`].
+    pub(crate) fn open(view: View, offset: usize) -> Self {
+        let count = view.atomic_u64(offset + Self::WORDS + 8);
+        let count = count.load(Ordering::Relaxed) as usize;
+        let start = Self::items_at(offset);
+        // It panics where they are not inside.
+        let size = Self::size(offset, count).unwrap_or(usize::MAX);
+        view.place(offset, size);
+        Self {
+            mutex: RobustMutex::open(view.mapping().clone(), offset),
+            start,
+            count,
+            lent_in: AtomicU32::new(0),
+            view,
+            items: PhantomData,
+        }
+    }
+
+    /// How many items there are.
+    pub(crate) fn count(&self) -> usize {
+        self.count
+    }
+
+    #[inline]
+    fn holder(&self) -> &AtomicU64 {
+        let offset = self.mutex.offset() + Self::WORDS;
+        self.view.atomic_u64(offset)
+    }
+}
+
+impl<T: Pod> Cells<T> {
+    /// Waits for the items.
+    #[inline]
+    pub(crate) fn lock(&self) -> Result<(CellsGuard<'_, T>, Taken), NoCells> {
+        let taken = self.mutex.lock().map_err(NoCells::Refused)?;
+        // Relaxed, as for all of these words: they are written and read by the mutex's holder.
+        let holder = self.holder().load(Ordering::Relaxed);
+        if (taken == Taken::OwnerDied || holder == LEAKED) && !self.is_unreferenced(holder) {
+            self.holder().store(LEAKED, Ordering::Relaxed);
+            self.mutex.unlock();
+            return Err(NoCells::Leaked);
+        }
+        let process = Identity::current();
+        self.holder().store(process.0, Ordering::Relaxed);
+        let process = process.pid();
+        self.lent_in.store(process, Ordering::Relaxed);
+        let guard = CellsGuard {
+            cells: self,
+            process,
+            bound_to_thread: PhantomData,
+        };
+        Ok((guard, taken))
+    }
+
+    /// Whether no reference can be left of a holder whose thread has ended.
+    #[cold]
+    fn is_unreferenced(&self, holder: u64) -> bool {
+        let is_own = holder == Identity::current().0;
+        holder == 0 || holder != LEAKED && !is_own && Identity(holder).has_ended(ENDING)
+    }
+}
+
+impl<T> Drop for Cells<T> {
+    fn drop(&mut self) {
+        let own = Identity::current();
+        if *self.lent_in.get_mut() == own.pid() {
+            // A guard was leaked: the references that it gave out have borrowed from what is dropped here, and are gone.
+            let (order, otherwise) = (Ordering::Relaxed, Ordering::Relaxed);
+            // It fails where others have found that one was left.
+            let _ = self.holder().compare_exchange(own.0, 0, order, otherwise);
+        }
+    }
+}
+
+impl<T> fmt::Debug for Cells<T> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Cells")
+            .field("count", &self.count)
+            .finish_non_exhaustive()
+    }
+}
+
+/// Holds the items of [`Cells`], and is the way to them.
+#[derive(Debug)]
+pub(crate) struct CellsGuard<'a, T> {
+    cells: &'a Cells<T>,
+    process: u32,
+    /// The mutex is its thread's.
+    bound_to_thread: PhantomData<*const T>,
+}
+
+impl<T> CellsGuard<'_, T> {
+    /// The address of the items.
+    #[inline]
+    fn items(&self) -> *mut T {
+        assert!(
+            self.process == pid::current(),
+            "this is a copy of the process that holds the lock, and must not touch what it protects"
+        );
+        let size = size_of::<T>() * self.cells.count;
+        self.cells.view.place(self.cells.start, size).cast()
+    }
+}
+
+impl<T: Pod> Deref for CellsGuard<'_, T> {
+    type Target = [T];
+
+    #[inline]
+    fn deref(&self) -> &[T] {
+        // SAFETY: inside of the mapping and aligned, as `place` and `items_at` see to; any bits are a `Pod`; and as this thread
+        // of this process holds the mutex, nobody has a `&mut` to them, here or in another process (see `Cells`).
+        unsafe { slice::from_raw_parts(self.items(), self.cells.count) }
+    }
+}
+
+impl<T: Pod> DerefMut for CellsGuard<'_, T> {
+    #[inline]
+    fn deref_mut(&mut self) -> &mut [T] {
+        // SAFETY: as above, and nobody has a `&` either: `&mut self` is the only way to one.
+        unsafe { slice::from_raw_parts_mut(self.items(), self.cells.count) }
+    }
+}
+
+impl<T> Drop for CellsGuard<'_, T> {
+    #[inline]
+    fn drop(&mut self) {
+        if self.process == pid::current() {
+            self.cells.lent_in.store(0, Ordering::Relaxed);
+            self.cells.mutex.unlock();
+        }
     }
 }
 

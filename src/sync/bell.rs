@@ -68,17 +68,41 @@ impl<'a> Patience<'a> {
         }
     }
 
+    /// Waits while the word is the same, or for nothing at all, until the next look or the deadline.
+    pub(super) fn wait(
+        &mut self,
+        word: &AtomicU32,
+        expected: u32,
+        deadline: Option<Instant>,
+        changed: impl FnMut() -> bool,
+    ) {
+        if !self.stay_awake(changed) {
+            self.sleep(word, expected, deadline);
+        }
+    }
+
     /// Waits awake, as long as that pays; true if it is ready. One thread of a process at a time does so.
     fn stay_awake(&self, ready: impl FnMut() -> bool) -> bool {
         let alertness = self.alertness.try_lock();
         alertness.is_some_and(|mut it| it.until(ready))
     }
 
-    /// Sleeps while the word is the same, until the next look or the deadline.
-    fn sleep(&mut self, word: &AtomicU32, expected: u32, left: Duration) {
+    fn sleep(&mut self, word: &AtomicU32, expected: u32, deadline: Option<Instant>) {
+        let left = left_until(deadline);
         futex::wait(word, expected, self.next_look.min(left));
         self.next_look = (self.next_look * 2).min(RARE_LOOK);
     }
+}
+
+/// Nothing, when the deadline has passed.
+fn left_until(deadline: Option<Instant>) -> Duration {
+    let left = deadline.map(|it| it.saturating_duration_since(Instant::now()));
+    left.unwrap_or(Duration::MAX)
+}
+
+/// Whether a deadline has passed.
+pub(super) fn is_over(deadline: Option<Instant>) -> bool {
+    left_until(deadline).is_zero()
 }
 
 /// Two words of shared memory, as the module describes them.
@@ -104,15 +128,13 @@ impl Bell<'_> {
         deadline: Option<Instant>,
         patience: &mut Patience<'_>,
     ) -> bool {
-        let left = deadline.map(|it| it.saturating_duration_since(Instant::now()));
-        let left = left.unwrap_or(Duration::MAX);
-        if left.is_zero() {
+        if is_over(deadline) {
             return false;
         }
         // Acquire: as the load of a ticket, it may be the last look before something is read.
         if !patience.stay_awake(|| self.word.load(Ordering::Acquire) != ticket) {
             self.sleepers.store(1, Ordering::SeqCst);
-            patience.sleep(self.word, ticket, left);
+            patience.sleep(self.word, ticket, deadline);
         }
         true
     }

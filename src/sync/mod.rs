@@ -6,5 +6,23 @@
 //!
 //! Invariant: knows nothing of processes; no user code runs under a lock that is not the user's own.
 
-#[allow(dead_code, reason = "what stands on it follows")]
+mod atomic;
+mod barrier;
 pub(crate) mod bell;
+mod condition;
+mod event;
+mod handle;
+mod held;
+mod lock;
+mod lock_error;
+mod semaphore;
+mod value;
+
+pub use atomic::{Atomic, AtomicInteger, AtomicPrimitive};
+pub use barrier::{Barrier, BarrierWaitResult};
+pub use condition::{Condition, ConditionGuard};
+pub use event::Event;
+pub use lock::{Lock, LockGuard, RLock, RLockGuard};
+pub use lock_error::{LockError, LockResult};
+pub use semaphore::{BoundedSemaphore, Semaphore};
+pub use value::{Array, ArrayGuard, Value, ValueGuard};

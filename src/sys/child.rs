@@ -2,7 +2,7 @@
 
 use super::{
     fd::{above_stdio, cvt, retry},
-    poll,
+    named, poll,
 };
 use nix::{
     fcntl::{FcntlArg, FdFlag, fcntl},
@@ -197,8 +197,9 @@ pub(crate) fn set_name(name: &str) {
     }
 }
 
-/// Ends this process at once: no destructor, no exit handler, nothing flushed.
+/// Ends this process at once: no destructor, no exit handler, nothing flushed. Names of shared memory that it has made go.
 pub(crate) fn exit_now(code: i32) -> ! {
+    named::remove_own();
     // SAFETY: _exit does not return and runs no code of this process.
     unsafe { libc::_exit(code) }
 }

@@ -14,10 +14,10 @@ pub(crate) mod fd;
 pub(crate) mod futex;
 pub(crate) mod memory;
 pub(crate) mod modules;
+pub(crate) mod named;
 pub(crate) mod pid;
 pub(crate) mod pipe;
 pub(crate) mod poll;
-#[allow(dead_code, reason = "what stands on it follows")]
 pub(crate) mod robust;
 pub(crate) mod signal;
 pub(crate) mod socket;

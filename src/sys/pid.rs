@@ -2,13 +2,18 @@
 //!
 //! The cached number lies in a page that the kernel empties in every child (`MADV_WIPEONFORK`, Linux 4.14), so that a
 //! pool which is used in a fork of its owner notices without a system call for each task.
+//!
+//! And an identity that no later process has, for those who must know whether a process has ended whose number may be
+//! another's by then.
 
+use super::{child::PidFd, poll};
 use std::{
     ptr::{self, NonNull},
     sync::{
         LazyLock,
-        atomic::{AtomicU32, Ordering},
+        atomic::{AtomicU32, AtomicU64, Ordering},
     },
+    time::Duration,
 };
 
 /// Bytes; any size is rounded up to a page.
@@ -41,6 +46,54 @@ pub(crate) fn current() -> u32 {
     }
 }
 
+/// A process, by its id (in the lower half) and when it was started (clock ticks since boot, as far as they go). Never 0.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Identity(pub(crate) u64);
+
+impl Identity {
+    /// The calling process's.
+    #[inline]
+    pub(crate) fn current() -> Self {
+        static CACHED: AtomicU64 = AtomicU64::new(0);
+        let pid = current();
+        // Relaxed, as for the id.
+        let cached = Self(CACHED.load(Ordering::Relaxed));
+        if cached.pid() == pid {
+            return cached;
+        }
+        let identity = Self::of(pid);
+        CACHED.store(identity.0, Ordering::Relaxed);
+        identity
+    }
+
+    #[cold]
+    fn of(pid: u32) -> Self {
+        let start = start_of(pid).unwrap_or_default();
+        Self(u64::from(pid) | start << 32)
+    }
+
+    pub(crate) fn pid(self) -> u32 {
+        self.0 as u32
+    }
+
+    /// Whether the process has ended, with all of its threads; it may take until the limit to know that it has not.
+    pub(crate) fn has_ended(self, limit: Duration) -> bool {
+        // Opened first: what is found out then is of the process of this descriptor, unless that has ended.
+        let Ok(process) = PidFd::open(self.pid()) else {
+            return true;
+        };
+        Self::of(self.pid()) != self || poll::readable(&process, Some(limit)).unwrap_or(false)
+    }
+}
+
+/// The 22nd field of `/proc/*/stat`; the second is a name in brackets with anything in it.
+fn start_of(pid: u32) -> Option<u64> {
+    let stat = std::fs::read(format!("/proc/{pid}/stat")).ok()?;
+    let after_name = stat.iter().rposition(|it| *it == b')')?;
+    let fields = std::str::from_utf8(&stat[after_name + 1..]).ok()?;
+    fields.split_ascii_whitespace().nth(19)?.parse().ok()
+}
+
 impl Cache {
     fn new() -> Self {
         let access = libc::PROT_READ | libc::PROT_WRITE;
@@ -58,9 +111,29 @@ impl Cache {
 
 #[cfg(test)]
 mod tests {
+    use super::*;
+    use std::process::Command;
+
     #[test]
     fn the_cached_id_is_the_process_id() {
         assert_eq!(super::current(), std::process::id());
         assert_eq!(super::current(), std::process::id());
+    }
+
+    #[test]
+    fn it_is_known_when_a_process_has_ended_and_its_number_is_another_s() {
+        let own = Identity::current();
+        assert!(own == Identity::current() && !own.has_ended(Duration::ZERO));
+        assert!(Identity(own.0 ^ 1 << 40).has_ended(Duration::ZERO));
+        let mut child = Command::new("sleep")
+            .arg("1000")
+            .spawn()
+            .expect("a program");
+        let other = Identity::of(child.id());
+        assert!(!other.has_ended(Duration::ZERO));
+        child.kill().expect("it runs");
+        assert!(other.has_ended(Duration::from_secs(60)), "it is a zombie");
+        child.wait().expect("a child of this process");
+        assert!(other.has_ended(Duration::ZERO));
     }
 }

@@ -124,6 +124,12 @@ impl RobustMutex {
         }
     }
 
+    /// Where it lies in its mapping.
+    #[inline]
+    pub(crate) fn offset(&self) -> usize {
+        self.offset
+    }
+
     #[inline]
     fn raw(&self) -> *mut Raw {
         // SAFETY: the place is inside the mapping, as `open` has checked.

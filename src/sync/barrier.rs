@@ -1,0 +1,427 @@
+//! Barriers: parties that wait for each other, round after round.
+//!
+//! One word holds the round, and is stored once for each step, under a robust mutex of the barrier's own:
+//!
+//! | bits | | |
+//! |---|---|---|
+//! | 0 | broken | nobody may wait until a reset |
+//! | 1..32 | how the last 31 rounds ended, the last one lowest | 1: broken off |
+//! | 32..64 | the number of the round | from 1 |
+//!
+//! A round ends when it is complete, broken off (a party's time is up, `abort`) or reset; the number goes up by one each time.
+//! Who waits looks for its round's end in the bits (one that is 31 rounds late believes that its own was complete, as
+//! nearly all are).
+//!
+//! # Places
+//!
+//! There is a place for each party: a robust mutex, and the number of the round for which it was last taken. A party that waits
+//! holds its place's mutex, then writes the round, both under the barrier's mutex. So a place of this round whose mutex is not
+//! held has lost its party, by a death, and is free; whoever would complete the round takes this roll call first. A round is
+//! begun by its number alone: nothing has to be cleared.
+//!
+//! A party of an earlier round may still hold its place when it is slow to wake up. Where that leaves none for a newcomer,
+//! because more threads than parties come here, it waits until one rings in leaving.
+
+use super::{
+    bell::{Alertness, Bell, Patience},
+    handle::{Handle, handle},
+};
+use crate::error::{Error, ErrorKind, Result};
+use crate::shm::{Kind, Object};
+use crate::sys::robust::{Reentry, Refusal, RobustMutex};
+use std::{
+    sync::atomic::{AtomicU64, Ordering},
+    time::{Duration, Instant},
+};
+
+/// Offsets in bytes.
+const MUTEX: usize = Object::BODY;
+const PARTIES: usize = MUTEX + RobustMutex::SIZE;
+const ROUND: usize = PARTIES + 8;
+const ROUND_BELL: usize = PARTIES + 16;
+const PLACES_BELL: usize = PARTIES + 24;
+const PLACES: usize = PARTIES + 64;
+
+/// Bytes of a place: its mutex, and in the next cache line its round.
+const PLACE: usize = 128;
+const PLACE_ROUND: usize = RobustMutex::SIZE;
+
+const BROKEN: u64 = 1;
+const ENDS: u64 = 0xffff_fffe;
+
+/// How the last rounds ended, and which one it is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Round(u64);
+
+impl Round {
+    const FIRST: Self = Self(1 << 32);
+
+    fn number(self) -> u32 {
+        (self.0 >> 32) as u32
+    }
+
+    fn is_broken(self) -> bool {
+        self.0 & BROKEN != 0
+    }
+
+    /// The next round, after this one was complete or not.
+    fn ended(self, broken_off: bool) -> Self {
+        let ends = (self.0 & ENDS) << 1 & ENDS | u64::from(broken_off) << 1;
+        let number = self.number().wrapping_add(1);
+        Self(u64::from(number) << 32 | ends)
+    }
+
+    fn broken(self) -> Self {
+        Self(self.ended(true).0 | BROKEN)
+    }
+
+    /// Whether round `number` was complete; none if it has not ended.
+    fn outcome_of(self, number: u32) -> Option<bool> {
+        match self.number().wrapping_sub(number) {
+            0 => None,
+            age @ 1..=31 => Some(self.0 >> age & 1 == 0),
+            _ => Some(true),
+        }
+    }
+}
+
+/// Holds processes up until a number of them has come.
+///
+/// A party that is killed while it waits gives its place back: one more has to come. One that is killed before it comes is
+/// missing, and the others wait, each until its time is up (which breaks the barrier), or until somebody comes in its place.
+///
+/// # Examples
+///
+/// ```
+/// use procpool::{Barrier, Process};
+///
+/// let barrier = Barrier::new(2)?;
+/// let other = Process::start(|it: Barrier| it.wait().map_or(9, |turn| turn.index()), barrier.clone())?;
+/// let ours = barrier.wait()?.index();
+/// assert_eq!(ours + other.result()?, 1); // One is 0, and the other 1.
+/// # Ok::<(), procpool::Error>(())
+/// ```
+pub struct Barrier {
+    object: Object,
+    mutex: RobustMutex,
+    alertness: Alertness,
+}
+
+/// What a party learns of its round.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct BarrierWaitResult(usize);
+
+impl BarrierWaitResult {
+    /// Its own number among the parties, from 0 to one less than there are.
+    #[must_use]
+    pub fn index(&self) -> usize {
+        self.0
+    }
+
+    /// True for one of the parties: the one whose index is 0.
+    #[must_use]
+    pub fn is_leader(&self) -> bool {
+        self.0 == 0
+    }
+}
+
+/// Where a party waits.
+struct Place {
+    mutex: RobustMutex,
+    index: usize,
+    round: u32,
+}
+
+/// What becomes of a party that has come.
+enum Arrival {
+    Completed(BarrierWaitResult),
+    Waits(Place),
+    /// Every free place is still held.
+    NoPlace,
+    Broken,
+}
+
+/// Holds the barrier's own mutex, for a few steps.
+struct Inside<'a>(&'a Barrier);
+
+impl Drop for Inside<'_> {
+    fn drop(&mut self) {
+        self.0.mutex.unlock();
+    }
+}
+
+impl Barrier {
+    /// Makes one for so many parties.
+    ///
+    /// # Errors
+    ///
+    /// [`ErrorKind::InvalidInput`] for 0 parties; [`ErrorKind::Io`] when the system gives no memory or no descriptor.
+    pub fn new(parties: usize) -> Result<Self> {
+        if parties == 0 {
+            let message = "a barrier cannot be for 0 parties";
+            return Err(Error::new(ErrorKind::InvalidInput, message));
+        }
+        let bytes = parties.saturating_mul(PLACE).saturating_add(PLACES);
+        let object = Object::create(Self::KIND, 0, bytes)?;
+        for at in std::iter::once(MUTEX).chain((0..parties).map(place)) {
+            let mutex = RobustMutex::create(object.mapping().clone(), at, Reentry::Refused);
+            mutex.map_err(|it| Error::io("failed to create a Barrier", it))?;
+        }
+        // Relaxed: nobody else knows it yet.
+        let store = |at, value| object.view().atomic_u64(at).store(value, Ordering::Relaxed);
+        store(PARTIES, parties as u64);
+        store(ROUND, Round::FIRST.0);
+        Ok(Self::of(object))
+    }
+
+    /// Waits until all parties have come.
+    ///
+    /// # Errors
+    ///
+    /// [`ErrorKind::BrokenBarrier`] if it is broken, or is broken or reset before all have come.
+    pub fn wait(&self) -> Result<BarrierWaitResult> {
+        self.wait_until(None, Duration::MAX)
+    }
+
+    /// As [`wait`](Self::wait), at most for `limit`; then the barrier is broken for all.
+    ///
+    /// # Errors
+    ///
+    /// As there; [`ErrorKind::TimedOut`] for the party whose time is up.
+    pub fn wait_timeout(&self, limit: Duration) -> Result<BarrierWaitResult> {
+        self.wait_until(Instant::now().checked_add(limit), limit)
+    }
+
+    /// Breaks the round off, for those who wait, and makes a broken barrier usable again.
+    ///
+    /// # Errors
+    ///
+    /// None at present.
+    pub fn reset(&self) -> Result<()> {
+        let inside = self.enter();
+        inside.end(self.round().ended(true));
+        Ok(())
+    }
+
+    /// Breaks the barrier: those who wait and those who come get an error, until a [`reset`](Self::reset).
+    ///
+    /// # Errors
+    ///
+    /// None at present.
+    pub fn abort(&self) -> Result<()> {
+        let inside = self.enter();
+        inside.end(self.round().broken());
+        Ok(())
+    }
+
+    /// How many have to come.
+    #[must_use]
+    pub fn parties(&self) -> usize {
+        let parties = self.object.view().atomic_u64(PARTIES);
+        parties.load(Ordering::Relaxed) as usize
+    }
+
+    /// How many wait at this moment.
+    #[must_use]
+    pub fn waiting(&self) -> usize {
+        let inside = self.enter();
+        inside.free_places().0
+    }
+
+    /// Whether nobody may wait.
+    #[must_use]
+    pub fn is_broken(&self) -> bool {
+        self.round().is_broken()
+    }
+
+    fn wait_until(&self, deadline: Option<Instant>, limit: Duration) -> Result<BarrierWaitResult> {
+        let mut patience = Patience::new(&self.alertness);
+        let place = loop {
+            let bell = self.bell(PLACES_BELL);
+            let ticket = bell.ticket();
+            match self.arrive() {
+                Arrival::Completed(turn) => return Ok(turn),
+                Arrival::Broken => return Err(broken()),
+                Arrival::Waits(place) => break place,
+                Arrival::NoPlace if bell.wait(ticket, deadline, &mut patience) => {}
+                Arrival::NoPlace => return Err(self.time_is_up(None, limit)),
+            }
+        };
+        let outcome = self.wait_for_end(place.round, deadline, limit);
+        place.mutex.unlock();
+        self.bell(PLACES_BELL).ring_one();
+        outcome.map(|()| BarrierWaitResult(place.index))
+    }
+
+    fn arrive(&self) -> Arrival {
+        let inside = self.enter();
+        let round = self.round();
+        if round.is_broken() {
+            return Arrival::Broken;
+        }
+        let (waiting, free) = inside.free_places();
+        if waiting + 1 == self.parties() {
+            inside.end(round.ended(false));
+            return Arrival::Completed(BarrierWaitResult(free[0]));
+        }
+        let place = free.into_iter().find_map(|it| inside.take(it, round));
+        place.map_or(Arrival::NoPlace, Arrival::Waits)
+    }
+
+    fn wait_for_end(&self, round: u32, deadline: Option<Instant>, limit: Duration) -> Result<()> {
+        let mut patience = Patience::new(&self.alertness);
+        loop {
+            let bell = self.bell(ROUND_BELL);
+            let ticket = bell.ticket();
+            match self.round().outcome_of(round) {
+                Some(true) => return Ok(()),
+                Some(false) => return Err(broken()),
+                None if bell.wait(ticket, deadline, &mut patience) => {}
+                None => match self.time_is_up(Some(round), limit) {
+                    // It ended at the last moment.
+                    _ if self.round().outcome_of(round) == Some(true) => return Ok(()),
+                    error => return Err(error),
+                },
+            }
+        }
+    }
+
+    /// Breaks the barrier, if the round that the party has waited in still goes on.
+    fn time_is_up(&self, waited_in: Option<u32>, limit: Duration) -> Error {
+        let inside = self.enter();
+        let round = self.round();
+        if waited_in.is_none_or(|it| it == round.number()) {
+            inside.end(round.broken());
+            let message = format!("not all parties have come to the barrier within {limit:?}");
+            return Error::new(ErrorKind::TimedOut, message);
+        }
+        broken()
+    }
+
+    fn enter(&self) -> Inside<'_> {
+        match self.mutex.lock() {
+            // Whoever died in here has stored the round, or has not.
+            Ok(_) => Inside(self),
+            Err(refusal) => unreachable!("a mutex for a few steps: {refusal:?}"),
+        }
+    }
+
+    fn round(&self) -> Round {
+        // Acquire: what a party did before it came is seen by those whom it let go on.
+        Round(self.object.view().atomic_u64(ROUND).load(Ordering::Acquire))
+    }
+
+    fn bell(&self, at: usize) -> Bell<'_> {
+        let view = self.object.view();
+        Bell {
+            word: view.atomic_u32(at),
+            sleepers: view.atomic_u32(at + 4),
+        }
+    }
+}
+
+impl Inside<'_> {
+    /// How many parties wait in this round, and which places are not theirs.
+    fn free_places(&self) -> (usize, Vec<usize>) {
+        let places = 0..self.0.parties();
+        let (taken, free): (Vec<usize>, _) = places.partition(|it| self.is_taken(*it));
+        (taken.len(), free)
+    }
+
+    /// Whether a living party waits at this place.
+    fn is_taken(&self, index: usize) -> bool {
+        if self.place_round(index).load(Ordering::Relaxed) != u64::from(self.0.round().number()) {
+            return false;
+        }
+        let mutex = self.place_mutex(index);
+        match mutex.try_lock() {
+            Err(Refusal::Held) => true,
+            Err(_) => false,
+            Ok(_) => {
+                mutex.unlock();
+                false
+            }
+        }
+    }
+
+    /// Waits at a place, unless a party of an earlier round is still there.
+    fn take(&self, index: usize, round: Round) -> Option<Place> {
+        let mutex = self.place_mutex(index);
+        mutex.try_lock().ok()?;
+        // Relaxed: written and read under the barrier's mutex.
+        self.place_round(index)
+            .store(round.number().into(), Ordering::Relaxed);
+        Some(Place {
+            mutex,
+            index,
+            round: round.number(),
+        })
+    }
+
+    /// Ends the round.
+    fn end(&self, next: Round) {
+        let round = self.0.object.view().atomic_u64(ROUND);
+        // Release: see `Barrier::round`.
+        round.store(next.0, Ordering::Release);
+        self.0.bell(ROUND_BELL).ring_all();
+    }
+
+    fn place_mutex(&self, index: usize) -> RobustMutex {
+        RobustMutex::open(self.0.object.mapping().clone(), place(index))
+    }
+
+    fn place_round(&self, index: usize) -> &AtomicU64 {
+        self.0.object.view().atomic_u64(place(index) + PLACE_ROUND)
+    }
+}
+
+/// Where a place lies.
+fn place(index: usize) -> usize {
+    PLACES + index * PLACE
+}
+
+fn broken() -> Error {
+    Error::new(ErrorKind::BrokenBarrier, "the barrier is broken")
+}
+
+impl Handle for Barrier {
+    const KIND: Kind = Kind::Barrier;
+
+    fn object(&self) -> &Object {
+        &self.object
+    }
+
+    fn of(object: Object) -> Self {
+        let mutex = RobustMutex::open(object.mapping().clone(), MUTEX);
+        Self {
+            object,
+            mutex,
+            alertness: Alertness::default(),
+        }
+    }
+}
+
+handle!(Barrier);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn how_each_of_the_last_rounds_ended_is_known() {
+        let mut round = Round(u64::from(u32::MAX - 20) << 32);
+        let mut ends = Vec::new();
+        for turn in 0..40u32 {
+            let (number, complete) = (round.number(), turn % 3 != 0);
+            assert_eq!(round.outcome_of(number), None);
+            ends.push((number, complete));
+            round = round.ended(!complete);
+            for (number, complete) in ends.iter().rev().take(31) {
+                assert_eq!(round.outcome_of(*number), Some(*complete));
+            }
+        }
+        assert!(!round.is_broken() && round.broken().is_broken());
+        assert!(!round.broken().ended(true).is_broken());
+        assert_eq!(round.broken().outcome_of(round.number()), Some(false));
+    }
+}

@@ -1,0 +1,154 @@
+//! Events: something has happened, or has not.
+
+use super::{
+    bell::{Alertness, Bell, Patience},
+    handle::{Handle, handle},
+};
+use crate::error::{Error, ErrorKind, Result};
+use crate::shm::{Kind, Object};
+use std::{
+    sync::atomic::{AtomicU32, Ordering},
+    time::{Duration, Instant},
+};
+
+/// Offsets in bytes.
+const STATE: usize = Object::BODY;
+const WORD: usize = Object::BODY + 4;
+const SLEEPERS: usize = Object::BODY + 8;
+const BYTES: usize = 64;
+
+/// The lowest bit of the state.
+const IS_SET: u32 = 1;
+
+/// What one `set` adds to the state.
+const GENERATION: u32 = 2;
+
+/// A flag that processes wait for until one of them sets it.
+///
+/// Whoever waits when it is set goes on, also when it is cleared right after. A process that dies changes nothing; if it dies
+/// in the middle of [`set`](Self::set), the event is set or not, and others may notice up to a second late.
+///
+/// Its state is one word, (generation, is set), which each `set` of an event that is not set makes (generation + 1, true), and
+/// `clear` (generation, false).
+///
+/// # Examples
+///
+/// ```
+/// use procpool::{Event, Process};
+///
+/// let started = Event::new()?;
+/// let process = Process::start(|it: Event| it.set(), started.clone())?;
+/// started.wait()?;
+/// assert!(started.is_set());
+/// process.join()?;
+/// # Ok::<(), procpool::Error>(())
+/// ```
+pub struct Event {
+    object: Object,
+    alertness: Alertness,
+}
+
+impl Event {
+    /// Makes one that is not set.
+    ///
+    /// # Errors
+    ///
+    /// [`ErrorKind::Io`] when the system gives no memory or no descriptor.
+    pub fn new() -> Result<Self> {
+        Object::create(Self::KIND, 0, BYTES).map(Self::of)
+    }
+
+    fn state(&self) -> &AtomicU32 {
+        self.object.view().atomic_u32(STATE)
+    }
+
+    fn bell(&self) -> Bell<'_> {
+        let view = self.object.view();
+        Bell {
+            word: view.atomic_u32(WORD),
+            sleepers: view.atomic_u32(SLEEPERS),
+        }
+    }
+
+    /// Sets it, and wakes all who wait. Never blocks.
+    pub fn set(&self) {
+        let set = |state: u32| match state & IS_SET {
+            0 => Some(state.wrapping_add(GENERATION) | IS_SET),
+            // Stored again, so that what was done before is seen by whoever finds it set, whoever has set it.
+            _ => Some(state),
+        };
+        let before = self
+            .state()
+            .fetch_update(Ordering::Release, Ordering::Relaxed, set);
+        if before.is_ok_and(|it| it & IS_SET == 0) {
+            self.bell().ring_all();
+        }
+    }
+
+    /// Makes it not set. Never blocks.
+    pub fn clear(&self) {
+        self.state().fetch_and(!IS_SET, Ordering::Relaxed);
+    }
+
+    /// Whether it is set at this moment.
+    #[must_use]
+    pub fn is_set(&self) -> bool {
+        self.state().load(Ordering::Acquire) & IS_SET != 0
+    }
+
+    /// Waits until it is set. Returns at once if it is.
+    ///
+    /// # Errors
+    ///
+    /// None at present.
+    pub fn wait(&self) -> Result<()> {
+        self.wait_until(None);
+        Ok(())
+    }
+
+    /// Waits until it is set, at most `limit`.
+    ///
+    /// # Errors
+    ///
+    /// [`ErrorKind::TimedOut`].
+    pub fn wait_timeout(&self, limit: Duration) -> Result<()> {
+        if self.wait_until(Instant::now().checked_add(limit)) {
+            return Ok(());
+        }
+        let message = format!("the event was not set within {limit:?}");
+        Err(Error::new(ErrorKind::TimedOut, message))
+    }
+
+    /// False when the deadline has passed.
+    fn wait_until(&self, deadline: Option<Instant>) -> bool {
+        let before = self.state().load(Ordering::Acquire);
+        let mut patience = Patience::new(&self.alertness);
+        loop {
+            let ticket = self.bell().ticket();
+            let state = self.state().load(Ordering::Acquire);
+            if state & IS_SET != 0 || state & !IS_SET != before & !IS_SET {
+                return true;
+            }
+            if !self.bell().wait(ticket, deadline, &mut patience) {
+                return false;
+            }
+        }
+    }
+}
+
+impl Handle for Event {
+    const KIND: Kind = Kind::Event;
+
+    fn object(&self) -> &Object {
+        &self.object
+    }
+
+    fn of(object: Object) -> Self {
+        Self {
+            object,
+            alertness: Alertness::default(),
+        }
+    }
+}
+
+handle!(Event);
