@@ -144,6 +144,42 @@
 //! # Ok::<(), procpool::Error>(())
 //! ```
 //!
+//! # Sharing memory
+//!
+//! Messages are copies. What several processes are to see at once lies in shared memory, behind handles that travel like any
+//! other value, in a struct, an argument, a message: [`Value`] and [`Array`] hold plain data ([`Pod`]) behind a lock, [`Atomic`] a
+//! number without one, [`SharedMemory`] bytes. [`Lock`], [`RLock`], [`Semaphore`], [`BoundedSemaphore`], [`Condition`], [`Event`]
+//! and [`Barrier`] order what processes do.
+//!
+//! ```
+//! use procpool::{Process, Value};
+//!
+//! fn count(counter: Value<u64>) {
+//!     for _ in 0..1000 {
+//!         *counter.lock().expect("nobody died") += 1;
+//!     }
+//! }
+//!
+//! let counter = Value::new(0)?;
+//! let processes = [Process::start(count, counter.clone())?, Process::start(count, counter.clone())?];
+//! for process in processes {
+//!     process.result()?;
+//! }
+//! assert_eq!(counter.get()?, 2000);
+//! # Ok::<(), procpool::Error>(())
+//! ```
+//!
+//! Nobody waits for the dead:
+//!
+//! | a process is killed that | what happens |
+//! |---|---|
+//! | holds a lock, a condition, a value | the next taker has it, in an error of the kind [`OwnerDied`](ErrorKind::OwnerDied), once, as with `std`'s poisoning: `lock.acquire().or_else(\|it\| it.into_inner())?` goes on |
+//! | waits for a lock, a permit, an event, a notification | nothing; another who was to be woken may be so up to a second late |
+//! | has permits of a semaphore | they are gone until somebody releases them in its place |
+//! | waits at a barrier | its place is free again |
+//! | was to come to a barrier | the others wait: give them a limit |
+//! | has made named shared memory | the name stays, in `/dev/shm` |
+//!
 //! Linux 5.4 or later, 64-bit, with `/proc` mounted.
 
 #[cfg(not(all(target_os = "linux", target_pointer_width = "64")))]

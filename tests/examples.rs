@@ -2,6 +2,8 @@
 
 #[path = "examples/processes.rs"]
 mod processes;
+#[path = "examples/sharing.rs"]
+mod sharing;
 
 use std::collections::BTreeSet;
 use std::env;

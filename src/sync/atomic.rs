@@ -25,7 +25,11 @@ use std::{
 /// use std::sync::atomic::Ordering::Relaxed;
 ///
 /// let hits = Atomic::new(0u64)?;
-/// let count = |hits: Atomic<u64>| (0..1000).for_each(|_| drop(hits.fetch_add(1, Relaxed)));
+/// let count = |hits: Atomic<u64>| {
+///     for _ in 0..1000 {
+///         hits.fetch_add(1, Relaxed);
+///     }
+/// };
 /// let processes = [Process::start(count, hits.clone())?, Process::start(count, hits.clone())?];
 /// for process in processes {
 ///     process.result()?;

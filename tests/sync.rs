@@ -1,0 +1,91 @@
+//! Locks, semaphores, conditions, events, barriers and shared data: what they promise, and what becomes of them at each death.
+
+#[path = "common/mod.rs"]
+mod common;
+#[path = "common/processes.rs"]
+mod processes;
+
+#[path = "sync/barriers.rs"]
+mod barriers;
+#[path = "sync/conditions.rs"]
+mod conditions;
+#[path = "sync/copies.rs"]
+mod copies;
+#[path = "sync/data.rs"]
+mod data;
+#[path = "sync/deaths.rs"]
+mod deaths;
+#[path = "sync/events.rs"]
+mod events;
+#[path = "sync/locks.rs"]
+mod locks;
+#[path = "sync/semaphores.rs"]
+mod semaphores;
+
+use procpool::{Error, ErrorKind, Event, Process, Result, StartMethod, Wire};
+use std::{
+    thread,
+    time::{Duration, Instant},
+};
+
+/// A limit that passes within a test.
+const SHORT: Duration = Duration::from_millis(50);
+
+/// Starts a process by a method.
+fn start<A: Wire, R: Wire>(method: StartMethod, f: fn(A) -> R, arg: A) -> Result<Process<R>> {
+    Process::builder(f, arg).start_method(method).start()
+}
+
+/// Runs a test under every start method: those that take any process here, and `Fork` in a process that has one thread.
+macro_rules! for_every_method {
+    ($(fn $name:ident($method:ident) $body:block)*) => {
+        $(mod $name {
+            use super::*;
+
+            fn body($method: procpool::StartMethod) -> Result<()> $body
+
+            #[test]
+            fn fork_server() -> Result<()> {
+                crate::common::in_time(|| body(procpool::StartMethod::ForkServer))
+            }
+
+            #[test]
+            fn spawn() -> Result<()> {
+                crate::common::in_time(|| body(procpool::StartMethod::Spawn))
+            }
+
+            #[test]
+            fn fork() -> Result<()> {
+                crate::common::in_time(|| {
+                    let run = |()| body(procpool::StartMethod::Fork).map_err(|it| it.to_string());
+                    let outcome = crate::start(procpool::StartMethod::ForkServer, run, ())?.result()?;
+                    assert_eq!(outcome, Ok(()));
+                    Ok(())
+                })
+            }
+        })*
+    };
+}
+pub(crate) use for_every_method;
+
+/// What kind of error it failed with, and that it took the limit, if there was one.
+#[track_caller]
+fn kind<T, E: Into<Error>>(call: impl FnOnce() -> Result<T, E>, limit: Duration) -> ErrorKind {
+    let started = Instant::now();
+    let error = common::failure(call()).into();
+    assert!(started.elapsed() >= limit, "{error}");
+    error.kind()
+}
+
+/// Runs something on a thread of its own, to its end.
+fn elsewhere<T: Send>(run: impl FnOnce() -> T + Send) -> T {
+    thread::scope(|it| it.spawn(run).join().expect("no panic"))
+}
+
+/// Says that this process is where it is to be killed, and waits for that.
+fn wait_to_be_killed(ready: &Event) -> ! {
+    ready.set();
+    loop {
+        thread::park();
+    }
+}
