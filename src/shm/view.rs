@@ -252,7 +252,9 @@ impl<T: Pod> Cells<T> {
             return Err(NoCells::Leaked);
         }
         let process = Identity::current();
-        self.holder().store(process.0, Ordering::Relaxed);
+        if holder != process.0 {
+            self.holder().store(process.0, Ordering::Relaxed);
+        }
         let process = process.pid();
         self.lent_in.store(process, Ordering::Relaxed);
         let guard = CellsGuard {

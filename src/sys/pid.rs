@@ -10,8 +10,8 @@ use super::{child::PidFd, poll};
 use std::{
     ptr::{self, NonNull},
     sync::{
-        LazyLock,
-        atomic::{AtomicU32, AtomicU64, Ordering},
+        Once,
+        atomic::{AtomicPtr, AtomicU32, AtomicU64, Ordering},
     },
     time::Duration,
 };
@@ -19,30 +19,55 @@ use std::{
 /// Bytes; any size is rounded up to a page.
 const PAGE: usize = 4096;
 
-struct Cache(Option<NonNull<AtomicU32>>);
-
-// SAFETY: the page is never unmapped and holds nothing but one atomic.
-unsafe impl Send for Cache {}
-// SAFETY: as above.
-unsafe impl Sync for Cache {}
-
-static CACHE: LazyLock<Cache> = LazyLock::new(Cache::new);
+/// The page; null before it is first wanted, and where the kernel gives none. It is never unmapped.
+static PAGE_OF_ID: AtomicPtr<AtomicU32> = AtomicPtr::new(ptr::null_mut());
 
 /// The id of the calling process.
+#[inline]
 pub(crate) fn current() -> u32 {
-    let Some(word) = CACHE.0 else {
-        return std::process::id();
+    // Acquire: the page is mapped before its address is stored.
+    let Some(word) = NonNull::new(PAGE_OF_ID.load(Ordering::Acquire)) else {
+        return make_page();
     };
     // SAFETY: the page is mapped for ever, aligned, and holds an atomic that is valid for every bit pattern.
     let word = unsafe { word.as_ref() };
     // Relaxed: the number says nothing about other memory, and every writer writes the same.
     match word.load(Ordering::Relaxed) {
-        0 => {
-            let pid = std::process::id();
-            word.store(pid, Ordering::Relaxed);
-            pid
-        }
+        0 => remember(word),
         pid => pid,
+    }
+}
+
+#[cold]
+fn remember(word: &AtomicU32) -> u32 {
+    let pid = std::process::id();
+    word.store(pid, Ordering::Relaxed);
+    pid
+}
+
+/// Maps the page for the calls that follow.
+#[cold]
+fn make_page() -> u32 {
+    static MADE: Once = Once::new();
+    MADE.call_once(|| PAGE_OF_ID.store(map_page(), Ordering::Release));
+    std::process::id()
+}
+
+/// A page that is empty in every child; null if there is none.
+fn map_page() -> *mut AtomicU32 {
+    let access = libc::PROT_READ | libc::PROT_WRITE;
+    let flags = libc::MAP_PRIVATE | libc::MAP_ANONYMOUS;
+    // SAFETY: a fresh private mapping touches no memory that exists.
+    let page = unsafe { libc::mmap(ptr::null_mut(), PAGE, access, flags, -1, 0) };
+    if page == libc::MAP_FAILED {
+        return ptr::null_mut();
+    }
+    // SAFETY: the page was mapped just now, and nobody else knows it.
+    let advised = unsafe { libc::madvise(page, PAGE, libc::MADV_WIPEONFORK) };
+    if advised == 0 {
+        page.cast()
+    } else {
+        ptr::null_mut()
     }
 }
 
@@ -92,21 +117,6 @@ fn start_of(pid: u32) -> Option<u64> {
     let after_name = stat.iter().rposition(|it| *it == b')')?;
     let fields = std::str::from_utf8(&stat[after_name + 1..]).ok()?;
     fields.split_ascii_whitespace().nth(19)?.parse().ok()
-}
-
-impl Cache {
-    fn new() -> Self {
-        let access = libc::PROT_READ | libc::PROT_WRITE;
-        let flags = libc::MAP_PRIVATE | libc::MAP_ANONYMOUS;
-        // SAFETY: a fresh private mapping touches no memory that exists.
-        let page = unsafe { libc::mmap(ptr::null_mut(), PAGE, access, flags, -1, 0) };
-        if page == libc::MAP_FAILED {
-            return Self(None);
-        }
-        // SAFETY: the page was mapped just now, and nobody else knows it.
-        let advised = unsafe { libc::madvise(page, PAGE, libc::MADV_WIPEONFORK) };
-        Self(NonNull::new(page.cast()).filter(|_| advised == 0))
-    }
 }
 
 #[cfg(test)]
