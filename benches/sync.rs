@@ -13,7 +13,7 @@ use std::{
 };
 
 /// Turns of each of two processes in one measurement of contention.
-const TURNS: u64 = 20_000;
+const TURNS: u64 = 300_000;
 
 fn main() {
     let mut criterion = Criterion::default()

@@ -15,7 +15,9 @@ use nix::{
 use processes::{
     Process, descriptors_of, eventually, fork_server, kill, kill_fork_server, status_of,
 };
-use procpool::{ErrorKind, ProcessPoolExecutor, Sender, StartMethod, one_way};
+use procpool::{
+    ErrorKind, Event, Lock, ProcessPoolExecutor, Sender, StartMethod, Value, one_way,
+};
 use std::{
     collections::BTreeMap,
     fs::{self, File},
@@ -578,5 +580,31 @@ fn processes_leave_nothing() {
                 },
             );
         }
+    });
+}
+
+#[test]
+fn handles_to_shared_memory_leave_nothing() {
+    alone("", || {
+        leaves_nothing(20, || {
+            let (lock, event) = (
+                Lock::new().expect("a lock"),
+                Event::new().expect("an event"),
+            );
+            let value = Value::new(0u64).expect("a value");
+            let child = |(lock, event, value): (Lock, Event, Value<u64>)| {
+                let _held = lock.acquire().expect("nobody died");
+                value.set(1).expect("nobody died");
+                event.set();
+                value
+            };
+            let handles = (lock.clone(), event.clone(), value.clone());
+            let child = procpool::Process::start(child, handles).expect("a process");
+            event.wait().expect("a set");
+            // A second handle to the same, which is mapped once.
+            let back = child.result().expect("a value");
+            assert_eq!(back.get().ok(), value.get().ok());
+            drop(lock.acquire());
+        });
     });
 }
