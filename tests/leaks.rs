@@ -15,9 +15,7 @@ use nix::{
 use processes::{
     Process, descriptors_of, eventually, fork_server, kill, kill_fork_server, status_of,
 };
-use procpool::{
-    ErrorKind, Event, Lock, ProcessPoolExecutor, Sender, StartMethod, Value, one_way,
-};
+use procpool::{ErrorKind, Event, Lock, ProcessPoolExecutor, Sender, StartMethod, Value, one_way};
 use std::{
     collections::BTreeMap,
     fs::{self, File},

@@ -9,6 +9,8 @@
 //! with their quartiles in brackets, then the ratio of the medians with the quartiles of the per-round ratios.
 //! As with Criterion, a run without cargo's `--bench` (`cargo test --benches`) is a smoke run.
 
+#[allow(dead_code, reason = "benches/sync.rs has its futex")]
+mod bare;
 mod child;
 mod heap;
 mod machine;
@@ -53,6 +55,7 @@ const SECTIONS: &[Section] = &[
     (&rows::idle::NAMES, rows::idle::run),
     (&rows::killed::NAMES, rows::killed::run),
     (&rows::killed::SENTINEL, rows::killed::sentinel),
+    (&rows::sync::NAMES, rows::sync::run),
 ];
 
 fn main() -> ExitCode {

@@ -10,4 +10,5 @@ pub(crate) mod process;
 pub(crate) mod round_trip;
 pub(crate) mod start;
 pub(crate) mod submit;
+pub(crate) mod sync;
 pub(crate) mod uneven;
