@@ -209,8 +209,8 @@ pub use bytemuck::Pod;
 pub use error::{Error, ErrorKind, RemotePanic, Result, WorkerExit};
 #[cfg(all(target_os = "linux", target_pointer_width = "64"))]
 pub use ipc::{
-    Address, AuthKey, Connection, Listener, Receiver, Sender, authkey, connect, one_way, pipe,
-    set_authkey, wait_ready,
+    Address, AuthKey, Connection, JoinableQueue, Listener, Queue, Receiver, Sender, SimpleQueue,
+    authkey, connect, one_way, pipe, set_authkey, wait_ready,
 };
 #[cfg(all(target_os = "linux", target_pointer_width = "64"))]
 pub use pool::{

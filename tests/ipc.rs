@@ -1,4 +1,4 @@
-//! What connections do with messages of every size and kind, shared ends, handles and peers that are gone.
+//! What connections and queues do with messages of every size and kind, shared ends, handles and peers that are gone.
 
 mod common;
 #[path = "common/processes.rs"]
@@ -10,6 +10,10 @@ mod handles;
 mod listeners;
 #[path = "ipc/messages.rs"]
 mod messages;
+#[path = "ipc/queue_relatives.rs"]
+mod queue_relatives;
+#[path = "ipc/queues.rs"]
+mod queues;
 #[path = "ipc/relatives.rs"]
 mod relatives;
 #[path = "ipc/shared.rs"]

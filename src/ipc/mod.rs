@@ -1,4 +1,4 @@
-//! Messages between processes: connections, listeners, and waiting for several of them at once.
+//! Messages between processes: connections, listeners, waiting for several of them at once, and queues.
 //!
 //! Relies on: pipes, which are at the limit of what a blocking primitive can do; Unix sockets for descriptors and Unix and
 //! TCP sockets for processes that are no relatives.
@@ -13,6 +13,7 @@ mod line;
 mod listener;
 mod message;
 mod one_way;
+mod queue;
 mod receiving;
 mod sending;
 mod wait;
@@ -22,4 +23,5 @@ pub use auth::{AuthKey, authkey, set_authkey};
 pub use connection::{Connection, pipe};
 pub use listener::{Listener, connect};
 pub use one_way::{Receiver, Sender, one_way};
+pub use queue::{JoinableQueue, Queue, SimpleQueue};
 pub use wait::wait_ready;

@@ -20,7 +20,7 @@ use bytemuck::Pod;
 use std::{
     fmt, io,
     marker::PhantomData,
-    ops::{Deref, DerefMut},
+    ops::{Deref, DerefMut, Range},
     os::fd::{AsFd, BorrowedFd},
     ptr, slice,
     sync::atomic::{
@@ -45,6 +45,12 @@ impl View {
 
     pub(super) fn follow_growth(&mut self) -> io::Result<()> {
         self.0.follow_growth()
+    }
+
+    /// Maps another part of the same file, which must begin at a page.
+    pub(crate) fn map_part(&self, part: Range<usize>) -> io::Result<Self> {
+        let mapping = Mapping::part(self.0.file().clone(), part.start, part.len());
+        mapping.map(Self)
     }
 
     pub(crate) fn length(&self) -> usize {
@@ -78,6 +84,18 @@ impl View {
         // SAFETY: inside the mapping and aligned, as was just checked; any bits are a valid atomic, every process uses it
         // as an atomic only, and the borrow of `self` keeps it mapped.
         unsafe { &*word.cast::<W>() }
+    }
+
+    /// The double words from `offset` on, which must be aligned and inside.
+    #[inline]
+    pub(crate) fn atomic_u64s<const N: usize>(&self, offset: usize) -> &[AtomicU64; N] {
+        let words = self.place(offset, size_of::<[AtomicU64; N]>());
+        assert!(
+            offset.is_multiple_of(align_of::<AtomicU64>()),
+            "words at {offset} are not aligned"
+        );
+        // SAFETY: as for `atomic_u32`, each of them.
+        unsafe { &*words.cast() }
     }
 
     /// Copies `bytes` to `offset`.

@@ -2,8 +2,12 @@
 
 use super::fd::{above_stdio, cvt, retry};
 use nix::{
-    fcntl::{FcntlArg, SealFlag, fcntl},
-    sys::memfd::{MFdFlags, memfd_create},
+    fcntl::{FallocateFlags, FcntlArg, SealFlag, fallocate, fcntl},
+    sys::{
+        memfd::{MFdFlags, memfd_create},
+        resource::{Resource, getrlimit},
+    },
+    unistd::{SysconfVar, sysconf},
 };
 use std::{
     io,
@@ -43,6 +47,31 @@ pub(crate) fn set_length(file: impl AsFd, bytes: usize) -> io::Result<()> {
 pub(crate) fn length(file: impl AsFd) -> io::Result<usize> {
     let stat = nix::sys::stat::fstat(&file)?;
     usize::try_from(stat.st_size).map_err(|_| io::ErrorKind::InvalidData.into())
+}
+
+/// Bytes; a longer file this process must not make.
+pub(crate) fn longest_file() -> io::Result<usize> {
+    let (limit, _) = getrlimit(Resource::RLIMIT_FSIZE)?;
+    Ok(usize::try_from(limit).unwrap_or(usize::MAX))
+}
+
+/// Gives the memory of a range of a file back to the system: of the pages that are in it as a whole. They hold zeros then.
+pub(crate) fn punch(file: impl AsFd, range: Range<usize>) -> io::Result<()> {
+    let page = page_size()?;
+    let (start, end) = (range.start.next_multiple_of(page), range.end / page * page);
+    if start >= end {
+        return Ok(());
+    }
+    let mode = FallocateFlags::FALLOC_FL_PUNCH_HOLE | FallocateFlags::FALLOC_FL_KEEP_SIZE;
+    let number = |it| libc::off_t::try_from(it).map_err(|_| io::ErrorKind::InvalidInput);
+    let (start, length) = (number(start)?, number(end - start)?);
+    retry(|| fallocate(&file, mode, start, length))
+}
+
+fn page_size() -> io::Result<usize> {
+    let size = sysconf(SysconfVar::PAGE_SIZE)?;
+    let size = size.and_then(|it| usize::try_from(it).ok());
+    size.ok_or_else(|| io::ErrorKind::Unsupported.into())
 }
 
 /// Fills `into` from `offset` on; an error of the kind `UnexpectedEof` when the file ends before.
@@ -293,6 +322,28 @@ mod tests {
         assert_eq!(ours.length(), 1 << 20);
         theirs.follow_growth().expect("nothing to do");
         assert_eq!(theirs.length(), 1 << 20);
+    }
+
+    #[test]
+    fn whole_pages_go_back_and_others_stay() {
+        let page = page_size().expect("pages have a size");
+        let file = anonymous_file(4 * page).expect("shared memory");
+        let pages = || {
+            let stat = nix::sys::stat::fstat(&file).expect("a file");
+            stat.st_blocks as usize * 512 / page
+        };
+        write_at(&file, 0, &vec![1; 4 * page]).expect("room");
+        for (range, left) in [
+            (1..page + 1, 4),
+            (1..3 * page - 1, 3),
+            (2 * page..4 * page, 1),
+        ] {
+            punch(&file, range).expect("a hole");
+            assert_eq!(pages(), left);
+        }
+        let mut byte = [0];
+        read_at(&file, page - 1, &mut byte).expect("a file");
+        assert_eq!(byte, [1]);
     }
 
     #[test]

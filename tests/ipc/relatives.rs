@@ -8,7 +8,11 @@ use procpool::{
 use std::{collections::BTreeSet, os::fd::AsFd};
 
 /// Starts a process by a method.
-fn start<A: Wire, R: Wire>(method: StartMethod, f: fn(A) -> R, arg: A) -> Result<Process<R>> {
+pub(crate) fn start<A: Wire, R: Wire>(
+    method: StartMethod,
+    f: fn(A) -> R,
+    arg: A,
+) -> Result<Process<R>> {
     Process::builder(f, arg).start_method(method).start()
 }
 
@@ -42,6 +46,7 @@ macro_rules! for_every_method {
         })*
     };
 }
+pub(crate) use for_every_method;
 
 /// Sends back so many messages. It does not wait for the end of the file: a forked child has copies of both ends.
 fn echo((connection, count): (Connection<Vec<u8>, Vec<u8>>, usize)) {

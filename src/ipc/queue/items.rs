@@ -1,0 +1,264 @@
+//! A queue of values: encoded before anybody's turn comes, decoded when it is over, so that no user's code runs while others
+//! wait for it.
+
+use super::ring::{Batch, Limit, Ring};
+use crate::error::{Error, ErrorKind, Result};
+use crate::shm::{Cursor, Kind, Object, fingerprint};
+use crate::sys::bytes::{as_bytes, is_bytes};
+use crate::wire::{Wire, codec, handle};
+use parking_lot::Mutex;
+use serde::{Deserializer, Serializer};
+use std::{
+    cell::Cell,
+    collections::VecDeque,
+    fmt,
+    marker::PhantomData,
+    mem,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+};
+
+/// Bytes; a thread keeps so much memory for its next item, at the most.
+const KEPT: usize = 1 << 20;
+
+/// What all queues of `T` are. Clones share it.
+pub(super) struct Items<T> {
+    shared: Arc<Shared>,
+    types: PhantomData<fn(T) -> T>,
+}
+
+#[derive(Debug)]
+struct Shared {
+    ring: Ring,
+    /// Items that this process has taken together with one that could not be decoded: first that, then those behind it.
+    aside: Mutex<VecDeque<Vec<u8>>>,
+    has_aside: AtomicBool,
+}
+
+impl<T> Clone for Items<T> {
+    fn clone(&self) -> Self {
+        Self::of_shared(self.shared.clone())
+    }
+}
+
+impl<T> Items<T> {
+    fn of_shared(shared: Arc<Shared>) -> Self {
+        let types = PhantomData;
+        Self { shared, types }
+    }
+
+    fn of_ring(ring: Ring) -> Self {
+        Self::of_shared(Arc::new(Shared {
+            ring,
+            aside: Mutex::default(),
+            has_aside: AtomicBool::new(false),
+        }))
+    }
+
+    #[inline]
+    pub(super) fn ring(&self) -> &Ring {
+        &self.shared.ring
+    }
+
+    pub(super) fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        self.ring().object().serialize(serializer)
+    }
+
+    pub(super) fn deserialize<'de, D: Deserializer<'de>>(
+        kind: Kind,
+        deserializer: D,
+    ) -> Result<Self, D::Error> {
+        let object = Object::deserialize(deserializer, kind, fingerprint::<T>())?;
+        let ring = Ring::open(object).map_err(serde::de::Error::custom)?;
+        Ok(Self::of_ring(ring))
+    }
+
+    pub(super) fn fmt(&self, name: &str, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct(name)
+            .field("fd", self.ring().object())
+            .field("len", &self.ring().len())
+            .finish_non_exhaustive()
+    }
+}
+
+impl<T: Wire> Items<T> {
+    /// For at most so many items at a time; none is for any number.
+    pub(super) fn create(kind: Kind, capacity: Option<usize>) -> Result<Self> {
+        if capacity == Some(0) {
+            let message = "a queue for no items at all is of no use";
+            return Err(Error::new(ErrorKind::InvalidInput, message));
+        }
+        let capacity = capacity.map_or(u64::MAX, |it| it as u64);
+        Ring::create(kind, fingerprint::<T>(), capacity).map(Self::of_ring)
+    }
+
+    #[inline]
+    pub(super) fn put(&self, item: &T, limit: Limit) -> Result<()> {
+        if let Some(bytes) = as_bytes(item) {
+            return self.ring().put(&[bytes], limit);
+        }
+        let mut buffer = Buffer::take();
+        encode(item, &mut buffer.0.bytes)?;
+        self.ring().put(&[&buffer.0.bytes], limit)
+    }
+
+    pub(super) fn put_many(&self, items: &[T], limit: Limit) -> Result<()> {
+        let mut buffer = Buffer::take();
+        for item in items {
+            encode(item, &mut buffer.0.bytes)?;
+            buffer.0.end();
+        }
+        let encoded: Vec<&[u8]> = buffer.0.items().collect();
+        self.ring().put(&encoded, limit)
+    }
+
+    #[inline]
+    pub(super) fn get(&self, limit: Limit) -> Result<T> {
+        if let Some(bytes) = self.take_aside() {
+            return decode(bytes);
+        }
+        if is_bytes::<T>() {
+            // The memory becomes the value.
+            let mut batch = Batch::default();
+            self.ring().get(1, &mut batch, limit)?;
+            return decode(batch.bytes);
+        }
+        let mut buffer = Buffer::take();
+        self.ring().get(1, &mut buffer.0, limit)?;
+        decode_from(&buffer.0.bytes)
+    }
+
+    pub(super) fn get_many(&self, most: usize, limit: Limit) -> Result<Vec<T>> {
+        if most == 0 {
+            return Ok(Vec::new());
+        }
+        if let Some(bytes) = self.take_aside() {
+            return decode(bytes).map(|it| vec![it]);
+        }
+        let mut buffer = Buffer::take();
+        self.ring().get(most, &mut buffer.0, limit)?;
+        let mut items = Vec::with_capacity(buffer.0.ends.len());
+        for (count, bytes) in buffer.0.items().enumerate() {
+            match decode_from(bytes) {
+                Ok(item) => items.push(item),
+                // Those before it are the caller's, and the error is the next call's.
+                Err(_) if count > 0 => {
+                    self.put_aside(buffer.0.items().skip(count));
+                    break;
+                }
+                Err(error) => {
+                    self.put_aside(buffer.0.items().skip(1));
+                    return Err(error);
+                }
+            }
+        }
+        Ok(items)
+    }
+
+    #[cold]
+    fn put_aside<'a>(&self, items: impl Iterator<Item = &'a [u8]>) {
+        let mut aside = self.shared.aside.lock();
+        aside.extend(items.map(<[u8]>::to_vec));
+        // Relaxed, as below: the lock orders what it says.
+        let has_aside = !aside.is_empty();
+        self.shared.has_aside.store(has_aside, Ordering::Relaxed);
+    }
+
+    #[inline]
+    fn take_aside(&self) -> Option<Vec<u8>> {
+        if !self.shared.has_aside.load(Ordering::Relaxed) {
+            return None;
+        }
+        let mut aside = self.shared.aside.lock();
+        let taken = aside.pop_front();
+        let has_aside = !aside.is_empty();
+        self.shared.has_aside.store(has_aside, Ordering::Relaxed);
+        taken
+    }
+}
+
+#[inline]
+fn encode<T: Wire>(item: &T, into: &mut Vec<u8>) -> Result<()> {
+    let (encoded, handles) = handle::collect(|| codec::encode(item, into));
+    encoded.map_err(|reason| {
+        let message = format!("failed to encode an item for a queue: {reason}");
+        Error::new(ErrorKind::Codec, message)
+    })?;
+    if !handles.is_empty() {
+        return Err(Error::new(
+            ErrorKind::Unsupported,
+            "a handle cannot lie in a queue: pass it as an argument, or through a connection",
+        ));
+    }
+    Ok(())
+}
+
+#[inline]
+fn decode_from<T: Wire>(bytes: &[u8]) -> Result<T> {
+    decode_by(|| codec::decode(&mut Cursor::new(bytes)))
+}
+
+fn decode<T: Wire>(bytes: Vec<u8>) -> Result<T> {
+    if is_bytes::<T>() {
+        return Ok(crate::sys::bytes::from_bytes(bytes));
+    }
+    decode_from(&bytes)
+}
+
+#[inline]
+fn decode_by<T>(decode: impl FnOnce() -> Result<T, codec::Reason>) -> Result<T> {
+    // No descriptors came with it; those of a value that is being decoded around this call are not its own.
+    let decoded = handle::provide(Vec::new(), decode);
+    decoded.map_err(|reason| {
+        let message = format!("failed to decode an item of a queue: {reason}");
+        Error::new(ErrorKind::Codec, message)
+    })
+}
+
+impl Batch {
+    /// Ends an item.
+    fn end(&mut self) {
+        self.ends.push(self.bytes.len());
+    }
+
+    fn items(&self) -> impl Iterator<Item = &[u8]> {
+        let starts = std::iter::once(0).chain(self.ends.iter().copied());
+        let ranges = starts.zip(&self.ends);
+        ranges.map(|(start, end)| &self.bytes[start..*end])
+    }
+
+    fn clear(&mut self) {
+        self.bytes.clear();
+        self.ends.clear();
+    }
+}
+
+thread_local! {
+    static KEPT_BUFFER: Cell<Option<Batch>> = const { Cell::new(None) };
+}
+
+/// This thread's memory for encoded items; a second one if user code that is called meanwhile uses a queue itself.
+struct Buffer(Batch);
+
+impl Buffer {
+    #[inline]
+    fn take() -> Self {
+        // A thread that ends has none any more.
+        let kept = KEPT_BUFFER.try_with(Cell::take);
+        Self(kept.ok().flatten().unwrap_or_default())
+    }
+}
+
+impl Drop for Buffer {
+    #[inline]
+    fn drop(&mut self) {
+        let mut batch = mem::take(&mut self.0);
+        if batch.bytes.capacity() <= KEPT && batch.ends.capacity() <= KEPT / size_of::<usize>() {
+            batch.clear();
+            // As above.
+            let _ = KEPT_BUFFER.try_with(|it| it.set(Some(batch)));
+        }
+    }
+}

@@ -1,0 +1,24 @@
+//! Queues in shared memory: items that many processes put and many take, each once, whoever is killed when.
+//!
+//! Relies on: robust mutexes, one for those who put and one for those who take; commits of a single store, so that a death
+//! leaves nothing that has to be repaired. `README.md` has the layout, the states, and what happens at each death.
+//!
+//! Invariant: no user code runs under a lock that other processes wait for, and nothing is allocated there but by the
+//! mapping of a chunk and the copy of an item.
+
+mod chunk;
+mod items;
+mod joinable;
+mod memory;
+mod methods;
+mod plain;
+mod position;
+mod reader;
+mod record;
+mod ring;
+mod simple;
+mod writer;
+
+pub use joinable::JoinableQueue;
+pub use plain::Queue;
+pub use simple::SimpleQueue;

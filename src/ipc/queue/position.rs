@@ -1,0 +1,173 @@
+//! Where producers and consumers stand: seven words each, of which one is changed to commit.
+//!
+//! A position has more parts than one store can write. So there is room for two, and a count of commits whose lowest bit says
+//! which of them holds. Whoever has the side's lock writes the other one, then counts: dying before that has changed
+//! nothing, dying after it has changed all.
+//!
+//! | word | holds |
+//! |---|---|
+//! | 0 | commits so far; the position that holds is the one at 1 + 3 * (commits % 2) |
+//! | 1, 4 | items that were put, or taken |
+//! | 2, 5 | chunks that were entered, the first included |
+//! | 3, 6 | bit 63: closed; bits 56 to 62: the chunk; the rest: the offset in it |
+
+use super::chunk::Chunk;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+/// Words that a position takes.
+pub(super) const WORDS: usize = 7;
+
+const CLOSED: u64 = 1 << 63;
+const CHUNK_SHIFT: u32 = 56;
+
+/// Where one side of a queue stands.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Position {
+    /// That were put, or taken, since the queue was made.
+    pub(super) items: u64,
+    /// Chunks that were entered, the first included.
+    pub(super) visit: u64,
+    pub(super) chunk: Chunk,
+    /// Bytes from the chunk's start to the next record.
+    pub(super) offset: usize,
+    /// Of producers: no item may be put any more.
+    pub(super) is_closed: bool,
+}
+
+impl Position {
+    const START: Self = Self {
+        items: 0,
+        visit: 1,
+        chunk: Chunk::FIRST,
+        offset: 0,
+        is_closed: false,
+    };
+
+    fn to_words(self) -> [u64; 3] {
+        let chunk = (self.chunk.number() as u64) << CHUNK_SHIFT;
+        let closed = if self.is_closed { CLOSED } else { 0 };
+        [self.items, self.visit, closed | chunk | self.offset as u64]
+    }
+
+    fn from_words([items, visit, place]: [u64; 3]) -> Self {
+        let chunk = Chunk::from_number((place & !CLOSED) >> CHUNK_SHIFT);
+        Self {
+            items,
+            visit,
+            chunk: chunk.unwrap_or(Chunk::FIRST),
+            offset: (place & ((1 << CHUNK_SHIFT) - 1)) as usize,
+            is_closed: place & CLOSED != 0,
+        }
+    }
+}
+
+/// The words of one side's position, in shared memory.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Mark<'a>(pub(super) &'a [AtomicU64; WORDS]);
+
+impl Mark<'_> {
+    /// Where a queue begins; before anybody else knows it.
+    pub(super) fn init(self) {
+        self.commit(Position::START);
+    }
+
+    /// Where the side stands, or stood a moment ago if others may commit meanwhile.
+    #[inline]
+    pub(super) fn load(self) -> Position {
+        loop {
+            // Acquire: what was written before the commit is seen by whoever sees the commit.
+            let commits = self.commits().load(Ordering::Acquire);
+            // Acquire: if a part is of a later commit than the next one, then the next one is seen below.
+            let words = self.place(commits).each_ref();
+            let words = words.map(|it| it.load(Ordering::Acquire));
+            if self.commits().load(Ordering::Relaxed) == commits {
+                return Position::from_words(words);
+            }
+            std::hint::spin_loop();
+        }
+    }
+
+    /// Moves the side, all at once. By the holder of its lock.
+    #[inline]
+    pub(super) fn commit(self, position: Position) {
+        // Relaxed: only holders of the lock write it.
+        let next = self.commits().load(Ordering::Relaxed).wrapping_add(1);
+        for (word, value) in self.place(next).iter().zip(position.to_words()) {
+            // Release: see `load`. The position that this overwrites holds no more since the last commit.
+            word.store(value, Ordering::Release);
+        }
+        // Release: with the position goes everything that was written, or read, until now.
+        self.commits().store(next, Ordering::Release);
+    }
+
+    fn commits(&self) -> &AtomicU64 {
+        &self.0[0]
+    }
+
+    fn place(&self, commits: u64) -> &[AtomicU64; 3] {
+        let start = if commits.is_multiple_of(2) { 1 } else { 4 };
+        let words = self.0[start..].first_chunk();
+        words.expect("there are two places of three words behind the first word")
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::thread;
+
+    #[test]
+    fn every_part_of_a_position_comes_back() {
+        let words = Default::default();
+        let mark = Mark(&words);
+        mark.init();
+        assert_eq!(mark.load(), Position::START);
+        for is_closed in [false, true] {
+            let position = Position {
+                items: u64::MAX,
+                visit: 77,
+                chunk: Chunk::from_number(49).expect("a chunk"),
+                offset: (1 << 40) - 8,
+                is_closed,
+            };
+            mark.commit(position);
+            assert_eq!(mark.load(), position);
+        }
+    }
+
+    #[test]
+    fn a_commit_that_was_not_finished_is_none() {
+        let words: [AtomicU64; WORDS] = Default::default();
+        let mark = Mark(&words);
+        mark.init();
+        // What a producer leaves that dies before it counts its commit.
+        for word in mark.place(2) {
+            word.store(u64::MAX, Ordering::Relaxed);
+        }
+        assert_eq!(mark.load(), Position::START);
+    }
+
+    /// Also under Miri, with `-Zmiri-many-seeds`.
+    #[test]
+    fn positions_are_never_torn() {
+        let (words, rounds) = (Default::default(), if cfg!(miri) { 30 } else { 100_000 });
+        let mark = Mark(&words);
+        mark.init();
+        let at = |n| Position {
+            items: n,
+            visit: n + 1,
+            offset: n as usize,
+            ..Position::START
+        };
+        thread::scope(|scope| {
+            scope.spawn(move || (1..=rounds).for_each(|n| mark.commit(at(n))));
+            let mut last = 0;
+            while last < rounds {
+                let seen = mark.load();
+                assert_eq!(seen, at(seen.items));
+                assert!(seen.items >= last);
+                last = seen.items;
+            }
+        });
+    }
+}

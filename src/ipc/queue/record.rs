@@ -1,0 +1,88 @@
+//! What lies in a chunk: a word that says what follows, and an item's bytes behind it.
+//!
+//! | bit 0 | the other bits | behind it |
+//! |---|---|---|
+//! | 0 | bytes of the item | the item |
+//! | 1 | a chunk | nothing: the next record is the first one there |
+//!
+//! Records begin at multiples of 8, and every chunk ends with one that goes on elsewhere, for which there is always room.
+
+use super::chunk::Chunk;
+use std::ops::Range;
+
+/// Bytes of the word.
+pub(super) const HEADER: usize = 8;
+
+/// Bytes; an item from here on begins at a cache line, without which large copies are a third slower (benches/ipc.rs).
+const ALIGNED: usize = 1024;
+
+/// Bytes of a cache line.
+const LINE: usize = 64;
+
+/// What a record says.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Record {
+    /// Of so many bytes.
+    Item(usize),
+    /// Everything that follows is in another chunk.
+    Jump(Chunk),
+}
+
+impl Record {
+    pub(super) fn to_word(self) -> u64 {
+        match self {
+            Self::Item(bytes) => (bytes as u64) << 1,
+            Self::Jump(chunk) => (chunk.number() as u64) << 1 | 1,
+        }
+    }
+
+    /// None for what no producer writes.
+    pub(super) fn from_word(word: u64) -> Option<Self> {
+        match word % 2 {
+            0 => Some(Self::Item((word >> 1) as usize)),
+            _ => Chunk::from_number(word >> 1).map(Self::Jump),
+        }
+    }
+}
+
+/// Where an item of so many bytes lies whose record begins at `offset`, in a chunk of `size` bytes: its bytes, and where the
+/// next record begins. None if it does not fit.
+#[inline]
+pub(super) fn place(offset: usize, bytes: usize, size: usize) -> Option<(Range<usize>, usize)> {
+    let start = offset.checked_add(HEADER)?;
+    let start = match bytes {
+        ..ALIGNED => start,
+        _ => start.checked_next_multiple_of(LINE)?,
+    };
+    let end = start.checked_add(bytes)?;
+    let next = end.checked_next_multiple_of(HEADER)?;
+    (next.checked_add(HEADER)? <= size).then_some((start..end, next))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn words_say_what_records_are() {
+        for record in [
+            Record::Item(0),
+            Record::Item(1 << 40),
+            Record::Jump(Chunk::FIRST),
+            Record::Jump(Chunk::from_number(49).expect("a chunk")),
+        ] {
+            assert_eq!(Record::from_word(record.to_word()), Some(record));
+        }
+        assert_eq!(Record::from_word(u64::MAX), None);
+    }
+
+    #[test]
+    fn an_item_fits_when_a_jump_fits_behind_it() {
+        assert_eq!(place(0, 0, 16), Some((8..8, 8)));
+        assert_eq!(place(0, 1, 24), Some((8..9, 16)));
+        assert_eq!(place(0, 1, 23), None);
+        assert_eq!(place(8, 4096, 4200), Some((64..4160, 4160)));
+        assert_eq!(place(0, usize::MAX, usize::MAX), None);
+        assert_eq!(place(usize::MAX - 7, 1024, usize::MAX), None);
+    }
+}
