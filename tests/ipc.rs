@@ -10,8 +10,14 @@ mod handles;
 mod listeners;
 #[path = "ipc/messages.rs"]
 mod messages;
+#[path = "ipc/queue_deaths.rs"]
+mod queue_deaths;
+#[path = "ipc/queue_memory.rs"]
+mod queue_memory;
 #[path = "ipc/queue_relatives.rs"]
 mod queue_relatives;
+#[path = "ipc/queue_steps.rs"]
+mod queue_steps;
 #[path = "ipc/queues.rs"]
 mod queues;
 #[path = "ipc/relatives.rs"]

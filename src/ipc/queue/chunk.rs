@@ -61,10 +61,15 @@ impl Chunk {
         self.class() <= LAST_HOT
     }
 
-    /// Whether the memory of this chunk is of no use to producers who have gone on to `next`: it is large, or they work with
-    /// another size now.
-    pub(super) fn is_given_up_for(self, next: Self) -> bool {
-        !self.is_hot() || self.class() != next.class()
+    /// Whether the memory of this chunk is of no use to producers who are in `now`: it is large, or they work with another
+    /// size.
+    pub(super) fn is_given_up_for(self, now: Self) -> bool {
+        !self.is_hot() || self.class() != now.class()
+    }
+
+    /// The other one of this size.
+    pub(super) fn twin(self) -> Self {
+        Self(self.0 ^ 1)
     }
 
     fn class(self) -> u8 {

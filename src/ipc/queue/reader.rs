@@ -100,12 +100,12 @@ impl<'a> Reader<'a> {
         }
     }
 
-    /// Goes on to the next chunk, and gives back the memory of this one unless it is soon written to again.
+    /// Goes on to the next chunk, and gives back the memory of this one unless the producers work with it.
     fn leave(&mut self, next: Chunk) {
         // What goes back must have been taken.
         self.commit();
         let Position { chunk, offset, .. } = self.head;
-        if chunk.is_given_up_for(next) {
+        if chunk.is_given_up_for(self.tail.chunk) {
             // Before the commit that leaves it, as a producer may write to it then; all but the page of the record that
             // leads on, which is still needed if that commit never comes.
             self.memory.give_back(chunk, 0..offset);

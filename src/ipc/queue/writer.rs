@@ -72,24 +72,34 @@ impl<'a> Writer<'a> {
 
     #[cold]
     fn place_by_choice(&mut self, bytes: usize) -> Result<(Range<usize>, usize)> {
-        let (head, tail, visits) = (self.memory.head().load(), self.tail, self.memory.visits());
-        let is_free = |chunk: Chunk| {
-            // Relaxed: visits are written and read under the producers' lock.
-            let visit = visits[chunk.number()].load(Ordering::Relaxed);
-            self.memory.has(chunk) && (visit < head.visit || visit > tail.visit)
-        };
+        let head = self.memory.head().load();
         let choice = Choice {
-            tail,
+            tail: self.tail,
             head,
             item: bytes,
-            is_free: &is_free,
+            is_free: &|chunk| self.is_free(chunk, head),
         };
-        if choice.is_due() {
-            let next = choice.next().ok_or_else(|| no_chunk(bytes))?;
-            self.jump(next)?;
+        let next = choice.is_due().then(|| choice.next());
+        if let Some(next) = next {
+            let twin = self.tail.chunk.twin();
+            self.jump(next.ok_or_else(|| no_chunk(bytes))?)?;
+            self.give_up(twin, head);
         }
         let place = self.place(bytes);
         Ok(place.expect("the chunk was chosen to hold the item"))
+    }
+
+    fn is_free(&self, chunk: Chunk, head: Position) -> bool {
+        // Relaxed: visits are written and read under the producers' lock.
+        let visit = self.memory.visits()[chunk.number()].load(Ordering::Relaxed);
+        self.memory.has(chunk) && (visit < head.visit || visit > self.tail.visit)
+    }
+
+    /// Gives back the memory of a chunk that took turns with the one that was just left, if the consumers are done with both.
+    fn give_up(&self, chunk: Chunk, head: Position) {
+        if chunk.is_given_up_for(self.tail.chunk) && self.is_free(chunk, head) {
+            self.memory.give_back(chunk, 0..chunk.size());
+        }
     }
 
     /// What follows is written to another chunk.
