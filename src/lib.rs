@@ -180,6 +180,35 @@
 //! | was to come to a barrier | the others wait: give them a limit |
 //! | has made named shared memory | the name stays, in `/dev/shm` |
 //!
+//! # Queues
+//!
+//! A [`Queue`] is for many: any number of processes put items and take them, each once. The items lie in shared memory, so
+//! that nothing is lost with a process that has put them, and none of the others is hurt by one that is killed in the middle
+//! of a call. [`bounded`](Queue::bounded) makes those who put wait for those who take; [`close`](Queue::close) ends it, once
+//! it is drained. A [`JoinableQueue`] knows when everything was done, a [`SimpleQueue`] only puts and gets.
+//!
+//! ```
+//! use procpool::{Process, Queue};
+//!
+//! fn count_words((texts, counts): (Queue<String>, Queue<usize>)) {
+//!     while let Ok(text) = texts.get() {
+//!         counts.put(&text.split_whitespace().count()).expect("nobody closes it");
+//!     }
+//! }
+//!
+//! let (texts, counts) = (Queue::bounded(10)?, Queue::unbounded()?);
+//! let workers = [0, 1].map(|_| Process::start(count_words, (texts.clone(), counts.clone())));
+//! for text in ["one", "one two", "one two three"] {
+//!     texts.put(&text.to_owned())?;
+//! }
+//! texts.close();
+//! for worker in workers {
+//!     worker?.join()?;
+//! }
+//! assert_eq!(counts.get_many(10)?.iter().sum::<usize>(), 6);
+//! # Ok::<(), procpool::Error>(())
+//! ```
+//!
 //! Linux 5.4 or later, 64-bit, with `/proc` mounted.
 
 #[cfg(not(all(target_os = "linux", target_pointer_width = "64")))]

@@ -4,6 +4,8 @@
 mod processes;
 #[path = "examples/sharing.rs"]
 mod sharing;
+#[path = "examples/queues.rs"]
+mod queues;
 
 use std::collections::BTreeSet;
 use std::env;
