@@ -11,6 +11,7 @@
 
 #[allow(dead_code, reason = "benches/sync.rs has its futex")]
 mod bare;
+mod bare_ring;
 mod child;
 mod heap;
 mod machine;
@@ -56,6 +57,7 @@ const SECTIONS: &[Section] = &[
     (&rows::killed::NAMES, rows::killed::run),
     (&rows::killed::SENTINEL, rows::killed::sentinel),
     (&rows::sync::NAMES, rows::sync::run),
+    (&rows::queue::NAMES, rows::queue::run),
 ];
 
 fn main() -> ExitCode {

@@ -7,7 +7,7 @@ use std::{fs, os::unix::fs::MetadataExt};
 const MIB: u64 = 1 << 20;
 
 /// What a queue keeps to work with.
-const KEPT: u64 = 9 * MIB;
+const KEPT: u64 = 17 * MIB;
 
 /// Bytes of memory of the only queue of this process.
 fn memory() -> u64 {
@@ -48,7 +48,7 @@ fn memory_follows_what_waits() {
             assert!(memory() < KEPT, "{} for nothing", memory());
         }
         // Small ones lead back to small chunks.
-        for _ in 0..10_000 {
+        for _ in 0..20_000 {
             queue.put(&vec![1; 1000]).expect("room");
             queue.get().expect("an item");
         }

@@ -4,7 +4,6 @@
 //! `PROCPOOL_STEP_STRIDE=1` tries all of them, which takes minutes in a release build and hours in another.
 #![expect(unsafe_code, reason = "a bare fork, in a process with one thread")]
 
-use super::relatives::start;
 use crate::common::{DEADLINE, in_time, pattern, race};
 use nix::{
     sys::{
@@ -14,7 +13,7 @@ use nix::{
     },
     unistd::{ForkResult, Pid, fork},
 };
-use procpool::{ErrorKind, JoinableQueue, Queue, StartMethod};
+use procpool::{ErrorKind, JoinableQueue, Process, Queue};
 use std::{env, time::SystemTime};
 
 /// An item: its number and its size.
@@ -129,6 +128,8 @@ fn die_after(steps: usize, call: impl Fn()) -> Option<usize> {
         }
     };
     assert!(is_stopped_by(child, Signal::SIGSTOP));
+    let with_this = ptrace::Options::PTRACE_O_EXITKILL;
+    ptrace::setoptions(child, with_this).expect("a stopped child");
     let end = (0..steps).find(|_| {
         ptrace::step(child, None).expect("a stopped child");
         is_stopped_by(child, Signal::SIGSTOP)
@@ -147,8 +148,9 @@ fn is_stopped_by(child: Pid, signal: Signal) -> bool {
 
 /// Runs a function in a process with one thread.
 fn alone(run: fn(())) {
-    let process = start(StartMethod::ForkServer, run, ()).expect("a process");
-    let end = || process.result().expect("it ends well");
+    // A daemon: whatever becomes of this test, nothing of it goes on.
+    let process = Process::builder(run, ()).daemon(true).start();
+    let end = || process.expect("a process").result().expect("it ends well");
     match env::var_os("PROCPOOL_STEP_STRIDE") {
         Some(_) => end(),
         None => in_time(end),

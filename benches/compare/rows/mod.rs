@@ -7,6 +7,7 @@ pub(crate) mod killed;
 pub(crate) mod map;
 pub(crate) mod outstanding;
 pub(crate) mod process;
+pub(crate) mod queue;
 pub(crate) mod round_trip;
 pub(crate) mod start;
 pub(crate) mod submit;

@@ -20,10 +20,10 @@ const CLASSES: u8 = 25;
 /// How many chunks there are.
 pub(super) const CHUNKS: usize = 2 * CLASSES as usize;
 
-/// The last class whose chunks stay mapped, and keep their memory as long as the queue works with them: 4 MiB each.
-const LAST_HOT: u8 = 6;
+/// The last class whose chunks stay mapped, and keep their memory as long as the queue works with them: 8 MiB each.
+const LAST_HOT: u8 = 7;
 
-/// How many chunks may stay mapped, about 16 MiB together.
+/// How many chunks may stay mapped, about 32 MiB together.
 pub(super) const HOT: usize = 2 * (LAST_HOT as usize + 1);
 
 /// One of the pieces: twice its class, and 1 more for the second of a class.

@@ -181,7 +181,11 @@ impl<T: Wire> Items<T> {
 
 #[inline]
 fn encode<T: Wire>(item: &T, into: &mut Vec<u8>) -> Result<()> {
-    let (encoded, handles) = handle::collect(|| codec::encode(item, into));
+    let mut encode = || codec::encode(item, into);
+    let (encoded, handles) = match may_hold_handles::<T>() {
+        true => handle::collect(encode),
+        false => (encode(), Vec::new()),
+    };
     encoded.map_err(|reason| {
         let message = format!("failed to encode an item for a queue: {reason}");
         Error::new(ErrorKind::Codec, message)
@@ -210,11 +214,19 @@ fn decode<T: Wire>(bytes: Vec<u8>) -> Result<T> {
 #[inline]
 fn decode_by<T>(decode: impl FnOnce() -> Result<T, codec::Reason>) -> Result<T> {
     // No descriptors came with it; those of a value that is being decoded around this call are not its own.
-    let decoded = handle::provide(Vec::new(), decode);
+    let decoded = match may_hold_handles::<T>() {
+        true => handle::provide(Vec::new(), decode),
+        false => decode(),
+    };
     decoded.map_err(|reason| {
         let message = format!("failed to decode an item of a queue: {reason}");
         Error::new(ErrorKind::Codec, message)
     })
+}
+
+/// A handle closes something when it is dropped.
+const fn may_hold_handles<T>() -> bool {
+    mem::needs_drop::<T>()
 }
 
 impl Batch {

@@ -18,12 +18,12 @@ use std::{
     },
 };
 
-/// Bytes of a cache line. What one side writes lies apart from what the other does.
-const LINE: usize = 64;
+/// Bytes of two cache lines, which processors fetch together. What one side writes lies apart from what the other does.
+const LINE: usize = 128;
 
-const PRODUCERS_LOCK: usize = Object::BODY;
-const CONSUMERS_LOCK: usize = PRODUCERS_LOCK + RobustMutex::SIZE;
-const TAIL: usize = CONSUMERS_LOCK + RobustMutex::SIZE;
+const PRODUCERS_LOCK: usize = Object::BODY.next_multiple_of(LINE);
+const CONSUMERS_LOCK: usize = PRODUCERS_LOCK + LINE;
+const TAIL: usize = CONSUMERS_LOCK + LINE;
 const HEAD: usize = TAIL + LINE;
 const NOT_EMPTY: usize = HEAD + LINE;
 const NOT_FULL: usize = NOT_EMPTY + LINE;

@@ -23,7 +23,7 @@ use std::time::Duration;
 /// # Memory
 ///
 /// A bound counts items; memory is taken up as they come, in chunks of 64 KiB and more, about as much as what waits. It goes
-/// back to the system when items were read, but for at most 8 MiB with which the queue works. An item can have any size, and
+/// back to the system when items were read, but for at most 16 MiB with which the queue works. An item can have any size, and
 /// a `Vec<u8>` is copied in one piece.
 ///
 /// # Examples

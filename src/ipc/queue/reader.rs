@@ -6,6 +6,7 @@ use super::position::Position;
 use super::record::{self, HEADER, Record};
 use crate::error::{Error, Result};
 use crate::shm::View;
+use parking_lot::Mutex;
 use std::{borrow::Cow, io, ops::Range, sync::atomic::Ordering};
 
 /// Bytes of a large chunk that go back to the system at once when they were read.
@@ -17,18 +18,30 @@ pub(super) struct Reader<'a> {
     /// Where the consumers stand for everybody else.
     committed: Position,
     head: Position,
+    /// Where the producers stood a moment ago.
     tail: Position,
 }
 
+/// Where the producers stood when this process last looked: as long as items are left before that, it need not look again,
+/// which would take the cache line from a producer that writes it.
+pub(super) type Seen = Mutex<Option<Position>>;
+
 impl<'a> Reader<'a> {
+    /// `least` is how many items are wanted.
     #[inline]
-    pub(super) fn new(memory: &'a Memory) -> Self {
+    pub(super) fn new(memory: &'a Memory, seen: &Seen, least: usize) -> Self {
         let head = memory.head().load();
+        let mut seen = seen.lock();
+        let is_enough = |tail: &Position| tail.items.saturating_sub(head.items) >= least as u64;
+        let tail = match *seen {
+            Some(tail) if is_enough(&tail) => tail,
+            _ => *seen.insert(memory.tail().load()),
+        };
         Self {
             memory,
             committed: head,
             head,
-            tail: memory.tail().load(),
+            tail,
         }
     }
 

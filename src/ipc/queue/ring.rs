@@ -1,7 +1,7 @@
 //! A queue of bytes: who may write and read when, who waits, and who is woken.
 
 use super::memory::Memory;
-use super::reader::Reader;
+use super::reader::{Reader, Seen};
 use super::writer::Writer;
 use crate::error::{Error, ErrorKind, Result};
 use crate::shm::{Kind, Object};
@@ -47,6 +47,7 @@ pub(super) struct Ring {
     memory: Memory,
     producers: RobustMutex,
     consumers: RobustMutex,
+    seen: Seen,
     alertness: Alertness,
 }
 
@@ -99,6 +100,7 @@ impl Ring {
             memory,
             producers,
             consumers,
+            seen: Seen::default(),
             alertness: Alertness::default(),
         }
     }
@@ -180,7 +182,7 @@ impl Ring {
         let Some(turn) = Turn::take(&self.consumers, limit)? else {
             return Ok(None);
         };
-        let mut reader = Reader::new(&self.memory);
+        let mut reader = Reader::new(&self.memory, &self.seen, most);
         let waiting = usize::try_from(reader.waiting()).unwrap_or(usize::MAX);
         if waiting == 0 && reader.is_closed() {
             return Err(closed());
