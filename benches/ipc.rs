@@ -1,4 +1,4 @@
-//! Connections beside bare pipes that wait in the same way: round trip, small values one way, megabytes.
+//! Connections beside bare pipes that wait in the same way: round trip, small values one way, megabytes. Queues beside them.
 //!
 //! Both ends are threads of this process, on two cores where there are two: what is compared is what a message costs, and
 //! that is the same between processes.
@@ -14,7 +14,7 @@ use std::{
 
 use criterion::{BenchmarkId, Criterion, Throughput};
 use nix::fcntl::{FcntlArg, OFlag, fcntl};
-use procpool::wait_ready;
+use procpool::{Queue, wait_ready};
 
 /// As in benches/compare: the round trip's payload.
 const SMALL: usize = 32;
@@ -38,6 +38,7 @@ fn main() {
     bench_round_trip(&mut criterion);
     bench_one_way(&mut criterion);
     bench_large(&mut criterion);
+    bench_queue(&mut criterion);
     criterion.final_summary();
 }
 
@@ -195,6 +196,47 @@ fn bench_large(criterion: &mut Criterion) {
                 scope.spawn(|| (0..MEGABYTES).for_each(|_| pipe.write(&bytes)));
                 (0..MEGABYTES).for_each(|_| pipe.read(black_box(&mut buffer)));
             });
+        });
+    });
+    group.finish();
+}
+
+/// Small values through queues: one at a time, many at once, put and taken by one thread.
+fn bench_queue(criterion: &mut Criterion) {
+    let mut group = criterion.benchmark_group("ipc queue");
+    group.throughput(Throughput::Elements(VALUES));
+    for (name, queue) in [
+        ("unbounded", Queue::<Small>::unbounded()),
+        ("bounded", Queue::bounded(1000)),
+    ] {
+        let queue = queue.expect("a queue");
+        group.bench_function(name, |bencher| {
+            bencher.iter(|| {
+                thread::scope(|scope| {
+                    scope.spawn(|| (0..VALUES).try_for_each(|n| queue.put(&[n; 4])));
+                    for _ in 0..VALUES {
+                        black_box(queue.get().expect("it is open"));
+                    }
+                });
+            });
+        });
+    }
+    let queue = Queue::<Small>::unbounded().expect("a queue");
+    group.bench_function("hundreds", |bencher| {
+        let values = [[7; 4]; 100];
+        bencher.iter(|| {
+            for _ in 0..VALUES / 100 {
+                queue.put_many(&values).expect("it is open");
+                black_box(queue.get_many(100).expect("it is open"));
+            }
+        });
+    });
+    group.bench_function("put and get", |bencher| {
+        bencher.iter(|| {
+            for n in 0..VALUES {
+                queue.put(&[n; 4]).expect("it is open");
+                black_box(queue.get().expect("it is open"));
+            }
         });
     });
     group.finish();

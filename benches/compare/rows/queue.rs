@@ -4,9 +4,11 @@
 use std::hint::black_box;
 
 use procpool::{Process, Queue, Wire};
+use serde::{Deserialize, Serialize};
 
 use crate::Result;
 use crate::bare_ring::{Ring, RingEnd, ring};
+use crate::machine::{Pinned, two_cores};
 use crate::plan::Plan;
 use crate::report::{Bar, Report, Row, Unit};
 use crate::samples::timed;
@@ -27,8 +29,10 @@ pub(crate) fn run(plan: &Plan, report: &mut Report<'_>) -> Result<()> {
     let mut each = through_queue(Queue::unbounded()?, small, put_each, get_each)?;
     let mut many = through_queue(Queue::unbounded()?, small, put_many, get_many)?;
     let mut ring = through_ring(small)?;
-    let [each, many, ring] = plan.interleave(9, [&mut each, &mut many, &mut ring])?;
     let mut megabytes = through_queue(Queue::bounded(4)?, large, put_megabytes, get_each)?;
+    // On one core both would work in long turns, which says nothing about what an item costs to move.
+    let _pinned = Pinned::to(two_cores()?.0)?;
+    let [each, many, ring] = plan.interleave(9, [&mut each, &mut many, &mut ring])?;
     let [megabytes, copies] = plan.interleave(9, [&mut megabytes, &mut copies(large)])?;
     let (ring, copies) = (("bare ring", &ring), ("2 memcpys", &copies));
     for (name, ours, theirs, bar) in [
@@ -47,19 +51,50 @@ pub(crate) fn run(plan: &Plan, report: &mut Report<'_>) -> Result<()> {
     Ok(())
 }
 
-/// The queue, where to say that all items of a round have come, and how many those are.
-type Consumer<T> = (Queue<T>, Queue<()>, usize);
+/// What a consuming process has to do.
+#[derive(Serialize, Deserialize)]
+struct Rounds {
+    /// Items of one.
+    count: usize,
+    /// Where to say that all of them have come.
+    ends: Queue<()>,
+    /// Where to work.
+    core: usize,
+}
+
+impl Rounds {
+    fn new(count: usize) -> Result<Self> {
+        Ok(Self {
+            count,
+            ends: Queue::unbounded()?,
+            core: two_cores()?.1,
+        })
+    }
+
+    fn run(self, mut take: impl FnMut(usize) -> usize) {
+        let _pinned = Pinned::to(self.core).expect("a core of this program");
+        loop {
+            let mut left = self.count;
+            while left > 0 {
+                left -= take(left);
+            }
+            self.ends.put(&()).expect("it is open");
+        }
+    }
+}
 
 /// Items a second, from here to a process that says when it has them all.
 fn through_queue<T: Wire + 'static>(
     queue: Queue<T>,
     count: usize,
     put: fn(&Queue<T>, usize) -> procpool::Result<()>,
-    get: fn(Consumer<T>),
+    get: fn((Queue<T>, Rounds)),
 ) -> Result<impl FnMut() -> Result<f64>> {
-    let ends = Queue::unbounded()?;
-    let consumer = (queue.clone(), ends.clone(), count);
-    let process = Process::builder(get, consumer).daemon(true).start()?;
+    let rounds = Rounds::new(count)?;
+    let ends = rounds.ends.clone();
+    let process = Process::builder(get, (queue.clone(), rounds))
+        .daemon(true)
+        .start()?;
     Ok(move || {
         let (seconds, ()) = timed(|| {
             put(&queue, count)?;
@@ -85,30 +120,24 @@ fn put_megabytes(queue: &Queue<Vec<u8>>, count: usize) -> procpool::Result<()> {
     (0..count).try_for_each(|_| queue.put(&item))
 }
 
-fn get_each<T: Wire>((queue, ends, count): Consumer<T>) {
-    loop {
-        for _ in 0..count {
-            black_box(queue.get().expect("it is open"));
-        }
-        ends.put(&()).expect("it is open");
-    }
+fn get_each<T: Wire>((queue, rounds): (Queue<T>, Rounds)) {
+    rounds.run(|_| {
+        black_box(queue.get().expect("it is open"));
+        1
+    });
 }
 
-fn get_many((queue, ends, count): Consumer<u64>) {
-    loop {
-        let mut left = count;
-        while left > 0 {
-            left -= black_box(queue.get_many(left.min(MANY)).expect("it is open")).len();
-        }
-        ends.put(&()).expect("it is open");
-    }
+fn get_many((queue, rounds): (Queue<u64>, Rounds)) {
+    rounds.run(|left| black_box(queue.get_many(left.min(MANY)).expect("it is open")).len());
 }
 
 fn through_ring(count: usize) -> Result<impl FnMut() -> Result<f64>> {
-    let (ring, ends) = (ring()?, Queue::unbounded()?);
-    let consumer = (ring.clone(), ends.clone(), count);
+    let (ring, rounds) = (ring()?, Rounds::new(count)?);
+    let ends = rounds.ends.clone();
+    let process = Process::builder(drain, (ring.clone(), rounds))
+        .daemon(true)
+        .start()?;
     let mut ring = RingEnd::new(ring);
-    let process = Process::builder(drain, consumer).daemon(true).start()?;
     Ok(move || {
         let (seconds, ()) = timed(|| {
             (0..count as u64).for_each(|n| ring.put(n));
@@ -119,14 +148,12 @@ fn through_ring(count: usize) -> Result<impl FnMut() -> Result<f64>> {
     })
 }
 
-fn drain((ring, ends, count): (Ring, Queue<()>, usize)) {
+fn drain((ring, rounds): (Ring, Rounds)) {
     let mut ring = RingEnd::new(ring);
-    loop {
-        for _ in 0..count {
-            black_box(ring.get());
-        }
-        ends.put(&()).expect("it is open");
-    }
+    rounds.run(|_| {
+        black_box(ring.get());
+        1
+    });
 }
 
 /// Into shared memory and out of it: two copies between warm buffers.

@@ -14,6 +14,7 @@ use std::{
     fmt,
     marker::PhantomData,
     mem,
+    ops::{Deref, DerefMut},
     sync::{
         Arc,
         atomic::{AtomicBool, Ordering},
@@ -100,17 +101,17 @@ impl<T: Wire> Items<T> {
             return self.ring().put(&[bytes], limit);
         }
         let mut buffer = Buffer::take();
-        encode(item, &mut buffer.0.bytes)?;
-        self.ring().put(&[&buffer.0.bytes], limit)
+        encode(item, &mut buffer.bytes)?;
+        self.ring().put(&[&buffer.bytes], limit)
     }
 
     pub(super) fn put_many(&self, items: &[T], limit: Limit) -> Result<()> {
         let mut buffer = Buffer::take();
         for item in items {
-            encode(item, &mut buffer.0.bytes)?;
-            buffer.0.end();
+            encode(item, &mut buffer.bytes)?;
+            buffer.end();
         }
-        let encoded: Vec<&[u8]> = buffer.0.items().collect();
+        let encoded: Vec<&[u8]> = buffer.items().collect();
         self.ring().put(&encoded, limit)
     }
 
@@ -126,8 +127,8 @@ impl<T: Wire> Items<T> {
             return decode(batch.bytes);
         }
         let mut buffer = Buffer::take();
-        self.ring().get(1, &mut buffer.0, limit)?;
-        decode_from(&buffer.0.bytes)
+        self.ring().get(1, &mut buffer, limit)?;
+        decode_from(&buffer.bytes)
     }
 
     pub(super) fn get_many(&self, most: usize, limit: Limit) -> Result<Vec<T>> {
@@ -138,18 +139,18 @@ impl<T: Wire> Items<T> {
             return decode(bytes).map(|it| vec![it]);
         }
         let mut buffer = Buffer::take();
-        self.ring().get(most, &mut buffer.0, limit)?;
-        let mut items = Vec::with_capacity(buffer.0.ends.len());
-        for (count, bytes) in buffer.0.items().enumerate() {
+        self.ring().get(most, &mut buffer, limit)?;
+        let mut items = Vec::with_capacity(buffer.ends.len());
+        for (count, bytes) in buffer.items().enumerate() {
             match decode_from(bytes) {
                 Ok(item) => items.push(item),
                 // Those before it are the caller's, and the error is the next call's.
                 Err(_) if count > 0 => {
-                    self.put_aside(buffer.0.items().skip(count));
+                    self.put_aside(buffer.items().skip(count));
                     break;
                 }
                 Err(error) => {
-                    self.put_aside(buffer.0.items().skip(1));
+                    self.put_aside(buffer.items().skip(1));
                     return Err(error);
                 }
             }
@@ -248,26 +249,45 @@ impl Batch {
 }
 
 thread_local! {
-    static KEPT_BUFFER: Cell<Option<Batch>> = const { Cell::new(None) };
+    // In a box: taking it and putting it back is then a word each.
+    static KEPT_BUFFER: Cell<Option<Box<Batch>>> = const { Cell::new(None) };
 }
 
 /// This thread's memory for encoded items; a second one if user code that is called meanwhile uses a queue itself.
-struct Buffer(Batch);
+struct Buffer(Option<Box<Batch>>);
 
 impl Buffer {
     #[inline]
     fn take() -> Self {
         // A thread that ends has none any more.
-        let kept = KEPT_BUFFER.try_with(Cell::take);
-        Self(kept.ok().flatten().unwrap_or_default())
+        let kept = KEPT_BUFFER.try_with(Cell::take).ok().flatten();
+        Self(Some(kept.unwrap_or_default()))
+    }
+}
+
+impl Deref for Buffer {
+    type Target = Batch;
+
+    #[inline]
+    fn deref(&self) -> &Batch {
+        self.0.as_ref().expect("there until the drop")
+    }
+}
+
+impl DerefMut for Buffer {
+    #[inline]
+    fn deref_mut(&mut self) -> &mut Batch {
+        self.0.as_mut().expect("there until the drop")
     }
 }
 
 impl Drop for Buffer {
     #[inline]
     fn drop(&mut self) {
-        let mut batch = mem::take(&mut self.0);
-        if batch.bytes.capacity() <= KEPT && batch.ends.capacity() <= KEPT / size_of::<usize>() {
+        let small = |it: &Box<Batch>| {
+            it.bytes.capacity() <= KEPT && it.ends.capacity() <= KEPT / size_of::<usize>()
+        };
+        if let Some(mut batch) = self.0.take().filter(small) {
             batch.clear();
             // As above.
             let _ = KEPT_BUFFER.try_with(|it| it.set(Some(batch)));
