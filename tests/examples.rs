@@ -2,10 +2,10 @@
 
 #[path = "examples/processes.rs"]
 mod processes;
-#[path = "examples/sharing.rs"]
-mod sharing;
 #[path = "examples/queues.rs"]
 mod queues;
+#[path = "examples/sharing.rs"]
+mod sharing;
 
 use std::collections::BTreeSet;
 use std::env;

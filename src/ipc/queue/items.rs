@@ -284,10 +284,10 @@ impl DerefMut for Buffer {
 impl Drop for Buffer {
     #[inline]
     fn drop(&mut self) {
-        let small = |it: &Box<Batch>| {
-            it.bytes.capacity() <= KEPT && it.ends.capacity() <= KEPT / size_of::<usize>()
+        let Some(mut batch) = self.0.take() else {
+            return;
         };
-        if let Some(mut batch) = self.0.take().filter(small) {
+        if batch.bytes.capacity() <= KEPT && batch.ends.capacity() <= KEPT / size_of::<usize>() {
             batch.clear();
             // As above.
             let _ = KEPT_BUFFER.try_with(|it| it.set(Some(batch)));
