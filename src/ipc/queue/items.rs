@@ -5,7 +5,10 @@ use super::ring::{Batch, Limit, Ring};
 use crate::error::{Error, ErrorKind, Result};
 use crate::shm::{Cursor, Kind, Object, fingerprint};
 use crate::sys::bytes::{as_bytes, is_bytes};
-use crate::wire::{Wire, codec, handle};
+use crate::wire::{
+    Wire, codec,
+    handle::{self, Descriptor},
+};
 use parking_lot::Mutex;
 use serde::{Deserializer, Serializer};
 use std::{
@@ -182,11 +185,8 @@ impl<T: Wire> Items<T> {
 
 #[inline]
 fn encode<T: Wire>(item: &T, into: &mut Vec<u8>) -> Result<()> {
-    let mut encode = || codec::encode(item, into);
-    let (encoded, handles) = match may_hold_handles::<T>() {
-        true => handle::collect(encode),
-        false => (encode(), Vec::new()),
-    };
+    let mut handles = Vec::new();
+    let encoded = handle::collect(&mut handles, || codec::encode(item, into));
     encoded.map_err(|reason| {
         let message = format!("failed to encode an item for a queue: {reason}");
         Error::new(ErrorKind::Codec, message)
@@ -216,7 +216,7 @@ fn decode<T: Wire>(bytes: Vec<u8>) -> Result<T> {
 fn decode_by<T>(decode: impl FnOnce() -> Result<T, codec::Reason>) -> Result<T> {
     // No descriptors came with it; those of a value that is being decoded around this call are not its own.
     let decoded = match may_hold_handles::<T>() {
-        true => handle::provide(Vec::new(), decode),
+        true => handle::provide(Vec::<Descriptor>::new(), decode),
         false => decode(),
     };
     decoded.map_err(|reason| {
