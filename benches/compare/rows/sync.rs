@@ -1,6 +1,5 @@
 //! Locks, values and events between processes, beside a bare robust mutex and a bare futex.
 
-use std::hint::black_box;
 use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
@@ -19,7 +18,7 @@ pub(crate) const NAMES: [&str; 4] = [
     "value: increments",
 ];
 
-const ROUNDS: usize = 21;
+const ROUNDS: usize = 51;
 
 pub(crate) fn run(plan: &Plan, report: &mut Report<'_>) -> Result<()> {
     alone(plan, report)?;
@@ -34,20 +33,20 @@ fn each(calls: u32, mut call: impl FnMut()) -> Result<f64> {
 }
 
 fn alone(plan: &Plan, report: &mut Report<'_>) -> Result<()> {
-    let calls = plan.size(200_000, 100);
+    let calls = plan.size(20_000, 100);
     let (lock, bare, threads) = (Lock::new()?, Bare::new(), Mutex::new(()));
     let (value, mutex) = (Value::new(0u64)?, bare.mutex());
     let [ours, theirs, between_threads, counted, barely] = plan.interleave(
         ROUNDS,
         [
-            &mut || each(calls, || drop(black_box(lock.acquire()))),
+            &mut || each(calls, || drop(lock.acquire())),
             &mut || {
                 each(calls, || {
                     Bare::lock(mutex);
                     Bare::unlock(mutex);
                 })
             },
-            &mut || each(calls, || drop(black_box(threads.lock()))),
+            &mut || each(calls, || drop(threads.lock())),
             &mut || each(calls, || *value.lock().expect("nobody died") += 1),
             &mut || each(calls, || bare.count(1)),
         ],
