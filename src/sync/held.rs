@@ -32,6 +32,7 @@ pub(super) struct Held<'a> {
 }
 
 impl<'a> Held<'a> {
+    #[inline]
     fn new(mutex: &'a RobustMutex) -> Self {
         Self {
             mutex,
@@ -53,7 +54,10 @@ impl<'a> Held<'a> {
             Wait::Never => mutex.try_lock(),
             Wait::AtMost(limit) => return Self::take_within(mutex, kind, limit, guard),
         };
-        Self::taken(taken, mutex, kind, wait, guard)
+        match taken {
+            Ok(Taken::Clean) => Ok(guard(Self::new(mutex))),
+            taken => Self::taken(taken, mutex, kind, wait, guard),
+        }
     }
 
     fn take_within<G>(
@@ -71,7 +75,7 @@ impl<'a> Held<'a> {
         Self::taken(taken, mutex, kind, Wait::AtMost(limit), guard)
     }
 
-    #[inline]
+    #[cold]
     fn taken<G>(
         taken: std::result::Result<Taken, Refusal>,
         mutex: &'a RobustMutex,
