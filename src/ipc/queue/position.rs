@@ -147,10 +147,9 @@ mod tests {
         assert_eq!(mark.load(), Position::START);
     }
 
-    /// Also under Miri, with `-Zmiri-many-seeds`.
     #[test]
     fn positions_are_never_torn() {
-        let (words, rounds) = (Default::default(), if cfg!(miri) { 30 } else { 100_000 });
+        let (words, rounds) = (Default::default(), 100_000);
         let mark = Mark(&words);
         mark.init();
         let at = |n| Position {
