@@ -7,3 +7,5 @@ mod common;
 mod retries;
 #[path = "control/stopping.rs"]
 mod stopping;
+#[path = "control/workers.rs"]
+mod workers;

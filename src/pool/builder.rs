@@ -3,6 +3,7 @@
 use super::{
     ProcessPoolExecutor,
     demands::Demands,
+    limits::ResourceLimits,
     shared::{Settings, Shared},
 };
 use crate::error::{Error, ErrorKind, Result};
@@ -10,9 +11,14 @@ use crate::process::{
     StartMethod, call::EncodedCall, cpu_count, function::Function, own_threads,
     start::origin::Origin, start_method,
 };
-use crate::sys::child::Threads;
+use crate::sys::{child::Threads, environment};
 use crate::wire::{Wire, codec, handle};
-use std::{fmt, time::Duration};
+use std::{
+    ffi::{OsStr, OsString},
+    fmt,
+    path::PathBuf,
+    time::Duration,
+};
 
 /// Settings of a pool that is yet to be built; see [`ProcessPoolExecutor::builder`].
 ///
@@ -29,6 +35,10 @@ pub struct ProcessPoolBuilder {
     chunk_size: Option<usize>,
     window: Option<usize>,
     demands: Demands,
+    environment: Vec<(OsString, OsString)>,
+    limits: Option<ResourceLimits>,
+    is_pinned: bool,
+    directory: Option<PathBuf>,
     method: Option<StartMethod>,
     threads: Threads,
 }
@@ -41,6 +51,10 @@ impl ProcessPoolBuilder {
             chunk_size: None,
             window: None,
             demands: Demands::default(),
+            environment: Vec::new(),
+            limits: None,
+            is_pinned: false,
+            directory: None,
             method: None,
             threads: Threads::One,
         }
@@ -101,6 +115,39 @@ impl ProcessPoolBuilder {
         self
     }
 
+    /// What each worker may use of the machine. If one of the limits cannot be set, the pool is broken as by an initializer.
+    pub fn limits(mut self, limits: ResourceLimits) -> Self {
+        self.limits = Some(limits);
+        self
+    }
+
+    /// Sets an environment variable for the workers, besides those of this process when they start.
+    ///
+    /// ```
+    /// let pool = procpool::ProcessPoolExecutor::builder().workers(1).env("LANG", "C").build()?;
+    /// assert_eq!(pool.apply(|()| std::env::var("LANG").ok(), ())?.as_deref(), Some("C"));
+    /// # Ok::<(), procpool::Error>(())
+    /// ```
+    pub fn env(mut self, key: impl AsRef<OsStr>, value: impl AsRef<OsStr>) -> Self {
+        let pair = (key.as_ref().to_owned(), value.as_ref().to_owned());
+        self.environment.push(pair);
+        self
+    }
+
+    /// Has the workers start in this directory; by default in that of this process at that moment. If it is not there, the pool is
+    /// broken as by an initializer.
+    pub fn current_dir(mut self, directory: impl Into<PathBuf>) -> Self {
+        self.directory = Some(directory.into());
+        self
+    }
+
+    /// Keeps each worker on a CPU of its own, of those that this process may use: worker 0 on the first, and round again where there
+    /// are more workers than CPUs. Not by default: the scheduler knows better unless the machine does nothing else.
+    pub fn cpu_affinity(mut self, on: bool) -> Self {
+        self.is_pinned = on;
+        self
+    }
+
     /// How workers come to exist; [`start_method`] by default.
     ///
     /// Under [`StartMethod::Fork`] they are copies of this process as it is in `build`, replacements too: a copy that waits
@@ -140,6 +187,14 @@ impl ProcessPoolBuilder {
             let message = format!("a pool cannot be built with {what} of size 0");
             return Err(Error::new(ErrorKind::InvalidInput, message));
         }
+        let refused = self
+            .environment
+            .iter()
+            .find(|it| !environment::can_be_set(&it.0, &it.1));
+        if let Some((key, value)) = refused {
+            let message = format!("{key:?}={value:?} cannot be an environment variable");
+            return Err(Error::new(ErrorKind::InvalidInput, message));
+        }
         let (chunk_size, window) = (self.chunk_size, self.window);
         let initializer = self.initializer.transpose()?;
         let method = self.method.unwrap_or_else(start_method);
@@ -149,6 +204,10 @@ impl ProcessPoolBuilder {
             chunk_size,
             window,
             demands: self.demands,
+            environment: self.environment,
+            limits: self.limits,
+            is_pinned: self.is_pinned,
+            directory: self.directory,
             origin: Origin::new(method, self.threads)?,
         })?;
         shared.start_thread().map_err(|it| {

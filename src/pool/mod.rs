@@ -29,6 +29,7 @@ mod dispatcher;
 mod future;
 mod lazy;
 mod lead;
+mod limits;
 mod link;
 mod map;
 mod options;
@@ -37,6 +38,7 @@ mod payload;
 mod protocol;
 mod requests;
 mod shared;
+mod stats;
 mod task;
 mod unit;
 mod wait;
@@ -45,13 +47,15 @@ mod worker;
 pub use builder::ProcessPoolBuilder;
 pub use future::TaskFuture;
 pub use lazy::{Imap, ImapStream, ImapUnordered};
+pub use limits::ResourceLimits;
 pub use options::TaskOptions;
+pub use stats::{PoolStats, WorkerStats};
 pub use wait::{AsCompleted, ReturnWhen, Waited, as_completed, wait};
 pub use worker::{Worker, current_worker};
 
 use crate::error::{Error, ErrorKind, Result};
 use crate::wire::Wire;
-use dispatcher::{Slot, stopped};
+use dispatcher::{Slot, State, stopped};
 use shared::Shared;
 use std::{
     fmt,
@@ -297,6 +301,24 @@ impl ProcessPoolExecutor {
     #[must_use]
     pub fn workers(&self) -> usize {
         self.shared.settings.workers
+    }
+
+    /// What the pool has done since it was built, and is doing.
+    ///
+    /// ```
+    /// let pool = procpool::ProcessPoolExecutor::builder().workers(2).build()?;
+    /// pool.map(|x: u64| x * x, 0..100)?;
+    /// let stats = pool.stats();
+    /// assert_eq!((stats.done, stats.failed, stats.queued, stats.workers.len()), (100, 0, 0, 2));
+    /// # Ok::<(), procpool::Error>(())
+    /// ```
+    #[must_use]
+    pub fn stats(&self) -> PoolStats {
+        if self.shared.is_foreign() {
+            return PoolStats::default();
+        }
+        self.shared.poll();
+        self.shared.look(State::stats)
     }
 
     /// Process ids of the workers that are alive now.

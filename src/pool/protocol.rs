@@ -1,7 +1,9 @@
 //! What pool and worker say to each other: request frames on the pipe, and the contents of reply records.
 
+use super::limits::ResourceLimits;
 use crate::process::{call::EncodedCall, function::Function, identity::Identity};
 use serde::{Deserialize, Serialize};
+use std::path::PathBuf;
 
 /// What a request asks for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -140,6 +142,9 @@ pub(super) struct Setup {
     #[serde(with = "serde_bytes")]
     pub(super) environment: Vec<u8>,
     pub(super) initializer: Option<EncodedCall>,
+    pub(super) limits: Option<ResourceLimits>,
+    pub(super) is_pinned: bool,
+    pub(super) directory: Option<PathBuf>,
 }
 
 /// Where a large result lies.

@@ -5,6 +5,7 @@ use super::{
     callbacks::Callbacks,
     demands::Demands,
     dispatcher::{Phase, State, pages},
+    limits::ResourceLimits,
     link::Link,
     page::{Bell, Page},
     payload::PoolSlabs,
@@ -21,7 +22,9 @@ use crate::sys::{
 };
 use parking_lot::{Mutex, RwLock};
 use std::{
+    ffi::OsString,
     panic::{AssertUnwindSafe, catch_unwind},
+    path::PathBuf,
     sync::{Arc, atomic::AtomicBool},
     thread::{self, JoinHandle, Thread},
     time::{Duration, Instant},
@@ -41,6 +44,10 @@ pub(super) struct Settings {
     pub(super) chunk_size: Option<usize>,
     pub(super) window: Option<usize>,
     pub(super) demands: Demands,
+    pub(super) environment: Vec<(OsString, OsString)>,
+    pub(super) limits: Option<ResourceLimits>,
+    pub(super) is_pinned: bool,
+    pub(super) directory: Option<PathBuf>,
     pub(super) origin: Origin,
 }
 
@@ -83,6 +90,7 @@ impl Shared {
         let shared = Arc::new(Self {
             state: Mutex::new(State::new(
                 settings.workers,
+                settings.limits.clone(),
                 Arc::clone(&slabs),
                 Arc::clone(&events),
             )),
@@ -130,8 +138,11 @@ impl Shared {
         Setup {
             worker,
             identity: Identity::of_a_worker(format!("Worker-{worker}")),
-            environment: environment::with(&[]),
+            environment: environment::with(&self.settings.environment),
             initializer,
+            limits: self.settings.limits.clone(),
+            is_pinned: self.settings.is_pinned,
+            directory: self.settings.directory.clone(),
         }
     }
 

@@ -22,6 +22,13 @@ pub(crate) fn with(changes: &[(OsString, OsString)]) -> Vec<u8> {
     all
 }
 
+/// Whether a variable can have this name and this value.
+pub(crate) fn can_be_set(name: &OsStr, value: &OsStr) -> bool {
+    let name = name.as_bytes();
+    let is_name = !name.is_empty() && !name.iter().any(|it| [b'=', 0].contains(it));
+    is_name && !value.as_bytes().contains(&0)
+}
+
 /// One without a name cannot be set.
 fn put(all: &mut Vec<u8>, name: &OsStr, value: &OsStr) {
     let name = name.as_bytes();

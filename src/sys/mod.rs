@@ -12,6 +12,7 @@ pub(crate) mod clock;
 pub(crate) mod environment;
 pub(crate) mod fd;
 pub(crate) mod futex;
+pub(crate) mod limits;
 pub(crate) mod memory;
 pub(crate) mod modules;
 pub(crate) mod named;

@@ -75,7 +75,9 @@ impl State {
         self.queue.retain(&is_another);
         self.delayed.retain(|it| is_another(&it.1));
         self.outstanding -= (before - self.queue.len() - self.delayed.len()) as u64;
-        task.complete(Err(cancelled()), told);
+        let outcome = Err(cancelled());
+        self.counts.add(&outcome, 1);
+        task.complete(outcome, told);
         true
     }
 

@@ -45,7 +45,13 @@ impl State {
             self.events.remove(requests);
         }
         let exit = link.how_it_ended();
-        let error = Error::worker_died(exit);
+        let reason = exit.signal.zip(self.limits.as_ref());
+        let reason = reason.and_then(|(signal, limits)| limits.reason(signal));
+        let mut error = Error::worker_died(exit);
+        if let Some(reason) = reason {
+            let message = format!("{error}: {reason}");
+            error = error.with_message(message);
+        }
         let front = link.front();
         let units = front.map(|it| link.take_back(it)).unwrap_or_default();
         for sent in mem::take(&mut link.in_flight) {
@@ -64,6 +70,7 @@ impl State {
             let message = format!("failed to start a worker: {error}");
             return self.vacate(slot, Error::new(ErrorKind::StartFailed, message), told);
         }
+        self.counts.restarts += 1;
         self.slots[slot] = Slot::Vacant(Instant::now());
     }
 
@@ -85,6 +92,7 @@ impl State {
         if let Unit::Call(task) = &unit {
             task.set_place(Place::Queue);
         }
+        self.counts.retried += 1;
         self.delayed
             .push((Instant::now() + pause_before_try(tried), unit));
     }

@@ -13,9 +13,11 @@ mod verdicts;
 use crate::error::{Error, ErrorKind};
 use crate::pool::{
     batch::Values,
+    limits::ResourceLimits,
     link::Link,
     page::Page,
     payload::{Payload, PoolSlabs},
+    stats::{Counts, PoolStats, WorkerStats},
     task::{Body, Told},
     unit::Unit,
 };
@@ -25,7 +27,7 @@ use std::{
     collections::VecDeque,
     sync::Arc,
     thread::{Thread, ThreadId},
-    time::Instant,
+    time::{Duration, Instant},
 };
 
 /// Replies to shorter items are worth gathering before a sleeping pool is woken for them.
@@ -76,6 +78,8 @@ pub(super) struct State {
     pub(super) is_relieved: bool,
     /// Counts changes of the workers.
     pub(super) changes: u64,
+    pub(super) counts: Counts,
+    limits: Option<ResourceLimits>,
     /// Records on their way from a ring to their tasks.
     records: Vec<u8>,
     slabs: Arc<PoolSlabs>,
@@ -85,7 +89,12 @@ pub(super) struct State {
 }
 
 impl State {
-    pub(super) fn new(workers: usize, slabs: Arc<PoolSlabs>, events: Arc<Set>) -> Self {
+    pub(super) fn new(
+        workers: usize,
+        limits: Option<ResourceLimits>,
+        slabs: Arc<PoolSlabs>,
+        events: Arc<Set>,
+    ) -> Self {
         Self {
             phase: Phase::Open,
             queue: VecDeque::new(),
@@ -103,6 +112,8 @@ impl State {
             is_armed: true,
             is_relieved: false,
             changes: 0,
+            counts: Counts::default(),
+            limits,
             records: Vec::new(),
             slabs,
             events,
@@ -215,6 +226,22 @@ impl State {
         });
         let tries = self.delayed.iter().map(|it| it.0);
         places.chain(self.kill_at).chain(tries).min()
+    }
+
+    /// What the pool has done and is doing.
+    pub(super) fn stats(&self) -> PoolStats {
+        let links = || self.slots.iter().filter_map(Slot::link);
+        let runs = |link: &&Link| link.front().is_some_and(|it| link.runs(it));
+        let workers = links().filter(|it| it.dead_since.is_none()).map(|link| {
+            let (busy, tasks_done) = link.page.measured();
+            let mut stats = WorkerStats::default();
+            (stats.pid, stats.tasks_done, stats.busy) =
+                (link.pid, tasks_done, Duration::from_nanos(busy));
+            stats
+        });
+        let running = links().filter(runs).count() as u64;
+        self.counts
+            .stats(self.outstanding, running, workers.collect())
     }
 
     /// Whether the leader sleeps beyond what is due.

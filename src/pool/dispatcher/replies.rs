@@ -129,6 +129,7 @@ impl State {
         let front = link.in_flight.front_mut()?;
         link.items -= count;
         self.outstanding -= u64::from(count);
+        self.counts.add(&outcome, count);
         front.item = front.item.wrapping_add(count);
         match &mut front.unit {
             Unit::Call(task) => {
@@ -158,6 +159,7 @@ impl State {
     /// Ends a unit that is neither queued nor in flight any more.
     pub(super) fn finish(&mut self, unit: &Unit, outcome: Result<Values>, told: &mut Told) {
         self.outstanding -= u64::from(unit.count());
+        self.counts.add(&outcome, unit.count());
         match unit {
             Unit::Call(task) => task.complete(outcome.map(into_body), told),
             Unit::Items(items) => {

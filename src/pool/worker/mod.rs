@@ -12,6 +12,7 @@ mod slabs;
 use crate::error::Error;
 use crate::pool::{
     descriptors::Batch,
+    limits::ResourceLimits,
     page::{Page, Tag},
     protocol::{Kind, RequestHead, Setup},
     requests::Requests,
@@ -24,7 +25,7 @@ use crate::process::{
     panic::{self, Report},
 };
 use crate::shm::{Buffer, Cursor, Slab, Slabs};
-use crate::sys::{child, environment, fd, memory, pid, spin::Spin};
+use crate::sys::{child, environment, fd, limits, memory, pid, spin::Spin};
 use crate::wire::codec;
 use answers::Answers;
 use frame::{Callables, Context, Frame, Items};
@@ -34,6 +35,7 @@ use replies::{Doing, Replies};
 use std::{
     cell::RefCell,
     collections::HashMap,
+    io,
     os::fd::OwnedFd,
     rc::Rc,
     sync::{
@@ -248,11 +250,13 @@ impl WorkerLoop {
             page: self.answers.replies.page.clone(),
         });
         TASKS_DONE.store(0, Ordering::Relaxed);
+        let prepared = settle_in(&setup);
         setup.identity.assume();
         let handles = self.inbox.take_handles();
-        let initialized = setup
-            .initializer
-            .map_or(Ok(()), |it| initialize(it, handles));
+        let initialized = prepared.and_then(|()| {
+            let initializer = setup.initializer;
+            initializer.map_or(Ok(()), |it| initialize(it, handles))
+        });
         match initialized {
             Ok(()) => self.answers.replies.append(0, Tag::Ready, &[]),
             Err(fault) => self.answers.replies.fault(0, Tag::SetupFault, &fault),
@@ -305,6 +309,26 @@ impl WorkerLoop {
         self.answers.replies.account(begin.elapsed(), done);
         Some(())
     }
+}
+
+/// Takes the place that the pool's builder chose: a directory, a CPU, limits.
+fn settle_in(setup: &Setup) -> std::result::Result<(), Fault> {
+    let failed =
+        |what: &str, error: io::Error| Fault::Initializer(format!("failed to set {what}: {error}"));
+    if let Some(directory) = &setup.directory {
+        std::env::set_current_dir(directory).map_err(|it| {
+            failed(
+                &format!("the working directory {}", directory.display()),
+                it,
+            )
+        })?;
+    }
+    if setup.is_pinned {
+        limits::pin(setup.worker).map_err(|it| failed("the CPU affinity", it))?;
+    }
+    let limits = setup.limits.as_ref();
+    let assumed = limits.map_or(Ok(()), ResourceLimits::assume);
+    assumed.map_err(|(what, it)| failed(&format!("the limit of {what}"), it))
 }
 
 fn initialize(call: EncodedCall, given: Vec<OwnedFd>) -> std::result::Result<(), Fault> {

@@ -1,0 +1,204 @@
+//! What workers get, what they may use, and what is known of them.
+
+use crate::common::{Gate, failure, in_time, pass, pool_of, square};
+use nix::{
+    sched::{CpuSet, sched_getaffinity},
+    sys::resource::{Resource, getrlimit},
+    unistd::Pid,
+};
+use procpool::{ErrorKind, PoolStats, ProcessPoolExecutor, ResourceLimits, Result};
+use std::{env, fs, hint, path::PathBuf, time::Duration};
+
+fn limited(limits: ResourceLimits) -> Result<ProcessPoolExecutor> {
+    ProcessPoolExecutor::builder()
+        .workers(1)
+        .limits(limits)
+        .build()
+}
+
+/// A task: the CPUs it may run on.
+fn cpus((): ()) -> Vec<usize> {
+    let set = sched_getaffinity(Pid::from_raw(0)).expect("an affinity mask");
+    (0..CpuSet::count())
+        .filter(|it| set.is_set(*it) == Ok(true))
+        .collect()
+}
+
+/// A task that never ends, and is always busy.
+fn spin((): ()) {
+    loop {
+        hint::spin_loop();
+    }
+}
+
+#[test]
+fn workers_get_variables_and_a_directory_also_those_that_replace_others() -> Result<()> {
+    in_time(|| {
+        let builder = ProcessPoolExecutor::builder().workers(1);
+        let builder = builder.env("FIRST", "1").env("FIRST", "2").current_dir("/");
+        let pool = builder.build()?;
+        let look = |()| (env::var("FIRST").ok(), env::current_dir().ok());
+        let expected = (Some("2".to_owned()), Some(PathBuf::from("/")));
+        assert_eq!(pool.apply(look, ())?, expected);
+        failure(pool.apply(|()| -> () { std::process::abort() }, ()));
+        assert_eq!(pool.apply(look, ())?, expected);
+        assert!(env::var("FIRST").is_err());
+        Ok(())
+    })
+}
+
+#[test]
+fn what_cannot_be_set_is_refused() {
+    in_time(|| {
+        for (key, value) in [("", "x"), ("A=B", "x"), ("A", "x\0")] {
+            let refused = ProcessPoolExecutor::builder().env(key, value).build();
+            assert_eq!(failure(refused).kind(), ErrorKind::InvalidInput);
+        }
+        let builder = ProcessPoolExecutor::builder()
+            .workers(1)
+            .current_dir("/nowhere");
+        let error = failure(builder.build().and_then(|it| it.apply(square, 1)));
+        assert_eq!(error.kind(), ErrorKind::StartFailed);
+        assert!(
+            error.to_string().contains("the working directory /nowhere"),
+            "{error}"
+        );
+    });
+}
+
+#[test]
+fn workers_are_pinned_to_cpus_when_that_is_asked_for() -> Result<()> {
+    in_time(|| {
+        let all = cpus(());
+        assert_eq!(pool_of(1).apply(cpus, ())?, all);
+        let builder = ProcessPoolExecutor::builder().workers(1).cpu_affinity(true);
+        assert_eq!(builder.build()?.apply(cpus, ())?, all[..1]);
+        Ok(())
+    })
+}
+
+#[test]
+fn limits_hold_in_workers_and_nowhere_else() -> Result<()> {
+    in_time(|| {
+        let limits = ResourceLimits::new()
+            .open_files(64)
+            .processes(4096)
+            .file_size(1 << 30)
+            .nice(5);
+        let pool = limited(limits)?;
+        let look = |()| {
+            let limit = |it| getrlimit(it).map_or(0, |it| it.0);
+            let all = [
+                Resource::RLIMIT_NOFILE,
+                Resource::RLIMIT_NPROC,
+                Resource::RLIMIT_FSIZE,
+                Resource::RLIMIT_CORE,
+            ];
+            let stat = fs::read_to_string("/proc/self/stat").unwrap_or_default();
+            (all.map(limit), stat.split(' ').nth(18).map(str::to_owned))
+        };
+        assert_eq!(
+            pool.apply(look, ())?,
+            ([64, 4096, 1 << 30, 0], Some("5".to_owned()))
+        );
+        assert_ne!(look(()).0[0], 64);
+        Ok(())
+    })
+}
+
+#[test]
+fn the_error_names_the_limit_that_ended_a_worker() -> Result<()> {
+    in_time(|| {
+        let pool = limited(ResourceLimits::new().memory(1 << 30))?;
+        let error = failure(pool.apply(|bytes: usize| vec![1u8; bytes].len(), 4 << 30));
+        assert!(
+            error
+                .to_string()
+                .ends_with(": its memory is limited to 1073741824 bytes"),
+            "{error}"
+        );
+        let pool = limited(ResourceLimits::new().cpu_time(Duration::from_millis(300)))?;
+        let error = failure(pool.apply(spin, ()));
+        assert_eq!(error.worker().and_then(|it| it.signal), Some(24), "{error}");
+        assert!(
+            error
+                .to_string()
+                .ends_with(": its CPU time is limited to 300ms"),
+            "{error}"
+        );
+        assert_eq!(pool.apply(square, 3)?, 9);
+        Ok(())
+    })
+}
+
+#[test]
+fn a_pool_counts_what_becomes_of_tasks() -> Result<()> {
+    in_time(|| {
+        let pool = pool_of(1);
+        assert_eq!(pool.stats().workers.len(), 1);
+        pool.map(square, 0..100)?;
+        failure(pool.apply(|()| -> () { panic!("no") }, ()));
+        failure(
+            pool.options()
+                .retries(1)
+                .apply(|()| -> () { std::process::abort() }, ()),
+        );
+        let slow = pool.options().timeout(Duration::from_millis(20));
+        failure(slow.apply(spin, ()));
+        let gate = Gate::new();
+        let held = pool.submit(pass, gate.path());
+        gate.wait_for(1);
+        let queued: Vec<_> = (0..3).map(|it| pool.submit(square, it)).collect();
+        assert!(queued[0].cancel());
+        let stats = pool.stats();
+        let PoolStats {
+            done,
+            failed,
+            retried,
+            restarts,
+            ..
+        } = stats;
+        assert_eq!((done, failed, retried, restarts), (100, 4, 1, 3));
+        assert_eq!(
+            (
+                stats.panicked,
+                stats.workers_died,
+                stats.timed_out,
+                stats.cancelled
+            ),
+            (1, 1, 1, 1)
+        );
+        assert_eq!((stats.queued, stats.running), (2, 1));
+        gate.open();
+        held.result()?;
+        pool.join()?;
+        let stats = pool.stats();
+        assert_eq!(
+            (stats.queued, stats.running, stats.workers.len()),
+            (0, 0, 0)
+        );
+        Ok(())
+    })
+}
+
+#[test]
+fn a_worker_s_tasks_and_time_are_counted() -> Result<()> {
+    in_time(|| {
+        let pool = pool_of(1);
+        for number in 0..10 {
+            pool.apply(square, number)?;
+        }
+        pool.apply(|()| std::thread::sleep(Duration::from_millis(5)), ())?;
+        // A reply may be read before its worker has counted it.
+        let worker = loop {
+            let worker = pool.stats().workers.pop().expect("a worker");
+            if worker.tasks_done == 11 {
+                break worker;
+            }
+            std::thread::yield_now();
+        };
+        assert_eq!(worker.pid, pool.worker_pids()[0]);
+        assert!(worker.busy >= Duration::from_millis(5));
+        Ok(())
+    })
+}
