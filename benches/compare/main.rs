@@ -12,6 +12,7 @@
 #[allow(dead_code, reason = "benches/sync.rs has its futex")]
 mod bare;
 mod bare_ring;
+mod bare_pipe;
 mod child;
 mod heap;
 mod machine;
@@ -43,6 +44,9 @@ const SECTIONS: &[Section] = &[
     (&rows::process::FORKED, rows::process::forked),
     (&rows::process::TOUCHED, rows::process::touched),
     (&rows::process::EXECUTED, rows::process::executed),
+    (&rows::messages::ROUND_TRIP, rows::messages::round_trip),
+    (&rows::messages::SMALL, rows::messages::small),
+    (&rows::messages::LARGE, rows::messages::large),
     (&rows::round_trip::IDLE, rows::round_trip::idle),
     (&rows::round_trip::BUSY, rows::round_trip::busy),
     (&rows::submit::NAMES, rows::submit::run),

@@ -5,6 +5,7 @@ pub(crate) mod echo;
 pub(crate) mod idle;
 pub(crate) mod killed;
 pub(crate) mod map;
+pub(crate) mod messages;
 pub(crate) mod outstanding;
 pub(crate) mod process;
 pub(crate) mod queue;
