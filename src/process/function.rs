@@ -79,7 +79,7 @@ fn unknown(message: &str) -> Error {
 }
 
 /// What a process that was started is given.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub(crate) struct Given {
     pub(crate) fds: Vec<OwnedFd>,
     pub(crate) bytes: Vec<u8>,

@@ -23,7 +23,7 @@ use crate::sys::{
 };
 use std::{
     cell::Cell,
-    io,
+    io, mem,
     os::fd::{AsFd, BorrowedFd, OwnedFd},
     time::{Duration, Instant},
 };
@@ -201,7 +201,9 @@ impl Server {
             return Ok(false);
         };
         let (request, bytes) = (Request::from_bytes(request), bytes.to_vec());
-        let started = self.start(request, Given { fds, bytes });
+        // It is dropped here, behind the answer: the owner need not wait until all of it is closed.
+        let mut given = Given { fds, bytes };
+        let started = self.start(request, &mut given);
         let told = started.and_then(|(pid, pidfd)| {
             let reply = Reply { pid, errno: 0 };
             socket::send(&self.control, &reply.to_bytes(), &[pidfd.as_fd()])
@@ -215,19 +217,26 @@ impl Server {
         Ok(true)
     }
 
-    fn start(&mut self, request: Request, mut given: Given) -> io::Result<(u32, PidFd)> {
+    fn start(&mut self, request: Request, given: &mut Given) -> io::Result<(u32, PidFd)> {
         let main = function::resolve_main(request.main).map_err(io::Error::other)?;
         // Some come with every request; they have found no room here if they have not come.
-        let no_room = || io::Error::from_raw_os_error(EMFILE);
-        let directory = given.fds.pop().ok_or_else(no_room)?;
-        let report = given.fds.first().ok_or_else(no_room)?.try_clone()?;
+        let [report, .., directory] = &given.fds[..] else {
+            return Err(io::Error::from_raw_os_error(EMFILE));
+        };
+        let report = report.try_clone()?;
         let server = std::process::id();
         match child::fork(Threads::One)? {
-            Forked::Child => match prepare_child(server, request.flags, directory.as_fd()) {
-                Ok(()) if self.is_template => entry::run_forked(main, given),
-                Ok(()) => run_child(main, request, given),
-                Err(_) => child::exit_now(70),
-            },
+            Forked::Child => {
+                // The answer comes first: on a busy machine the owner would have it only when this process sleeps or ends.
+                std::thread::yield_now();
+                let ready = prepare_child(server, request.flags, directory.as_fd());
+                given.fds.pop();
+                match ready {
+                    Ok(()) if self.is_template => entry::run_forked(main, mem::take(given)),
+                    Ok(()) => run_child(main, request, mem::take(given)),
+                    Err(_) => child::exit_now(70),
+                }
+            }
             Forked::Parent(pid) => {
                 self.children.push(Served {
                     pid,
