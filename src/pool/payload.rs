@@ -96,6 +96,15 @@ impl Payload {
         }
     }
 
+    /// The number of the slab of ours that it lies in, if it does.
+    pub(super) fn our_slab(&self) -> Option<u32> {
+        match self {
+            Self::Ours(ours) => Some(ours.slab().id),
+            Self::Handled(handled) => handled.value.our_slab(),
+            Self::Inline(..) | Self::Private(_) | Self::Theirs(_) => None,
+        }
+    }
+
     fn cursor(&self) -> Cursor<'_> {
         match self {
             Self::Inline(length, bytes) => Cursor::new(&bytes[..usize::from(*length)]),

@@ -54,6 +54,14 @@ impl Unit {
         }
     }
 
+    /// The number of the slab of ours that its argument lies in, if it does.
+    pub(super) fn our_slab(&self) -> Option<u32> {
+        match self {
+            Self::Call(task) => task.with_argument(|it| it.our_slab()),
+            Self::Items(items) => items.chunk.items.lock().our_slab(),
+        }
+    }
+
     /// Cuts off all but the first `count` items.
     pub(super) fn split_off(&mut self, count: u32) -> Option<Self> {
         let Self::Items(items) = self else {

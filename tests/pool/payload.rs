@@ -1,10 +1,14 @@
 //! Values of every size: inside a task, through a pipe, a ring, shared memory, and at the borders between them.
 
-use crate::common::{Gate, alone, in_time, pass, pattern, pool_of, square};
+use crate::common::{Gate, alone, failure, in_time, pass, pattern, pool_of, square};
 use futures::{StreamExt, executor::block_on};
-use procpool::{ProcessPoolExecutor, Result};
+use procpool::{ErrorKind, ProcessPoolExecutor, Result};
 use serde::{Deserialize, Serialize};
-use std::sync::mpsc;
+use std::{
+    fs::File,
+    iter,
+    sync::{Mutex, mpsc},
+};
 
 /// Where a value changes its way: inline, chunk, private memory and pipe, ring, and a slab's first growth.
 const BORDERS: [usize; 6] = [22, 4 << 10, 32 << 10, 64 << 10, 128 << 10, 1 << 20];
@@ -349,5 +353,37 @@ fn a_thousand_large_results_need_few_descriptors() {
             let result = future.result().expect("bytes");
             assert!(result == pattern(70_000, seed), "number {seed}");
         }
+    });
+}
+
+/// What a worker has opened.
+static OPENED: Mutex<Vec<File>> = Mutex::new(Vec::new());
+
+/// A task: opens files until there is no room for more.
+fn open_all((): ()) {
+    let files = iter::from_fn(|| File::open("/dev/null").ok());
+    OPENED.lock().expect("no panic").extend(files);
+}
+
+/// A task: closes them.
+fn close_all((): ()) {
+    OPENED.lock().expect("no panic").clear();
+}
+
+#[test]
+fn a_worker_that_had_no_room_for_a_large_argument_has_it_again() {
+    alone("ulimit -n 128", || {
+        let pool = pool_of(1);
+        let large = || pattern(1 << 20, 0);
+        let length = |bytes: Vec<u8>| bytes.len();
+        pool.apply(open_all, ()).expect("it does not fail");
+        for _ in 0..2 {
+            let failed = failure(pool.apply(length, large()));
+            assert_eq!(failed.kind(), ErrorKind::Codec);
+        }
+        pool.apply(close_all, ()).expect("it does not fail");
+        assert_eq!(pool.apply(length, large()).expect("room"), 1 << 20);
+        let mapped = pool.map(length, [large(), large()]).expect("room");
+        assert_eq!(mapped, [1 << 20; 2]);
     });
 }

@@ -103,7 +103,13 @@ impl State {
             _ => (1, single),
         };
         let outcome = match head.tag {
-            Tag::Fault => Err(decode_fault(value)?.into_error()),
+            Tag::Fault => {
+                let fault = decode_fault(value)?;
+                if let Fault::Decode(_) = fault {
+                    link.send_slab_again();
+                }
+                Err(fault.into_error())
+            }
             Tag::Slab => {
                 let InSlab { slab, length } = codec::decode(&mut Cursor::new(value)).ok()?;
                 let payload = link.take_from_slab(slab, length);

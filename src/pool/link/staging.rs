@@ -208,11 +208,24 @@ impl Link {
     /// Has the worker unmap a slab that is no more, if it is this worker's.
     pub(in crate::pool) fn drop_slab(&mut self, bound_to: &Weak<Life>, id: u32) {
         if bound_to.as_ptr() == Arc::as_ptr(&self.life) {
-            self.our_slabs.retain(|it| *it != id);
-            let mut head = RequestHead::new(Kind::DropSlab);
-            head.slab = id;
-            self.stage_frame(head, &[]);
+            self.have_slab_dropped(id);
         }
+    }
+
+    /// Has the slab sent again, when it is used again, that holds the argument of the first item in flight: the worker may have
+    /// had no room for its descriptor. Nothing else that was sent lies in it.
+    pub(in crate::pool) fn send_slab_again(&mut self) {
+        let first = self.in_flight.front();
+        if let Some(id) = first.and_then(|it| it.unit.our_slab()) {
+            self.have_slab_dropped(id);
+        }
+    }
+
+    fn have_slab_dropped(&mut self, id: u32) {
+        self.our_slabs.retain(|it| *it != id);
+        let mut head = RequestHead::new(Kind::DropSlab);
+        head.slab = id;
+        self.stage_frame(head, &[]);
     }
 
     pub(super) fn stage_frame(&mut self, mut head: RequestHead, bytes: &[u8]) {
