@@ -29,6 +29,26 @@ const PANICKED: i32 = 101;
 /// Descriptors in one message.
 const BATCH: usize = 8;
 
+/// What a message to a child says.
+///
+/// A child runs nothing before its starter has it: else its function might run although the start has failed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Word {
+    /// Handles of the argument come with it.
+    Handles = 0,
+    /// The starter has the process: run.
+    Go = 1,
+    /// The start has failed. The end of the socket says the same, but a copy of the starter may hold that open.
+    Stop = 2,
+}
+
+impl Word {
+    /// Tells a child, whose socket always has room for it. It can be told before it exists.
+    pub(super) fn tell(self, socket: &OwnedFd) -> io::Result<()> {
+        socket::try_send(socket, &[self as u8], &[])
+    }
+}
+
 /// What a child is told, beside its encoded argument.
 #[derive(Serialize, Deserialize)]
 pub(super) struct Setup {
@@ -59,12 +79,9 @@ fn run(given: Given) -> Option<i32> {
     outcome::own_place(&place);
     let report = Arc::new(Report::new(place).ok()?);
     panic::install_hook(Printing::Printed, outcome::last_words);
-    let prepared = receive(&handles, setup.handles).and_then(|fds| {
-        become_it(setup)?;
-        Ok(fds)
-    });
-    match prepared {
-        Ok(fds) => Some(call(function, luggage.argument(), fds, &report, &handles)),
+    let count = setup.handles;
+    match become_it(setup).and_then(|()| receive(&handles, count)) {
+        Ok(fds) => Some(call(function, luggage.argument(), fds?, &report, &handles)),
         Err(error) => {
             report.fault(
                 None,
@@ -88,23 +105,29 @@ fn become_it(setup: Setup) -> io::Result<()> {
     set_start_method(setup.method).map_err(io::Error::other)
 }
 
-fn receive(socket: &OwnedFd, count: usize) -> io::Result<Vec<OwnedFd>> {
+/// Receives the handles in the argument, and waits for the word to run; none if that does not come.
+fn receive(socket: &OwnedFd, count: usize) -> io::Result<Option<Vec<OwnedFd>>> {
     let mut fds = Vec::new();
-    while fds.len() < count {
-        let (length, received) = socket::try_receive(socket, &mut [0])?;
-        if length == 0 || received.is_empty() {
-            return Err(io::Error::other("its handles have found no room in it"));
+    loop {
+        let mut word = [Word::Stop as u8];
+        let (_, received) = socket::receive(socket, &mut word)?;
+        match word {
+            [word] if word == Word::Handles as u8 => fds.extend(received),
+            [word] if word == Word::Go as u8 => break,
+            _ => return Ok(None),
         }
-        fds.extend(received);
     }
-    Ok(fds)
+    if fds.len() < count {
+        return Err(io::Error::other("its handles have found no room in it"));
+    }
+    Ok(Some(fds))
 }
 
 /// Sends descriptors into the socket, where they wait. An error if they are more than it takes.
 pub(super) fn send(socket: &OwnedFd, handles: &[Descriptor]) -> io::Result<()> {
     for batch in handles.chunks(BATCH) {
         let fds: Vec<_> = batch.iter().map(AsFd::as_fd).collect();
-        socket::try_send(socket, &[0], &fds)?;
+        socket::try_send(socket, &[Word::Handles as u8], &fds)?;
     }
     Ok(())
 }

@@ -1,7 +1,7 @@
 //! Settings of a process, and its start.
 
 use super::{
-    bootstrap::{self, Setup, send},
+    bootstrap::{self, Setup, Word, send},
     child::ChildProcess,
     function::Function,
     handle::Process,
@@ -9,7 +9,7 @@ use super::{
     luggage::Luggage,
     method::{StartMethod, start_method},
     outcome::Outcome,
-    start::{self, Flags, Start},
+    start::{self, Child, Flags, Start},
 };
 use crate::error::{Error, ErrorKind, Result};
 use crate::shm::{Buffer, Slab, Slabs};
@@ -144,13 +144,26 @@ impl<A: Wire, R: Wire> ProcessBuilder<A, R> {
                 executes: self.method == StartMethod::Spawn,
             },
         };
-        let child = match self.method {
-            StartMethod::ForkServer | StartMethod::Spawn => start::forkserver::start(&start),
-            StartMethod::Fork => start::fork::start(&start, self.threads),
-        }?;
+        let child = self.start_child(&start, &ends.handles)?;
         let kind = (self.is_daemon, self.method);
         let child = ChildProcess::new(name, kind, child, ends.report, outcome, ends.handles);
         Ok(Process::new(child))
+    }
+
+    /// Has the child made, and tells it to run.
+    fn start_child(&self, start: &Start<'_>, socket: &OwnedFd) -> Result<Child> {
+        let go = || {
+            let told = Word::Go.tell(socket);
+            told.map_err(|it| Error::io("failed to have a process run", it))
+        };
+        if self.method == StartMethod::Fork {
+            // A copy waits by itself for its parent to have it; it would never see the end of this socket, which it has, too.
+            go()?;
+            return start::fork::start(start, self.threads);
+        }
+        let child = start::forkserver::start(start).and_then(|it| go().map(|()| it));
+        // The server may have made one all the same. If it cannot be told, there is none, or it finds the end of the socket.
+        child.inspect_err(|_| drop(Word::Stop.tell(socket)))
     }
 
     /// This process's environment, with what was set for the child.

@@ -1,12 +1,15 @@
 //! Who dies with whom: daemons with their owner, and nobody with the fork server but those.
 
 use crate::{
-    common::{Gate, alone, arrive, in_time, pass, square},
+    common::{A_MOMENT, Gate, alone, arrive, in_time, pass, square},
     for_every_method, in_a_process_with_one_thread,
     processes::{Program, eventually, fork_server, kill, listen, process, say},
     start,
 };
-use nix::sys::signal::Signal;
+use nix::sys::{
+    resource::{Resource, getrlimit, setrlimit},
+    signal::Signal,
+};
 use procpool::{Process, Result, StartMethod};
 use std::{
     path::PathBuf,
@@ -21,6 +24,7 @@ pub(crate) const PROGRAMS: &[(&str, fn())] = &[
     ),
     ("lose the fork server", lose_the_fork_server),
     ("reap every child", reap_every_child),
+    ("start with few descriptors", start_with_few_descriptors),
 ];
 
 fn park_for_ever((): ()) {
@@ -166,4 +170,39 @@ for_every_method! {
         eventually("the daemon is gone", || crate::processes::Process::of(pid).is_none_or(|it| !it.runs()));
         Ok(())
     }
+}
+
+fn start_with_few_descriptors() {
+    let directory = tempfile::tempdir().expect("a temporary directory");
+    for method in [StartMethod::ForkServer, StartMethod::Spawn] {
+        start(method, square, 7)
+            .and_then(Process::result)
+            .expect("a server");
+    }
+    let (_, hard) = getrlimit(Resource::RLIMIT_NOFILE).expect("a limit");
+    setrlimit(Resource::RLIMIT_NOFILE, 64, hard).expect("a lower limit");
+    let null = || std::fs::File::open("/dev/null");
+    let mut failed = Vec::new();
+    for method in [StartMethod::ForkServer, StartMethod::Spawn] {
+        for free in 0..16 {
+            let mut taken: Vec<_> = std::iter::from_fn(|| null().ok()).collect();
+            taken.truncate(taken.len() - free);
+            let file = directory.path().join(format!("{method:?} {free}"));
+            let run = |file: PathBuf| std::fs::write(file, "").is_ok();
+            match start(method, run, file.clone()) {
+                Ok(process) => drop(process),
+                Err(_) => failed.push(file),
+            }
+        }
+    }
+    assert!(!failed.is_empty() && failed.len() < 32, "{failed:?}");
+    // They would have run by now.
+    thread::sleep(A_MOMENT);
+    failed.retain(|it| it.exists());
+    assert!(failed.is_empty(), "{failed:?} ran");
+}
+
+#[test]
+fn a_process_whose_start_has_failed_does_not_run() {
+    in_time(|| drop(Program::start("start with few descriptors").succeed()));
 }

@@ -218,7 +218,8 @@ impl ForkServer {
                 pid,
                 pidfd: PidFd::from_fd(pidfd),
             }),
-            // Its descriptor was lost: this process has too many. The child ends by itself, as its pipes are closed.
+            // Its descriptor was lost: this process has too many. The child ends by itself, as its pipes are closed or as it is
+            // told.
             (Reply { errno: 0, .. }, None) => Err(Refusal::Failed(io::Error::other(
                 "no descriptor is left for the new process",
             ))),

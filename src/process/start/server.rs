@@ -209,7 +209,7 @@ impl Server {
             socket::send(&self.control, &reply.to_bytes(), &[pidfd.as_fd()])
         });
         if let Err(error) = told {
-            // A child that the owner does not get ends by itself: the owner closes its pipes.
+            // A child that the owner does not get ends by itself: the owner closes its pipes, or tells it to.
             let errno = error.raw_os_error().unwrap_or(EIO);
             let reply = Reply { pid: 0, errno };
             socket::send(&self.control, &reply.to_bytes(), &[])?;
@@ -243,7 +243,9 @@ impl Server {
                     report,
                     is_daemon: request.flags.is_daemon,
                 });
-                Ok((pid, PidFd::open(pid)?))
+                // Nobody could watch it. The number is its own before this process reaps it.
+                let pidfd = PidFd::open(pid).inspect_err(|_| child::kill_child(pid))?;
+                Ok((pid, pidfd))
             }
         }
     }
