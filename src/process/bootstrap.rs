@@ -53,7 +53,6 @@ impl Word {
 #[derive(Serialize, Deserialize)]
 pub(super) struct Setup {
     pub(super) identity: Identity,
-    pub(super) is_daemon: bool,
     /// Whether it is a copy of its parent, whose signal handlers are its own.
     pub(super) is_copy: bool,
     pub(super) method: StartMethod,
@@ -71,9 +70,10 @@ pub(super) fn main(given: Given) -> i32 {
 
 fn run(given: Given) -> Option<i32> {
     let mut fds = given.fds.into_iter();
-    // The pipe stays open as long as the process lives.
+    // The pipe stays open as long as the process lives, and so does the mark of one that runs on.
     let (_report, place, handles) = (fds.next()?, fds.next()?, fds.next()?);
-    let luggage = Luggage::received(given.bytes, fds.next()).ok()?;
+    let luggage = Luggage::received(given.bytes, &mut fds).ok()?;
+    let _mark = fds.next();
     let setup = luggage.setup()?;
     let function = Function::from_bytes(&setup.function);
     outcome::own_place(&place);
@@ -95,9 +95,6 @@ fn run(given: Given) -> Option<i32> {
 fn become_it(setup: Setup) -> io::Result<()> {
     child::set_name(&setup.identity.name);
     environment::assume(&setup.environment)?;
-    if !setup.is_daemon {
-        child::run_on()?;
-    }
     if !setup.is_copy {
         signal::default_interrupt()?;
     }

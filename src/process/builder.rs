@@ -117,7 +117,6 @@ impl<A: Wire, R: Wire> ProcessBuilder<A, R> {
         let (argument, descriptors) = encoded(&self.argument)?;
         let setup = Setup {
             identity,
-            is_daemon: self.is_daemon,
             is_copy: self.method == StartMethod::Fork,
             method: start_method(),
             environment,

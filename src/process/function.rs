@@ -81,6 +81,7 @@ fn unknown(message: &str) -> Error {
 /// What a process that was started is given.
 #[derive(Debug, Default)]
 pub(crate) struct Given {
+    /// What was passed, and behind it the mark of a process that runs on, as long as it is open.
     pub(crate) fds: Vec<OwnedFd>,
     pub(crate) bytes: Vec<u8>,
 }

@@ -59,8 +59,12 @@ impl Luggage {
         }
     }
 
-    /// From what has come in the child.
-    pub(super) fn received(bytes: Vec<u8>, file: Option<OwnedFd>) -> Result<Self> {
+    /// From what has come in the child: the next descriptor where nothing was beside the request.
+    pub(super) fn received(
+        bytes: Vec<u8>,
+        fds: &mut impl Iterator<Item = OwnedFd>,
+    ) -> Result<Self> {
+        let file = if bytes.is_empty() { fds.next() } else { None };
         Ok(match file {
             None => Self::Beside(bytes),
             Some(file) => Self::Shared(Slab::from_fd(0, file)?),

@@ -1,11 +1,10 @@
 //! Processes: starting this program again, forking, watching, signalling and reaping.
 
 use super::{
-    fd::{above_stdio, cvt, retry},
+    fd::{self, above_stdio, cvt, retry},
     named, poll,
 };
 use nix::{
-    fcntl::{FcntlArg, FdFlag, fcntl},
     spawn::{PosixSpawnAttr, PosixSpawnFileActions, PosixSpawnFlags, posix_spawn},
     sys::{
         memfd::{MFdFlags, memfd_create},
@@ -60,7 +59,7 @@ pub(crate) fn execute_self(
     value: &OsStr,
     passed: BorrowedFd<'_>,
 ) -> io::Result<Infallible> {
-    fcntl(passed, FcntlArg::F_SETFD(FdFlag::empty()))?;
+    fd::keep_over_exec(passed)?;
     let arguments: Vec<CString> = std::env::args_os().filter_map(c_string).collect();
     Ok(execve(
         c"/proc/self/exe",
@@ -165,15 +164,14 @@ pub(crate) fn ends_with(parent_id: u32) -> bool {
 /// The name of a file that a process holds open which is not to be killed as a left-over.
 const RUNS_ON: &CStr = c"procpool-runs-on";
 
-/// Marks this process: it is to run on when the one that started it has ended.
-pub(crate) fn run_on() -> io::Result<()> {
-    let marker = memfd_create(RUNS_ON, MFdFlags::MFD_CLOEXEC)?;
-    // It stays open until the process ends.
-    std::mem::forget(above_stdio(marker)?);
-    Ok(())
+/// What marks a process that is to run on when the one that started it has ended, as long as it has it open.
+///
+/// Made before the fork: between that and its own first step, its starter may end, and whoever adopts it would kill it.
+pub(crate) fn run_on_mark() -> io::Result<OwnedFd> {
+    above_stdio(memfd_create(RUNS_ON, MFdFlags::MFD_CLOEXEC)?)
 }
 
-/// Whether a process, or one that it was forked from, has marked itself so.
+/// Whether a process, or one that it was forked from, is marked so.
 pub(crate) fn runs_on(pid: u32) -> bool {
     let name = format!("/memfd:{} ", RUNS_ON.to_string_lossy());
     let open = std::fs::read_dir(format!("/proc/{pid}/fd"));

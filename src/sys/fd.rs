@@ -54,6 +54,12 @@ pub(crate) fn inherited(
     Some(owned)
 }
 
+/// Has a descriptor stay open when this process executes a program.
+pub(crate) fn keep_over_exec(fd: impl AsFd) -> io::Result<()> {
+    fcntl(&fd, FcntlArg::F_SETFD(FdFlag::empty()))?;
+    Ok(())
+}
+
 /// Makes reads and writes through this descriptor, and every copy of it, fail instead of block.
 pub(crate) fn set_nonblocking(fd: impl AsFd) -> io::Result<()> {
     let flags = OFlag::from_bits_retain(fcntl(&fd, FcntlArg::F_GETFL)?);

@@ -170,6 +170,25 @@ for_every_method! {
         eventually("the daemon is gone", || crate::processes::Process::of(pid).is_none_or(|it| !it.runs()));
         Ok(())
     }
+
+    fn a_process_runs_though_its_starter_ends_at_once(method) {
+        // 1. The inner process is forked. 2. Its starter ends, and with that the server of the starter. 3. The server of this
+        // process adopts it before it has taken a step.
+        let nest = |(method, file): (StartMethod, PathBuf)| {
+            let run = |file: PathBuf| drop(std::fs::write(file, ""));
+            let inner = Process::builder(run, file).start_method(method).start();
+            inner.map(Process::detach).is_ok()
+        };
+        let directory = tempfile::tempdir().expect("a temporary directory");
+        for inner in StartMethod::ALL {
+            for round in 0..20 {
+                let file = directory.path().join(format!("{inner:?} {round}"));
+                assert!(start(method, nest, (inner, file.clone()))?.result()?);
+                eventually("the inner process has run", || file.exists());
+            }
+        }
+        Ok(())
+    }
 }
 
 fn start_with_few_descriptors() {

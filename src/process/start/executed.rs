@@ -5,7 +5,7 @@
 use crate::process::{
     entry,
     function::{self, ChildMain, Given, Location},
-    start::{MOST_BESIDE, server::KeepOnly},
+    start::{MOST_BESIDE, Request, server::KeepOnly},
 };
 use crate::sys::{child, fd, socket};
 use std::{
@@ -18,12 +18,16 @@ use std::{
 const GREETING: &[u8] = b"procpool process 1";
 
 /// Executes the program again in this process, which finds there what it is given; returns only if that fails.
-pub(super) fn execute(main: Location, given: &Given) -> io::Result<Infallible> {
+pub(super) fn execute(request: Request, given: &Given) -> io::Result<Infallible> {
     let (ours, theirs) = socket::pair()?;
-    let message = [GREETING, &main.to_bytes(), &given.bytes].concat();
+    let message = [GREETING, &request.main.to_bytes(), &given.bytes].concat();
     let fds: Vec<_> = given.fds.iter().map(AsFd::as_fd).collect();
     // What was sent can be received when this end is closed.
     socket::send(&ours, &message, &fds)?;
+    if let (Some(mark), false) = (given.fds.last(), request.flags.is_daemon) {
+        // The one in the socket marks nothing. The new image closes this one when it has that.
+        fd::keep_over_exec(mark)?;
+    }
     let value = entry::invitation(theirs.as_raw_fd());
     child::execute_self(entry::VARIABLE, &value, theirs.as_fd())
 }

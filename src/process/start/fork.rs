@@ -24,10 +24,11 @@ pub(crate) fn start(start: &Start<'_>, threads: Threads) -> Result<Child> {
         .iter()
         .map(|it| it.try_clone_to_owned())
         .collect();
-    let given = Given {
+    let mut given = Given {
         fds: passed.map_err(failed)?,
         bytes: start.bytes.to_vec(),
     };
+    start.flags.mark(&mut given).map_err(failed)?;
     let (main, is_daemon) = (start.main, start.flags.is_daemon);
     let parent = std::process::id();
     copy(threads, || {

@@ -12,9 +12,9 @@ pub(crate) mod forkserver;
 pub(crate) mod origin;
 pub(crate) mod server;
 
-use crate::process::function::{ChildMain, Location};
-use crate::sys::child::{PidFd, WaitStatus};
-use std::os::fd::BorrowedFd;
+use crate::process::function::{ChildMain, Given, Location};
+use crate::sys::child::{self, PidFd, WaitStatus};
+use std::{io, os::fd::BorrowedFd};
 
 /// What a child is to be given.
 ///
@@ -38,6 +38,16 @@ pub(crate) struct Flags {
     pub(crate) is_daemon: bool,
     /// Whether it executes the program again, so that nothing of the fork server's memory is left.
     pub(crate) executes: bool,
+}
+
+impl Flags {
+    /// Marks a child that is about to be forked, if it is one that runs on.
+    fn mark(self, given: &mut Given) -> io::Result<()> {
+        if !self.is_daemon {
+            given.fds.push(child::run_on_mark()?);
+        }
+        Ok(())
+    }
 }
 
 /// A [`Start`] as it travels before its bytes and beside its descriptors.

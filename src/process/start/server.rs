@@ -220,17 +220,16 @@ impl Server {
     fn start(&mut self, request: Request, given: &mut Given) -> io::Result<(u32, PidFd)> {
         let main = function::resolve_main(request.main).map_err(io::Error::other)?;
         // Some come with every request; they have found no room here if they have not come.
-        let [report, .., directory] = &given.fds[..] else {
-            return Err(io::Error::from_raw_os_error(EMFILE));
-        };
-        let report = report.try_clone()?;
+        let no_room = || io::Error::from_raw_os_error(EMFILE);
+        let directory = given.fds.pop().ok_or_else(no_room)?;
+        let report = given.fds.first().ok_or_else(no_room)?.try_clone()?;
+        request.flags.mark(given)?;
         let server = std::process::id();
         match child::fork(Threads::One)? {
             Forked::Child => {
                 // The answer comes first: on a busy machine the owner would have it only when this process sleeps or ends.
                 std::thread::yield_now();
                 let ready = prepare_child(server, request.flags, directory.as_fd());
-                given.fds.pop();
                 match ready {
                     Ok(()) if self.is_template => entry::run_forked(main, mem::take(given)),
                     Ok(()) => run_child(main, request, mem::take(given)),
@@ -321,7 +320,7 @@ fn warm_up() {
 fn run_child(main: ChildMain, request: Request, given: Given) -> ! {
     if request.flags.executes {
         // It returns only when the program cannot be executed.
-        let _ = executed::execute(request.main, &given);
+        let _ = executed::execute(request, &given);
         child::exit_now(70);
     }
     entry::run_child(main, given)
