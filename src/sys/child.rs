@@ -246,10 +246,9 @@ pub(crate) fn kill_child(pid: u32) {
     let _ = nix::sys::signal::kill(Pid::from_raw(pid.cast_signed()), Signal::SIGKILL);
 }
 
-/// Kills a child of this process that was just forked, and takes its status.
-pub(crate) fn kill_and_reap(pid: u32) {
-    kill_child(pid);
-    // The host program may have reaped it.
+/// Waits for a child of this process that ends, and takes its status.
+pub(crate) fn reap(pid: u32) {
+    // The host program may have done so.
     let _ = retry(|| nix::sys::wait::waitpid(Pid::from_raw(pid.cast_signed()), None));
 }
 

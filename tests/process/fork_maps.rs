@@ -1,9 +1,15 @@
 //! `fork_map`: functions that borrow, and what becomes of their results.
 
+#![expect(
+    unsafe_code,
+    reason = "a program that ignores the ends of its children"
+)]
+
 use crate::{
-    common::{failure, in_time},
+    common::{failure, in_time, race},
     in_a_process_with_one_thread,
 };
+use nix::sys::signal::{SigHandler, Signal, signal};
 use procpool::{ErrorKind, Result, fork_map};
 use std::{cell::Cell, process};
 
@@ -100,4 +106,20 @@ fn what_cannot_be_is_refused() {
         failure(fork_map(1, &[1], |it| *it)).kind(),
         ErrorKind::Unsupported
     );
+}
+
+#[test]
+fn copies_that_are_gone_at_once_have_started() -> Result<()> {
+    // 1. A copy is forked. 2. It does its work, ends, and is gone, as nobody is to wait for it. 3. Its parent opens its pidfd.
+    in_time(|| {
+        in_a_process_with_one_thread(|()| {
+            // SAFETY: nothing is called.
+            unsafe { signal(Signal::SIGCHLD, SigHandler::SigIgn) }.map_err(|it| it.to_string())?;
+            let mut outcomes = Vec::new();
+            race(|| outcomes.push(fork_map(2, &[1u8; 4], |it| it + 1).map_err(text)));
+            let failed = outcomes.into_iter().find(|it| *it != Ok(vec![2; 4]));
+            assert_eq!(failed, None);
+            Ok(())
+        })
+    })
 }

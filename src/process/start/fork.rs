@@ -10,7 +10,10 @@ use crate::process::{
     own_threads::{self, Paused},
     start::{Child, Start},
 };
-use crate::sys::child::{self, Forked, PidFd, Threads};
+use crate::sys::{
+    child::{self, Forked, PidFd, Threads},
+    socket,
+};
 use std::{
     io,
     os::fd::OwnedFd,
@@ -48,19 +51,46 @@ pub(crate) fn copy(threads: Threads, run: impl FnOnce()) -> Result<Child> {
     };
     // What is in the buffers would be written by both.
     entry::flush_output();
+    let (control, theirs) = socket::pair().map_err(failed)?;
     match child::fork(threads).map_err(failed)? {
         Forked::Child => {
+            drop(control);
             // A panic must not leave into the frames of the parent's copy.
-            let outcome = catch_unwind(AssertUnwindSafe(run));
+            let outcome = catch_unwind(AssertUnwindSafe(|| {
+                if may_run(&theirs) {
+                    run()
+                }
+            }));
             child::exit_now(if outcome.is_ok() { 0 } else { 101 })
         }
         Forked::Parent(pid) => {
-            // A copy that nobody could watch must not be left.
-            let pidfd = PidFd::open(pid).inspect_err(|_| child::kill_and_reap(pid));
-            let pidfd = pidfd.map_err(failed)?;
-            Ok(Child { pid, pidfd })
+            // It makes room for the pidfd.
+            drop(theirs);
+            own(pid, &control).map_err(failed)
         }
     }
+}
+
+/// What the parent says to a copy that may run.
+const GO: [u8; 1] = [1];
+
+/// Waits in a copy until the parent has it: one that had ended by then might be gone without a trace, in a program that ignores
+/// or takes the ends of its children, and its number be another's.
+fn may_run(parent: &OwnedFd) -> bool {
+    let mut word = [0];
+    socket::receive(parent, &mut word).is_ok() && word == GO
+}
+
+/// Takes hold of a copy, and lets it run; one that nobody could watch ends without.
+fn own(pid: u32, copy: &OwnedFd) -> io::Result<Child> {
+    let pidfd = PidFd::open(pid);
+    let word = if pidfd.is_ok() { GO } else { [0] };
+    // It fails only for a copy that was killed, as can be seen by its pidfd.
+    let _ = socket::send(copy, &word, &[]);
+    if pidfd.is_err() {
+        child::reap(pid);
+    }
+    Ok(Child { pid, pidfd: pidfd? })
 }
 
 fn failed(error: io::Error) -> Error {
