@@ -21,7 +21,7 @@ use std::{
     io,
     os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd},
     sync::OnceLock,
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 /// How long the program's constructors may take before its copy must have answered.
@@ -34,15 +34,18 @@ const FORK_LIMIT: Duration = Duration::from_secs(10);
 pub(crate) fn start(start: &Start<'_>) -> Result<Child> {
     let order = Order::new(start)?;
     let mut server = own_slot().server.lock();
-    if let Some(running) = server.as_ref() {
-        match running.start(&order) {
+    if let Some(running) = server.as_mut() {
+        match running.start(&order, FORK_LIMIT) {
             Err(Refusal::Gone) => *server = None,
-            Err(Refusal::Failed(error)) => return Err(start_failed("fork a process", error)),
-            Ok(child) => return Ok(child),
+            done => return done.map_err(Refusal::into_error),
         }
     }
     let fresh = server.insert(ForkServer::spawn()?);
-    fresh.start(&order).map_err(Refusal::into_error)
+    let started = fresh.start(&order, FORK_LIMIT);
+    if let Err(Refusal::Gone) = started {
+        *server = None;
+    }
+    started.map_err(Refusal::into_error)
 }
 
 /// What a server is sent for one child.
@@ -58,6 +61,7 @@ impl<'a> Order<'a> {
         let directory = child::working_directory().or_else(|_| root_directory());
         Ok(Self {
             request: Request {
+                number: 0,
                 main: locate_main(start.main)?,
                 flags: start.flags,
             },
@@ -94,7 +98,7 @@ impl Template {
     /// Starts a child of it.
     pub(super) fn start(&self, start: &Start<'_>) -> Result<Child> {
         let order = Order::new(start)?;
-        let started = self.server.lock().start(&order);
+        let started = self.server.lock().start(&order, FORK_LIMIT);
         started.map_err(Refusal::into_error)
     }
 }
@@ -158,6 +162,8 @@ impl Refusal {
 struct ForkServer {
     pidfd: PidFd,
     control: OwnedFd,
+    /// The number of the last request.
+    asked: u32,
 }
 
 impl ForkServer {
@@ -193,7 +199,11 @@ impl ForkServer {
         let mut answer = [0; 128];
         let (length, mut fds) = receive(&control, &mut answer, READY_LIMIT)?;
         match (&answer[..length], fds.pop().map(PidFd::from_fd)) {
-            (READY, Some(pidfd)) => Ok(Self { pidfd, control }),
+            (READY, Some(pidfd)) => Ok(Self {
+                pidfd,
+                control,
+                asked: 0,
+            }),
             (READY, None) => Err(io::Error::other("no descriptor is left for it")),
             (b"", _) => Err(io::Error::other(
                 "the copy of the program ended before it was ready",
@@ -202,28 +212,44 @@ impl ForkServer {
         }
     }
 
-    fn start(&self, order: &Order<'_>) -> Result<Child, Refusal> {
+    fn start(&mut self, order: &Order<'_>, limit: Duration) -> Result<Child, Refusal> {
         let mut passed = order.passed.to_vec();
         passed.push(order.directory.as_fd());
-        let mut bytes = [0; Reply::SIZE];
-        let message = [&order.request.to_bytes(), order.bytes].concat();
+        self.asked = self.asked.wrapping_add(1);
+        let request = Request {
+            number: self.asked,
+            ..order.request
+        };
+        let message = [&request.to_bytes(), order.bytes].concat();
         socket::send(&self.control, &message, &passed).map_err(|_| Refusal::Gone)?;
-        let answer = receive(&self.control, &mut bytes, FORK_LIMIT);
-        let (length, mut fds) = answer.map_err(|_| Refusal::Gone)?;
-        if length != Reply::SIZE {
-            return Err(Refusal::Gone);
-        }
-        match (Reply::from_bytes(bytes), fds.pop()) {
-            (Reply { pid, errno: 0 }, Some(pidfd)) => Ok(Child {
-                pid,
-                pidfd: PidFd::from_fd(pidfd),
-            }),
+        match self.reply(limit)? {
+            (Reply { pid, errno: 0, .. }, Some(pidfd)) => Ok(Child { pid, pidfd }),
             // Its descriptor was lost: this process has too many. The child ends by itself, as its pipes are closed or as it is
             // told.
             (Reply { errno: 0, .. }, None) => Err(Refusal::Failed(io::Error::other(
                 "no descriptor is left for the new process",
             ))),
             (Reply { errno, .. }, _) => Err(Refusal::Failed(io::Error::from_raw_os_error(errno))),
+        }
+    }
+
+    /// The answer to the last request.
+    fn reply(&self, limit: Duration) -> Result<(Reply, Option<PidFd>), Refusal> {
+        let deadline = Instant::now() + limit;
+        loop {
+            let mut bytes = [0; Reply::SIZE];
+            let left = deadline.saturating_duration_since(Instant::now());
+            let answer = receive(&self.control, &mut bytes, left);
+            let (length, mut fds) = answer.map_err(|_| Refusal::Gone)?;
+            if length != Reply::SIZE {
+                return Err(Refusal::Gone);
+            }
+            let (reply, pidfd) = (Reply::from_bytes(bytes), fds.pop().map(PidFd::from_fd));
+            if reply.number == self.asked {
+                return Ok((reply, pidfd));
+            }
+            // It was given up before this came: nobody wants its child.
+            pidfd.inspect(PidFd::kill);
         }
     }
 }
@@ -244,5 +270,72 @@ impl Drop for ForkServer {
     /// Ends a server that is of no more use, and takes its status: it is a child of this process.
     fn drop(&mut self) {
         self.pidfd.kill_and_reap();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::process::start::Flags;
+    use std::process::Command;
+
+    fn order() -> Order<'static> {
+        let flags = Flags {
+            is_daemon: true,
+            executes: false,
+        };
+        let start = Start {
+            main: |_| 0,
+            passed: &[],
+            bytes: &[],
+            flags,
+        };
+        Order::new(&start).expect("a function of this program")
+    }
+
+    /// Takes a request as a server does, and gives its number.
+    fn take(control: &OwnedFd) -> u32 {
+        let mut request = [0; Request::SIZE];
+        socket::receive(control, &mut request).expect("a request");
+        Request::from_bytes(&request).number
+    }
+
+    fn answer(control: &OwnedFd, number: u32, pid: u32) {
+        let reply = Reply {
+            number,
+            pid,
+            errno: 0,
+        };
+        let pidfd = PidFd::open(pid).expect("a child of this process");
+        socket::send(control, &reply.to_bytes(), &[pidfd.as_fd()]).expect("room");
+    }
+
+    #[test]
+    fn an_answer_that_comes_too_late_is_not_the_next_ones() {
+        // 1. A server is stopped, and a start gives up. 2. The server goes on, and answers. 3. The next start finds that.
+        let [mut it, mut late, mut next] = [(); 3].map(|()| {
+            let child = Command::new("sleep").arg("1000").spawn();
+            child.expect("a program")
+        });
+        let (control, theirs) = socket::pair().expect("sockets");
+        let pidfd = PidFd::open(it.id()).expect("a child of this process");
+        let mut server = ForkServer {
+            pidfd,
+            control,
+            asked: 0,
+        };
+        let given_up = server.start(&order(), Duration::ZERO);
+        assert!(matches!(given_up, Err(Refusal::Gone)));
+        answer(&theirs, take(&theirs), late.id());
+        answer(&theirs, 2, next.id());
+        let started = server.start(&order(), FORK_LIMIT);
+        assert_eq!(started.map(|it| it.pid).ok(), Some(next.id()));
+        assert_eq!(take(&theirs), 2);
+        // Nobody has the first child: it is killed.
+        late.wait().expect("a child of this process");
+        drop(server);
+        next.kill().expect("it runs");
+        next.wait().expect("a child of this process");
+        drop(it.wait());
     }
 }

@@ -53,27 +53,34 @@ impl Flags {
 /// A [`Start`] as it travels before its bytes and beside its descriptors.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Request {
+    /// Tells the answer from those to earlier requests, which came too late.
+    pub(crate) number: u32,
     pub(crate) main: Location,
     pub(crate) flags: Flags,
 }
 
 impl Request {
-    pub(crate) const SIZE: usize = Location::SIZE + 1;
+    pub(crate) const SIZE: usize = Location::SIZE + 5;
 
     fn to_bytes(self) -> [u8; Self::SIZE] {
         let mut bytes = [0; Self::SIZE];
-        bytes[..Location::SIZE].copy_from_slice(&self.main.to_bytes());
-        bytes[Location::SIZE] = u8::from(self.flags.is_daemon) | u8::from(self.flags.executes) << 1;
+        let flags = u8::from(self.flags.is_daemon) | u8::from(self.flags.executes) << 1;
+        let (main, rest) = bytes.split_at_mut(Location::SIZE);
+        main.copy_from_slice(&self.main.to_bytes());
+        rest[0] = flags;
+        rest[1..].copy_from_slice(&self.number.to_le_bytes());
         bytes
     }
 
     fn from_bytes(bytes: &[u8; Self::SIZE]) -> Self {
-        let (main, flags) = bytes.split_first_chunk().expect("it is longer");
+        let (main, rest) = bytes.split_first_chunk().expect("it is longer");
+        let (flags, number) = rest.split_first_chunk::<1>().expect("it is longer");
         let flags = Flags {
             is_daemon: flags[0] & 1 != 0,
             executes: flags[0] & 2 != 0,
         };
         Self {
+            number: u32::from_le_bytes(*number.first_chunk().expect("the rest")),
             main: Location::from_bytes(main),
             flags,
         }

@@ -39,23 +39,29 @@ const EIO: i32 = 5;
 const EMFILE: i32 = 24;
 
 /// The answer to a request: a child, whose pidfd is passed along, or why there is none.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Reply {
+    /// The request's.
+    pub(super) number: u32,
     pub(super) pid: u32,
     pub(super) errno: i32,
 }
 
 impl Reply {
-    pub(super) const SIZE: usize = 8;
+    pub(super) const SIZE: usize = 12;
 
-    fn to_bytes(&self) -> [u8; Self::SIZE] {
-        (u64::from(self.pid) | u64::from(self.errno.cast_unsigned()) << 32).to_le_bytes()
+    pub(super) fn to_bytes(self) -> [u8; Self::SIZE] {
+        let (number, pid) = (u128::from(self.number), u128::from(self.pid));
+        let word = number | pid << 32 | u128::from(self.errno.cast_unsigned()) << 64;
+        *word.to_le_bytes().first_chunk().expect("it is longer")
     }
 
     pub(super) fn from_bytes(bytes: [u8; Self::SIZE]) -> Self {
-        let word = u64::from_le_bytes(bytes);
+        let field = |at: usize| u32::from_le_bytes(*bytes[at..].first_chunk().expect("a field"));
         Self {
-            pid: word as u32,
-            errno: ((word >> 32) as u32).cast_signed(),
+            number: field(0),
+            pid: field(4),
+            errno: field(8).cast_signed(),
         }
     }
 }
@@ -201,17 +207,26 @@ impl Server {
             return Ok(false);
         };
         let (request, bytes) = (Request::from_bytes(request), bytes.to_vec());
+        let number = request.number;
         // It is dropped here, behind the answer: the owner need not wait until all of it is closed.
         let mut given = Given { fds, bytes };
         let started = self.start(request, &mut given);
         let told = started.and_then(|(pid, pidfd)| {
-            let reply = Reply { pid, errno: 0 };
+            let reply = Reply {
+                number,
+                pid,
+                errno: 0,
+            };
             socket::send(&self.control, &reply.to_bytes(), &[pidfd.as_fd()])
         });
         if let Err(error) = told {
             // A child that the owner does not get ends by itself: the owner closes its pipes, or tells it to.
             let errno = error.raw_os_error().unwrap_or(EIO);
-            let reply = Reply { pid: 0, errno };
+            let reply = Reply {
+                number,
+                pid: 0,
+                errno,
+            };
             socket::send(&self.control, &reply.to_bytes(), &[])?;
         }
         Ok(true)
