@@ -16,6 +16,7 @@ pub(crate) mod limits;
 pub(crate) mod memory;
 pub(crate) mod modules;
 pub(crate) mod named;
+pub(crate) mod parent_death;
 pub(crate) mod pid;
 pub(crate) mod pipe;
 pub(crate) mod poll;

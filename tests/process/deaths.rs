@@ -1,5 +1,7 @@
 //! Who dies with whom: daemons with their owner, and nobody with the fork server but those.
 
+#![expect(unsafe_code, reason = "forks of a process with threads")]
+
 use crate::{
     common::{A_MOMENT, Gate, alone, arrive, in_time, pass, square},
     for_every_method, in_a_process_with_one_thread,
@@ -24,6 +26,7 @@ pub(crate) const PROGRAMS: &[(&str, fn())] = &[
     ),
     ("lose the fork server", lose_the_fork_server),
     ("reap every child", reap_every_child),
+    ("fork a daemon in a thread", fork_a_daemon_in_a_thread),
     ("start with few descriptors", start_with_few_descriptors),
 ];
 
@@ -224,4 +227,43 @@ fn start_with_few_descriptors() {
 #[test]
 fn a_process_whose_start_has_failed_does_not_run() {
     in_time(|| drop(Program::start("start with few descriptors").succeed()));
+}
+
+fn fork_a_daemon_in_a_thread() {
+    let gate = Gate::new();
+    let arrive_twice = |gate: PathBuf| {
+        pass(gate.clone());
+        arrive(&gate);
+        park_for_ever(());
+    };
+    let path = gate.path();
+    let forking = thread::spawn(move || {
+        let builder = Process::builder(arrive_twice, path).daemon(true);
+        let builder = builder.start_method(StartMethod::Fork);
+        // SAFETY: the other threads wait, and hold nothing.
+        let daemon = unsafe { builder.allow_fork_with_threads() }.start();
+        (daemon.expect("a process"), nix::unistd::gettid())
+    });
+    let (daemon, thread) = forking.join().expect("no panic");
+    gate.wait_for(1);
+    eventually("the thread is gone", || {
+        !std::fs::exists(format!("/proc/self/task/{thread}")).expect("a directory")
+    });
+    gate.let_in(1);
+    gate.wait_for(1);
+    say(daemon.pid());
+    daemon.detach();
+    listen();
+}
+
+#[test]
+fn a_daemon_ends_with_its_owner_and_not_with_the_thread_that_forked_it() {
+    in_time(|| {
+        let mut program = Program::start("fork a daemon in a thread");
+        let daemon = process(program.hear_numbers()[0]);
+        assert!(daemon.runs());
+        program.kill();
+        eventually("the daemon is gone", || !daemon.runs());
+        drop(program.finish());
+    });
 }

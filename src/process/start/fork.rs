@@ -12,7 +12,7 @@ use crate::process::{
 };
 use crate::sys::{
     child::{self, Forked, PidFd, Threads},
-    socket,
+    parent_death, socket,
 };
 use std::{
     io,
@@ -34,9 +34,13 @@ pub(crate) fn start(start: &Start<'_>, threads: Threads) -> Result<Child> {
     start.flags.mark(&mut given).map_err(failed)?;
     let (main, is_daemon) = (start.main, start.flags.is_daemon);
     let parent = std::process::id();
+    let ends_with = match threads {
+        Threads::One => child::ends_with,
+        Threads::Any => parent_death::ends_with_process,
+    };
     copy(threads, || {
         // After the parent's death a daemon has nothing to do.
-        if is_daemon && !child::ends_with(parent) {
+        if is_daemon && !ends_with(parent) {
             child::exit_now(0);
         }
         entry::run_forked(main, given)
