@@ -105,7 +105,8 @@ impl ChildProcess {
 
     fn take_status(&self) -> Option<WaitStatus> {
         let taken = match self.method {
-            StartMethod::Fork if self.is_foreign() => None,
+            // The one who started it would miss what is taken here.
+            _ if self.is_foreign() => None,
             StartMethod::Fork => self.pidfd.take_status(),
             StartMethod::ForkServer | StartMethod::Spawn => self.read_record(),
         };

@@ -110,7 +110,9 @@ impl<R: Wire> Process<R> {
     ///
     /// [`ErrorKind::Panicked`] if the function panicked, [`ErrorKind::WorkerDied`] if the process ended before it returned,
     /// be it by `exit(0)`, [`ErrorKind::Codec`] if argument or result could not be encoded or decoded.
+    /// [`ErrorKind::Unsupported`] in a copy of the process that started it.
     pub fn result(self) -> Result<R> {
+        self.check_owner()?;
         let status = self.join()?;
         let child = self.child();
         match child.outcome.look() {
@@ -180,7 +182,7 @@ impl<R> Process<R> {
     }
 
     /// None while it runs; then the code it gave to `exit`, or the negative number of the signal that killed it. None, too,
-    /// if other code of this program took its status.
+    /// if other code of this program took its status, and it may be so in a copy of the process that started it.
     #[must_use]
     pub fn exit_code(&self) -> Option<i32> {
         if self.is_alive() {

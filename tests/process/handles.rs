@@ -4,8 +4,11 @@ use crate::{
     common::{failure, in_time},
     for_every_method, in_a_process_with_one_thread, start,
 };
-use procpool::{Connection, ErrorKind, Receiver, Result, Sender, StartMethod, one_way, pipe};
+use procpool::{
+    Connection, ErrorKind, Process, Receiver, Result, Sender, StartMethod, one_way, pipe,
+};
 use serde::{Deserialize, Serialize};
+use std::sync::Mutex;
 
 #[derive(Serialize, Deserialize)]
 struct Job {
@@ -73,4 +76,38 @@ for_every_method! {
         assert_eq!(receiver.recv()?, 8);
         Ok(())
     }
+}
+
+/// What copies of this process find.
+static SHARED: Mutex<Option<Process<Receiver<u64>>>> = Mutex::new(None);
+
+/// Joins the process that this one's original has started, and asks for its result.
+fn ask_in_a_copy((): ()) -> bool {
+    let shared = SHARED.lock().expect("no panic").take();
+    let process = shared.expect("the original has put it there");
+    process.join().expect("it ends");
+    process
+        .result()
+        .is_err_and(|it| it.kind() == ErrorKind::Unsupported)
+}
+
+#[test]
+fn a_copy_of_the_starter_takes_neither_the_end_nor_the_handles_of_a_process() -> Result<()> {
+    in_time(|| {
+        in_a_process_with_one_thread(|()| {
+            for method in StartMethod::ALL {
+                let (receiver, sender) = one_way::<u64>().expect("a connection");
+                let process = start(method, |it: Receiver<u64>| it, receiver);
+                *SHARED.lock().expect("no panic") = Some(process.expect("a process"));
+                let copy = start(StartMethod::Fork, ask_in_a_copy, ());
+                assert_eq!(copy.and_then(Process::result).ok(), Some(true));
+                let process = SHARED.lock().expect("no panic").take().expect("a process");
+                assert_eq!(process.join().expect("an end").code(), Some(0));
+                sender.send(&7).expect("room");
+                let receiver = process.result().expect("a result");
+                assert_eq!(receiver.recv().ok(), Some(7));
+            }
+            Ok(())
+        })
+    })
 }
