@@ -170,6 +170,8 @@ fn run_executed(mut executed: Executed, run_constructors: impl FnOnce() + panic:
 pub(crate) fn run_template(control: OwnedFd, owner: PidFd) -> ! {
     let served = panic::catch_unwind(move || -> std::io::Result<()> {
         signal::reset()?;
+        // Its children have what it has there.
+        fd::fill_stdio()?;
         server::Server::template(control, owner)?.serve()
     });
     child::exit_now(if matches!(served, Ok(Ok(()))) { 0 } else { 70 })

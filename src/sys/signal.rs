@@ -1,6 +1,6 @@
 //! What a child does with signals.
 
-use super::fd::cvt;
+use super::fd::{above_stdio, cvt};
 use nix::sys::{
     signal::{SaFlags, SigAction, SigHandler, SigSet, SigmaskHow, Signal, sigaction, sigprocmask},
     signalfd::{SfdFlags, SignalFd},
@@ -100,7 +100,9 @@ impl ChildDeaths {
         mask.add(Signal::SIGCHLD);
         sigprocmask(SigmaskHow::SIG_BLOCK, Some(&mask), None)?;
         let flags = SfdFlags::SFD_CLOEXEC | SfdFlags::SFD_NONBLOCK;
-        Ok(Self(SignalFd::with_flags(&mask, flags)?))
+        let fd = above_stdio(SignalFd::with_flags(&mask, flags)?.into())?;
+        // SAFETY: it is the signalfd that was just made, or another number for it.
+        Ok(Self(unsafe { SignalFd::from_owned_fd(fd) }))
     }
 
     /// Forgets the deaths so far.

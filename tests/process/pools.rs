@@ -171,3 +171,17 @@ fn a_copy_of_a_worker_is_no_worker() -> Result<()> {
         Ok(())
     })
 }
+
+#[test]
+fn a_closed_standard_descriptor_is_empty_in_the_workers_of_a_fork() -> Result<()> {
+    in_time(|| {
+        in_a_process_with_one_thread(|()| {
+            nix::unistd::close(0).map_err(|it| it.to_string())?;
+            let pool = pool_by(StartMethod::Fork, 1).map_err(|it| it.to_string())?;
+            let input = |()| fs::read_link("/proc/self/fd/0").ok();
+            let input = pool.apply(input, ()).map_err(|it| it.to_string())?;
+            assert_eq!(input, Some("/dev/null".into()));
+            Ok(())
+        })
+    })
+}
