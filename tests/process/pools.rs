@@ -2,7 +2,9 @@
 
 use crate::{
     common::{alone, failure, in_time, process_id, race, square},
-    for_every_method, in_a_process_with_one_thread, start,
+    for_every_method, in_a_process_with_one_thread,
+    processes::{fork_server, kill_fork_server},
+    start,
 };
 use procpool::{
     ErrorKind, Process, ProcessPoolExecutor, Result, StartMethod, current_process, current_worker,
@@ -181,6 +183,24 @@ fn a_closed_standard_descriptor_is_empty_in_the_workers_of_a_fork() -> Result<()
             let input = |()| fs::read_link("/proc/self/fd/0").ok();
             let input = pool.apply(input, ()).map_err(|it| it.to_string())?;
             assert_eq!(input, Some("/dev/null".into()));
+            Ok(())
+        })
+    })
+}
+
+#[test]
+fn a_pool_whose_template_was_killed_says_so() -> Result<()> {
+    in_time(|| {
+        in_a_process_with_one_thread(|()| {
+            let pool = pool_by(StartMethod::Fork, 1).map_err(|it| it.to_string())?;
+            let template = fork_server();
+            kill_fork_server();
+            // The first may have been on its way.
+            drop(pool.apply(square, 3));
+            let error = failure(pool.apply(square, 3));
+            assert_eq!(error.kind(), ErrorKind::StartFailed, "{error}");
+            let named = format!("process {template}, the template");
+            assert!(error.to_string().contains(&named), "{error}");
             Ok(())
         })
     })

@@ -77,6 +77,7 @@ impl<'a> Order<'a> {
 /// by then.
 #[derive(Debug)]
 pub(crate) struct Template {
+    pid: u32,
     server: Mutex<ForkServer>,
 }
 
@@ -91,6 +92,7 @@ impl Template {
             .inspect_err(|_| copy.pidfd.kill_and_reap())
             .map_err(failed)?;
         Ok(Self {
+            pid: copy.pid,
             server: Mutex::new(server),
         })
     }
@@ -99,7 +101,19 @@ impl Template {
     pub(super) fn start(&self, start: &Start<'_>) -> Result<Child> {
         let order = Order::new(start)?;
         let started = self.server.lock().start(&order, FORK_LIMIT);
-        started.map_err(Refusal::into_error)
+        started.map_err(|it| match it {
+            Refusal::Gone => self.gone(),
+            Refusal::Failed(_) => it.into_error(),
+        })
+    }
+
+    fn gone(&self) -> Error {
+        let message = format!(
+            "failed to fork a worker: process {}, the template from which all workers of this pool by StartMethod::Fork \
+             are forked, has ended or does not answer; build the pool anew",
+            self.pid
+        );
+        Error::new(ErrorKind::StartFailed, message)
     }
 }
 
