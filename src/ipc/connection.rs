@@ -25,8 +25,9 @@ use std::{
 /// processes that send each other much before either receives wait for each other for ever.
 ///
 /// A handle that is sent in a message stays usable here: then two processes hold the same end. Through a [`pipe`], both may
-/// send at once values that take up to 4088 bytes, and receive at once where none takes more than 56; beyond that, it must
-/// be one of them at a time, or messages mix.
+/// send at once values that take up to 4088 bytes (with handles 4080), and receive at once where none takes more than 56;
+/// beyond that, it must be one of them at a time, or messages mix. Of two that receive at once, one may take the handles
+/// of the other's message, which is an error of [`ErrorKind::Codec`](crate::ErrorKind::Codec) then.
 /// A copy of this process (`StartMethod::Fork`) has every end that was open, too, so that none is gone before it has ended.
 pub struct Connection<S, R> {
     sending: SendingEnd,

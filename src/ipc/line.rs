@@ -3,20 +3,28 @@
 //! | bytes | what |
 //! |---|---|
 //! | 8 | header: the payload's length in 48 bits, the number of descriptors in 16 |
+//! | 8, if there are descriptors | tag: which of the lists that come is this message's |
 //! | the payload's length | payload |
 //! | as many as are missing to 64 | zeros |
 //!
-//! Above 4088 bytes of payload the zeros stand before it, so that what is copied is aligned.
+//! Of more than 4096 bytes the zeros stand before the payload, so that what is copied is aligned.
 //!
 //! The reader asks for 64 bytes first. So a small message is one write and one read, and no read goes beyond its message:
 //! what is readable is always the next one, for `poll` and for other readers of the same end.
 //!
 //! Descriptors go through a socket beside a pipe, before the message; in a stream of a socket they lie behind its first 64
-//! bytes.
+//! bytes. Processes that share an end that sends put their lists into one socket in another order than their messages into
+//! the pipe, and one that was killed leaves a list without a message: that is what the tag is for.
 
-use crate::sys::{pipe, socket};
+use crate::sys::{
+    pipe,
+    socket::{self, Tag},
+};
 use crate::wire::handle::Descriptor;
 use std::{io, os::fd::AsFd};
+
+/// Bytes behind the header of a message with descriptors.
+pub(super) const TAG: usize = size_of::<Tag>();
 
 /// Bytes that are read first, and the least that a message takes up.
 pub(super) const BLOCK: usize = 64;
@@ -30,16 +38,6 @@ pub(super) const INLINE: usize = BLOCK - HEADER;
 /// Bytes; a larger payload begins behind the first block. The kernel copies megabytes that lie 8 bytes beside a cache line at
 /// half the speed (benches/ipc.rs, group `megabytes`); up to here header and payload are one atomic write.
 pub(super) const ALIGNED: usize = pipe::ATOMIC - HEADER;
-
-/// Bytes of a payload of this length that are in the first block.
-#[inline]
-pub(super) fn in_block(length: usize) -> usize {
-    if length > ALIGNED {
-        0
-    } else {
-        length.min(INLINE)
-    }
-}
 
 /// What is known of a message before it is read.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -63,6 +61,26 @@ impl Header {
             length: (word >> 16) as usize,
             descriptors: usize::from(word as u16),
         }
+    }
+
+    /// Bytes of the message before the payload.
+    #[inline]
+    pub(super) fn start(self) -> usize {
+        let start = match self.descriptors {
+            0 => HEADER,
+            _ => HEADER + TAG,
+        };
+        if start + self.length > pipe::ATOMIC {
+            BLOCK
+        } else {
+            start
+        }
+    }
+
+    /// Bytes of the payload that are in the first block.
+    #[inline]
+    pub(super) fn in_block(self) -> usize {
+        self.length.min(BLOCK - self.start())
     }
 }
 

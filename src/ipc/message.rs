@@ -1,13 +1,14 @@
 //! A message on its way in: what has come of it so far, and what it holds when all of it has.
 
-use super::line::{BLOCK, HEADER, Header, INLINE, Kind, Line, in_block};
+use super::line::{BLOCK, HEADER, Header, Kind, Line, TAG};
+use super::lists::Lists;
 use crate::error::{Error, ErrorKind, Result};
 use crate::shm::Cursor;
-use crate::sys::socket::{self, Batch};
+use crate::sys::socket::{self, Batch, Tag};
 use crate::wire::{
     Wire,
     codec::{self, Input},
-    handle,
+    handle::{self, Descriptor},
 };
 use std::{io, mem, os::fd::OwnedFd};
 
@@ -62,22 +63,28 @@ impl Message {
         Header::from_bytes(*header.expect("a block is longer than a header"))
     }
 
+    /// Which list of descriptors is its own, if it has any.
+    fn tag(&self) -> Tag {
+        let tag = self.block[HEADER..][..TAG].first_chunk();
+        *tag.expect("a tag is as long as it is")
+    }
+
     /// Receives what is missing. `WouldBlock` when that has not all come yet, `UnexpectedEof` when it never will.
     #[inline]
-    pub(super) fn advance(&mut self, line: &Line) -> io::Result<()> {
-        self.advance_start(line)?;
-        match self.header().length {
-            length if length > INLINE => self.advance_large(line, length),
+    pub(super) fn advance(&mut self, line: &Line, lists: &mut Lists) -> io::Result<()> {
+        self.advance_start(line, lists)?;
+        match self.header() {
+            header if header.length > header.in_block() => self.advance_large(line, header),
             _ => Ok(()),
         }
     }
 
     /// Receives all but what is behind the first block.
     #[inline]
-    pub(super) fn advance_start(&mut self, line: &Line) -> io::Result<()> {
+    pub(super) fn advance_start(&mut self, line: &Line, lists: &mut Lists) -> io::Result<()> {
         self.advance_block(line, BLOCK)?;
         while self.header().descriptors > 0 && !self.has_all_descriptors {
-            if !self.advance_descriptors(line)? {
+            if !self.advance_descriptors(line, lists)? {
                 *self = Self::default();
                 self.advance_block(line, BLOCK)?;
             }
@@ -99,44 +106,50 @@ impl Message {
 
     /// False when the message was not sent after all, which in a socket's stream is known only now.
     #[cold]
-    fn advance_descriptors(&mut self, line: &Line) -> io::Result<bool> {
-        let Some(beside) = &line.beside else {
-            self.has_all_descriptors = true;
-            return Ok(true);
-        };
-        loop {
-            match socket::try_receive_fds(beside, &mut self.descriptors)? {
-                Batch::More => {}
-                Batch::Last => break,
-                Batch::End => return Err(io::ErrorKind::UnexpectedEof.into()),
-                Batch::GivenUp if line.kind == Kind::Socket => return Ok(false),
-                Batch::GivenUp => self.descriptors.clear(),
+    fn advance_descriptors(&mut self, line: &Line, lists: &mut Lists) -> io::Result<bool> {
+        let (tag, count) = (self.tag(), self.header().descriptors);
+        let is_sent = match (&line.beside, line.kind) {
+            (None, _) => true,
+            (Some(beside), Kind::Pipe) => {
+                self.descriptors = lists.claim(beside, tag, count)?;
+                true
             }
+            (Some(beside), Kind::Socket) => self.advance_list(beside, tag)?,
+        };
+        if self.descriptors.len() < count {
+            // Another process took them, or this one had no room for all: none is better than some in others' places.
+            self.descriptors.clear();
         }
-        self.keep_own_descriptors();
-        self.has_all_descriptors = true;
-        Ok(true)
+        self.has_all_descriptors = is_sent;
+        Ok(is_sent)
     }
 
-    fn keep_own_descriptors(&mut self) {
-        let count = self.header().descriptors;
-        // What stands before them is of a sender that has died.
-        let left_over = self.descriptors.len().saturating_sub(count);
-        self.descriptors.drain(..left_over);
-        if self.descriptors.len() < count {
-            // This process had no room for all: none is better than some in others' places.
-            self.descriptors.clear();
+    /// Receives the list that lies in the stream; false when it was given up, and the message with it.
+    fn advance_list(&mut self, socket: &Descriptor, tag: Tag) -> io::Result<bool> {
+        loop {
+            let mut part = socket::try_receive_part(socket)?;
+            if part.tag != tag {
+                return Err(io::ErrorKind::InvalidData.into());
+            }
+            self.descriptors.append(&mut part.fds);
+            match part.batch {
+                Batch::More => {}
+                Batch::Last => return Ok(true),
+                Batch::GivenUp => return Ok(false),
+            }
         }
     }
 
     /// The part of the payload that has come.
     pub(super) fn payload(&self) -> &[u8] {
-        let Some(length) = self.length() else {
+        if self.filled < HEADER {
             return &[];
-        };
+        }
         if self.large.is_empty() {
-            let end = self.filled.clamp(HEADER, HEADER + in_block(length));
-            &self.block[HEADER..end]
+            let header = self.header();
+            let (start, most) = (header.start(), header.in_block());
+            let end = self.filled.clamp(start, start + most);
+            &self.block[start..end]
         } else {
             &self.large
         }
@@ -167,10 +180,11 @@ impl Message {
         })
     }
 
-    fn advance_large(&mut self, line: &Line, length: usize) -> io::Result<()> {
+    fn advance_large(&mut self, line: &Line, header: Header) -> io::Result<()> {
+        let length = header.length;
         if self.large.is_empty() {
             reserve(&mut self.large, length)?;
-            let start = &self.block[HEADER..][..in_block(length)];
+            let start = &self.block[header.start()..][..header.in_block()];
             self.large.extend_from_slice(start);
         }
         while self.large.len() < length {

@@ -11,6 +11,7 @@ mod connection;
 mod handshake;
 mod line;
 mod listener;
+mod lists;
 mod message;
 mod one_way;
 mod queue;

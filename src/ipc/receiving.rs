@@ -1,6 +1,7 @@
 //! The end of a line that receives: whole messages, one after the other, to whichever thread asks.
 
 use super::line::{HEADER, INLINE, Line};
+use super::lists::Lists;
 use super::message::Message;
 use crate::error::{Error, ErrorKind, Result};
 use crate::sys::{poll, spin::Spin};
@@ -28,6 +29,7 @@ pub(super) struct ReceivingEnd {
 struct State {
     /// The next message, as far as it has come.
     next: Message,
+    lists: Lists,
     spin: Spin,
 }
 
@@ -77,7 +79,7 @@ impl ReceivingEnd {
         let mut state = self.state.lock();
         // Of a message that may not fit, something must stay where it is, so that the descriptor stays readable.
         if buffer.len() < INLINE {
-            state.wait_for(&self.line, |next, line| next.advance_block(line, HEADER))?;
+            state.wait_for(&self.line, |next, line, _| next.advance_block(line, HEADER))?;
         } else {
             state.wait_for(&self.line, Message::advance_start)?;
         }
@@ -119,7 +121,7 @@ impl State {
     fn wait_for(
         &mut self,
         line: &Line,
-        step: impl FnMut(&mut Message, &Line) -> io::Result<()>,
+        step: impl FnMut(&mut Message, &Line, &mut Lists) -> io::Result<()>,
     ) -> Result<()> {
         self.wait_until(line, None, step).map(drop)
     }
@@ -129,7 +131,7 @@ impl State {
         buffer[..start.len()].copy_from_slice(start);
         let mut filled = start.len();
         while filled < buffer.len() {
-            self.wait_for(line, |_, line| {
+            self.wait_for(line, |_, line, _| {
                 match line.try_read(&mut buffer[filled..])? {
                     0 => Err(io::ErrorKind::UnexpectedEof.into()),
                     count => {
@@ -148,14 +150,14 @@ impl State {
         &mut self,
         line: &Line,
         deadline: Option<Instant>,
-        mut step: impl FnMut(&mut Message, &Line) -> io::Result<()>,
+        mut step: impl FnMut(&mut Message, &Line, &mut Lists) -> io::Result<()>,
     ) -> Result<bool> {
-        let Self { next, spin } = self;
+        let Self { next, lists, spin } = self;
         loop {
             let (mut outcome, before) = (Ok(()), next.received());
             // A part is as good a reason to go on asking as the whole.
             let mut has_moved = || {
-                outcome = step(next, line);
+                outcome = step(next, line, lists);
                 !would_block(&outcome) || next.received() > before
             };
             let limit = deadline.map(|it| it.saturating_duration_since(Instant::now()));

@@ -1,9 +1,12 @@
 //! The end of a line that sends: each message whole, also when many threads send at once.
 
-use super::line::{ALIGNED, BLOCK, HEADER, Header, INLINE, Kind, Line};
+use super::line::{ALIGNED, BLOCK, HEADER, Header, INLINE, Kind, Line, TAG};
 use crate::error::{Error, ErrorKind, Result};
 use crate::sys::bytes::as_bytes;
-use crate::sys::{pipe, signal, socket};
+use crate::sys::{
+    pipe, signal,
+    socket::{self, Tag},
+};
 use crate::wire::{
     Wire, codec,
     handle::{self, Descriptor},
@@ -61,10 +64,10 @@ impl SendingEnd {
             descriptors: descriptors.len(),
         };
         // A small payload follows its header, a large one the whole block.
-        let start = if header.length > ALIGNED { 0 } else { INLINE };
+        let start = BLOCK - header.start();
         message[start..][..HEADER].copy_from_slice(&header.to_bytes().ok_or_else(too_much)?);
         message.resize(message.len().max(start + BLOCK), 0);
-        let message = &message[start..];
+        let message = &mut message[start..];
         if descriptors.is_empty() {
             return self.write([message, &[]]);
         }
@@ -99,7 +102,7 @@ impl SendingEnd {
     }
 
     #[cold]
-    fn write_with(&self, message: &[u8], descriptors: &[Descriptor]) -> Result<()> {
+    fn write_with(&self, message: &mut [u8], descriptors: &[Descriptor]) -> Result<()> {
         let Some(beside) = &self.line.beside else {
             return Err(Error::new(
                 ErrorKind::Unsupported,
@@ -107,16 +110,18 @@ impl SendingEnd {
             ));
         };
         let descriptors: Vec<_> = descriptors.iter().map(AsFd::as_fd).collect();
+        let tag = new_tag()?;
+        message[HEADER..][..TAG].copy_from_slice(&tag);
         let _turn = self.turn.lock();
         let written = match self.line.kind {
             // First, so that they are there when the message is: nobody waits for this socket.
-            Kind::Pipe => socket::send_fds(beside, &descriptors)
+            Kind::Pipe => socket::send_fds(beside, tag, &descriptors)
                 .and_then(|()| self.held_back(|| self.line.write([message, &[]]))),
             Kind::Socket => {
                 let (start, rest) = message.split_at(BLOCK);
                 self.line
                     .write([start, &[]])
-                    .and_then(|()| socket::send_fds(beside, &descriptors))
+                    .and_then(|()| socket::send_fds(beside, tag, &descriptors))
                     .and_then(|()| self.line.write([rest, &[]]))
             }
         };
@@ -147,6 +152,13 @@ fn together<const N: usize>(header: [u8; HEADER], bytes: &[u8]) -> [u8; N] {
     message[..HEADER].copy_from_slice(&header);
     message[HEADER..][..bytes.len()].copy_from_slice(bytes);
     message
+}
+
+/// No other list has it that is on its way at the same time, from whatever process and copy of one.
+fn new_tag() -> Result<Tag> {
+    let mut tag = Tag::default();
+    getrandom::fill(&mut tag).map_err(|it| Error::io("failed to get random bytes", it.into()))?;
+    Ok(tag)
 }
 
 #[cold]

@@ -105,6 +105,18 @@ fn send_with(
     Ok(())
 }
 
+/// Which list of descriptors is meant: lists of several processes may lie in one socket.
+pub(crate) type Tag = [u8; 8];
+
+/// A message of [`send_fds`].
+#[derive(Debug)]
+pub(crate) struct Part {
+    pub(crate) tag: Tag,
+    pub(crate) batch: Batch,
+    /// All, or none where this process has no room for them.
+    pub(crate) fds: Vec<OwnedFd>,
+}
+
 /// What a message of [`send_fds`] says of the list of descriptors that it is a part of.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Batch {
@@ -114,14 +126,12 @@ pub(crate) enum Batch {
     Last,
     /// They could not all be sent; what came is to be forgotten.
     GivenUp,
-    /// There is no list: the peer is gone.
-    End,
 }
 
-/// Sends any number of descriptors, in as many messages of one byte as it takes; blocks while the socket's buffer is full.
+/// Sends any number of descriptors, in as many messages as it takes; blocks while the socket's buffer is full.
 ///
 /// When the kernel refuses some (there is a limit to how many are on their way), the peer is told that the list is void.
-pub(crate) fn send_fds(socket: impl AsFd, fds: &[BorrowedFd<'_>]) -> io::Result<()> {
+pub(crate) fn send_fds(socket: impl AsFd, tag: Tag, fds: &[BorrowedFd<'_>]) -> io::Result<()> {
     let last = fds.len().div_ceil(MAX_FDS).saturating_sub(1);
     for (number, batch) in fds.chunks(MAX_FDS).enumerate() {
         let mark = if number == last {
@@ -129,28 +139,38 @@ pub(crate) fn send_fds(socket: impl AsFd, fds: &[BorrowedFd<'_>]) -> io::Result<
         } else {
             Batch::More
         };
-        if let Err(error) = send(&socket, &[mark as u8], batch) {
+        if let Err(error) = send(&socket, &part(tag, mark), batch) {
             // It fails only when the peer is gone, who then needs not know.
-            let _ = send(&socket, &[Batch::GivenUp as u8], &[]);
+            let _ = send(&socket, &part(tag, Batch::GivenUp), &[]);
             return Err(error);
         }
     }
     Ok(())
 }
 
-/// Appends the next descriptors of a list that [`send_fds`] has sent; `WouldBlock` when none are there.
-///
-/// Those that this process has no room for are missing.
-pub(crate) fn try_receive_fds(socket: impl AsFd, into: &mut Vec<OwnedFd>) -> io::Result<Batch> {
-    let mut mark = [0];
-    let (length, mut fds) = try_receive(socket, &mut mark)?;
-    into.append(&mut fds);
-    Ok(match (length, mark) {
-        (0, _) => Batch::End,
-        (_, [mark]) if mark == Batch::More as u8 => Batch::More,
-        (_, [mark]) if mark == Batch::Last as u8 => Batch::Last,
-        _ => Batch::GivenUp,
-    })
+/// Bytes of a message of [`send_fds`]. A socket's stream keeps them together, too: they are sent and received in one piece.
+const PART: usize = size_of::<Tag>() + 1;
+
+fn part(tag: Tag, batch: Batch) -> [u8; PART] {
+    let mut bytes = [batch as u8; PART];
+    bytes[..tag.len()].copy_from_slice(&tag);
+    bytes
+}
+
+/// Receives the next part of a list that [`send_fds`] has sent; `WouldBlock` when none is there, `UnexpectedEof` when the
+/// peer is gone, `InvalidData` when it is something else.
+pub(crate) fn try_receive_part(socket: impl AsFd) -> io::Result<Part> {
+    let mut bytes = [0; PART];
+    let (length, fds) = try_receive(socket, &mut bytes)?;
+    let (tag, batch) = match (length, bytes.split_first_chunk()) {
+        (0, _) => return Err(io::ErrorKind::UnexpectedEof.into()),
+        (PART, Some((tag, &[batch]))) => (*tag, batch),
+        _ => return Err(io::ErrorKind::InvalidData.into()),
+    };
+    let batches = [Batch::More, Batch::Last, Batch::GivenUp];
+    let batch = batches.into_iter().find(|it| *it as u8 == batch);
+    let batch = batch.ok_or(io::ErrorKind::InvalidData)?;
+    Ok(Part { tag, batch, fds })
 }
 
 /// Sends as much of two parts as there is room for, at least one byte.
@@ -300,9 +320,13 @@ mod tests {
         for count in [1, MAX_FDS, MAX_FDS + 1, 3 * MAX_FDS] {
             let mut sent = vec![reader.as_fd(); count];
             sent[count - 1] = writer.as_fd();
-            send_fds(&a, &sent).expect("a list");
-            let mut fds = Vec::new();
-            while try_receive_fds(&b, &mut fds).expect("a list") == Batch::More {}
+            send_fds(&a, Tag::default(), &sent).expect("a list");
+            let (mut fds, mut last) = (Vec::new(), Batch::More);
+            while last == Batch::More {
+                let mut part = try_receive_part(&b).expect("a list");
+                fds.append(&mut part.fds);
+                last = part.batch;
+            }
             assert_eq!(fds.len(), count);
             pipe::write(&fds[count - 1], b"x").expect("the pipe's end");
             assert_eq!(

@@ -1,9 +1,10 @@
 //! Handles as parts of messages.
 
-use crate::common::{alone, failure, in_time};
-use crate::processes::descriptors_of;
-use procpool::{Connection, ErrorKind, Receiver, Sender, one_way, pipe};
-use serde::{Deserialize, Serialize};
+use crate::common::{DEADLINE, alone, failure, in_time};
+use crate::processes::{self, descriptors_of, eventually};
+use nix::fcntl::{FcntlArg, fcntl};
+use procpool::{Connection, ErrorKind, Process, Receiver, Sender, one_way, pipe};
+use serde::{Deserialize, Serialize, de::DeserializeOwned};
 use std::{process, thread};
 
 #[derive(Debug, Serialize, Deserialize)]
@@ -106,5 +107,115 @@ fn messages_with_handles_leave_nothing_behind() {
             assert_eq!(failure(receiver.recv()).kind(), ErrorKind::Disconnected);
         }
         assert_eq!(own(), before);
+    });
+}
+
+/// A copy of a handle, as another process has one.
+fn copy_of<T: Serialize + DeserializeOwned + 'static>(handle: T) -> (T, T) {
+    let (receiver, sender) = one_way().expect("a pipe");
+    sender.send(&handle).expect("the other end");
+    (handle, receiver.recv().expect("a message"))
+}
+
+/// A number, and where it is to be sent.
+type Number = (u32, Sender<u32>);
+
+/// Says that it is there, and sends a message.
+fn sends((ready, sender, number): (Sender<()>, Sender<Number>, Number)) {
+    ready.send(&()).expect("the other end");
+    // It is killed meanwhile.
+    let _ = sender.send(&number);
+}
+
+#[test]
+fn handles_of_a_killed_sender_go_to_no_other_message() {
+    in_time(|| {
+        let (receiver, sender) = one_way::<Number>().expect("a pipe");
+        let room = fcntl(&sender, FcntlArg::F_GETPIPE_SZ).expect("a pipe");
+        let messages = room / 4096;
+        for _ in 0..messages {
+            sender.send_bytes(&[0; 4088]).expect("the other end");
+        }
+        // 1. A process sends its handle, 2. waits for room for the message, 3. is killed. 4. Another message is sent.
+        let (sender, copy) = copy_of(sender);
+        let (is_ready, ready) = one_way().expect("a pipe");
+        let number = (1, one_way().expect("a pipe").1);
+        let process = Process::start(sends, (ready, copy, number)).expect("a process");
+        is_ready.recv().expect("a message");
+        let pid = process.pid();
+        eventually("it waits for room", || processes::process(pid).state == 'S');
+        process.kill().expect("a process");
+        process.join().expect("a process");
+        for _ in 0..messages {
+            receiver.recv_bytes().expect("a message");
+        }
+        let (numbers, to) = one_way().expect("a pipe");
+        sender.send(&(2, to)).expect("the other end");
+        let (number, to) = receiver.recv().expect("a message");
+        // Into a wrong pipe, which nobody reads, it cannot be sent.
+        let _ = to.send(&number);
+        assert_eq!(numbers.recv_timeout(DEADLINE / 10).expect("a number"), 2);
+    });
+}
+
+#[test]
+fn handles_stay_with_their_messages_when_processes_share_the_end_that_sends() {
+    in_time(|| {
+        let (receiver, sender) = one_way::<Number>().expect("a pipe");
+        let (sender, copy) = copy_of(sender);
+        let (sender, another) = copy_of(sender);
+        let send_all = |sender: Sender<Number>, first| {
+            for number in (first..1500).step_by(3) {
+                let (numbers, to) = one_way().expect("a pipe");
+                sender.send(&(number, to)).expect("the other end");
+                assert_eq!(numbers.recv().expect("a number"), number);
+            }
+        };
+        thread::scope(|scope| {
+            for (first, sender) in (0..).zip([sender, copy, another]) {
+                scope.spawn(move || send_all(sender, first));
+            }
+            while let Ok((number, to)) = receiver.recv() {
+                // Whoever waits for it finds out.
+                let _ = to.send(&number);
+            }
+        });
+    });
+}
+
+#[test]
+fn processes_that_share_the_end_that_receives_swap_no_handles() {
+    in_time(|| {
+        let (receiver, sender) = one_way::<Number>().expect("a pipe");
+        let (receiver, copy) = copy_of(receiver);
+        let receive_all = |receiver: Receiver<Number>| {
+            loop {
+                match receiver.recv() {
+                    Ok((number, to)) => to.send(&number).expect("the other end"),
+                    // The other one has its handle.
+                    Err(error) if error.kind() == ErrorKind::Codec => {}
+                    Err(_) => break,
+                }
+            }
+        };
+        let numbers: Vec<Receiver<u32>> = thread::scope(|scope| {
+            for receiver in [receiver, copy] {
+                scope.spawn(move || receive_all(receiver));
+            }
+            let send = |number| {
+                let (numbers, to) = one_way().expect("a pipe");
+                sender.send(&(number, to)).expect("the other end");
+                numbers
+            };
+            let sent = (0..200).map(send).collect();
+            drop(sender);
+            sent
+        });
+        for (number, received) in (0..).zip(numbers) {
+            match received.recv() {
+                Ok(received) => assert_eq!(received, number),
+                Err(error) => assert_eq!(error.kind(), ErrorKind::Disconnected),
+            }
+        }
     });
 }

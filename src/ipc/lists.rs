@@ -1,0 +1,82 @@
+//! Lists of descriptors that have come, and whose messages have not.
+
+use crate::sys::socket::{self, Batch, Part, Tag};
+use std::{
+    collections::VecDeque,
+    io,
+    os::fd::{AsFd, OwnedFd},
+};
+
+/// Lists that wait. A process puts one before each message, so it takes more processes than this at once to lose one; of those
+/// who were killed between the two, lists stay until so many others have come.
+const MOST: usize = 1024;
+
+/// What was found in the socket beside a pipe on the way to other lists.
+#[derive(Debug, Default)]
+pub(super) struct Lists(VecDeque<List>);
+
+#[derive(Debug)]
+struct List {
+    tag: Tag,
+    fds: Vec<OwnedFd>,
+    is_complete: bool,
+}
+
+impl Lists {
+    /// Takes the list of a message that has come; an empty one when it is not there, or has more than `most` descriptors.
+    ///
+    /// It never waits: who sends a message has sent its list before, and what is not there another process has taken.
+    pub(super) fn claim(
+        &mut self,
+        beside: impl AsFd,
+        tag: Tag,
+        most: usize,
+    ) -> io::Result<Vec<OwnedFd>> {
+        loop {
+            let found = self.0.iter().position(|it| it.tag == tag && it.is_complete);
+            if let Some(list) = found.and_then(|it| self.0.remove(it)) {
+                return Ok(if list.fds.len() > most {
+                    Vec::new()
+                } else {
+                    list.fds
+                });
+            }
+            match socket::try_receive_part(&beside) {
+                Ok(part) => self.add(part),
+                Err(error) if is_nothing(&error) => return Ok(Vec::new()),
+                Err(error) => return Err(error),
+            }
+        }
+    }
+
+    fn add(&mut self, mut part: Part) {
+        let index = self.0.iter().position(|it| it.tag == part.tag);
+        if part.batch == Batch::GivenUp {
+            index.and_then(|it| self.0.remove(it));
+            return;
+        }
+        let index = index.unwrap_or_else(|| self.begin(part.tag));
+        let list = &mut self.0[index];
+        list.fds.append(&mut part.fds);
+        list.is_complete = part.batch == Batch::Last;
+    }
+
+    fn begin(&mut self, tag: Tag) -> usize {
+        if self.0.len() == MOST {
+            self.0.pop_front();
+        }
+        self.0.push_back(List {
+            tag,
+            fds: Vec::new(),
+            is_complete: false,
+        });
+        self.0.len() - 1
+    }
+}
+
+fn is_nothing(error: &io::Error) -> bool {
+    matches!(
+        error.kind(),
+        io::ErrorKind::WouldBlock | io::ErrorKind::UnexpectedEof
+    )
+}
