@@ -154,7 +154,7 @@ impl<S: Wire, R: Wire> Connection<S, R> {
     ///
     /// [`Codec`](crate::ErrorKind::Codec) when the message is no `R`: it is gone, the next call gets the next one.
     /// [`Disconnected`](crate::ErrorKind::Disconnected) when everything was received and the other end is gone, or it died in
-    /// the middle of a message.
+    /// the middle of a message, or sends through a socket what is none.
     pub fn recv(&self) -> Result<R> {
         self.receiving.recv()
     }

@@ -24,6 +24,8 @@ pub(super) struct Message {
     /// The payload, if it is larger than the block, as far as it has come.
     large: Vec<u8>,
     descriptors: Vec<OwnedFd>,
+    /// Messages of their list that have come, in a socket's stream.
+    parts: usize,
     has_all_descriptors: bool,
 }
 
@@ -34,6 +36,7 @@ impl Default for Message {
             filled: 0,
             large: Vec::new(),
             descriptors: Vec::new(),
+            parts: 0,
             has_all_descriptors: false,
         }
     }
@@ -124,14 +127,23 @@ impl Message {
         Ok(is_sent)
     }
 
-    /// Receives the list that lies in the stream; false when it was given up, and the message with it.
+    /// Receives the list that lies in the stream; false when it was given up, and the message with it. `InvalidData`, for
+    /// ever, when it is not what was announced: whoever sends that could go on until no descriptor is left here.
     fn advance_list(&mut self, socket: &Descriptor, tag: Tag) -> io::Result<bool> {
+        let count = self.header().descriptors;
         loop {
-            let mut part = socket::try_receive_part(socket)?;
-            if part.tag != tag {
+            // As many parts as its length takes, and one that gives it up.
+            if self.parts > count.div_ceil(socket::MAX_FDS) {
+                self.descriptors.clear();
                 return Err(io::ErrorKind::InvalidData.into());
             }
+            let mut part = socket::try_receive_part(socket)?;
+            self.parts += 1;
             self.descriptors.append(&mut part.fds);
+            if part.tag != tag || self.descriptors.len() > count {
+                self.parts = usize::MAX;
+                continue;
+            }
             match part.batch {
                 Batch::More => {}
                 Batch::Last => return Ok(true),

@@ -189,6 +189,10 @@ fn failed(error: io::Error) -> Error {
             ErrorKind::Disconnected,
             "failed to receive a message: the other end is gone",
         ),
+        io::ErrorKind::InvalidData => Error::new(
+            ErrorKind::Disconnected,
+            "failed to receive a message: what the other end sends is none",
+        ),
         _ => Error::io("failed to receive a message", error),
     }
 }

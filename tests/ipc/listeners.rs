@@ -2,15 +2,22 @@
 
 use crate::common::{A_MOMENT, DEADLINE, alone, failure, in_time, pattern};
 use crate::processes::{Program, descriptors_of, listen, say};
+use nix::sys::socket::{ControlMessage, MsgFlags, sendmsg};
 use procpool::{
     Address, AuthKey, Connection, ErrorKind, Listener, Sender, authkey, connect, one_way,
     set_authkey, wait_ready,
 };
 use std::{
     fs,
-    io::{Read, Write},
+    io::{IoSlice, Read, Write},
     net::{SocketAddr, TcpStream},
-    os::unix::{fs::PermissionsExt, net::UnixListener},
+    os::{
+        fd::AsRawFd,
+        unix::{
+            fs::PermissionsExt,
+            net::{UnixListener, UnixStream},
+        },
+    },
     path::PathBuf,
     process, thread,
     time::{Duration, Instant},
@@ -412,5 +419,71 @@ fn a_peer_that_is_killed_in_the_middle_of_a_message_is_gone() {
             failure(connection.send(&())).kind(),
             ErrorKind::Disconnected
         );
+    });
+}
+
+/// A message of a raw peer: bytes, and its own socket as a descriptor.
+fn send_raw(stream: &UnixStream, bytes: &[u8], copies: usize) {
+    let fds = vec![stream.as_raw_fd(); copies];
+    let rights = [ControlMessage::ScmRights(&fds)];
+    let rights = if copies == 0 { &[][..] } else { &rights };
+    let (fd, parts) = (stream.as_raw_fd(), [IoSlice::new(bytes)]);
+    // The other end may have had enough.
+    let _ = sendmsg::<()>(
+        fd,
+        &parts,
+        rights,
+        MsgFlags::MSG_NOSIGNAL | MsgFlags::MSG_DONTWAIT,
+        None,
+    );
+}
+
+#[test]
+fn a_peer_cannot_use_up_the_descriptors() {
+    alone("", || {
+        let directory = directory();
+        let listener = Listener::bind(path_in(&directory), None).expect("a path");
+        let own = || descriptors_of(process::id()).len();
+        for copies in [0, 1, 200] {
+            let peer = UnixStream::connect(path_in(&directory)).expect("a listener");
+            let server = listener.accept::<u8, Vec<Sender<u8>>>().expect("a client");
+            let before = own();
+            let mut block = [0; 64];
+            // One descriptor, says its header; more are to follow, says each message with some, for ever.
+            block[0] = 1;
+            send_raw(&peer, &block, 0);
+            (0..100).for_each(|_| send_raw(&peer, &[0; 9], copies));
+            for _ in 0..2 {
+                let error = failure(server.recv_timeout(DEADLINE / 10));
+                assert_eq!(error.kind(), ErrorKind::Disconnected, "{copies}");
+                assert_eq!(own(), before);
+            }
+        }
+    });
+}
+
+#[test]
+fn garbage_to_a_listener_without_a_key_is_an_error() {
+    in_time(|| {
+        let listener = Listener::bind(any_port(), None).expect("a port");
+        let garbage = [
+            &b""[..],
+            b"GET / HTTP/1.1\r\nHost: localhost\r\n\r\n",
+            &[255; 64],
+            &[255; 100_000],
+        ];
+        for garbage in garbage {
+            let mut stranger = tcp(listener.address());
+            stranger.write_all(garbage).expect("a listener");
+            drop(stranger);
+            let server = listener.accept::<u8, u64>().expect("a client");
+            assert_eq!(failure(server.recv()).kind(), ErrorKind::Disconnected);
+        }
+        let mut stranger = tcp(listener.address());
+        stranger.write_all(&[0; 128]).expect("a listener");
+        let server = listener.accept::<u8, u64>().expect("a client");
+        for _ in 0..2 {
+            assert_eq!(failure(server.recv()).kind(), ErrorKind::Codec);
+        }
     });
 }
