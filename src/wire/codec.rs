@@ -1,24 +1,19 @@
-//! The encoding of a value: bincode, behind two small traits, here and nowhere else.
+//! The encoding of a value: bincode's, behind two small traits, here and in [`decoder`](super::decoder) and nowhere else.
 //!
 //! Integers have a fixed size, which is faster to write and to read than it costs to move. A `Vec<u8>` is one copy, not an
 //! element at a time: bincode's serde front end cannot tell it from any other sequence, so its type is asked for.
 
 use super::Wire;
+use super::decoder::Decoder;
 use crate::sys::bytes::{as_bytes, from_bytes, is_bytes};
 use bincode::{
-    config::{Config, Configuration, Fixint, LittleEndian},
-    de::read::Reader,
+    config::{Configuration, Fixint, LittleEndian},
     enc::write::Writer,
-    error::{DecodeError, EncodeError},
+    error::EncodeError,
 };
 
 const CONFIG: Configuration<LittleEndian, Fixint> =
     bincode::config::standard().with_fixed_int_encoding();
-
-/// Bytes; what most values are smaller than.
-const SMALL: usize = 64 << 10;
-/// Bytes; what nearly all values are smaller than.
-const MIDDLE: usize = 16 << 20;
 
 /// Where encoded bytes go.
 pub(crate) trait Output {
@@ -85,24 +80,13 @@ pub(crate) fn decode<T: Wire>(input: &mut impl Input) -> Result<T, Reason> {
     if is_bytes::<T>() {
         return input.take_all().map(from_bytes).ok_or_else(out_of_memory);
     }
-    // A length that is a lie must be an error before memory is taken for it: bincode checks against a limit that is part
-    // of its type, so there are three, each far above what an honest value of that size claims.
-    let value = match input.left() {
-        left if left <= SMALL => decode_by(CONFIG.with_limit::<{ 16 * SMALL }>(), input),
-        left if left <= MIDDLE => decode_by(CONFIG.with_limit::<{ 16 * MIDDLE }>(), input),
-        _ => decode_by(CONFIG.with_limit::<{ 1 << 40 }>(), input),
-    }?;
+    let value = T::deserialize(&mut Decoder::new(input)).map_err(|it| it.to_string())?;
     match input.left() {
         0 => Ok(value),
         left => Err(format!(
             "{left} bytes are left over: serde reads less than it wrote"
         )),
     }
-}
-
-fn decode_by<T: Wire, C: Config>(config: C, input: &mut impl Input) -> Result<T, Reason> {
-    bincode::serde::decode_from_reader(InputReader(input), config)
-        .map_err(|it| plain(it.to_string()))
 }
 
 fn out_of_memory() -> Reason {
@@ -130,16 +114,63 @@ impl<O: Output> Writer for OutputWriter<'_, O> {
     }
 }
 
-struct InputReader<'a, I>(&'a mut I);
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde::{Deserialize, Serialize};
+    use std::{
+        collections::{BTreeMap, BTreeSet},
+        fmt::Debug,
+    };
 
-impl<I: Input> Reader for InputReader<'_, I> {
-    #[inline]
-    fn read(&mut self, bytes: &mut [u8]) -> Result<(), DecodeError> {
-        if self.0.take(bytes) {
-            return Ok(());
+    #[derive(Debug, PartialEq, Serialize, Deserialize)]
+    enum Shape {
+        Unit,
+        New(Option<Box<Shape>>),
+        Tuple(i8, u128),
+        Struct { text: String, bits: [bool; 3] },
+    }
+
+    fn comes_back<T: Wire + Debug + PartialEq>(value: T) {
+        let mut bytes = Vec::new();
+        encode(&value, &mut bytes).expect("a value that can be encoded");
+        for length in 0..bytes.len() {
+            let part = &bytes[..length];
+            assert!(decode::<T>(&mut part.to_vec()).is_err(), "{value:?}");
         }
-        Err(DecodeError::UnexpectedEnd {
-            additional: bytes.len() - self.0.left(),
-        })
+        assert_eq!(decode(&mut bytes), Ok(value));
+    }
+
+    #[test]
+    fn values_of_every_kind_come_back() {
+        comes_back((i8::MIN, i16::MIN, i32::MIN, i64::MIN, i128::MIN, isize::MIN));
+        comes_back((u8::MAX, u16::MAX, u32::MAX, u64::MAX, u128::MAX, usize::MAX));
+        comes_back((1.5_f32, -0.1_f64, true, ['a', 'ß', '€', '🦀'], ((), 'z')));
+        comes_back(BTreeMap::from([(1, Some("one".to_owned())), (2, None)]));
+        comes_back((BTreeSet::from([3, 1, 2]), vec![vec![1_u16; 3]; 2]));
+        let new = Shape::New(Some(Box::new(Shape::Tuple(-1, 1))));
+        let (text, bits) = ("text".to_owned(), [true, false, true]);
+        comes_back(vec![
+            Shape::Unit,
+            new,
+            Shape::New(None),
+            Shape::Struct { text, bits },
+        ]);
+        comes_back(serde_bytes::ByteBuf::from(vec![7; 9]));
+        assert_eq!(
+            decode(&mut [5, 0, 0, 0, 0, 0, 0, 0].to_vec()),
+            Ok(vec![(); 5])
+        );
+    }
+
+    #[test]
+    fn what_was_never_written_is_refused() {
+        assert!(decode::<bool>(&mut vec![2]).is_err());
+        assert!(decode::<Option<u8>>(&mut vec![2, 0]).is_err());
+        assert!(decode::<Shape>(&mut vec![9, 0, 0, 0]).is_err());
+        for char in [&[0x80][..], &[0xC3, 0x28], &[0xFF], &[0xED, 0xA0, 0x80]] {
+            assert!(decode::<char>(&mut char.to_vec()).is_err());
+        }
+        assert!(decode::<String>(&mut vec![1, 0, 0, 0, 0, 0, 0, 0, 0xFF]).is_err());
     }
 }

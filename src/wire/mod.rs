@@ -5,6 +5,7 @@
 //! Invariant: knows neither where the bytes lie nor who reads them.
 
 pub(crate) mod codec;
+mod decoder;
 pub(crate) mod handle;
 
 use serde::{Serialize, de::DeserializeOwned};

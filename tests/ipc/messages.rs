@@ -1,9 +1,10 @@
 //! Messages as values and as bytes, and what goes wrong with them.
 
-use crate::common::{DEADLINE, failure, in_time, pattern};
-use procpool::{Connection, ErrorKind, Receiver, one_way, pipe};
+use crate::common::{DEADLINE, alone, failure, in_time, pattern};
+use procpool::{Connection, ErrorKind, Receiver, Wire, one_way, pipe};
 use serde::{Deserialize, Serialize, Serializer, ser::Error};
 use std::{
+    collections::HashSet,
     thread,
     time::{Duration, Instant},
 };
@@ -279,5 +280,42 @@ fn a_wait_may_end_in_the_middle_of_a_message() {
             };
             assert!(received == bytes);
         });
+    });
+}
+
+/// Sends bytes, and has them received as a value that they are not.
+fn is_refused<T: Wire>(bytes: &[u8]) {
+    let (receiver, sender) = one_way::<T>().expect("a pipe");
+    thread::scope(|scope| {
+        scope.spawn(|| sender.send_bytes(bytes).expect("the other end"));
+        assert_eq!(failure(receiver.recv()).kind(), ErrorKind::Codec);
+    });
+}
+
+#[test]
+fn a_length_that_is_a_lie_is_an_error_of_its_message() {
+    // Alone: it must not end the whole test program.
+    alone("", || {
+        for size in [8, 100, 1 << 20, 17 << 20] {
+            for length in [u64::MAX, 1 << 62, 1 << 39, 1 << 26] {
+                let mut bytes = vec![0; size];
+                bytes[..8].copy_from_slice(&length.to_le_bytes());
+                is_refused::<String>(&bytes);
+                is_refused::<Vec<u64>>(&bytes);
+                is_refused::<Vec<()>>(&bytes);
+                is_refused::<HashSet<()>>(&bytes);
+            }
+        }
+    });
+}
+
+#[test]
+fn many_lengths_of_nothing_take_no_time() {
+    in_time(|| {
+        // Each of them is a length that one alone may have.
+        let numbers = vec![1_u64 << 17; 1 << 17];
+        let mut bytes: Vec<u8> = numbers.iter().flat_map(|it| it.to_le_bytes()).collect();
+        bytes[..8].copy_from_slice(&((1 << 17) - 1_u64).to_le_bytes());
+        is_refused::<Vec<Vec<()>>>(&bytes);
     });
 }

@@ -1,0 +1,368 @@
+//! Values out of the bytes that bincode has written.
+//!
+//! bincode's own decoder takes memory for as many bytes as a length claims, up to a limit that is part of its type, and
+//! knows no limit for items that take up no bytes. Here what is there is the limit: a length that is a lie costs nothing.
+
+use super::codec::Input;
+use serde::{
+    Deserializer,
+    de::{
+        DeserializeSeed, EnumAccess, Error as _, IntoDeserializer, MapAccess, SeqAccess,
+        VariantAccess, Visitor,
+    },
+};
+use std::{fmt, str};
+
+/// Items of collections in one value that may take up no bytes: some milliseconds' worth of them.
+const MOST_EMPTY: usize = 1 << 22;
+
+/// Decodes from an input: integers of a fixed size, little-endian, and lengths of 64 bits.
+pub(super) struct Decoder<'a, I> {
+    input: &'a mut I,
+    /// Items that collections may still have: each takes up a byte, or is one of those that may take up none.
+    items: usize,
+}
+
+/// Why there is no value.
+#[derive(Debug)]
+pub(super) struct Fault(Box<str>);
+
+type Result<T> = std::result::Result<T, Fault>;
+
+impl<'a, I: Input> Decoder<'a, I> {
+    #[inline]
+    pub(super) fn new(input: &'a mut I) -> Self {
+        Self {
+            items: input.left().saturating_add(MOST_EMPTY),
+            input,
+        }
+    }
+
+    #[inline]
+    fn array<const N: usize>(&mut self) -> Result<[u8; N]> {
+        let mut bytes = [0; N];
+        if self.input.take(&mut bytes) {
+            Ok(bytes)
+        } else {
+            Err(too_short())
+        }
+    }
+
+    #[inline]
+    fn byte(&mut self) -> Result<u8> {
+        Ok(self.array::<1>()?[0])
+    }
+
+    #[inline]
+    fn length(&mut self) -> Result<usize> {
+        let length = u64::from_le_bytes(self.array()?);
+        usize::try_from(length).map_err(|_| too_short())
+    }
+
+    /// The length of a collection.
+    #[inline]
+    fn items(&mut self) -> Result<usize> {
+        let length = self.length()?;
+        self.items = self.items.checked_sub(length).ok_or_else(too_short)?;
+        Ok(length)
+    }
+
+    fn bytes(&mut self) -> Result<Vec<u8>> {
+        let length = self.length()?;
+        if length > self.input.left() {
+            return Err(too_short());
+        }
+        let mut bytes = vec![0; length];
+        if self.input.take(&mut bytes) {
+            Ok(bytes)
+        } else {
+            Err(too_short())
+        }
+    }
+
+    fn string(&mut self) -> Result<String> {
+        String::from_utf8(self.bytes()?).map_err(Fault::custom)
+    }
+
+    fn char(&mut self) -> Result<char> {
+        let mut bytes = [self.byte()?, 0, 0, 0];
+        let length = match bytes[0].leading_ones() {
+            0 => 1,
+            ones @ 2..=4 => ones as usize,
+            _ => return Err(Fault::custom("a character is none")),
+        };
+        if !self.input.take(&mut bytes[1..length]) {
+            return Err(too_short());
+        }
+        let text = str::from_utf8(&bytes[..length]).map_err(Fault::custom)?;
+        let first = text.chars().next();
+        first.ok_or_else(|| Fault::custom("a character is none"))
+    }
+
+    #[inline]
+    fn flag(&mut self) -> Result<bool> {
+        match self.byte()? {
+            0 => Ok(false),
+            1 => Ok(true),
+            other => Err(Fault::custom(format_args!("{other} is neither 0 nor 1"))),
+        }
+    }
+}
+
+#[cold]
+fn too_short() -> Fault {
+    Fault::custom("there are fewer bytes than the value claims")
+}
+
+#[cold]
+fn unknown<T>() -> Result<T> {
+    Err(Fault::custom("the encoding does not describe itself"))
+}
+
+macro_rules! numbers {
+    ($($deserialize:ident $visit:ident $type:ty;)*) => {$(
+        #[inline]
+        fn $deserialize<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value> {
+            visitor.$visit(<$type>::from_le_bytes(self.array()?))
+        }
+    )*};
+}
+
+impl<'de, I: Input> Deserializer<'de> for &mut Decoder<'_, I> {
+    type Error = Fault;
+
+    numbers! {
+        deserialize_i8 visit_i8 i8;
+        deserialize_i16 visit_i16 i16;
+        deserialize_i32 visit_i32 i32;
+        deserialize_i64 visit_i64 i64;
+        deserialize_i128 visit_i128 i128;
+        deserialize_u8 visit_u8 u8;
+        deserialize_u16 visit_u16 u16;
+        deserialize_u32 visit_u32 u32;
+        deserialize_u64 visit_u64 u64;
+        deserialize_u128 visit_u128 u128;
+        deserialize_f32 visit_f32 f32;
+        deserialize_f64 visit_f64 f64;
+    }
+
+    #[inline]
+    fn deserialize_bool<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value> {
+        visitor.visit_bool(self.flag()?)
+    }
+
+    fn deserialize_char<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value> {
+        visitor.visit_char(self.char()?)
+    }
+
+    fn deserialize_str<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value> {
+        visitor.visit_string(self.string()?)
+    }
+
+    fn deserialize_string<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value> {
+        visitor.visit_string(self.string()?)
+    }
+
+    fn deserialize_bytes<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value> {
+        visitor.visit_byte_buf(self.bytes()?)
+    }
+
+    fn deserialize_byte_buf<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value> {
+        visitor.visit_byte_buf(self.bytes()?)
+    }
+
+    #[inline]
+    fn deserialize_option<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value> {
+        if self.flag()? {
+            visitor.visit_some(self)
+        } else {
+            visitor.visit_none()
+        }
+    }
+
+    #[inline]
+    fn deserialize_unit<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value> {
+        visitor.visit_unit()
+    }
+
+    #[inline]
+    fn deserialize_unit_struct<V: Visitor<'de>>(
+        self,
+        _: &'static str,
+        visitor: V,
+    ) -> Result<V::Value> {
+        visitor.visit_unit()
+    }
+
+    #[inline]
+    fn deserialize_newtype_struct<V: Visitor<'de>>(
+        self,
+        _: &'static str,
+        visitor: V,
+    ) -> Result<V::Value> {
+        visitor.visit_newtype_struct(self)
+    }
+
+    #[inline]
+    fn deserialize_seq<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value> {
+        let left = self.items()?;
+        visitor.visit_seq(Items { left, of: self })
+    }
+
+    #[inline]
+    fn deserialize_tuple<V: Visitor<'de>>(self, length: usize, visitor: V) -> Result<V::Value> {
+        visitor.visit_seq(Items {
+            left: length,
+            of: self,
+        })
+    }
+
+    #[inline]
+    fn deserialize_tuple_struct<V: Visitor<'de>>(
+        self,
+        _: &'static str,
+        length: usize,
+        visitor: V,
+    ) -> Result<V::Value> {
+        self.deserialize_tuple(length, visitor)
+    }
+
+    #[inline]
+    fn deserialize_map<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value> {
+        let left = self.items()?;
+        visitor.visit_map(Items { left, of: self })
+    }
+
+    #[inline]
+    fn deserialize_struct<V: Visitor<'de>>(
+        self,
+        _: &'static str,
+        fields: &'static [&'static str],
+        visitor: V,
+    ) -> Result<V::Value> {
+        self.deserialize_tuple(fields.len(), visitor)
+    }
+
+    #[inline]
+    fn deserialize_enum<V: Visitor<'de>>(
+        self,
+        _: &'static str,
+        _: &'static [&'static str],
+        visitor: V,
+    ) -> Result<V::Value> {
+        visitor.visit_enum(self)
+    }
+
+    fn deserialize_any<V: Visitor<'de>>(self, _: V) -> Result<V::Value> {
+        unknown()
+    }
+
+    fn deserialize_identifier<V: Visitor<'de>>(self, _: V) -> Result<V::Value> {
+        unknown()
+    }
+
+    fn deserialize_ignored_any<V: Visitor<'de>>(self, _: V) -> Result<V::Value> {
+        unknown()
+    }
+
+    fn is_human_readable(&self) -> bool {
+        false
+    }
+}
+
+/// The items of a collection, or the fields of a tuple.
+struct Items<'a, 'b, I> {
+    left: usize,
+    of: &'a mut Decoder<'b, I>,
+}
+
+impl<'de, I: Input> SeqAccess<'de> for Items<'_, '_, I> {
+    type Error = Fault;
+
+    #[inline]
+    fn next_element_seed<T: DeserializeSeed<'de>>(&mut self, seed: T) -> Result<Option<T::Value>> {
+        let Some(left) = self.left.checked_sub(1) else {
+            return Ok(None);
+        };
+        self.left = left;
+        seed.deserialize(&mut *self.of).map(Some)
+    }
+
+    #[inline]
+    fn size_hint(&self) -> Option<usize> {
+        Some(self.left)
+    }
+}
+
+impl<'de, I: Input> MapAccess<'de> for Items<'_, '_, I> {
+    type Error = Fault;
+
+    #[inline]
+    fn next_key_seed<K: DeserializeSeed<'de>>(&mut self, seed: K) -> Result<Option<K::Value>> {
+        self.next_element_seed(seed)
+    }
+
+    #[inline]
+    fn next_value_seed<V: DeserializeSeed<'de>>(&mut self, seed: V) -> Result<V::Value> {
+        seed.deserialize(&mut *self.of)
+    }
+
+    #[inline]
+    fn size_hint(&self) -> Option<usize> {
+        Some(self.left)
+    }
+}
+
+impl<'de, I: Input> EnumAccess<'de> for &mut Decoder<'_, I> {
+    type Error = Fault;
+    type Variant = Self;
+
+    #[inline]
+    fn variant_seed<V: DeserializeSeed<'de>>(self, seed: V) -> Result<(V::Value, Self)> {
+        let number = u32::from_le_bytes(self.array()?);
+        let variant = IntoDeserializer::<Fault>::into_deserializer(number);
+        Ok((seed.deserialize(variant)?, self))
+    }
+}
+
+impl<'de, I: Input> VariantAccess<'de> for &mut Decoder<'_, I> {
+    type Error = Fault;
+
+    #[inline]
+    fn unit_variant(self) -> Result<()> {
+        Ok(())
+    }
+
+    #[inline]
+    fn newtype_variant_seed<T: DeserializeSeed<'de>>(self, seed: T) -> Result<T::Value> {
+        seed.deserialize(self)
+    }
+
+    #[inline]
+    fn tuple_variant<V: Visitor<'de>>(self, length: usize, visitor: V) -> Result<V::Value> {
+        self.deserialize_tuple(length, visitor)
+    }
+
+    #[inline]
+    fn struct_variant<V: Visitor<'de>>(
+        self,
+        fields: &'static [&'static str],
+        visitor: V,
+    ) -> Result<V::Value> {
+        self.deserialize_tuple(fields.len(), visitor)
+    }
+}
+
+impl fmt::Display for Fault {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+impl std::error::Error for Fault {}
+
+impl serde::de::Error for Fault {
+    fn custom<T: fmt::Display>(message: T) -> Self {
+        Self(message.to_string().into())
+    }
+}
