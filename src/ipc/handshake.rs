@@ -26,9 +26,6 @@ const NAME: [u8; 8] = *b"procpo-1";
 /// How long a client may take to answer. It has nothing to do but to hash.
 const ANSWERED_WITHIN: Duration = Duration::from_secs(5);
 
-/// How long a listener may take to accept and to answer: it may be busy with something else.
-const ACCEPTED_WITHIN: Duration = Duration::from_secs(10);
-
 const NONCE: usize = 32;
 const PROOF: usize = 32;
 const CHALLENGE: usize = NAME.len() + NONCE;
@@ -92,8 +89,7 @@ impl AsFd for Handshake {
 }
 
 /// A client's end: blocks until both have proved that they know the key.
-pub(super) fn prove(socket: impl AsFd, key: &AuthKey) -> Result<()> {
-    let deadline = Instant::now() + ACCEPTED_WITHIN;
+pub(super) fn prove(socket: impl AsFd, key: &AuthKey, deadline: Instant) -> Result<()> {
     let challenge = Incoming::<CHALLENGE>::receive(&socket, deadline)?;
     let (name, theirs) = challenge.split_at(NAME.len());
     if name != NAME {
@@ -146,7 +142,10 @@ impl<const N: usize> Incoming<N> {
         while !incoming.advance(&socket)? {
             let limit = deadline.saturating_duration_since(Instant::now());
             if !poll::readable(&socket, Some(limit)).map_err(failed)? {
-                return Err(refused("the listener did not answer in time"));
+                return Err(Error::new(
+                    ErrorKind::TimedOut,
+                    "failed to authenticate: the listener did not answer in time",
+                ));
             }
         }
         Ok(incoming.bytes)

@@ -13,10 +13,7 @@ use std::{
     net::{TcpListener, TcpStream},
     os::{
         fd::{AsFd, BorrowedFd, OwnedFd},
-        unix::{
-            fs::MetadataExt,
-            net::{SocketAddr, UnixStream},
-        },
+        unix::{fs::MetadataExt, net::SocketAddr},
     },
     path::{self, Path, PathBuf},
     process,
@@ -25,6 +22,9 @@ use std::{
 
 /// Handshakes that may be under way at once; one more ends the oldest.
 const MOST_HANDSHAKES: usize = 64;
+
+/// How long a listener may take to be reached, to accept and to answer: it may be busy with something else.
+const ACCEPTED_WITHIN: Duration = Duration::from_secs(10);
 
 /// Accepts connections at an address.
 ///
@@ -213,13 +213,14 @@ impl Listener {
 
 /// Connects to a listener, with the key that it asks for.
 ///
-/// Without a key it does not wait for the listener to accept; with one it blocks until both have proved that they know it,
-/// for at most 10 s.
+/// Without a key it does not wait for the listener to accept, but for room in its queue; with one it blocks until both have
+/// proved that they know it. It takes 10 s at the most.
 ///
 /// # Errors
 ///
 /// [`Io`](crate::ErrorKind::Io) when nobody listens at the address. [`AuthenticationFailed`](crate::ErrorKind::AuthenticationFailed)
-/// when the listener has another key or none, or does not accept in time; [`Disconnected`](crate::ErrorKind::Disconnected) when
+/// when the listener has another key or none; [`TimedOut`](crate::ErrorKind::TimedOut) when it is not reached or does not
+/// accept in time; [`Disconnected`](crate::ErrorKind::Disconnected) when
 /// it ends meanwhile. A client without a key finds out that one is asked for when it uses the connection:
 /// [`Disconnected`](crate::ErrorKind::Disconnected).
 ///
@@ -232,25 +233,39 @@ pub fn connect<S: Wire, R: Wire>(
 ) -> Result<Connection<S, R>> {
     let address = address.into();
     check_key(authkey.as_ref())?;
-    let socket = reach(&address)
-        .map_err(|it| Error::io(format_args!("failed to connect to {address}"), it))?;
+    let deadline = Instant::now() + ACCEPTED_WITHIN;
+    let socket = reach(&address, deadline).map_err(|it| not_reached(&address, it))?;
     if let Some(key) = &authkey {
-        handshake::prove(&socket, key)?;
+        handshake::prove(&socket, key, deadline)?;
     }
     connection(socket, &address)
 }
 
 /// Connects, again if a signal comes between.
-fn reach(address: &Address) -> io::Result<OwnedFd> {
+fn reach(address: &Address, deadline: Instant) -> io::Result<OwnedFd> {
     loop {
+        let limit = deadline.saturating_duration_since(Instant::now());
+        if limit.is_zero() {
+            return Err(io::ErrorKind::TimedOut.into());
+        }
         let socket: io::Result<OwnedFd> = match address {
-            Address::Unix(path) => UnixStream::connect(path).map(OwnedFd::from),
-            Address::Tcp(address) => TcpStream::connect(address).map(OwnedFd::from),
+            Address::Unix(path) => socket::connect_unix(path, limit),
+            Address::Tcp(address) => TcpStream::connect_timeout(address, limit).map(OwnedFd::from),
         };
         match socket {
             Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
             socket => return fd::above_stdio(socket?),
         }
+    }
+}
+
+fn not_reached(address: &Address, error: io::Error) -> Error {
+    match error.kind() {
+        io::ErrorKind::TimedOut | io::ErrorKind::WouldBlock => {
+            let message = format!("{address} was not reached within {ACCEPTED_WITHIN:?}");
+            Error::new(ErrorKind::TimedOut, message)
+        }
+        _ => Error::io(format_args!("failed to connect to {address}"), error),
     }
 }
 

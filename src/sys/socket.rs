@@ -9,6 +9,7 @@ use nix::{
             accept4, sendmsg, setsockopt, socketpair, sockopt,
         },
         stat::Mode,
+        time::{TimeVal, TimeValLike},
     },
 };
 use std::{
@@ -17,6 +18,7 @@ use std::{
     os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd},
     path::Path,
     slice,
+    time::Duration,
 };
 
 /// Descriptors a message; the kernel refuses more (`SCM_MAX_FD`).
@@ -51,6 +53,23 @@ pub(crate) fn listen_unix(path: &Path) -> io::Result<OwnedFd> {
     nix::sys::stat::fchmod(&socket, Mode::S_IRUSR | Mode::S_IWUSR)?;
     nix::sys::socket::bind(socket.as_raw_fd(), &UnixAddr::new(path)?)?;
     nix::sys::socket::listen(&socket, Backlog::MAXCONN)?;
+    Ok(socket)
+}
+
+/// Connects to a Unix socket that listens at a path; `WouldBlock` when there is no room in its queue within `limit`.
+pub(crate) fn connect_unix(path: &Path, limit: Duration) -> io::Result<OwnedFd> {
+    let flags = SockFlag::SOCK_CLOEXEC;
+    let socket = nix::sys::socket::socket(AddressFamily::Unix, SockType::Stream, flags, None)?;
+    let socket = above_stdio(socket)?;
+    // A socket that does not block fails at once when the queue is full, and there is nothing to poll.
+    let micros = i64::try_from(limit.as_micros()).unwrap_or(i64::MAX).max(1);
+    setsockopt(
+        &socket,
+        sockopt::SendTimeout,
+        &TimeVal::microseconds(micros),
+    )?;
+    nix::sys::socket::connect(socket.as_raw_fd(), &UnixAddr::new(path)?)?;
+    setsockopt(&socket, sockopt::SendTimeout, &TimeVal::zero())?;
     Ok(socket)
 }
 

@@ -2,7 +2,10 @@
 
 use crate::common::{A_MOMENT, DEADLINE, alone, failure, in_time, pattern};
 use crate::processes::{Program, descriptors_of, listen, say};
-use nix::sys::socket::{ControlMessage, MsgFlags, sendmsg};
+use nix::sys::socket::{
+    AddressFamily, Backlog, ControlMessage, MsgFlags, SockFlag, SockType, UnixAddr, bind,
+    listen as listen_at, sendmsg, socket,
+};
 use procpool::{
     Address, AuthKey, Connection, ErrorKind, Listener, Sender, authkey, connect, one_way,
     set_authkey, wait_ready,
@@ -485,5 +488,25 @@ fn garbage_to_a_listener_without_a_key_is_an_error() {
         for _ in 0..2 {
             assert_eq!(failure(server.recv()).kind(), ErrorKind::Codec);
         }
+    });
+}
+
+#[test]
+fn a_listener_that_does_not_let_in_is_an_error_in_time() {
+    in_time(|| {
+        let directory = directory();
+        let flags = SockFlag::SOCK_CLOEXEC;
+        let socket = socket(AddressFamily::Unix, SockType::Stream, flags, None).expect("a socket");
+        let address = UnixAddr::new(&path_in(&directory)).expect("a path");
+        bind(socket.as_raw_fd(), &address).expect("a path");
+        listen_at(&socket, Backlog::new(0).expect("a length")).expect("a socket");
+        // It lets one in, without a key; the next one finds the queue full.
+        let start = Instant::now();
+        let first = connect::<u8, u8>(path_in(&directory), None).expect("a listener");
+        let error = failure(connect::<u8, u8>(path_in(&directory), None));
+        assert_eq!(error.kind(), ErrorKind::TimedOut);
+        assert!(start.elapsed() < DEADLINE / 2);
+        // The limit was that of the connection, not of what is sent through it.
+        first.send(&1).expect("there is room");
     });
 }
