@@ -220,6 +220,8 @@ mod error;
 #[cfg(all(target_os = "linux", target_pointer_width = "64"))]
 mod ipc;
 #[cfg(all(target_os = "linux", target_pointer_width = "64"))]
+mod manager;
+#[cfg(all(target_os = "linux", target_pointer_width = "64"))]
 mod pool;
 #[cfg(all(target_os = "linux", target_pointer_width = "64"))]
 mod process;
@@ -240,6 +242,10 @@ pub use error::{Error, ErrorKind, RemotePanic, Result, WorkerExit};
 pub use ipc::{
     Address, AuthKey, Connection, JoinableQueue, Listener, Queue, Receiver, Sender, SimpleQueue,
     authkey, connect, one_way, pipe, set_authkey, wait_ready,
+};
+#[cfg(all(target_os = "linux", target_pointer_width = "64"))]
+pub use manager::{
+    ArrayProxy, DictProxy, ListProxy, Manager, ManagerBuilder, Namespace, Proxy, ValueProxy,
 };
 #[cfg(all(target_os = "linux", target_pointer_width = "64"))]
 pub use pool::{

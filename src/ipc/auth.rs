@@ -1,5 +1,6 @@
 //! The key that both ends of a connection know, and the one of this process.
 
+use super::address::Address;
 use parking_lot::Mutex;
 use std::{fmt, sync::Arc};
 
@@ -8,6 +9,9 @@ const MADE_UP: usize = 32;
 
 /// The key of this process, once it was set or asked for.
 static OWN: Mutex<Option<AuthKey>> = Mutex::new(None);
+
+/// The keys of addresses that have one of their own, as far as this process knows them.
+static OF_OTHERS: Mutex<Vec<(Address, AuthKey)>> = Mutex::new(Vec::new());
 
 /// A secret that both ends of a connection must know.
 ///
@@ -55,6 +59,31 @@ pub fn authkey() -> AuthKey {
 /// ```
 pub fn set_authkey(key: impl Into<AuthKey>) {
     *OWN.lock() = Some(key.into());
+}
+
+/// Notes the key of an address, for those who learn of the address alone: this process and the children that it starts.
+pub(crate) fn remember_key(address: &Address, key: &AuthKey) {
+    forget_key(address);
+    if key.bytes() != authkey().bytes() {
+        OF_OTHERS.lock().push((address.clone(), key.clone()));
+    }
+}
+
+/// Forgets the key of an address where nobody listens any more.
+pub(crate) fn forget_key(address: &Address) {
+    OF_OTHERS.lock().retain(|it| it.0 != *address);
+}
+
+/// The key of an address: that of this process unless another is known.
+pub(crate) fn known_key(address: &Address) -> AuthKey {
+    let keys = OF_OTHERS.lock();
+    let found = keys.iter().find(|it| it.0 == *address);
+    found.map_or_else(authkey, |it| it.1.clone())
+}
+
+/// All that were noted, to hand them to a child of this process.
+pub(crate) fn known_keys() -> Vec<(Address, AuthKey)> {
+    OF_OTHERS.lock().clone()
 }
 
 impl From<&[u8]> for AuthKey {

@@ -1,17 +1,18 @@
 //! Both directions in one handle: what `pipe` makes, and `Listener::accept` and `connect`.
 
 use super::line::{Kind, Line};
+use super::message::Message;
 use super::receiving::ReceivingEnd;
 use super::sending::SendingEnd;
 use crate::error::{Error, Result};
 use crate::sys;
-use crate::wire::{Wire, handle::Descriptor};
+use crate::wire::{Wire, codec::Reason, handle::Descriptor};
 use serde::{Deserialize, Deserializer, Serialize, Serializer, ser::Error as _};
 use std::{
     fmt, io,
     marker::PhantomData,
     os::fd::{AsFd, AsRawFd, BorrowedFd},
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 /// One end of a connection that sends `S` and receives `R`: typed messages, or raw bytes.
@@ -228,6 +229,34 @@ impl<S: Wire, R: Wire> Connection<S, R> {
     /// Closes this copy of the end, as dropping it does.
     pub fn close(self) {
         drop(self);
+    }
+}
+
+impl<S, R> Connection<S, R> {
+    /// Sends what `encode` appends, with the handles in it, if that is at most so many bytes.
+    #[inline]
+    pub(crate) fn send_encoded(
+        &self,
+        most: usize,
+        encode: impl FnOnce(&mut Vec<u8>) -> Result<(), Reason>,
+    ) -> Result<()> {
+        self.sending.send_encoded(most, encode)
+    }
+
+    /// Sends bytes, and the handles whose places are in them.
+    pub(crate) fn send_with(&self, bytes: &[u8], descriptors: &[Descriptor]) -> Result<()> {
+        self.sending.send_with(bytes, descriptors)
+    }
+
+    /// Receives a message of at most so many bytes, undecoded; none when it has not come at the deadline. After an error of
+    /// [`InvalidInput`](crate::ErrorKind::InvalidInput), for a larger one, the connection is of no use any more.
+    #[inline]
+    pub(crate) fn recv_message(
+        &self,
+        most: usize,
+        deadline: Option<Instant>,
+    ) -> Result<Option<Message>> {
+        self.receiving.recv_message(most, deadline)
     }
 }
 

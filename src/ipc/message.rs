@@ -17,7 +17,7 @@ const STEP: usize = 1 << 20;
 
 /// The next message of a line. It can be received in pieces: a wait may end in the middle of it.
 #[derive(Debug)]
-pub(super) struct Message {
+pub(crate) struct Message {
     block: [u8; BLOCK],
     /// Bytes of the block that have come.
     filled: usize,
@@ -153,7 +153,7 @@ impl Message {
     }
 
     /// The part of the payload that has come.
-    pub(super) fn payload(&self) -> &[u8] {
+    pub(crate) fn payload(&self) -> &[u8] {
         if self.filled < HEADER {
             return &[];
         }
@@ -165,6 +165,12 @@ impl Message {
         } else {
             &self.large
         }
+    }
+
+    /// The handles that came with it.
+    #[inline]
+    pub(crate) fn take_descriptors(&mut self) -> Vec<OwnedFd> {
+        mem::take(&mut self.descriptors)
     }
 
     /// The payload, when all has come.

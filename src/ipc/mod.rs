@@ -21,6 +21,7 @@ mod wait;
 
 pub use address::Address;
 pub use auth::{AuthKey, authkey, set_authkey};
+pub(crate) use auth::{forget_key, known_key, known_keys, remember_key};
 pub use connection::{Connection, pipe};
 pub use listener::{Listener, connect};
 pub use one_way::{Receiver, Sender, one_way};

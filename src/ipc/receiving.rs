@@ -1,6 +1,6 @@
 //! The end of a line that receives: whole messages, one after the other, to whichever thread asks.
 
-use super::line::{HEADER, INLINE, Line};
+use super::line::{BLOCK, HEADER, INLINE, Line};
 use super::lists::Lists;
 use super::message::Message;
 use crate::error::{Error, ErrorKind, Result};
@@ -91,6 +91,33 @@ impl ReceivingEnd {
         let start = mem::take(&mut state.next);
         state.read_rest(&self.line, start.payload(), buffer)?;
         Ok(length)
+    }
+
+    /// The next message, undecoded; none when it has not all come at the deadline, an error when it is larger than `most` bytes:
+    /// then nothing more can be received.
+    #[inline]
+    pub(super) fn recv_message(
+        &self,
+        most: usize,
+        deadline: Option<Instant>,
+    ) -> Result<Option<Message>> {
+        let Some(mut state) = self.turn(deadline) else {
+            return Ok(None);
+        };
+        let mut is_too_large = false;
+        let has_come = state.wait_until(&self.line, deadline, |next, line, lists| {
+            next.advance_block(line, BLOCK)?;
+            is_too_large = next.length().is_some_and(|it| it > most);
+            if is_too_large {
+                return Ok(());
+            }
+            next.advance(line, lists)
+        })?;
+        if is_too_large {
+            let message = format!("a message is larger than the {most} bytes that are allowed");
+            return Err(Error::new(ErrorKind::InvalidInput, message));
+        }
+        Ok(has_come.then(|| mem::take(&mut state.next)))
     }
 
     #[inline]

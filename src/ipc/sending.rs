@@ -54,11 +54,38 @@ impl SendingEnd {
         if let Some(bytes) = as_bytes(value) {
             return self.send_bytes(bytes);
         }
+        self.send_encoded(usize::MAX, |message| codec::encode(value, message))
+    }
+
+    /// Sends what `encode` appends, if that is at most so many bytes.
+    #[inline]
+    pub(super) fn send_encoded(
+        &self,
+        most: usize,
+        encode: impl FnOnce(&mut Vec<u8>) -> Result<(), codec::Reason>,
+    ) -> Result<()> {
         let mut message = Vec::with_capacity(4 * BLOCK);
         message.extend_from_slice(&[0; BLOCK]);
         let mut descriptors = Vec::new();
-        let encoded = handle::collect(&mut descriptors, || codec::encode(value, &mut message));
+        let encoded = handle::collect(&mut descriptors, || encode(&mut message));
         encoded.map_err(not_encoded)?;
+        let length = message.len() - BLOCK;
+        if length > most {
+            return Err(larger_than(length, most));
+        }
+        self.send_framed(message, &descriptors)
+    }
+
+    /// Sends bytes, and the handles whose places are in them.
+    pub(super) fn send_with(&self, bytes: &[u8], descriptors: &[Descriptor]) -> Result<()> {
+        let mut message = vec![0; BLOCK];
+        message.extend_from_slice(bytes);
+        self.send_framed(message, descriptors)
+    }
+
+    /// Sends a message that begins with an empty block.
+    #[inline]
+    fn send_framed(&self, mut message: Vec<u8>, descriptors: &[Descriptor]) -> Result<()> {
         let header = Header {
             length: message.len() - BLOCK,
             descriptors: descriptors.len(),
@@ -71,7 +98,7 @@ impl SendingEnd {
         if descriptors.is_empty() {
             return self.write([message, &[]]);
         }
-        self.write_with(message, &descriptors)
+        self.write_with(message, descriptors)
     }
 
     #[inline]
@@ -165,6 +192,12 @@ fn new_tag() -> Result<Tag> {
 fn not_encoded(reason: codec::Reason) -> Error {
     let message = format!("failed to encode a message: {reason}");
     Error::new(ErrorKind::Codec, message)
+}
+
+#[cold]
+fn larger_than(length: usize, most: usize) -> Error {
+    let message = format!("a message of {length} bytes is more than the {most} that are allowed");
+    Error::new(ErrorKind::InvalidInput, message)
 }
 
 #[cold]

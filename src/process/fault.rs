@@ -16,6 +16,31 @@ pub(crate) enum Fault {
     Encode(String),
     Unknown(String),
     Initializer(String),
+    Refused(#[serde(with = "Kind")] ErrorKind, String),
+}
+
+/// An error's kind, as it travels.
+#[derive(Serialize, Deserialize)]
+#[serde(remote = "ErrorKind")]
+enum Kind {
+    Panicked,
+    WorkerDied,
+    TimedOut,
+    Cancelled,
+    Shutdown,
+    StartFailed,
+    Codec,
+    Full,
+    Empty,
+    WouldBlock,
+    Disconnected,
+    OwnerDied,
+    BrokenBarrier,
+    AuthenticationFailed,
+    UnknownFunction,
+    InvalidInput,
+    Unsupported,
+    Io,
 }
 
 impl Fault {
@@ -35,6 +60,7 @@ impl Fault {
             Self::Encode(reason) => Self::Encode(shortened(reason)),
             Self::Unknown(reason) => Self::Unknown(shortened(reason)),
             Self::Initializer(reason) => Self::Initializer(shortened(reason)),
+            Self::Refused(kind, reason) => Self::Refused(kind, shortened(reason)),
         }
     }
 
@@ -60,6 +86,7 @@ impl Fault {
             ),
             Self::Unknown(reason) => Error::new(ErrorKind::UnknownFunction, reason),
             Self::Initializer(reason) => Error::new(ErrorKind::StartFailed, reason),
+            Self::Refused(kind, reason) => Error::new(kind, reason),
         }
     }
 }
@@ -82,6 +109,7 @@ impl From<Failure> for Fault {
             Failure::Decode(reason) => Self::Decode(reason),
             Failure::Encode(reason) => Self::Encode(reason),
             Failure::Initializer(reason) => Self::Initializer(reason),
+            Failure::Refused(kind, reason) => Self::Refused(kind, reason),
         }
     }
 }

@@ -15,7 +15,13 @@ use crate::wire::{
     Wire, codec,
     handle::{self, Descriptor},
 };
-use std::{any::Any, fmt, mem, os::fd::OwnedFd, ptr};
+use serde::Serialize;
+use std::{
+    any::{Any, type_name},
+    fmt, mem,
+    os::fd::OwnedFd,
+    ptr,
+};
 
 /// Code, by its module and the offset from where that module is loaded.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -111,6 +117,8 @@ pub(crate) enum Failure {
     Encode(codec::Reason),
     /// An initializer returned this error.
     Initializer(String),
+    /// What was called has said no.
+    Refused(ErrorKind, String),
 }
 
 /// What a trampoline works on.
@@ -137,7 +145,7 @@ pub(crate) struct Handles {
 impl Invocation<'_> {
     /// Decodes the argument. The list of handles is there meanwhile, not while the user's function runs.
     #[inline]
-    fn decode<A: Wire>(&mut self) -> Result<A, Failure> {
+    pub(crate) fn decode<A: Wire>(&mut self) -> Result<A, Failure> {
         let argument = &mut self.argument;
         let decoded = if self.handles.given.is_empty() {
             codec::decode(argument)
@@ -148,9 +156,9 @@ impl Invocation<'_> {
         decoded.map_err(Failure::Decode)
     }
 
-    /// Encodes the result.
+    /// Encodes the result, or what serde takes for it.
     #[inline]
-    fn encode<R: Wire>(&mut self, value: &R) -> Result<(), Failure> {
+    pub(crate) fn encode<R: Serialize>(&mut self, value: &R) -> Result<(), Failure> {
         let result = &mut *self.result;
         let left = &mut self.handles.left;
         let encoded = handle::collect(left, || codec::encode(value, result));
@@ -158,6 +166,16 @@ impl Invocation<'_> {
     }
 }
 
+/// An object whose users take turns.
+pub(crate) trait Exclusive<T> {
+    /// Has one turn.
+    fn with<X>(&self, turn: impl FnOnce(&mut T) -> X) -> Result<X, Failure>;
+}
+
+/// What a call on an object of this crate's does: it decodes, acts and encodes itself.
+pub(crate) type Handler<O> = fn(&O, &mut Invocation<'_>) -> Result<(), Failure>;
+
+type MethodTrampoline = fn(Address, &dyn Any, &mut Invocation<'_>) -> Result<(), Failure>;
 type Trampoline = fn(Address, &mut Invocation<'_>) -> Result<(), Failure>;
 type ContextTrampoline = fn(&mut Cursor<'_>) -> Result<Box<dyn Any>, Failure>;
 
@@ -250,6 +268,59 @@ impl Callable {
     }
 }
 
+/// A function on an object that another process has, as it travels.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub(crate) struct Method(Function);
+
+impl Method {
+    /// Bytes on the wire.
+    pub(crate) const SIZE: usize = Function::SIZE;
+
+    /// A user's function, on what lies in an `O`.
+    pub(crate) fn of_user<O, T, A, R>(f: fn(&mut T, A) -> R) -> Result<Self>
+    where
+        O: Exclusive<T> + 'static,
+        T: 'static,
+        A: Wire,
+        R: Wire,
+    {
+        Self::pair(call_method::<O, T, A, R>, f as usize)
+    }
+
+    /// One of this crate's.
+    pub(crate) fn handler<O: 'static>(f: Handler<O>) -> Result<Self> {
+        Self::pair(call_handler::<O>, f as usize)
+    }
+
+    fn pair(trampoline: MethodTrampoline, function: usize) -> Result<Self> {
+        Ok(Self(Function {
+            trampoline: Location::of(trampoline as usize)?,
+            function: Location::of(function)?,
+        }))
+    }
+
+    /// Finds it in this process, and calls it. A panic of the user's code comes through.
+    pub(crate) fn call(self, object: &dyn Any, call: &mut Invocation<'_>) -> Result<(), Failure> {
+        let address = |it: Location| {
+            let found = it.address().map(ptr::with_exposed_provenance::<()>);
+            found.map_err(|it| Failure::Refused(it.kind(), it.to_string()))
+        };
+        let (trampoline, function) = (address(self.0.trampoline)?, address(self.0.function)?);
+        // SAFETY: a `Method` is made by `pair` alone, of a `MethodTrampoline`; its bytes reach us from clients only that have
+        // proved that they know the key and have said that they run the same build, as the manager's handshake sees to.
+        let trampoline = unsafe { mem::transmute::<*const (), MethodTrampoline>(trampoline) };
+        trampoline(Address(function), object, call)
+    }
+
+    pub(crate) fn to_bytes(self) -> [u8; Self::SIZE] {
+        self.0.to_bytes()
+    }
+
+    pub(crate) fn from_bytes(bytes: &[u8; Self::SIZE]) -> Self {
+        Self(Function::from_bytes(bytes))
+    }
+}
+
 /// The decoder of a context's type, as it travels.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct ContextLoader(Location);
@@ -324,4 +395,41 @@ fn call_initializer<A: Wire + 'static, E: fmt::Display + 'static>(
     let function = unsafe { mem::transmute::<*const (), fn(A) -> Result<(), E>>(function.0) };
     let argument = call.decode()?;
     function(argument).map_err(|error| Failure::Initializer(error.to_string()))
+}
+
+fn call_method<O, T, A, R>(
+    function: Address,
+    object: &dyn Any,
+    call: &mut Invocation<'_>,
+) -> Result<(), Failure>
+where
+    O: Exclusive<T> + 'static,
+    T: 'static,
+    A: Wire,
+    R: Wire,
+{
+    // SAFETY: `Method::of_user::<O, T, A, R>` alone pairs this trampoline with an address, that of a `fn(&mut T, A) -> R`.
+    let function = unsafe { mem::transmute::<*const (), fn(&mut T, A) -> R>(function.0) };
+    let object: &O = of_type(object)?;
+    let argument = call.decode()?;
+    let result = object.with(|it| function(it, argument))?;
+    call.encode(&result)
+}
+
+fn call_handler<O: 'static>(
+    function: Address,
+    object: &dyn Any,
+    call: &mut Invocation<'_>,
+) -> Result<(), Failure> {
+    // SAFETY: `Method::handler::<O>` alone pairs this trampoline with an address, that of a `Handler<O>`.
+    let function = unsafe { mem::transmute::<*const (), Handler<O>>(function.0) };
+    function(of_type(object)?, call)
+}
+
+/// The object, which a proxy of another type may name.
+fn of_type<O: 'static>(object: &dyn Any) -> Result<&O, Failure> {
+    object.downcast_ref().ok_or_else(|| {
+        let message = format!("the object is no {}", type_name::<O>());
+        Failure::Refused(ErrorKind::Codec, message)
+    })
 }

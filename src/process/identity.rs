@@ -1,6 +1,6 @@
 //! Who this process is, who started it, and what its children are called.
 
-use crate::ipc::{authkey, set_authkey};
+use crate::ipc::{Address, authkey, known_keys, remember_key, set_authkey};
 use crate::sys::pid;
 use parking_lot::RwLock;
 use serde::{Deserialize, Serialize};
@@ -23,6 +23,8 @@ pub(crate) struct Identity {
     pub(crate) parent: Option<(String, u32)>,
     /// The key of the whole family.
     authkey: Vec<u8>,
+    /// Those of addresses that have others.
+    keys: Vec<(Address, Vec<u8>)>,
 }
 
 impl Identity {
@@ -50,6 +52,10 @@ impl Identity {
             numbers,
             parent: Some((own_name, pid::current())),
             authkey: authkey().bytes().to_vec(),
+            keys: known_keys()
+                .into_iter()
+                .map(|(address, key)| (address, key.bytes().to_vec()))
+                .collect(),
         }
     }
 
@@ -57,6 +63,9 @@ impl Identity {
     pub(crate) fn assume(self) {
         STARTED.store(0, Ordering::Relaxed);
         set_authkey(self.authkey.clone());
+        for (address, key) in &self.keys {
+            remember_key(address, &key.clone().into());
+        }
         *OWN.write() = Some(self);
     }
 }

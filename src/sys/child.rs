@@ -295,7 +295,7 @@ fn parent_in_stat(stat: &[u8]) -> Option<u32> {
 pub(crate) struct PidFd(OwnedFd);
 
 impl PidFd {
-    /// The caller must know that `pid` has not been reaped: its own child, or itself.
+    /// The caller must know that `pid` has not been reaped: its own child, itself, or a process that was there just now.
     pub(crate) fn open(pid: u32) -> io::Result<Self> {
         // SAFETY: pidfd_open takes plain numbers and returns a new descriptor, closed on exec.
         let fd = unsafe { libc::syscall(libc::SYS_pidfd_open, pid, 0) };
@@ -306,6 +306,10 @@ impl PidFd {
 
     pub(crate) fn from_fd(fd: OwnedFd) -> Self {
         Self(fd)
+    }
+
+    pub(crate) fn into_fd(self) -> OwnedFd {
+        self.0
     }
 
     /// Whether the process has ended.

@@ -2,7 +2,7 @@
 
 use nix::{
     fcntl::{FcntlArg, FdFlag, OFlag, fcntl},
-    sys::resource::{Resource, getrlimit},
+    sys::resource::{Resource, getrlimit, setrlimit},
 };
 use std::{
     io,
@@ -29,6 +29,13 @@ fn moved_up(fd: OwnedFd, least: RawFd) -> io::Result<OwnedFd> {
     let moved = fcntl(&fd, FcntlArg::F_DUPFD_CLOEXEC(least))?;
     // SAFETY: fcntl has just returned this descriptor, and nobody else knows it.
     Ok(unsafe { OwnedFd::from_raw_fd(moved) })
+}
+
+/// Lets this process have as many descriptors open as it may ask for.
+pub(crate) fn allow_many() {
+    // Where it is refused, there are as many as there were.
+    let _ = getrlimit(Resource::RLIMIT_NOFILE)
+        .and_then(|(_, most)| setrlimit(Resource::RLIMIT_NOFILE, most, most));
 }
 
 /// Takes over a descriptor that this process was started with, if it is ours: if `is_ours` says so of what it looks at.

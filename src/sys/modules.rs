@@ -80,6 +80,34 @@ pub(crate) fn program() -> &'static Module {
     })
 }
 
+/// Tells this build of the program from every other: a hash of its build-id or, where the linker wrote none, of its code.
+pub(crate) fn build() -> u64 {
+    static BUILD: OnceLock<u64> = OnceLock::new();
+    *BUILD.get_or_init(|| {
+        let mut build = 0;
+        // SAFETY: `identify_first` is called before this returns, with the number that is passed here.
+        unsafe { libc::dl_iterate_phdr(Some(identify_first), (&raw mut build).cast()) };
+        build
+    })
+}
+
+unsafe extern "C" fn identify_first(
+    info: *mut libc::dl_phdr_info,
+    _size: libc::size_t,
+    build: *mut c_void,
+) -> c_int {
+    // SAFETY: the loader passes a valid record, which it does not change during the call.
+    let info = unsafe { &*info };
+    // SAFETY: the loader's record names `dlpi_phnum` headers from `dlpi_phdr` on.
+    let headers = unsafe { slice::from_raw_parts(info.dlpi_phdr, info.dlpi_phnum.into()) };
+    // SAFETY: the module is loaded while the loader calls this: it holds its lock against `dlclose`.
+    let module = unsafe { describe(info.dlpi_addr as usize, headers, false) };
+    // SAFETY: `build` passes its local and does not touch it during the call.
+    unsafe { *build.cast::<u64>() = module.map_or(0, |it| it.id.0) };
+    // The program is the first, and the only one asked for.
+    1
+}
+
 /// The module that holds the code at `address`.
 pub(crate) fn containing(address: usize) -> Option<Module> {
     find(|it| it.holds(address))

@@ -81,6 +81,8 @@ pub(crate) enum Interest {
     ReadOnce,
     /// Room to write.
     Write,
+    /// That the peer sends nothing more, once.
+    HangUp,
 }
 
 impl Interest {
@@ -90,6 +92,7 @@ impl Interest {
             Self::Read => EpollFlags::EPOLLIN,
             Self::ReadOnce => EpollFlags::EPOLLIN | EpollFlags::EPOLLONESHOT,
             Self::Write => EpollFlags::EPOLLOUT,
+            Self::HangUp => EpollFlags::EPOLLRDHUP | EpollFlags::EPOLLONESHOT,
         }
     }
 }

@@ -5,8 +5,8 @@ use nix::{
     errno::Errno,
     sys::{
         socket::{
-            AddressFamily, Backlog, ControlMessage, MsgFlags, SockFlag, SockType, UnixAddr,
-            accept4, sendmsg, setsockopt, socketpair, sockopt,
+            AddressFamily, Backlog, ControlMessage, MsgFlags, Shutdown, SockFlag, SockType,
+            UnixAddr, accept4, getsockopt, sendmsg, setsockopt, socketpair, sockopt,
         },
         stat::Mode,
         time::{TimeVal, TimeValLike},
@@ -90,6 +90,26 @@ pub(crate) fn try_accept(socket: impl AsFd) -> io::Result<OwnedFd> {
 /// Has a TCP socket send each message at once.
 pub(crate) fn send_at_once(socket: impl AsFd) -> io::Result<()> {
     Ok(setsockopt(&socket, sockopt::TcpNoDelay, &true)?)
+}
+
+/// Has a TCP socket notice within two minutes that its peer's machine is gone, also when nothing is sent.
+pub(crate) fn keep_alive(socket: impl AsFd) -> io::Result<()> {
+    setsockopt(&socket, sockopt::KeepAlive, &true)?;
+    setsockopt(&socket, sockopt::TcpKeepIdle, &60)?;
+    setsockopt(&socket, sockopt::TcpKeepInterval, &15)?;
+    Ok(setsockopt(&socket, sockopt::TcpKeepCount, &4)?)
+}
+
+/// The process at the other end of a Unix socket, as it was when it connected; none where it cannot be known.
+pub(crate) fn peer(socket: impl AsFd) -> Option<u32> {
+    let credentials = getsockopt(&socket, sockopt::PeerCredentials).ok()?;
+    u32::try_from(credentials.pid()).ok().filter(|it| *it > 0)
+}
+
+/// Ends a connection for every process that has a copy of this end.
+pub(crate) fn shut_down(socket: impl AsFd) {
+    // It fails only for a connection that has ended.
+    let _ = nix::sys::socket::shutdown(socket.as_fd().as_raw_fd(), Shutdown::Both);
 }
 
 /// Sends one message; blocks while the socket's buffer is full.

@@ -11,6 +11,7 @@ use bincode::{
     enc::write::Writer,
     error::EncodeError,
 };
+use serde::Serialize;
 
 const CONFIG: Configuration<LittleEndian, Fixint> =
     bincode::config::standard().with_fixed_int_encoding();
@@ -66,7 +67,7 @@ pub(crate) type Reason = String;
 
 /// Appends the encoded value. What was appended when it fails is of no use.
 #[inline]
-pub(crate) fn encode<T: Wire>(value: &T, output: &mut impl Output) -> Result<(), Reason> {
+pub(crate) fn encode<T: Serialize>(value: &T, output: &mut impl Output) -> Result<(), Reason> {
     if let Some(bytes) = as_bytes(value) {
         return output.put(bytes).then_some(()).ok_or_else(out_of_memory);
     }

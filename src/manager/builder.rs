@@ -1,0 +1,190 @@
+//! Settings of a manager, and its start.
+
+use super::{
+    Manager,
+    client::Client,
+    server::{self, FOLDER, Limits, Started, socket_in},
+};
+use crate::error::{Error, ErrorKind, Result};
+use crate::ipc::{Address, AuthKey, authkey, forget_key, remember_key};
+use crate::process::Process;
+use crate::sys::pid;
+use std::{fs::Permissions, os::unix::fs::PermissionsExt, time::Duration};
+use tempfile::TempDir;
+
+/// Connections at once, unless it is said otherwise; each costs the server a thread.
+const CLIENTS: usize = 4096;
+
+/// Bytes of a request, unless it is said otherwise.
+const MESSAGE: usize = 256 << 20;
+
+/// How long a server may take to end when it was told to, before it is killed.
+const ENDED_WITHIN: Duration = Duration::from_secs(2);
+
+/// Settings of a [`Manager`] that is to be started.
+///
+/// ```
+/// use procpool::Manager;
+/// use std::net::SocketAddr;
+///
+/// let any_port = SocketAddr::from(([127, 0, 0, 1], 0));
+/// let manager = Manager::builder().address(any_port).authkey("a long passphrase").start()?;
+/// let other = Manager::connect(manager.address().clone(), "a long passphrase".into())?;
+/// manager.globals()?.set("answer", 42)?;
+/// assert_eq!(other.globals()?.get("answer")?, Some(42));
+/// # Ok::<(), procpool::Error>(())
+/// ```
+#[derive(Debug)]
+#[must_use = "nothing is started before `start`"]
+pub struct ManagerBuilder {
+    address: Option<Address>,
+    key: Option<AuthKey>,
+    limits: Limits,
+}
+
+impl ManagerBuilder {
+    pub(super) fn new() -> Self {
+        Self {
+            address: None,
+            key: None,
+            limits: Limits {
+                clients: CLIENTS,
+                message: MESSAGE,
+            },
+        }
+    }
+
+    /// Where the server listens: by default at a Unix socket in a folder that is made for it, for this user alone.
+    ///
+    /// At a TCP address, clients on other machines can connect. The key keeps out those who do not know it; nothing is
+    /// encrypted, so that whoever can read or change what is on its way can read or change it here, too. Across a network that is
+    /// not your own, let the server listen on loopback, and put a tunnel in front (`ssh -L`, stunnel, WireGuard).
+    pub fn address(mut self, address: impl Into<Address>) -> Self {
+        self.address = Some(address.into());
+        self
+    }
+
+    /// The key that clients must know: that of this process by default, which its children have, too.
+    ///
+    /// Whoever knows it can have any function of the program called in the server: it is as good as a login.
+    pub fn authkey(mut self, key: impl Into<AuthKey>) -> Self {
+        self.key = Some(key.into());
+        self
+    }
+
+    /// How many connections there may be at once, 4096 by default; one more is refused with [`ErrorKind::Full`]. A process has one
+    /// for its references, and one for each of its threads that is in a call or holds a lock.
+    pub fn client_limit(mut self, connections: usize) -> Self {
+        self.limits.clients = connections;
+        self
+    }
+
+    /// Bytes that one request may have, with the argument in it, 256 MiB by default. A larger one is refused before memory is taken for it.
+    pub fn message_limit(mut self, bytes: usize) -> Self {
+        self.limits.message = bytes;
+        self
+    }
+
+    /// Starts the server, and waits until it listens.
+    ///
+    /// # Errors
+    ///
+    /// [`ErrorKind::InvalidInput`] for an address that others can reach (any but a Unix socket and loopback) without a key of its
+    /// own, for an empty key, for an address that is none. [`ErrorKind::Io`] when the address is taken, [`ErrorKind::StartFailed`]
+    /// when the system gives no process.
+    pub fn start(self) -> Result<Manager> {
+        self.check_key()?;
+        let key = self.key.unwrap_or_else(authkey);
+        let (address, folder) = match self.address {
+            Some(address) => (address, None),
+            None => {
+                let folder = own_folder()?;
+                (socket_in(folder.path()).into(), Some(folder))
+            }
+        };
+        let Started {
+            process,
+            end,
+            address,
+        } = server::start(address, &key, self.limits)?;
+        let server = OwnServer {
+            process,
+            end,
+            folder,
+            owner: pid::current(),
+            address: address.clone(),
+        };
+        remember_key(&address, &key);
+        Ok(Manager {
+            client: Client::connect(&reachable(&address), &key)?,
+            address,
+            server: Some(server),
+        })
+    }
+
+    fn check_key(&self) -> Result<()> {
+        let is_open = matches!(&self.address, Some(Address::Tcp(at)) if !at.ip().is_loopback());
+        if is_open && self.key.is_none() {
+            let message = "a manager that other machines can reach needs a key of its own: set one with `authkey`";
+            return Err(Error::new(ErrorKind::InvalidInput, message));
+        }
+        Ok(())
+    }
+}
+
+/// Where this process itself finds a server that listens everywhere.
+fn reachable(address: &Address) -> Address {
+    match address {
+        Address::Tcp(at) if at.ip().is_unspecified() => {
+            let mut at = *at;
+            at.set_ip(match at {
+                std::net::SocketAddr::V4(_) => std::net::Ipv4Addr::LOCALHOST.into(),
+                std::net::SocketAddr::V6(_) => std::net::Ipv6Addr::LOCALHOST.into(),
+            });
+            Address::Tcp(at)
+        }
+        address => address.clone(),
+    }
+}
+
+/// A folder for this user alone.
+fn own_folder() -> Result<TempDir> {
+    let folder = tempfile::Builder::new()
+        .prefix(FOLDER)
+        .permissions(Permissions::from_mode(0o700))
+        .tempdir();
+    folder.map_err(|it| Error::io("failed to make a folder for a manager's socket", it))
+}
+
+/// A server that this process has started, and ends.
+#[derive(Debug)]
+pub(super) struct OwnServer {
+    process: Process<()>,
+    end: crate::ipc::Sender<()>,
+    folder: Option<TempDir>,
+    owner: u32,
+    address: Address,
+}
+
+impl OwnServer {
+    pub(super) fn pid(&self) -> u32 {
+        self.process.pid()
+    }
+}
+
+impl Drop for OwnServer {
+    /// Ends the server; in a copy of the process that has started it nothing happens.
+    fn drop(&mut self) {
+        if self.owner != pid::current() {
+            self.folder.take().map(TempDir::keep);
+            return;
+        }
+        forget_key(&self.address);
+        // A server that is gone needs not be told.
+        let _ = self.end.send(&());
+        if !matches!(self.process.join_timeout(ENDED_WITHIN), Ok(Some(_))) {
+            // It fails in a copy of this process only.
+            let _ = self.process.kill();
+        }
+    }
+}

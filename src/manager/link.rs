@@ -1,0 +1,177 @@
+//! A way to the server, for one call after the other.
+
+use super::{
+    protocol::{self, Hello, Request, VALUE, Welcome},
+    server::{Reply, Server, Session},
+};
+use crate::error::{Error, ErrorKind, Result};
+use crate::ipc::{Address, AuthKey, Connection, connect};
+use crate::process::{fault::Fault, function::Method};
+use crate::shm::Cursor;
+use crate::sys::socket;
+use crate::wire::{
+    codec::{self, Reason},
+    handle,
+};
+use std::{
+    fmt,
+    os::fd::OwnedFd,
+    sync::atomic::{AtomicBool, Ordering},
+    time::{Duration, Instant},
+};
+
+/// How long a server may take to answer a greeting: it has only a thread to start.
+const WELCOMED_WITHIN: Duration = Duration::from_secs(10);
+
+/// What calls go through.
+pub(super) struct Link {
+    way: Way,
+    /// Whether nothing more can go through it.
+    is_broken: AtomicBool,
+}
+
+enum Way {
+    Socket {
+        connection: Connection<(), ()>,
+        /// Bytes of the largest request.
+        most: usize,
+    },
+    /// In the server itself: as a client without a connection.
+    Here(&'static Server, Session),
+}
+
+impl Link {
+    /// Connects, and finds out who is there.
+    pub(super) fn open(address: &Address, key: &AuthKey) -> Result<(Self, Welcome)> {
+        let connection = connect::<(), ()>(address.clone(), Some(key.clone()))?;
+        // It fails for Unix sockets, which need none.
+        let _ = socket::keep_alive(&connection);
+        // A server that refuses this client may have hung up already; why, it has said.
+        let greeted = connection.send_bytes(&Hello::bytes());
+        let deadline = Instant::now() + WELCOMED_WITHIN;
+        let mut welcome = connection
+            .recv_message(usize::MAX, Some(deadline))
+            .map_err(|it| greeted.err().unwrap_or(it))?
+            .ok_or_else(|| {
+                let message = format!("no manager's server has answered at {address}");
+                Error::new(ErrorKind::TimedOut, message)
+            })?;
+        let given = welcome.take_descriptors();
+        let welcome: Welcome = decode_reply(welcome.payload(), given, |it| codec::decode(it))?;
+        let way = Way::Socket {
+            connection,
+            most: usize::try_from(welcome.message_limit).unwrap_or(usize::MAX),
+        };
+        Ok((Self::new(way), welcome))
+    }
+
+    /// In the server itself.
+    pub(super) fn here(server: &'static Server) -> Self {
+        Self::new(Way::Here(server, Session::new()))
+    }
+
+    fn new(way: Way) -> Self {
+        Self {
+            way,
+            is_broken: AtomicBool::new(false),
+        }
+    }
+
+    pub(super) fn is_broken(&self) -> bool {
+        // Relaxed: a link has one user at a time.
+        self.is_broken.load(Ordering::Relaxed)
+    }
+
+    /// Calls a method of an object, and waits for what it gives. What is decoded of the reply is all of it.
+    #[inline]
+    pub(super) fn call<R>(
+        &self,
+        target: u64,
+        method: Method,
+        encode: impl FnOnce(&mut Vec<u8>) -> Result<(), Reason>,
+        decode: impl FnOnce(&mut Cursor<'_>) -> Result<R, Reason>,
+    ) -> Result<R> {
+        let request = |message: &mut Vec<u8>| {
+            Request::put_head(target, method, message);
+            encode(message)
+        };
+        let (connection, most) = match &self.way {
+            Way::Socket { connection, most } => (connection, *most),
+            Way::Here(server, session) => return call_here(server, session, request, decode),
+        };
+        let sent = connection.send_encoded(most, request);
+        let reply = sent.and_then(|()| connection.recv_message(usize::MAX, None));
+        let reply = reply.map_err(|it| self.failed(it))?;
+        let mut reply = reply.expect("a wait without a limit ends with a reply");
+        let given = reply.take_descriptors();
+        decode_reply(reply.payload(), given, decode)
+    }
+
+    /// The caller's error when the server could not be talked to.
+    #[cold]
+    fn failed(&self, error: Error) -> Error {
+        match error.kind() {
+            ErrorKind::Codec | ErrorKind::InvalidInput | ErrorKind::Unsupported => return error,
+            _ => self.is_broken.store(true, Ordering::Relaxed),
+        }
+        if error.kind() == ErrorKind::Disconnected {
+            return gone("it has ended, or has closed the connection");
+        }
+        error
+    }
+}
+
+/// The caller's error when there is no server any more.
+pub(super) fn gone(why: impl fmt::Display) -> Error {
+    let message = format!("the manager's server is gone: {why}");
+    Error::new(ErrorKind::Disconnected, message)
+}
+
+fn call_here<R>(
+    server: &Server,
+    session: &Session,
+    request: impl FnOnce(&mut Vec<u8>) -> Result<(), Reason>,
+    decode: impl FnOnce(&mut Cursor<'_>) -> Result<R, Reason>,
+) -> Result<R> {
+    let not_encoded = |reason| Error::new(ErrorKind::Codec, reason);
+    let (mut message, mut descriptors) = (Vec::new(), Vec::new());
+    handle::collect(&mut descriptors, || request(&mut message)).map_err(not_encoded)?;
+    let given: Result<Vec<OwnedFd>> = descriptors.into_iter().map(|it| it.into_fd()).collect();
+    let mut reply = Reply::new();
+    server.answer(session, &message, given?, &mut reply);
+    let left = std::mem::take(&mut reply.handles().left);
+    let outcome = decode_reply(reply.bytes(), left, decode);
+    session.clean();
+    outcome
+}
+
+#[inline]
+fn decode_reply<R, D: Into<handle::Descriptor>>(
+    reply: &[u8],
+    given: Vec<D>,
+    decode: impl FnOnce(&mut Cursor<'_>) -> Result<R, Reason>,
+) -> Result<R> {
+    let fail = |reason| {
+        let message = format!("failed to decode what the manager's server has answered: {reason}");
+        Error::new(ErrorKind::Codec, message)
+    };
+    let mut rest = Cursor::new(reply.get(1..).unwrap_or_default());
+    if reply.first() != Some(&VALUE) {
+        let fault: Fault = codec::decode(&mut rest).map_err(fail)?;
+        return Err(protocol::into_error(fault));
+    }
+    if given.is_empty() {
+        return decode(&mut rest).map_err(fail);
+    }
+    handle::provide(given, || decode(&mut rest)).map_err(fail)
+}
+
+impl fmt::Debug for Link {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let kind = match &self.way {
+            Way::Socket { .. } => "Socket",
+            Way::Here(..) => "Here",
+        };
+        f.debug_struct("Link").field("way", &kind).finish()
+    }
+}

@@ -1,0 +1,331 @@
+//! A list in the server.
+
+use super::{
+    protocol::{Answer, answer_option, take_option},
+    proxy::{copy, proxy},
+    reference::Reference,
+    server::{Guarded, Server},
+};
+use crate::error::{Error, ErrorKind, Result};
+use crate::process::function::{Exclusive, Handler, Invocation, Method};
+use crate::wire::{Wire, codec};
+use std::ops::{Bound, RangeBounds};
+
+proxy! {
+    /// A list in a manager's server, made by [`Manager::list`](crate::Manager::list).
+    ///
+    /// Its methods are those of `Vec`, each one message there and back and none in the middle of another; what none of them does, a
+    /// function sent with [`call`](Self::call) does. Clones, and copies that were sent elsewhere, mean the same list. It may hold proxies.
+    ///
+    /// Every method blocks while a function that was sent with `call` runs on this list. Its errors are those of
+    /// [`Proxy::call`](crate::Proxy::call).
+    ///
+    /// ```
+    /// let manager = procpool::Manager::start()?;
+    /// let list = manager.list()?;
+    /// list.extend([3, 1, 2])?;
+    /// list.sort()?;
+    /// assert_eq!((list.pop()?, list.to_vec()?), (Some(3), vec![1, 2]));
+    /// # Ok::<(), procpool::Error>(())
+    /// ```
+    ListProxy<T>
+}
+
+type List<T> = Guarded<Vec<T>>;
+
+impl<T: Wire + Send + 'static> ListProxy<T> {
+    /// Appends an item.
+    ///
+    /// # Errors
+    ///
+    /// As [`Proxy::call`](crate::Proxy::call), here and in all other methods.
+    pub fn push(&self, item: T) -> Result<()> {
+        self.0.apply(Vec::<T>::push, &item)
+    }
+
+    /// A copy of an item; none behind the end.
+    pub fn get(&self, index: usize) -> Result<Option<T>> {
+        item(&self.0, index)
+    }
+
+    /// A copy of the first item.
+    pub fn first(&self) -> Result<Option<T>> {
+        self.get(0)
+    }
+
+    /// A copy of the last item.
+    pub fn last(&self) -> Result<Option<T>> {
+        option(&self.0, last::<T>, 0)
+    }
+
+    /// Replaces an item.
+    ///
+    /// # Errors
+    ///
+    /// [`InvalidInput`](ErrorKind::InvalidInput) behind the end.
+    pub fn set(&self, index: usize, item: T) -> Result<()> {
+        let replace = |list: &mut Vec<T>, placed| replace(list, placed);
+        let replaced = self.0.apply(replace, &Placed { index, item })?;
+        replaced.map_err(|length| out_of_range(index, length))
+    }
+
+    /// Puts an item before the one at `index`, or at the end.
+    ///
+    /// # Errors
+    ///
+    /// [`InvalidInput`](ErrorKind::InvalidInput) behind the end.
+    pub fn insert(&self, index: usize, item: T) -> Result<()> {
+        let inserted = self.0.apply(insert::<T>, &Placed { index, item })?;
+        inserted.map_err(|length| out_of_range(index, length))
+    }
+
+    /// Takes an item out.
+    ///
+    /// # Errors
+    ///
+    /// [`InvalidInput`](ErrorKind::InvalidInput) behind the end.
+    pub fn remove(&self, index: usize) -> Result<T> {
+        let removed = option(&self.0, remove::<T>, index)?;
+        removed.ok_or_else(|| out_of_range(index, "fewer"))
+    }
+
+    /// Takes an item out, and puts the last in its place.
+    ///
+    /// # Errors
+    ///
+    /// [`InvalidInput`](ErrorKind::InvalidInput) behind the end.
+    pub fn swap_remove(&self, index: usize) -> Result<T> {
+        let removed = option(&self.0, swap_remove::<T>, index)?;
+        removed.ok_or_else(|| out_of_range(index, "fewer"))
+    }
+
+    /// Takes the last item out.
+    pub fn pop(&self) -> Result<Option<T>> {
+        option(&self.0, pop::<T>, 0)
+    }
+
+    /// How many items there are.
+    pub fn len(&self) -> Result<usize> {
+        self.0.apply(|list: &mut Vec<T>, ()| list.len(), &())
+    }
+
+    /// Whether there are none.
+    pub fn is_empty(&self) -> Result<bool> {
+        Ok(self.len()? == 0)
+    }
+
+    /// Turns the order around.
+    pub fn reverse(&self) -> Result<()> {
+        self.0.apply(|list: &mut Vec<T>, ()| list.reverse(), &())
+    }
+
+    /// Sorts; equal items keep their order.
+    pub fn sort(&self) -> Result<()>
+    where
+        T: Ord,
+    {
+        self.0.apply(|list: &mut Vec<T>, ()| list.sort(), &())
+    }
+
+    /// Appends all items, in one message.
+    pub fn extend(&self, items: impl IntoIterator<Item = T>) -> Result<()> {
+        let items: Vec<T> = items.into_iter().collect();
+        self.0.apply(
+            |list: &mut Vec<T>, items: Vec<T>| list.extend(items),
+            &items,
+        )
+    }
+
+    /// Copies of all items, in one message.
+    pub fn to_vec(&self) -> Result<Vec<T>> {
+        self.0.ask(copy::<Vec<T>>, &())
+    }
+
+    /// Copies of the items in a range, of which what lies behind the end is left out.
+    pub fn slice(&self, range: impl RangeBounds<usize>) -> Result<Vec<T>> {
+        self.0.call(
+            Method::handler(slice::<T>)?,
+            |message| codec::encode(&plain(range), message),
+            |reply| codec::decode(reply),
+        )
+    }
+
+    /// Takes all items out.
+    pub fn take(&self) -> Result<Vec<T>> {
+        self.0
+            .apply(|list: &mut Vec<T>, ()| std::mem::take(list), &())
+    }
+
+    /// Whether an item is there.
+    pub fn contains(&self, item: &T) -> Result<bool>
+    where
+        T: PartialEq,
+    {
+        Ok(self.position(item)?.is_some())
+    }
+
+    /// The index of the first such item.
+    pub fn position(&self, item: &T) -> Result<Option<usize>>
+    where
+        T: PartialEq,
+    {
+        let find = |list: &mut Vec<T>, item: T| list.iter().position(|it| *it == item);
+        self.0.apply(find, item)
+    }
+
+    /// How many such items there are.
+    pub fn count(&self, item: &T) -> Result<usize>
+    where
+        T: PartialEq,
+    {
+        let count = |list: &mut Vec<T>, item: T| list.iter().filter(|it| **it == item).count();
+        self.0.apply(count, item)
+    }
+
+    /// Swaps two items.
+    ///
+    /// # Errors
+    ///
+    /// [`InvalidInput`](ErrorKind::InvalidInput) behind the end.
+    pub fn swap(&self, a: usize, b: usize) -> Result<()> {
+        let swap = |list: &mut Vec<T>, places| swap(list, places);
+        let swapped = self.0.apply(swap, &(a, b))?;
+        swapped.map_err(|length| out_of_range(a.max(b), length))
+    }
+
+    /// Drops what is behind the first `length` items.
+    pub fn truncate(&self, length: usize) -> Result<()> {
+        self.0.apply(Vec::<T>::truncate, &length)
+    }
+
+    /// Drops all items.
+    pub fn clear(&self) -> Result<()> {
+        self.0.apply(|list: &mut Vec<T>, ()| list.clear(), &())
+    }
+
+    /// Calls a function on the whole list, in the server, while nobody else uses it.
+    ///
+    /// ```
+    /// let manager = procpool::Manager::start()?;
+    /// let list = manager.list::<i32>()?;
+    /// list.extend(0..10)?;
+    /// list.call(|list, least| list.retain(|it| *it >= least), 8)?;
+    /// assert_eq!(list.to_vec()?, [8, 9]);
+    /// # Ok::<(), procpool::Error>(())
+    /// ```
+    pub fn call<A: Wire, R: Wire>(&self, f: fn(&mut Vec<T>, A) -> R, arg: A) -> Result<R> {
+        self.0.apply(f, &arg)
+    }
+}
+
+/// A copy of an item of a list or an array.
+pub(super) fn item<T: Wire + Send + 'static>(
+    reference: &Reference,
+    index: usize,
+) -> Result<Option<T>> {
+    option(reference, get::<T>, index)
+}
+
+fn option<T: Wire + Send + 'static>(
+    reference: &Reference,
+    handler: Handler<List<T>>,
+    index: usize,
+) -> Result<Option<T>> {
+    reference.call(
+        Method::handler(handler)?,
+        |message| codec::encode(&index, message),
+        take_option,
+    )
+}
+
+/// An item and where it goes.
+#[derive(serde::Serialize, serde::Deserialize)]
+struct Placed<T> {
+    index: usize,
+    item: T,
+}
+
+fn replace<T>(list: &mut [T], Placed { index, item }: Placed<T>) -> Result<(), usize> {
+    let length = list.len();
+    *list.get_mut(index).ok_or(length)? = item;
+    Ok(())
+}
+
+fn insert<T>(list: &mut Vec<T>, Placed { index, item }: Placed<T>) -> Result<(), usize> {
+    if index > list.len() {
+        return Err(list.len());
+    }
+    list.insert(index, item);
+    Ok(())
+}
+
+fn swap<T>(list: &mut [T], (a, b): (usize, usize)) -> Result<(), usize> {
+    if a.max(b) >= list.len() {
+        return Err(list.len());
+    }
+    list.swap(a, b);
+    Ok(())
+}
+
+/// Makes one without items.
+pub(super) fn create<T: Wire + Send + 'static>(
+    server: &Server,
+    call: &mut Invocation<'_>,
+) -> Answer {
+    server.create(Guarded::new(Vec::<T>::new()), call)
+}
+
+fn get<T: Wire + Send>(list: &List<T>, call: &mut Invocation<'_>) -> Answer {
+    let index: usize = call.decode()?;
+    list.with(|it| answer_option(it.get(index), call))?
+}
+
+fn last<T: Wire + Send>(list: &List<T>, call: &mut Invocation<'_>) -> Answer {
+    list.with(|it| answer_option(it.last(), call))?
+}
+
+fn pop<T: Wire + Send>(list: &List<T>, call: &mut Invocation<'_>) -> Answer {
+    let item = list.with(Vec::pop)?;
+    answer_option(item.as_ref(), call)
+}
+
+fn remove<T: Wire + Send>(list: &List<T>, call: &mut Invocation<'_>) -> Answer {
+    let index: usize = call.decode()?;
+    let item = list.with(|it| (index < it.len()).then(|| it.remove(index)))?;
+    answer_option(item.as_ref(), call)
+}
+
+fn swap_remove<T: Wire + Send>(list: &List<T>, call: &mut Invocation<'_>) -> Answer {
+    let index: usize = call.decode()?;
+    let item = list.with(|it| (index < it.len()).then(|| it.swap_remove(index)))?;
+    answer_option(item.as_ref(), call)
+}
+
+fn slice<T: Wire + Send>(list: &List<T>, call: &mut Invocation<'_>) -> Answer {
+    let (start, end): (usize, usize) = call.decode()?;
+    list.with(|it| {
+        let end = end.min(it.len());
+        let items: Vec<&T> = it[start.min(end)..end].iter().collect();
+        call.encode(&items)
+    })?
+}
+
+/// A range as its first index and the first behind it.
+fn plain(range: impl RangeBounds<usize>) -> (usize, usize) {
+    let start = match range.start_bound() {
+        Bound::Included(start) => *start,
+        Bound::Excluded(before) => before.saturating_add(1),
+        Bound::Unbounded => 0,
+    };
+    let end = match range.end_bound() {
+        Bound::Included(last) => last.saturating_add(1),
+        Bound::Excluded(end) => *end,
+        Bound::Unbounded => usize::MAX,
+    };
+    (start, end)
+}
+
+fn out_of_range(index: usize, length: impl std::fmt::Display) -> Error {
+    let message = format!("there is no place {index} in a list with {length} items");
+    Error::new(ErrorKind::InvalidInput, message)
+}

@@ -1,0 +1,197 @@
+//! Objects that processes share: one server has them, proxies work on them from anywhere.
+//!
+//! ```text
+//! proxy.rs list.rs dict.rs ...   a method of a proxy: which function, with what argument
+//!   reference.rs                 which object
+//!     client.rs, link.rs         a free connection to its server
+//!   -------- server --------
+//!   server/serving.rs            the thread of the connection
+//!     server/mod.rs              the object that is meant
+//!       process/function.rs      the function: decodes, waits for its turn, acts, encodes
+//! proxy.rs list.rs dict.rs ...   what the function does: it stands in the same file as the method
+//! ```
+//!
+//! Relies on: a server that is a process of this program, so that it has every function and type; connections that both ends
+//! authenticate. README.md has the states, the deaths and the protocol.
+//!
+//! Invariant: a client's death costs others nothing but the news of it; whatever a client sends, others do not notice.
+
+mod builder;
+mod client;
+mod dict;
+mod link;
+mod list;
+mod namespace;
+mod protocol;
+mod proxy;
+mod reference;
+mod server;
+mod value;
+
+pub use builder::ManagerBuilder;
+pub use dict::DictProxy;
+pub use list::ListProxy;
+pub use namespace::Namespace;
+pub use proxy::Proxy;
+pub use value::{ArrayProxy, ValueProxy};
+
+use crate::error::Result;
+use crate::ipc::{Address, AuthKey, remember_key};
+use crate::process::function::Handler;
+use crate::wire::Wire;
+use client::Client;
+use reference::Reference;
+use serde::Serialize;
+use server::Server;
+use std::{fmt, sync::Arc};
+
+/// A server process with objects that any process can use, and the way to make them.
+///
+/// Each object is used through a proxy, which can be an argument or a result of a process or a task, a part of a message, or lie in
+/// another object: it means the same object wherever it goes. An object lives as long as there is a proxy of it, in any
+/// process or another object. Calls that block hold up nobody else: neither other threads of the same process nor other
+/// clients nor other objects.
+///
+/// The server that [`start`](Self::start) has started ends with the manager that was returned, and with this process, however that ends;
+/// then every call of a proxy is [`Disconnected`](crate::ErrorKind::Disconnected). A client that dies takes nothing along but its own
+/// references and locks. A `static` manager, and proxies in a `static`, work in copies of the process
+/// ([`StartMethod::Fork`](crate::StartMethod::Fork)), which connect anew. Client and server must be the same build of one program.
+///
+/// ```
+/// use procpool::{DictProxy, Manager, Process};
+///
+/// fn square(table: DictProxy<u64, u64>, number: u64) -> bool {
+///     table.insert(number, number * number).is_ok()
+/// }
+///
+/// let manager = Manager::start()?;
+/// let table = manager.dict()?;
+/// let mut processes = Vec::new();
+/// for number in 0..3 {
+///     processes.push(Process::start(|(table, number)| square(table, number), (table.clone(), number))?);
+/// }
+/// processes.into_iter().try_for_each(|it| it.result().map(drop))?;
+/// assert_eq!((table.len()?, table.get(&2)?), (3, Some(4)));
+/// # Ok::<(), procpool::Error>(())
+/// ```
+pub struct Manager {
+    client: Arc<Client>,
+    address: Address,
+    server: Option<builder::OwnServer>,
+}
+
+impl Manager {
+    /// Starts a server at a Unix socket of its own, with the [key](crate::authkey) of this process.
+    ///
+    /// # Errors
+    ///
+    /// As [`ManagerBuilder::start`].
+    pub fn start() -> Result<Self> {
+        Self::builder().start()
+    }
+
+    /// As [`start`](Self::start), with settings.
+    pub fn builder() -> ManagerBuilder {
+        ManagerBuilder::new()
+    }
+
+    /// Connects to a server that was started elsewhere. Dropping this manager leaves that running.
+    ///
+    /// # Errors
+    ///
+    /// [`Io`](crate::ErrorKind::Io) when nobody listens at the address, [`AuthenticationFailed`](crate::ErrorKind::AuthenticationFailed)
+    /// for another key, [`Unsupported`](crate::ErrorKind::Unsupported) when the server is another build of the program,
+    /// [`Full`](crate::ErrorKind::Full) when it has as many clients as it may.
+    pub fn connect(address: impl Into<Address>, authkey: AuthKey) -> Result<Self> {
+        let address = address.into();
+        let client = Client::connect(&address, &authkey)?;
+        remember_key(&address, &authkey);
+        Ok(Self {
+            client,
+            address,
+            server: None,
+        })
+    }
+
+    /// Where the server listens, with the port that was free if any was asked for.
+    #[must_use]
+    pub fn address(&self) -> &Address {
+        &self.address
+    }
+
+    /// The id of the server's process, if this manager has started it.
+    #[must_use]
+    pub fn server_pid(&self) -> Option<u32> {
+        self.server.as_ref().map(builder::OwnServer::pid)
+    }
+
+    /// The namespace that the server has from the start, where those who [`connect`](Self::connect) find proxies.
+    ///
+    /// # Errors
+    ///
+    /// [`Disconnected`](crate::ErrorKind::Disconnected) when the server is gone, here and wherever objects are made.
+    pub fn globals(&self) -> Result<Namespace> {
+        self.make(server::find_globals, &()).map(Namespace::new)
+    }
+
+    /// Makes a list.
+    pub fn list<T: Wire + Send + 'static>(&self) -> Result<ListProxy<T>> {
+        self.make(list::create::<T>, &()).map(ListProxy::new)
+    }
+
+    /// Makes a dict.
+    pub fn dict<K, V>(&self) -> Result<DictProxy<K, V>>
+    where
+        K: Wire + Send + 'static,
+        V: Wire + Send + 'static,
+    {
+        self.make(dict::create::<K, V>, &()).map(DictProxy::new)
+    }
+
+    /// Makes a namespace.
+    pub fn namespace(&self) -> Result<Namespace> {
+        self.make(namespace::create, &()).map(Namespace::new)
+    }
+
+    /// Makes a value.
+    ///
+    /// # Errors
+    ///
+    /// [`Codec`](crate::ErrorKind::Codec) when it cannot be encoded.
+    pub fn value<T: Wire + Send + 'static>(&self, value: T) -> Result<ValueProxy<T>> {
+        self.make(proxy::create::<T>, &value).map(ValueProxy::new)
+    }
+
+    /// Makes an array of these items.
+    ///
+    /// # Errors
+    ///
+    /// [`Codec`](crate::ErrorKind::Codec) when they cannot be encoded.
+    pub fn array<T: Wire + Send + 'static>(&self, items: Vec<T>) -> Result<ArrayProxy<T>> {
+        let array = self.make(proxy::create::<Vec<T>>, &items);
+        array.map(ArrayProxy::new)
+    }
+
+    /// Makes an object of any type, which is sent to the server.
+    ///
+    /// # Errors
+    ///
+    /// [`Codec`](crate::ErrorKind::Codec) when it cannot be encoded.
+    pub fn object<T: Wire + Send + 'static>(&self, object: T) -> Result<Proxy<T>> {
+        self.make(proxy::create::<T>, &object).map(Proxy::new)
+    }
+
+    fn make<A: Serialize>(&self, handler: Handler<Server>, argument: &A) -> Result<Reference> {
+        let made = self.client.ask(handler, argument)?;
+        Reference::claimed(&self.client, made)
+    }
+}
+
+impl fmt::Debug for Manager {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Manager")
+            .field("address", &self.address)
+            .field("server_pid", &self.server_pid())
+            .finish_non_exhaustive()
+    }
+}

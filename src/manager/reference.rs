@@ -1,0 +1,289 @@
+//! What all proxies are made of: an object of a server, and how it is called from here.
+
+use super::{
+    client::{Client, gone_here},
+    link::Link,
+    server::{Guarded, Object, Server},
+};
+use crate::error::Result;
+use crate::ipc::Address;
+use crate::process::function::{Handler, Method};
+use crate::shm::Cursor;
+use crate::sys::pid;
+use crate::wire::{
+    Wire,
+    codec::{self, Reason},
+};
+use serde::{Deserialize, Deserializer, Serialize, Serializer, de::Error as _, ser::Error as _};
+use std::{
+    fmt,
+    sync::{
+        Arc,
+        atomic::{AtomicU32, Ordering},
+    },
+};
+
+/// A reference to an object, which lives as long as there is one.
+pub(super) struct Reference(Place);
+
+enum Place {
+    /// In another process.
+    There(There),
+    /// In this one, which is its server.
+    Here(&'static Server, Arc<Object>),
+}
+
+struct There {
+    client: Arc<Client>,
+    id: u64,
+    /// The process in which the server counts this reference: not a copy of it, until it is used there.
+    ///
+    /// | value | meaning |
+    /// |---|---|
+    /// | own id | counted |
+    /// | another | counted in the process that this one is a copy of |
+    /// | 0 | counted nowhere |
+    counted_in: AtomicU32,
+}
+
+/// A reference as it travels.
+#[derive(Serialize, Deserialize)]
+struct Ticket {
+    server: u64,
+    id: u64,
+    /// Keeps the object until the reference has arrived.
+    token: u64,
+    address: Address,
+}
+
+impl Reference {
+    /// The one that a server has answered with.
+    pub(super) fn claimed(client: &Arc<Client>, (id, token): (u64, u64)) -> Result<Self> {
+        client.claim(id, token)?;
+        Ok(Self(Place::There(There {
+            client: Arc::clone(client),
+            id,
+            counted_in: AtomicU32::new(pid::current()),
+        })))
+    }
+
+    fn arrived(ticket: &Ticket) -> Result<Self> {
+        if let Some(server) = Server::here().filter(|it| it.name() == ticket.server) {
+            let object = server.claim(ticket.id, ticket.token);
+            return Ok(Self(Place::Here(server, object.ok_or_else(gone_here)?)));
+        }
+        let client = Client::of(ticket.server, &ticket.address)?;
+        Self::claimed(&client, (ticket.id, ticket.token))
+    }
+
+    fn leave(&self) -> Result<Ticket> {
+        let (server, token, address) = match &self.0 {
+            Place::Here(server, object) => (server.name(), server.pin(object), server.address()),
+            Place::There(there) => {
+                there.ensure_counted()?;
+                let client = &there.client;
+                (client.server(), client.pin(there.id)?, client.address())
+            }
+        };
+        Ok(Ticket {
+            server,
+            id: self.id(),
+            token,
+            address: address.clone(),
+        })
+    }
+
+    fn id(&self) -> u64 {
+        match &self.0 {
+            Place::There(there) => there.id,
+            Place::Here(_, object) => object.id(),
+        }
+    }
+
+    /// Takes a connection to the object, for as long as the result lives.
+    pub(super) fn hold(&self) -> Result<Held> {
+        let (link, client) = match &self.0 {
+            Place::Here(server, _) => (Link::here(server), None),
+            Place::There(there) => {
+                there.ensure_counted()?;
+                (there.client.take()?, Some(Arc::clone(&there.client)))
+            }
+        };
+        Ok(Held {
+            link: Some(link),
+            client,
+            id: self.id(),
+            process: pid::current(),
+        })
+    }
+
+    /// Calls a method, with an argument and a result that the caller takes care of.
+    #[inline]
+    pub(super) fn call<R>(
+        &self,
+        method: Method,
+        encode: impl FnOnce(&mut Vec<u8>) -> Result<(), Reason>,
+        decode: impl FnOnce(&mut Cursor<'_>) -> Result<R, Reason>,
+    ) -> Result<R> {
+        self.hold()?.call(method, encode, decode)
+    }
+
+    /// Calls a function of this crate's.
+    #[inline]
+    pub(super) fn ask<O: 'static, A: Serialize, R: Wire>(
+        &self,
+        handler: Handler<O>,
+        argument: &A,
+    ) -> Result<R> {
+        self.hold()?.ask(handler, argument)
+    }
+
+    /// Calls a plain function on a value that its users take turns at.
+    #[inline]
+    pub(super) fn apply<T, A, R>(&self, f: fn(&mut T, A) -> R, argument: &A) -> Result<R>
+    where
+        T: Send + 'static,
+        A: Wire,
+        R: Wire,
+    {
+        self.call(
+            Method::of_user::<Guarded<T>, T, A, R>(f)?,
+            |message| codec::encode(argument, message),
+            |reply| codec::decode(reply),
+        )
+    }
+}
+
+impl There {
+    /// Sees to it that the server counts this reference in this process.
+    #[inline]
+    fn ensure_counted(&self) -> Result<()> {
+        // Relaxed: whoever reads the own id has written it, or has got the reference from who has.
+        if self.counted_in.load(Ordering::Relaxed) == pid::current() {
+            return Ok(());
+        }
+        self.count_here()
+    }
+
+    #[cold]
+    fn count_here(&self) -> Result<()> {
+        // There is no token 0: it is the id alone that counts.
+        self.client.claim(self.id, 0)?;
+        if self.counted_in.swap(pid::current(), Ordering::Relaxed) == pid::current() {
+            // Another thread was faster.
+            self.client.discount(self.id);
+        }
+        Ok(())
+    }
+
+    fn is_counted(&self) -> bool {
+        self.counted_in.load(Ordering::Relaxed) == pid::current()
+    }
+}
+
+impl Clone for There {
+    fn clone(&self) -> Self {
+        let is_counted = self.is_counted();
+        if is_counted {
+            self.client.count(self.id);
+        }
+        let counted_in = if is_counted { pid::current() } else { 0 };
+        Self {
+            client: Arc::clone(&self.client),
+            id: self.id,
+            counted_in: AtomicU32::new(counted_in),
+        }
+    }
+}
+
+impl Drop for There {
+    fn drop(&mut self) {
+        if self.is_counted() {
+            self.client.discount(self.id);
+        }
+    }
+}
+
+impl Clone for Reference {
+    fn clone(&self) -> Self {
+        Self(match &self.0 {
+            Place::There(there) => Place::There(there.clone()),
+            Place::Here(server, object) => Place::Here(server, Arc::clone(object)),
+        })
+    }
+}
+
+impl Serialize for Reference {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        let ticket = self.leave().map_err(S::Error::custom)?;
+        ticket.serialize(serializer)
+    }
+}
+
+impl<'de> Deserialize<'de> for Reference {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let ticket = Ticket::deserialize(deserializer)?;
+        Self::arrived(&ticket).map_err(D::Error::custom)
+    }
+}
+
+impl fmt::Debug for Reference {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let address = match &self.0 {
+            Place::There(there) => there.client.address(),
+            Place::Here(server, _) => server.address(),
+        };
+        write!(f, "object {} of {address}", self.id())
+    }
+}
+
+/// A connection to an object that nobody else uses meanwhile.
+#[derive(Debug)]
+pub(super) struct Held {
+    /// None only while it is dropped.
+    link: Option<Link>,
+    client: Option<Arc<Client>>,
+    id: u64,
+    process: u32,
+}
+
+impl Held {
+    #[inline]
+    pub(super) fn call<R>(
+        &self,
+        method: Method,
+        encode: impl FnOnce(&mut Vec<u8>) -> Result<(), Reason>,
+        decode: impl FnOnce(&mut Cursor<'_>) -> Result<R, Reason>,
+    ) -> Result<R> {
+        let link = self.link.as_ref().expect("only `drop` takes it");
+        link.call(self.id, method, encode, decode)
+    }
+
+    #[inline]
+    pub(super) fn ask<O: 'static, A: Serialize, R: Wire>(
+        &self,
+        handler: Handler<O>,
+        argument: &A,
+    ) -> Result<R> {
+        self.call(
+            Method::handler(handler)?,
+            |message| codec::encode(argument, message),
+            |reply| codec::decode(reply),
+        )
+    }
+
+    /// Whether this process has it, and not the one that this is a copy of.
+    pub(super) fn is_own(&self) -> bool {
+        self.process == pid::current()
+    }
+}
+
+impl Drop for Held {
+    fn drop(&mut self) {
+        if let (Some(link), Some(client)) = (self.link.take(), &self.client)
+            && self.is_own()
+        {
+            client.give_back(link);
+        }
+    }
+}

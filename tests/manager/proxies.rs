@@ -1,0 +1,207 @@
+//! Proxies in other processes: as arguments, results, parts of other objects, and in a `static`.
+
+use crate::{
+    common::{failure, in_time, pool_of},
+    for_every_method, in_a_process_with_one_thread,
+    processes::{descriptors_of, eventually},
+    start,
+};
+use procpool::{
+    DictProxy, ErrorKind, ListProxy, Manager, Namespace, Process, Proxy, Result, StartMethod,
+    authkey,
+};
+use serde::{Deserialize, Serialize};
+use std::sync::{
+    LazyLock,
+    atomic::{AtomicBool, Ordering},
+};
+
+static MANAGER: LazyLock<Manager> = LazyLock::new(|| Manager::start().expect("a manager"));
+static TABLE: LazyLock<DictProxy<u32, u32>> = LazyLock::new(|| MANAGER.dict().expect("a dict"));
+
+#[derive(Serialize, Deserialize)]
+struct Bank {
+    accounts: DictProxy<String, Proxy<i64>>,
+    log: ListProxy<String>,
+}
+
+for_every_method! {
+    fn ten_processes_fill_one_dict(method) {
+        let manager = Manager::start()?;
+        let dict = manager.dict()?;
+        let fill = |(dict, number): (DictProxy<u32, u32>, u32)| dict.insert(number, std::process::id()).is_ok();
+        let processes = (0..10).map(|number| start(method, fill, (dict.clone(), number)));
+        let processes: Vec<Process<bool>> = processes.collect::<Result<_>>()?;
+        for process in processes {
+            let pid = process.pid();
+            assert!(process.result()?);
+            assert!(dict.values()?.contains(&pid));
+        }
+        assert_eq!(dict.len()?, 10);
+        Ok(())
+    }
+
+    fn a_proxy_that_a_process_has_made_is_its_result(method) {
+        let manager = Manager::start()?;
+        let make = |address| -> Option<ListProxy<u32>> {
+            let manager = Manager::connect(address, authkey()).ok()?;
+            let list = manager.list().ok()?;
+            list.extend(0..3).ok()?;
+            Some(list)
+        };
+        let process = start(method, make, manager.address().clone())?;
+        process.join()?;
+        assert_eq!(process.result()?.expect("a list").to_vec()?, [0, 1, 2]);
+        Ok(())
+    }
+
+    fn proxies_lie_in_structs_and_in_other_objects(method) {
+        let manager = Manager::start()?;
+        let bank = Bank { accounts: manager.dict()?, log: manager.list()? };
+        bank.accounts.insert("a".to_owned(), manager.object(1)?)?;
+        let work = |bank: Bank| {
+            let account = bank.accounts.get(&"a".to_owned()).ok()??;
+            bank.log.push("found it".to_owned()).ok()?;
+            account.call(|balance, by| { *balance += by; *balance }, 41).ok()
+        };
+        let log = bank.log.clone();
+        assert_eq!(start(method, work, bank)?.result()?, Some(42));
+        assert_eq!(log.to_vec()?, ["found it"]);
+        Ok(())
+    }
+
+    fn a_managers_own_key_reaches_the_children(method) {
+        let manager = Manager::builder().authkey("a key of its own").start()?;
+        let list = manager.list::<u8>()?;
+        assert!(start(method, |list: ListProxy<u8>| list.push(1).is_ok(), list.clone())?.result()?);
+        assert_eq!(list.to_vec()?, [1]);
+        Ok(())
+    }
+}
+
+fn sockets_of_this_process() -> Vec<String> {
+    let all = descriptors_of(std::process::id())
+        .into_iter()
+        .map(|it| it.1);
+    all.filter(|it| it.starts_with("socket:")).collect()
+}
+
+#[test]
+fn proxies_in_a_static_connect_anew_in_copies_of_the_process() -> Result<()> {
+    fn fill(number: u32) -> Option<Vec<String>> {
+        (0..20)
+            .try_for_each(|it| TABLE.insert(100 * number + it, number).map(drop))
+            .ok()?;
+        Some(sockets_of_this_process())
+    }
+    fn body() -> Result<()> {
+        TABLE.insert(0, 0)?;
+        let ours = sockets_of_this_process();
+        let processes = (1..=10).map(|number| start(StartMethod::Fork, fill, number));
+        let processes: Vec<_> = processes.collect::<Result<_>>()?;
+        for process in processes {
+            let theirs = process.result()?.expect("a filled dict");
+            // The sockets that connect a process to its parent are among both; those to the manager are nobody else's.
+            let connections = theirs.iter().filter(|it| !ours.contains(it)).count();
+            assert!(connections >= 2, "{ours:?} {theirs:?}");
+        }
+        assert_eq!(TABLE.len()?, 201);
+        MANAGER
+            .globals()?
+            .set("the parent's connections are its own", true)
+    }
+    in_time(|| in_a_process_with_one_thread(|()| body().map_err(|it| it.to_string())))
+}
+
+#[test]
+fn proxies_travel_to_the_workers_of_a_pool_and_back() -> Result<()> {
+    in_time(|| {
+        let (manager, pool) = (Manager::start()?, pool_of(2));
+        let list = manager.list::<u64>()?;
+        let push = |(list, number): (ListProxy<u64>, u64)| {
+            list.push(number)
+                .map(|()| list)
+                .map_err(|it| it.to_string())
+        };
+        let items: Vec<_> = (0..20).map(|number| (list.clone(), number)).collect();
+        for returned in pool.map(push, items)? {
+            assert!(returned.expect("a list").len()? >= 20);
+        }
+        let mut numbers = list.to_vec()?;
+        numbers.sort_unstable();
+        assert_eq!(numbers, (0..20).collect::<Vec<_>>());
+        Ok(())
+    })
+}
+
+/// Says in the server when it is dropped.
+#[derive(Serialize, Deserialize)]
+struct Watched;
+
+static IS_DROPPED: AtomicBool = AtomicBool::new(false);
+
+impl Drop for Watched {
+    fn drop(&mut self) {
+        IS_DROPPED.store(true, Ordering::SeqCst);
+    }
+}
+
+#[test]
+fn an_object_lives_exactly_as_long_as_anybody_refers_to_it() -> Result<()> {
+    in_time(|| {
+        let manager = Manager::start()?;
+        let probe = manager.object(())?;
+        let is_dropped = || probe.call(|(), ()| IS_DROPPED.load(Ordering::SeqCst), ());
+        let watched = manager.object(Watched)?;
+        probe.call(|(), ()| IS_DROPPED.store(false, Ordering::SeqCst), ())?;
+        let clone = watched.clone();
+        drop(watched);
+        let shelf = manager.list::<Proxy<Watched>>()?;
+        shelf.push(clone.clone())?;
+        drop(clone);
+        assert!(!is_dropped()?);
+        let found = shelf.pop()?.expect("it was there");
+        assert!(!is_dropped()?);
+        drop(found);
+        eventually("the object is dropped", || is_dropped().is_ok_and(|it| it));
+        Ok(())
+    })
+}
+
+#[test]
+fn a_second_decoding_of_a_proxy_is_a_plain_reference() -> Result<()> {
+    in_time(|| {
+        let manager = Manager::start()?;
+        let list = manager.list::<u8>()?;
+        let (sender, receiver) = procpool::pipe::<ListProxy<u8>, ListProxy<u8>>()?;
+        sender.send(&list)?;
+        let bytes = receiver.recv_bytes()?;
+        for _ in 0..2 {
+            sender.send_bytes(&bytes)?;
+            receiver.recv()?.push(1)?;
+        }
+        assert_eq!(list.len()?, 2);
+        drop(list);
+        sender.send_bytes(&bytes)?;
+        assert_eq!(failure(receiver.recv()).kind(), ErrorKind::Codec);
+        Ok(())
+    })
+}
+
+#[test]
+fn those_who_connect_find_proxies_among_the_globals() -> Result<()> {
+    in_time(|| {
+        let manager = Manager::start()?;
+        manager.globals()?.set("list", manager.list::<u8>()?)?;
+        let find = |address| -> Option<Namespace> {
+            let globals = Manager::connect(address, authkey()).ok()?.globals().ok()?;
+            let list: ListProxy<u8> = globals.get("list").ok()??;
+            list.push(7).ok()?;
+            Some(globals)
+        };
+        let globals = Process::start(find, manager.address().clone())?.result()?;
+        let list: ListProxy<u8> = globals.expect("a namespace").get("list")?.expect("a list");
+        assert_eq!(list.to_vec()?, [7]);
+        Ok(())
+    })
+}
