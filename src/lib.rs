@@ -245,7 +245,9 @@ pub use ipc::{
 };
 #[cfg(all(target_os = "linux", target_pointer_width = "64"))]
 pub use manager::{
-    ArrayProxy, DictProxy, ListProxy, Manager, ManagerBuilder, Namespace, Proxy, ValueProxy,
+    ArrayProxy, BarrierProxy, BoundedSemaphoreProxy, ConditionProxy, ConditionProxyGuard,
+    DictProxy, EventProxy, JoinableQueueProxy, ListProxy, LockProxy, Manager, ManagerBuilder,
+    Namespace, Proxy, ProxyGuard, QueueProxy, RLockProxy, SemaphoreProxy, ValueProxy,
 };
 #[cfg(all(target_os = "linux", target_pointer_width = "64"))]
 pub use pool::{

@@ -15,6 +15,8 @@ mod objects;
 mod proxies;
 #[path = "manager/servers.rs"]
 mod servers;
+#[path = "manager/waiting.rs"]
+mod waiting;
 
 use procpool::{Process, Result, StartMethod, Wire};
 

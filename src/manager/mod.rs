@@ -16,23 +16,37 @@
 //!
 //! Invariant: a client's death costs others nothing but the news of it; whatever a client sends, others do not notice.
 
+mod barrier;
 mod builder;
 mod client;
+mod condition;
 mod dict;
+mod event;
+mod hold;
 mod link;
 mod list;
+mod lock;
 mod namespace;
 mod protocol;
 mod proxy;
+mod queue;
 mod reference;
+mod semaphore;
 mod server;
 mod value;
+mod waiting;
 
+pub use barrier::BarrierProxy;
 pub use builder::ManagerBuilder;
+pub use condition::{ConditionProxy, ConditionProxyGuard};
 pub use dict::DictProxy;
+pub use event::EventProxy;
 pub use list::ListProxy;
+pub use lock::{LockProxy, ProxyGuard, RLockProxy};
 pub use namespace::Namespace;
 pub use proxy::Proxy;
+pub use queue::{JoinableQueueProxy, QueueProxy};
+pub use semaphore::{BoundedSemaphoreProxy, SemaphoreProxy};
 pub use value::{ArrayProxy, ValueProxy};
 
 use crate::error::Result;
@@ -151,6 +165,70 @@ impl Manager {
     /// Makes a namespace.
     pub fn namespace(&self) -> Result<Namespace> {
         self.make(namespace::create, &()).map(Namespace::new)
+    }
+
+    /// Makes a queue with room for so many items, `usize::MAX` for any number.
+    ///
+    /// # Errors
+    ///
+    /// [`InvalidInput`](crate::ErrorKind::InvalidInput) for none.
+    pub fn queue<T: Wire + Send + 'static>(&self, capacity: usize) -> Result<QueueProxy<T>> {
+        self.make(queue::create::<T>, &capacity)
+            .map(QueueProxy::new)
+    }
+
+    /// Makes a queue that knows when everything is done.
+    ///
+    /// # Errors
+    ///
+    /// As [`queue`](Self::queue).
+    pub fn joinable_queue<T>(&self, capacity: usize) -> Result<JoinableQueueProxy<T>>
+    where
+        T: Wire + Send + 'static,
+    {
+        let queue = self.make(queue::create::<T>, &capacity);
+        queue.map(JoinableQueueProxy::new)
+    }
+
+    /// Makes a lock.
+    pub fn lock(&self) -> Result<LockProxy> {
+        self.make(lock::create, &()).map(LockProxy::new)
+    }
+
+    /// Makes a lock that the thread which holds it may take again.
+    pub fn rlock(&self) -> Result<RLockProxy> {
+        self.make(lock::create, &()).map(RLockProxy::new)
+    }
+
+    /// Makes a semaphore with so many permits.
+    pub fn semaphore(&self, permits: usize) -> Result<SemaphoreProxy> {
+        self.make(semaphore::create, &permits)
+            .map(SemaphoreProxy::new)
+    }
+
+    /// Makes a semaphore with so many permits and never more.
+    pub fn bounded_semaphore(&self, permits: usize) -> Result<BoundedSemaphoreProxy> {
+        let semaphore = self.make(semaphore::create_bounded, &permits);
+        semaphore.map(BoundedSemaphoreProxy::new)
+    }
+
+    /// Makes a condition, with its lock.
+    pub fn condition(&self) -> Result<ConditionProxy> {
+        self.make(condition::create, &()).map(ConditionProxy::new)
+    }
+
+    /// Makes an event that is not set.
+    pub fn event(&self) -> Result<EventProxy> {
+        self.make(event::create, &()).map(EventProxy::new)
+    }
+
+    /// Makes a barrier for so many parties.
+    ///
+    /// # Errors
+    ///
+    /// [`InvalidInput`](crate::ErrorKind::InvalidInput) for none, and for more than a million.
+    pub fn barrier(&self, parties: usize) -> Result<BarrierProxy> {
+        self.make(barrier::create, &parties).map(BarrierProxy::new)
     }
 
     /// Makes a value.

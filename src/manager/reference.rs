@@ -93,6 +93,15 @@ impl Reference {
         })
     }
 
+    /// The names of its server and of the object there.
+    pub(super) fn identity(&self) -> (u64, u64) {
+        let server = match &self.0 {
+            Place::There(there) => there.client.server(),
+            Place::Here(server, _) => server.name(),
+        };
+        (server, self.id())
+    }
+
     fn id(&self) -> u64 {
         match &self.0 {
             Place::There(there) => there.id,

@@ -12,7 +12,7 @@ mod start;
 mod watcher;
 
 pub(super) use object::{Guarded, Object};
-pub(super) use session::Session;
+pub(super) use session::{Holdable, Session};
 pub(super) use start::{FOLDER, Limits, Started, socket_in, start};
 
 use crate::error::{Error, ErrorKind, Result};

@@ -77,7 +77,10 @@ fn answer_all(
     while let Some(mut request) = connection.recv_message(limits.message, None)? {
         let given = request.take_descriptors();
         server.answer(session, request.payload(), given, &mut reply);
-        send(connection, &mut reply)?;
+        if let Err(error) = send(connection, &mut reply) {
+            session.take_back();
+            return Err(error);
+        }
         let _ = panic::run(|| session.clean());
     }
     Ok(())

@@ -13,6 +13,14 @@ use std::{
     thread::Thread,
 };
 
+/// Something that a client can hold, and that must go on without it.
+pub(in crate::manager) trait Holdable: Send + Sync {
+    /// The session has ended while it held this.
+    fn holder_has_gone(&self, session: u64);
+}
+
+type Undo = Box<dyn FnOnce() + Send>;
+
 /// A client, as far as one of its connections goes. It ends with the connection.
 pub(in crate::manager) struct Session {
     number: u64,
@@ -21,6 +29,9 @@ pub(in crate::manager) struct Session {
     /// Who waits in its name.
     thread: OnceLock<Thread>,
     references: Mutex<HashMap<u64, Arc<Object>>>,
+    held: Mutex<Vec<Arc<dyn Holdable>>>,
+    /// What takes the last call back if its reply cannot be delivered.
+    undo: Mutex<Option<Undo>>,
     /// Let go of, and dropped when the reply was sent.
     garbage: Mutex<Vec<Arc<Object>>>,
 }
@@ -33,6 +44,8 @@ impl Session {
             has_gone: AtomicBool::new(false),
             thread: OnceLock::new(),
             references: Mutex::default(),
+            held: Mutex::default(),
+            undo: Mutex::default(),
             garbage: Mutex::default(),
         }
     }
@@ -76,8 +89,36 @@ impl Session {
         self.garbage.lock().extend(object);
     }
 
-    /// Drops what the client has let go of.
+    /// Notes what is held in its name.
+    pub(in crate::manager) fn holds(&self, what: Arc<dyn Holdable>) {
+        self.held.lock().push(what);
+    }
+
+    /// Forgets it again.
+    pub(in crate::manager) fn lets_go(&self, what: &Arc<dyn Holdable>) {
+        let mut held = self.held.lock();
+        if let Some(index) = held.iter().rposition(|it| Arc::ptr_eq(it, what)) {
+            held.swap_remove(index);
+        }
+    }
+
+    /// Says what to do if the reply of this call cannot be delivered.
+    pub(in crate::manager) fn if_undelivered(&self, undo: impl FnOnce() + Send + 'static) {
+        *self.undo.lock() = Some(Box::new(undo));
+    }
+
+    /// The last reply could not be delivered.
+    pub(super) fn take_back(&self) {
+        let undo = self.undo.lock().take();
+        if let Some(undo) = undo {
+            undo();
+        }
+    }
+
+    /// Drops what the client has let go of, and what it was sent.
     pub(in crate::manager) fn clean(&self) {
+        let undo = self.undo.lock().take();
+        drop(undo);
         let garbage = mem::take(&mut *self.garbage.lock());
         drop(garbage);
     }
@@ -85,6 +126,9 @@ impl Session {
 
 impl Drop for Session {
     fn drop(&mut self) {
+        for held in mem::take(self.held.get_mut()) {
+            held.holder_has_gone(self.number);
+        }
         if let Some(server) = Server::here() {
             server.maker_has_gone(self.number);
         }

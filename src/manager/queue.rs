@@ -1,0 +1,349 @@
+//! Queues in the server: plain ones, and those that count unfinished tasks.
+
+use super::{
+    protocol::Answer,
+    proxy::proxy,
+    reference::Reference,
+    server::{Server, Session},
+    waiting::{Line, Wait, wait_in},
+};
+use crate::error::{ErrorKind, Result};
+use crate::process::function::{Failure, Handler, Invocation, Method};
+use crate::wire::{Wire, codec};
+use parking_lot::Mutex;
+use std::{collections::VecDeque, sync::Arc, time::Duration};
+
+proxy! {
+    /// A queue in a manager's server, made by [`Manager::queue`](crate::Manager::queue). Its items may hold proxies.
+    ///
+    /// An item is in the server when `put` returns. Those who wait are served in the order in which they came. One who dies while
+    /// it waits takes no item; one that was sent to a process which dies before it can look at it is lost with it.
+    ///
+    /// ```
+    /// use procpool::{Manager, Process, QueueProxy};
+    ///
+    /// let manager = Manager::start()?;
+    /// let queue = manager.queue(8)?;
+    /// let produce = |queue: QueueProxy<String>| queue.put(&"an item".to_owned()).is_ok();
+    /// let producer = Process::start(produce, queue.clone())?;
+    /// assert_eq!(queue.get()?, "an item");
+    /// assert!(producer.result()?);
+    /// # Ok::<(), procpool::Error>(())
+    /// ```
+    QueueProxy<T>
+}
+
+proxy! {
+    /// A [`QueueProxy`] that knows when everything that was put is done, made by
+    /// [`Manager::joinable_queue`](crate::Manager::joinable_queue).
+    ///
+    /// ```
+    /// let manager = procpool::Manager::start()?;
+    /// let queue = manager.joinable_queue(8)?;
+    /// queue.put(&1)?;
+    /// queue.get()?;
+    /// queue.task_done()?;
+    /// queue.join()?;
+    /// # Ok::<(), procpool::Error>(())
+    /// ```
+    JoinableQueueProxy<T>
+}
+
+macro_rules! queue_proxy {
+    ($name:ident) => {
+        impl<T: Wire + Send + 'static> $name<T> {
+            /// Puts an item at the end, waiting as long as the queue is full.
+            ///
+            /// # Errors
+            ///
+            /// [`Codec`](crate::ErrorKind::Codec) when it cannot be encoded, [`Disconnected`](crate::ErrorKind::Disconnected)
+            /// when the server is gone or the queue closed.
+            pub fn put(&self, item: &T) -> Result<()> {
+                put_by(&self.0, item, Wait::Forever)
+            }
+
+            /// Puts an item at the end if there is room.
+            ///
+            /// # Errors
+            ///
+            /// [`Full`](crate::ErrorKind::Full) if there is none; else as [`put`](Self::put).
+            pub fn try_put(&self, item: &T) -> Result<()> {
+                put_by(&self.0, item, Wait::Never)
+            }
+
+            /// Puts an item at the end, waiting at most `limit`.
+            ///
+            /// # Errors
+            ///
+            /// [`TimedOut`](crate::ErrorKind::TimedOut); else as [`put`](Self::put).
+            pub fn put_timeout(&self, item: &T, limit: Duration) -> Result<()> {
+                put_by(&self.0, item, Wait::AtMost(limit))
+            }
+
+            /// Takes the first item, waiting until there is one.
+            ///
+            /// # Errors
+            ///
+            /// [`Disconnected`](crate::ErrorKind::Disconnected) when the server is gone, or the queue is closed and empty.
+            pub fn get(&self) -> Result<T> {
+                self.0.ask(get::<T>, &Wait::Forever)
+            }
+
+            /// Takes the first item if there is one.
+            ///
+            /// # Errors
+            ///
+            /// [`Empty`](crate::ErrorKind::Empty) if there is none; else as [`get`](Self::get).
+            pub fn try_get(&self) -> Result<T> {
+                self.0.ask(get::<T>, &Wait::Never)
+            }
+
+            /// Takes the first item, waiting at most `limit`.
+            ///
+            /// # Errors
+            ///
+            /// [`TimedOut`](crate::ErrorKind::TimedOut); else as [`get`](Self::get).
+            pub fn get_timeout(&self, limit: Duration) -> Result<T> {
+                self.0.ask(get::<T>, &Wait::AtMost(limit))
+            }
+
+            /// How many items there are.
+            ///
+            /// # Errors
+            ///
+            /// [`Disconnected`](crate::ErrorKind::Disconnected) when the server is gone, here and below.
+            pub fn len(&self) -> Result<usize> {
+                Ok(self.0.ask::<_, _, (usize, usize)>(size::<T>, &())?.0)
+            }
+
+            /// Whether there are none.
+            pub fn is_empty(&self) -> Result<bool> {
+                Ok(self.len()? == 0)
+            }
+
+            /// Whether there is no room for another.
+            pub fn is_full(&self) -> Result<bool> {
+                let (length, capacity): (usize, usize) = self.0.ask(size::<T>, &())?;
+                Ok(length >= capacity)
+            }
+
+            /// How many items there is room for.
+            pub fn capacity(&self) -> Result<usize> {
+                Ok(self.0.ask::<_, _, (usize, usize)>(size::<T>, &())?.1)
+            }
+
+            /// Closes it for everybody: nothing more can be put, and what is there can be taken.
+            pub fn close(&self) -> Result<()> {
+                self.0.ask(close::<T>, &())
+            }
+        }
+    };
+}
+
+queue_proxy!(QueueProxy);
+queue_proxy!(JoinableQueueProxy);
+
+impl<T: Wire + Send + 'static> JoinableQueueProxy<T> {
+    /// Says that an item which was taken is done.
+    ///
+    /// # Errors
+    ///
+    /// [`InvalidInput`](ErrorKind::InvalidInput) when it is said more often than items were put;
+    /// [`Disconnected`](ErrorKind::Disconnected) when the server is gone.
+    pub fn task_done(&self) -> Result<()> {
+        self.0.ask(task_done::<T>, &())
+    }
+
+    /// Waits until all that was put is done.
+    ///
+    /// # Errors
+    ///
+    /// [`Disconnected`](ErrorKind::Disconnected) when the server is gone.
+    pub fn join(&self) -> Result<()> {
+        self.0.ask(join::<T>, &Wait::Forever)
+    }
+
+    /// As [`join`](Self::join), at most for `limit`.
+    ///
+    /// # Errors
+    ///
+    /// [`TimedOut`](ErrorKind::TimedOut); else as there.
+    pub fn join_timeout(&self, limit: Duration) -> Result<()> {
+        self.0.ask(join::<T>, &Wait::AtMost(limit))
+    }
+}
+
+/// The limit, and then the item: that may be bytes.
+fn put_by<T: Wire + Send + 'static>(reference: &Reference, item: &T, wait: Wait) -> Result<()> {
+    let handler: Handler<Queue<T>> = match wait {
+        Wait::Forever => put::<T>,
+        Wait::Never => try_put::<T>,
+        Wait::AtMost(_) => put_timeout::<T>,
+    };
+    reference.call(
+        Method::handler(handler)?,
+        |message| {
+            if let Wait::AtMost(limit) = wait {
+                message.extend(limit.as_secs().to_le_bytes());
+                message.extend(limit.subsec_nanos().to_le_bytes());
+            }
+            codec::encode(item, message)
+        },
+        |reply| codec::decode(reply),
+    )
+}
+
+struct Queue<T>(Arc<Mutex<State<T>>>);
+
+struct State<T> {
+    items: VecDeque<T>,
+    capacity: usize,
+    is_closed: bool,
+    /// Items that were put and not said to be done.
+    unfinished: usize,
+    getters: Line,
+    putters: Line,
+    joiners: Line,
+}
+
+/// Makes one for so many items.
+pub(super) fn create<T: Wire + Send + 'static>(
+    server: &Server,
+    call: &mut Invocation<'_>,
+) -> Answer {
+    let capacity = call.decode()?;
+    if capacity == 0 {
+        let message = "a queue cannot be for 0 items";
+        return Err(Failure::Refused(
+            ErrorKind::InvalidInput,
+            message.to_owned(),
+        ));
+    }
+    let state = State::<T> {
+        items: VecDeque::new(),
+        capacity,
+        is_closed: false,
+        unfinished: 0,
+        getters: Line::in_turn(),
+        putters: Line::in_turn(),
+        joiners: Line::crowd(),
+    };
+    server.create(Queue(Arc::new(Mutex::new(state))), call)
+}
+
+fn put<T: Wire + Send + 'static>(queue: &Queue<T>, call: &mut Invocation<'_>) -> Answer {
+    let item = call.decode()?;
+    queue.put(item, Wait::Forever, call)
+}
+
+fn try_put<T: Wire + Send + 'static>(queue: &Queue<T>, call: &mut Invocation<'_>) -> Answer {
+    let item = call.decode()?;
+    queue.put(item, Wait::Never, call)
+}
+
+fn put_timeout<T: Wire + Send + 'static>(queue: &Queue<T>, call: &mut Invocation<'_>) -> Answer {
+    use codec::Input;
+    let (mut seconds, mut nanos) = ([0; 8], [0; 4]);
+    if !call.argument.take(&mut seconds) || !call.argument.take(&mut nanos) {
+        return Err(Failure::Decode("the message ends too early".to_owned()));
+    }
+    let (seconds, nanos) = (u64::from_le_bytes(seconds), u32::from_le_bytes(nanos));
+    let limit = Duration::from_secs(seconds).saturating_add(Duration::from_nanos(nanos.into()));
+    let item = call.decode()?;
+    queue.put(item, Wait::AtMost(limit), call)
+}
+
+impl<T: Wire + Send + 'static> Queue<T> {
+    fn put(&self, item: T, wait: Wait, call: &Invocation<'_>) -> Answer {
+        let mut item = Some(item);
+        let attempt = |it: &mut State<T>| {
+            if it.is_closed {
+                return Some(Err(closed()));
+            }
+            (it.items.len() < it.capacity).then(|| {
+                it.items.extend(item.take());
+                it.unfinished += 1;
+                it.getters.wake();
+                Ok(())
+            })
+        };
+        let put = wait_in(
+            &self.0,
+            |it| &mut it.putters,
+            Session::of(call),
+            wait,
+            attempt,
+        );
+        put.map_err(|it| it.into_failure(wait, ErrorKind::Full, "the queue is full"))?
+    }
+}
+
+fn get<T: Wire + Send + 'static>(queue: &Queue<T>, call: &mut Invocation<'_>) -> Answer {
+    let (wait, session): (Wait, _) = (call.decode()?, Session::of(call));
+    let attempt = |it: &mut State<T>| match it.items.pop_front() {
+        None => it.is_closed.then(|| Err(closed())),
+        Some(item) => {
+            it.putters.wake();
+            Some(Ok(item))
+        }
+    };
+    let got = wait_in(&queue.0, |it| &mut it.getters, session, wait, attempt);
+    let item =
+        got.map_err(|it| it.into_failure(wait, ErrorKind::Empty, "the queue is empty"))??;
+    call.encode(&item)?;
+    let state = Arc::clone(&queue.0);
+    session.if_undelivered(move || {
+        let mut state = state.lock();
+        state.items.push_front(item);
+        state.getters.wake();
+    });
+    Ok(())
+}
+
+fn size<T: Wire + Send + 'static>(queue: &Queue<T>, call: &mut Invocation<'_>) -> Answer {
+    let size = {
+        let state = queue.0.lock();
+        (state.items.len(), state.capacity)
+    };
+    call.encode(&size)
+}
+
+fn close<T: Wire + Send + 'static>(queue: &Queue<T>, _: &mut Invocation<'_>) -> Answer {
+    let mut state = queue.0.lock();
+    state.is_closed = true;
+    state.getters.wake();
+    state.putters.wake();
+    Ok(())
+}
+
+fn task_done<T: Wire + Send + 'static>(queue: &Queue<T>, _: &mut Invocation<'_>) -> Answer {
+    let mut state = queue.0.lock();
+    let Some(unfinished) = state.unfinished.checked_sub(1) else {
+        let message = "more tasks are done than items were put";
+        return Err(Failure::Refused(
+            ErrorKind::InvalidInput,
+            message.to_owned(),
+        ));
+    };
+    state.unfinished = unfinished;
+    state.joiners.wake();
+    Ok(())
+}
+
+fn join<T: Wire + Send + 'static>(queue: &Queue<T>, call: &mut Invocation<'_>) -> Answer {
+    let wait: Wait = call.decode()?;
+    let attempt = |it: &mut State<T>| (it.unfinished == 0).then_some(());
+    let joined = wait_in(
+        &queue.0,
+        |it| &mut it.joiners,
+        Session::of(call),
+        wait,
+        attempt,
+    );
+    joined.map_err(|it| it.into_failure(wait, ErrorKind::WouldBlock, "not everything is done"))
+}
+
+fn closed() -> Failure {
+    let message = "the queue is closed";
+    Failure::Refused(ErrorKind::Disconnected, message.to_owned())
+}
