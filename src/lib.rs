@@ -209,6 +209,26 @@
 //! # Ok::<(), procpool::Error>(())
 //! ```
 //!
+//! # Shared objects
+//!
+//! A [`Manager`] is a server process with objects that any process uses through proxies: lists, dicts, queues, locks, and any
+//! type, whose functions run in the server, one at a time for each object. A proxy is a value: it can be an argument, a
+//! result, or lie in another object. Each call is a message there and back, some microseconds; what must be faster lies in
+//! shared memory ([`Value`], [`Array`], [`Atomic`]), which reaches relatives on one machine only.
+//!
+//! ```
+//! use procpool::{Manager, Process, Proxy};
+//!
+//! let manager = Manager::start()?;
+//! let highest = manager.object(0u64)?;
+//! let report = |(highest, mine): (Proxy<u64>, u64)| highest.call(|it, mine| *it = mine.max(*it), mine).is_ok();
+//! for number in [3, 7, 5] {
+//!     assert!(Process::start(report, (highest.clone(), number))?.result()?);
+//! }
+//! assert_eq!(highest.get()?, 7);
+//! # Ok::<(), procpool::Error>(())
+//! ```
+//!
 //! Linux 5.4 or later, 64-bit, with `/proc` mounted.
 
 #[cfg(not(all(target_os = "linux", target_pointer_width = "64")))]

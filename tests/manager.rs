@@ -9,6 +9,8 @@ mod processes;
 mod deaths;
 #[path = "manager/hostile.rs"]
 mod hostile;
+#[path = "manager/leaks.rs"]
+mod leaks;
 #[path = "manager/objects.rs"]
 mod objects;
 #[path = "manager/proxies.rs"]

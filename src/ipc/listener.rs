@@ -20,7 +20,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-/// Handshakes that may be under way at once; one more ends the oldest.
+/// Handshakes that may be under way at once, unless more clients are expected; one more ends the oldest.
 const MOST_HANDSHAKES: usize = 64;
 
 /// How long a listener may take to be reached, to accept and to answer: it may be busy with something else.
@@ -41,6 +41,7 @@ pub struct Listener {
     /// Readable when there is something to do: it watches the socket, and those of the handshakes.
     watched: poll::Set,
     handshakes: Mutex<Vec<Handshake>>,
+    most_handshakes: usize,
     _file: Option<SocketFile>,
 }
 
@@ -91,11 +92,18 @@ impl Listener {
         Ok(Self {
             watched: watched.map_err(|it| not_bound(&address, it))?,
             handshakes: Mutex::default(),
+            most_handshakes: MOST_HANDSHAKES,
             key: authkey,
             _file: file,
             address,
             socket,
         })
+    }
+
+    /// Lets so many clients come at the same moment, for whom this process must have room.
+    pub(crate) fn expecting(mut self, clients: usize) -> Self {
+        self.most_handshakes = clients.max(MOST_HANDSHAKES);
+        self
     }
 
     /// Where it listens, with the port that was free if any was asked for.
@@ -189,7 +197,7 @@ impl Listener {
         let added = self.watched.add(&handshake, 0, poll::Interest::Read);
         added.map_err(|it| self.failed(it))?;
         handshakes.push(handshake);
-        if handshakes.len() > MOST_HANDSHAKES {
+        if handshakes.len() > self.most_handshakes {
             self.end(handshakes, 0);
             return Err(Error::new(
                 ErrorKind::AuthenticationFailed,

@@ -102,7 +102,7 @@ fn run(order: Order) {
         end,
         report,
     } = order;
-    let prepared = prepare(address, key.into(), &owner, &end);
+    let prepared = prepare(address, key.into(), &owner, &end, limits);
     let (server, listener, watcher) = match prepared {
         Ok(prepared) => prepared,
         Err(error) => {
@@ -133,6 +133,7 @@ fn prepare(
     key: AuthKey,
     owner: &Descriptor,
     end: &Receiver<()>,
+    limits: Limits,
 ) -> Result<(&'static Server, Listener, Watcher)> {
     panic::install_hook(Report::Silent, |_| ());
     fd::allow_many();
@@ -143,7 +144,7 @@ fn prepare(
         Ok(watcher)
     });
     let watcher = prepared.map_err(|it| Error::io("failed to prepare a manager's server", it))?;
-    let listener = Listener::bind(address, Some(key))?;
+    let listener = Listener::bind(address, Some(key))?.expecting(limits.clients);
     let server = Server::settle(listener.address().clone())?;
     Ok((server, listener, watcher))
 }
