@@ -3,7 +3,7 @@
 //! | message | bytes |
 //! |---|---|
 //! | greeting of a client | name and version of this protocol: 8; build of the program: 8 |
-//! | request | object: 8; [`Method`]: 32; argument |
+//! | request | object: 8; [`Method`]: 9, or 33 outside of the program; argument |
 //! | reply, also to the greeting | 1: [`VALUE`] or [`FAULT`]; the encoded result, or a [`Fault`] |
 //!
 //! A value that may be bytes stands last in its message, so that it is one copy.
@@ -81,19 +81,17 @@ pub(super) struct Request<'a> {
 }
 
 impl<'a> Request<'a> {
-    const HEAD: usize = 8 + Method::SIZE;
-
     pub(super) fn put_head(target: u64, method: Method, message: &mut Vec<u8>) {
         message.extend_from_slice(&target.to_le_bytes());
-        message.extend_from_slice(&method.to_bytes());
+        method.put(message);
     }
 
     pub(super) fn parse(bytes: &'a [u8]) -> Option<Self> {
-        let (head, argument) = bytes.split_at_checked(Self::HEAD)?;
-        let (target, method) = head.split_at(8);
+        let (target, rest) = bytes.split_first_chunk()?;
+        let (method, argument) = Method::split_off(rest)?;
         Some(Self {
-            target: u64::from_le_bytes(target.try_into().ok()?),
-            method: Method::from_bytes(method.try_into().ok()?),
+            target: u64::from_le_bytes(*target),
+            method,
             argument,
         })
     }

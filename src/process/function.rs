@@ -63,6 +63,19 @@ impl Location {
             .ok_or_else(|| unknown("the function's address holds no code"))
     }
 
+    /// The offset, if the program holds it and it has 32 bits.
+    fn short(self) -> Option<u32> {
+        let offset = u32::try_from(self.offset).ok()?;
+        (self.module == ModuleId::PROGRAM).then_some(offset)
+    }
+
+    fn in_program(offset: u32) -> Self {
+        Self {
+            module: ModuleId::PROGRAM,
+            offset: offset.into(),
+        }
+    }
+
     pub(crate) fn to_bytes(self) -> [u8; Self::SIZE] {
         let mut bytes = [0; Self::SIZE];
         bytes[..8].copy_from_slice(&self.module.0.to_le_bytes());
@@ -276,6 +289,11 @@ impl Method {
     /// Bytes on the wire.
     pub(crate) const SIZE: usize = Function::SIZE;
 
+    /// Two offsets in the program follow, of 4 bytes each.
+    const SHORT: u8 = 0;
+    /// Modules and offsets follow.
+    const LONG: u8 = 1;
+
     /// A user's function, on what lies in an `O`.
     pub(crate) fn of_user<O, T, A, R>(f: fn(&mut T, A) -> R) -> Result<Self>
     where
@@ -318,6 +336,40 @@ impl Method {
 
     pub(crate) fn from_bytes(bytes: &[u8; Self::SIZE]) -> Self {
         Self(Function::from_bytes(bytes))
+    }
+
+    /// Appends it, in few bytes if it lies in the program, as it mostly does: a small request is read in one piece then.
+    #[inline]
+    pub(crate) fn put(self, message: &mut Vec<u8>) {
+        let (trampoline, function) = (self.0.trampoline.short(), self.0.function.short());
+        match trampoline.zip(function) {
+            Some((trampoline, function)) => {
+                message.push(Self::SHORT);
+                message.extend_from_slice(&trampoline.to_le_bytes());
+                message.extend_from_slice(&function.to_le_bytes());
+            }
+            None => {
+                message.push(Self::LONG);
+                message.extend_from_slice(&self.to_bytes());
+            }
+        }
+    }
+
+    /// What [`put`](Self::put) has put, and what follows it.
+    #[inline]
+    pub(crate) fn split_off(bytes: &[u8]) -> Option<(Self, &[u8])> {
+        let (kind, bytes) = bytes.split_first()?;
+        if *kind == Self::LONG {
+            let (method, rest) = bytes.split_first_chunk()?;
+            return Some((Self::from_bytes(method), rest));
+        }
+        let (trampoline, bytes) = bytes.split_first_chunk()?;
+        let (function, rest) = bytes.split_first_chunk()?;
+        let method = Self(Function {
+            trampoline: Location::in_program(u32::from_le_bytes(*trampoline)),
+            function: Location::in_program(u32::from_le_bytes(*function)),
+        });
+        Some((method, rest))
     }
 }
 
