@@ -96,7 +96,7 @@ impl ManagerBuilder {
         self.check_key()?;
         let key = self.key.unwrap_or_else(authkey);
         let (address, folder) = match self.address {
-            Some(address) => (address, None),
+            Some(address) => (absolute(address)?, None),
             None => {
                 let folder = own_folder()?;
                 (socket_in(folder.path()).into(), Some(folder))
@@ -129,6 +129,18 @@ impl ManagerBuilder {
             return Err(Error::new(ErrorKind::InvalidInput, message));
         }
         Ok(())
+    }
+}
+
+/// The same from whatever folder it is looked at: proxies carry it to other processes.
+fn absolute(address: Address) -> Result<Address> {
+    match address {
+        Address::Unix(path) if !path.as_os_str().is_empty() => {
+            let path = std::path::absolute(path);
+            path.map(Address::Unix)
+                .map_err(|it| Error::io("failed to find the folder of a manager's socket", it))
+        }
+        address => Ok(address),
     }
 }
 

@@ -399,6 +399,36 @@ fn a_hundred_threads_that_wait_hold_up_nobody() -> Result<()> {
     })
 }
 
+/// Takes a lock, leaves a copy of itself that has the same sockets, and says that it is ready.
+fn hold_and_fork((lock, ready): (LockProxy, EventProxy)) {
+    let _held = lock.acquire();
+    let copy = start(StartMethod::Fork, |()| -> () { park_for_ever() }, ());
+    let copy = copy.expect("a copy of a process with one thread");
+    ready.set().expect("a server");
+    copy.join().expect("a copy");
+    park_for_ever()
+}
+
+#[test]
+fn a_killed_holder_is_dead_although_a_copy_of_it_has_its_sockets() -> Result<()> {
+    in_time(|| {
+        let manager = Manager::start()?;
+        let (lock, ready) = (manager.lock()?, manager.event()?);
+        let holder = Process::start(hold_and_fork, (lock.clone(), ready.clone()))?;
+        ready.wait()?;
+        let copy = crate::processes::Process::children_of(holder.pid());
+        kill(holder)?;
+        assert_eq!(
+            failure(lock.acquire_timeout(LONG)).kind(),
+            ErrorKind::OwnerDied
+        );
+        for copy in copy {
+            crate::processes::kill(copy.pid, nix::sys::signal::Signal::SIGKILL);
+        }
+        Ok(())
+    })
+}
+
 #[test]
 fn a_lock_that_was_forgotten_is_let_go_with_its_process() -> Result<()> {
     in_time(|| {
