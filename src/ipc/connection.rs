@@ -22,6 +22,11 @@ use std::{
 /// the other end are gone, closed or with the process that had them, what was sent before can still be received; then
 /// every call is an error of [`ErrorKind::Disconnected`](crate::ErrorKind::Disconnected).
 ///
+/// Over TCP, an end that is closed while messages to it are unread, or on a machine that has died, takes with it what it has
+/// sent and the other end has not received yet: have the other end confirm what must not get lost. A machine that answers
+/// nothing any more is noticed within two minutes; if something sent to it is on its way, when the system gives up sending
+/// it again, mostly after a quarter of an hour.
+///
 /// Sending blocks while what the other end has not received yet fills the pipe (at least 4 KiB, mostly 64 KiB), so two
 /// processes that send each other much before either receives wait for each other for ever.
 ///

@@ -280,7 +280,7 @@ fn not_reached(address: &Address, error: io::Error) -> Error {
 fn connection<S, R>(socket: OwnedFd, address: &Address) -> Result<Connection<S, R>> {
     let carries_descriptors = matches!(address, Address::Unix(_));
     if !carries_descriptors {
-        let set = socket::send_at_once(&socket);
+        let set = socket::set_up_tcp(&socket);
         set.map_err(|it| Error::io("failed to set up a connection", it))?;
     }
     let ends = Ends::Socket {

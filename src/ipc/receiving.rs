@@ -4,7 +4,7 @@ use super::line::{BLOCK, HEADER, INLINE, Line};
 use super::lists::Lists;
 use super::message::Message;
 use crate::error::{Error, ErrorKind, Result};
-use crate::sys::{poll, spin::Spin};
+use crate::sys::{poll, socket, spin::Spin};
 use crate::wire::Wire;
 use parking_lot::{Mutex, MutexGuard};
 use std::{
@@ -212,7 +212,7 @@ fn would_block(outcome: &io::Result<()>) -> bool {
 #[cold]
 fn failed(error: io::Error) -> Error {
     match error.kind() {
-        io::ErrorKind::UnexpectedEof | io::ErrorKind::ConnectionReset => Error::new(
+        kind if kind == io::ErrorKind::UnexpectedEof || socket::is_closed(&error) => Error::new(
             ErrorKind::Disconnected,
             "failed to receive a message: the other end is gone",
         ),

@@ -8,7 +8,6 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::ipc::{Address, AuthKey, Connection, connect};
 use crate::process::{fault::Fault, function::Method};
 use crate::shm::Cursor;
-use crate::sys::socket;
 use crate::wire::{
     codec::{self, Reason},
     handle,
@@ -44,8 +43,6 @@ impl Link {
     /// Connects, and finds out who is there.
     pub(super) fn open(address: &Address, key: &AuthKey) -> Result<(Self, Welcome)> {
         let connection = connect::<(), ()>(address.clone(), Some(key.clone()))?;
-        // It fails for Unix sockets, which need none.
-        let _ = socket::keep_alive(&connection);
         // A server that refuses this client may have hung up already; why, it has said.
         let greeted = connection.send_bytes(&Hello::bytes());
         let deadline = Instant::now() + WELCOMED_WITHIN;

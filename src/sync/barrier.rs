@@ -112,6 +112,10 @@ pub struct Barrier {
 pub struct BarrierWaitResult(usize);
 
 impl BarrierWaitResult {
+    pub(crate) fn new(index: usize) -> Self {
+        Self(index)
+    }
+
     /// Its own number among the parties, from 0 to one less than there are.
     #[must_use]
     pub fn index(&self) -> usize {

@@ -25,7 +25,7 @@ pub struct LockError<G> {
 }
 
 impl<G> LockError<G> {
-    pub(super) fn owner_died(what: impl fmt::Display, guard: G) -> Self {
+    pub(crate) fn owner_died(what: impl fmt::Display, guard: G) -> Self {
         let message = format!("the last holder of the {what} died while it held it");
         Self {
             error: Error::new(ErrorKind::OwnerDied, message),

@@ -87,17 +87,16 @@ pub(crate) fn try_accept(socket: impl AsFd) -> io::Result<OwnedFd> {
     above_stdio(unsafe { OwnedFd::from_raw_fd(accepted) })
 }
 
-/// Has a TCP socket send each message at once.
-pub(crate) fn send_at_once(socket: impl AsFd) -> io::Result<()> {
-    Ok(setsockopt(&socket, sockopt::TcpNoDelay, &true)?)
-}
-
-/// Has a TCP socket notice within two minutes that its peer's machine is gone, also when nothing is sent.
-pub(crate) fn keep_alive(socket: impl AsFd) -> io::Result<()> {
-    setsockopt(&socket, sockopt::KeepAlive, &true)?;
+/// Has a TCP socket send each message at once, and ask whether its peer's machine is still there when nothing comes for a
+/// minute: after another, it is gone.
+///
+/// No `TCP_USER_TIMEOUT`: it would also end a connection whose peer is there and does not receive for a while.
+pub(crate) fn set_up_tcp(socket: impl AsFd) -> io::Result<()> {
+    setsockopt(&socket, sockopt::TcpNoDelay, &true)?;
     setsockopt(&socket, sockopt::TcpKeepIdle, &60)?;
-    setsockopt(&socket, sockopt::TcpKeepInterval, &15)?;
-    Ok(setsockopt(&socket, sockopt::TcpKeepCount, &4)?)
+    setsockopt(&socket, sockopt::TcpKeepInterval, &10)?;
+    setsockopt(&socket, sockopt::TcpKeepCount, &6)?;
+    Ok(setsockopt(&socket, sockopt::KeepAlive, &true)?)
 }
 
 /// The process at the other end of a Unix socket, as it was when it connected; none where it cannot be known.
@@ -246,11 +245,16 @@ pub(crate) fn is_full(error: &io::Error) -> bool {
     error.kind() == io::ErrorKind::WouldBlock || error.raw_os_error() == Some(libc::ETOOMANYREFS)
 }
 
-/// Whether sending failed because the other end is closed.
+/// Whether sending or receiving failed because the other end is closed, or its machine is not there any more.
 pub(crate) fn is_closed(error: &io::Error) -> bool {
     matches!(
         error.kind(),
-        io::ErrorKind::BrokenPipe | io::ErrorKind::ConnectionReset
+        io::ErrorKind::BrokenPipe
+            | io::ErrorKind::ConnectionReset
+            | io::ErrorKind::TimedOut
+            | io::ErrorKind::HostUnreachable
+            | io::ErrorKind::NetworkUnreachable
+            | io::ErrorKind::NetworkDown
     )
 }
 
@@ -335,6 +339,7 @@ unsafe fn take_fds(message: &libc::msghdr) -> Vec<OwnedFd> {
 mod tests {
     use super::*;
     use crate::sys::{pipe, poll};
+    use nix::sys::socket::getsockopt;
     use std::time::Duration;
 
     #[test]
@@ -350,6 +355,30 @@ mod tests {
         assert_eq!(pipe::read(&reader, &mut [0; 2]).expect("the pipe"), 1);
         let (length, fds) = receive(&b, &mut buffer).expect("a message");
         assert_eq!((&buffer[..length], fds.len()), (&b"none"[..], 0));
+    }
+
+    #[test]
+    fn a_peer_whose_machine_is_gone_is_closed() {
+        for errno in [
+            Errno::EPIPE,
+            Errno::ECONNRESET,
+            Errno::ETIMEDOUT,
+            Errno::EHOSTUNREACH,
+            Errno::ENETUNREACH,
+        ] {
+            assert!(is_closed(&errno.into()), "{errno}");
+        }
+        assert!(!is_closed(&Errno::ENOBUFS.into()));
+    }
+
+    #[test]
+    fn silence_of_a_tcp_peer_is_asked_about() {
+        let listener = std::net::TcpListener::bind("127.0.0.1:0").expect("a port");
+        let address = listener.local_addr().expect("a port");
+        let socket = std::net::TcpStream::connect(address).expect("a listener");
+        set_up_tcp(&socket).expect("a TCP socket");
+        assert_eq!(getsockopt(&socket, sockopt::KeepAlive), Ok(true));
+        assert_eq!(getsockopt(&socket, sockopt::TcpKeepIdle), Ok(60));
     }
 
     #[test]

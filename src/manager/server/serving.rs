@@ -5,7 +5,6 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::ipc::Connection;
 use crate::manager::protocol::{Hello, Welcome};
 use crate::process::{fault::Fault, panic};
-use crate::sys::socket;
 use crate::wire::codec::{self, Output};
 use std::{
     sync::Arc,
@@ -23,8 +22,6 @@ pub(super) fn serve(
     connection: &Connection<(), ()>,
     limits: Limits,
 ) {
-    // It fails for Unix sockets, which need none.
-    let _ = socket::keep_alive(connection);
     let session = Arc::new(Session::new());
     session.runs_on(thread::current());
     let Ok(_watch) = watcher.watch(&session, connection) else {
