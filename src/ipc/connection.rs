@@ -33,7 +33,9 @@ use std::{
 /// A handle that is sent in a message stays usable here: then two processes hold the same end. Through a [`pipe`], both may
 /// send at once values that take up to 4088 bytes (with handles 4080), and receive at once where none takes more than 56;
 /// beyond that, it must be one of them at a time, or messages mix. Of two that receive at once, one may take the handles
-/// of the other's message, which is an error of [`ErrorKind::Codec`](crate::ErrorKind::Codec) then.
+/// of the other's message, which is an error of [`ErrorKind::Codec`](crate::ErrorKind::Codec) then. When one of several
+/// processes that share an end is killed in the middle of a longer message, the others do not learn of it, and what they
+/// send or receive next is taken for the rest of it: nobody can use that connection any more.
 /// A copy of this process (`StartMethod::Fork`) has every end that was open, too, so that none is gone before it has ended.
 pub struct Connection<S, R> {
     sending: SendingEnd,
@@ -143,12 +145,15 @@ impl<S, R> Connection<S, R> {
 }
 
 impl<S: Wire, R: Wire> Connection<S, R> {
-    /// Sends a value. Blocks while the pipe is full.
+    /// Sends a value. Blocks while the pipe is full, or more descriptors are on their way than the user may have.
     ///
     /// # Errors
     ///
     /// [`Codec`](crate::ErrorKind::Codec) when the value cannot be encoded, [`Unsupported`](crate::ErrorKind::Unsupported) when
-    /// it holds a handle and the other end may be on another machine: nothing was sent then.
+    /// it holds a handle and the other end may be on another machine,
+    /// [`InvalidInput`](crate::ErrorKind::InvalidInput) when it holds more than 65 535 descriptors,
+    /// [`Io`](crate::ErrorKind::Io) when the system refuses, as it does with descriptors after 10 s in which nobody has
+    /// received any of too many: nothing was sent then.
     /// [`Disconnected`](crate::ErrorKind::Disconnected) when the other end is gone.
     pub fn send(&self, value: &S) -> Result<()> {
         self.sending.send(value)

@@ -32,6 +32,13 @@ pub(crate) fn readable(fd: impl AsFd, limit: Option<Duration>) -> io::Result<boo
     }
 }
 
+/// Waits for `limit`, or until the peer of `fd` is gone or a signal comes.
+pub(crate) fn pause(fd: impl AsFd, limit: Duration) {
+    let mut fds = [PollFd::new(fd.as_fd(), PollFlags::empty())];
+    // Whatever ended the wait: the caller looks again.
+    let _ = nix::poll::poll(&mut fds, poll_timeout(Some(limit)));
+}
+
 /// Waits until one of `fds` is readable or at its end, and says which are.
 pub(crate) fn any_readable<const N: usize>(
     fds: [BorrowedFd<'_>; N],

@@ -1,6 +1,7 @@
 //! Unix sockets that carry descriptors beside bytes.
 
 use super::fd::{above_stdio, append, retry};
+use super::poll;
 use nix::{
     errno::Errno,
     sys::{
@@ -18,7 +19,7 @@ use std::{
     os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd},
     path::Path,
     slice,
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 /// Descriptors a message; the kernel refuses more (`SCM_MAX_FD`).
@@ -166,9 +167,13 @@ pub(crate) enum Batch {
     GivenUp,
 }
 
+/// How long a sender waits while too many descriptors are on their way: who receives them may be busy.
+const REFUSED_FOR: Duration = Duration::from_secs(10);
+
 /// Sends any number of descriptors, in as many messages as it takes; blocks while the socket's buffer is full.
 ///
-/// When the kernel refuses some (there is a limit to how many are on their way), the peer is told that the list is void.
+/// There is a limit to how many are on their way (RLIMIT_NOFILE for all of a user's processes): it waits for the others to be
+/// received, for `REFUSED_FOR` at the most. When the kernel refuses some after all, the peer is told that the list is void.
 pub(crate) fn send_fds(socket: impl AsFd, tag: Tag, fds: &[BorrowedFd<'_>]) -> io::Result<()> {
     let last = fds.len().div_ceil(MAX_FDS).saturating_sub(1);
     for (number, batch) in fds.chunks(MAX_FDS).enumerate() {
@@ -177,13 +182,29 @@ pub(crate) fn send_fds(socket: impl AsFd, tag: Tag, fds: &[BorrowedFd<'_>]) -> i
         } else {
             Batch::More
         };
-        if let Err(error) = send(&socket, &part(tag, mark), batch) {
+        if let Err(error) = send_once_allowed(&socket, &part(tag, mark), batch) {
             // It fails only when the peer is gone, who then needs not know.
             let _ = send(&socket, &part(tag, Batch::GivenUp), &[]);
             return Err(error);
         }
     }
     Ok(())
+}
+
+fn send_once_allowed(socket: impl AsFd, bytes: &[u8], fds: &[BorrowedFd<'_>]) -> io::Result<()> {
+    let deadline = Instant::now() + REFUSED_FOR;
+    loop {
+        match send(&socket, bytes, fds) {
+            Err(error)
+                if error.raw_os_error() == Some(libc::ETOOMANYREFS)
+                    && Instant::now() < deadline =>
+            {
+                // Nothing tells when there is room again.
+                poll::pause(&socket, Duration::from_millis(1));
+            }
+            sent => return sent,
+        }
+    }
 }
 
 /// Bytes of a message of [`send_fds`]. A socket's stream keeps them together, too: they are sent and received in one piece.
@@ -338,7 +359,7 @@ unsafe fn take_fds(message: &libc::msghdr) -> Vec<OwnedFd> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::sys::{pipe, poll};
+    use crate::sys::pipe;
     use nix::sys::socket::getsockopt;
     use std::time::Duration;
 

@@ -1,11 +1,17 @@
 //! Handles as parts of messages.
 
-use crate::common::{DEADLINE, alone, failure, in_time};
+use crate::common::{A_MOMENT, DEADLINE, alone, failure, in_time};
 use crate::processes::{self, descriptors_of, eventually};
 use nix::fcntl::{FcntlArg, fcntl};
-use procpool::{Connection, ErrorKind, Process, Receiver, Sender, one_way, pipe};
+use procpool::{Connection, Descriptor, ErrorKind, Process, Receiver, Sender, one_way, pipe};
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
-use std::{process, thread};
+use std::{
+    fs::File,
+    process,
+    sync::atomic::{AtomicUsize, Ordering},
+    thread,
+    time::Instant,
+};
 
 #[derive(Debug, Serialize, Deserialize)]
 struct Job {
@@ -217,5 +223,38 @@ fn processes_that_share_the_end_that_receives_swap_no_handles() {
                 Err(error) => assert_eq!(error.kind(), ErrorKind::Disconnected),
             }
         }
+    });
+}
+
+/// Without the right of the superuser to have any number of descriptors on their way.
+const LIMITED: &str = r#"ulimit -n 1024
+if [ "$(id -u)" = 0 ] && command -v setpriv > /dev/null; then
+    exec setpriv --bounding-set=-sys_resource,-sys_admin --inh-caps=-all "$0" "$@"
+fi"#;
+
+#[test]
+fn a_sender_waits_while_too_many_handles_are_on_their_way() {
+    alone(LIMITED, || {
+        let (receiver, sender) = one_way::<Vec<Descriptor>>().expect("a pipe");
+        let file = File::open("/dev/null").expect("a file");
+        let files = vec![Descriptor::from(file); 100];
+        let sent = AtomicUsize::new(0);
+        thread::scope(|scope| {
+            let sent = &sent;
+            scope.spawn(move || {
+                for _ in 0..30 {
+                    sender.send(&files).expect("room, some time");
+                    sent.fetch_add(1, Ordering::Relaxed);
+                }
+            });
+            // That is as many as may be on their way, unless the user's other programs have some there.
+            let end = Instant::now() + 10 * A_MOMENT;
+            eventually("there is no more room", || {
+                sent.load(Ordering::Relaxed) > 10 || Instant::now() > end
+            });
+            for _ in 0..30 {
+                receiver.recv().expect("a message");
+            }
+        });
     });
 }
