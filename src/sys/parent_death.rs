@@ -16,8 +16,8 @@ static PARENT: AtomicU32 = AtomicU32::new(0);
 extern "C" fn look(_signal: libc::c_int) {
     // Relaxed: it was written by this process before the signal could come.
     if child::parent() != PARENT.load(Ordering::Relaxed) {
-        // SAFETY: kill and getpid take and give plain numbers, and may be called by a handler.
-        unsafe { libc::kill(libc::getpid(), libc::SIGKILL) };
+        // SAFETY: kill takes plain numbers, and may be called by a handler.
+        unsafe { libc::kill(std::process::id().cast_signed(), libc::SIGKILL) };
     }
 }
 
