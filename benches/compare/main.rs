@@ -11,8 +11,8 @@
 
 #[allow(dead_code, reason = "benches/sync.rs has its futex")]
 mod bare;
-mod bare_ring;
 mod bare_pipe;
+mod bare_ring;
 mod child;
 mod heap;
 mod machine;

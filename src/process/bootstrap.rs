@@ -26,9 +26,6 @@ const SOFTWARE: i32 = 70;
 /// The code of a child whose function panicked, as of a Rust program.
 const PANICKED: i32 = 101;
 
-/// Descriptors in one message.
-const BATCH: usize = 8;
-
 /// What a message to a child says.
 ///
 /// A child runs nothing before its starter has it: else its function might run although the start has failed.
@@ -85,7 +82,7 @@ fn run(given: Given) -> Option<i32> {
         Err(error) => {
             report.fault(
                 None,
-                &Fault::Unknown(format!("failed to set up the process: {error}")),
+                &Fault::Setup(format!("failed to set up the process: {error}")),
             );
             Some(SOFTWARE)
         }
@@ -122,7 +119,7 @@ fn receive(socket: &OwnedFd, count: usize) -> io::Result<Option<Vec<OwnedFd>>> {
 
 /// Sends descriptors into the socket, where they wait. An error if they are more than it takes.
 pub(super) fn send(socket: &OwnedFd, handles: &[Descriptor]) -> io::Result<()> {
-    for batch in handles.chunks(BATCH) {
+    for batch in handles.chunks(socket::MAX_FDS) {
         let fds: Vec<_> = batch.iter().map(AsFd::as_fd).collect();
         socket::try_send(socket, &[Word::Handles as u8], &fds)?;
     }

@@ -123,9 +123,19 @@ impl<A: Wire, R: Wire> ProcessBuilder<A, R> {
             function: function.to_bytes(),
             handles: descriptors.len(),
         };
-        let luggage = Luggage::pack(argument, &setup)?;
+        let luggage = Luggage::pack(argument, &setup);
+        let started = luggage.and_then(|it| self.start_with(name, &it, &descriptors));
+        started.map(Process::new).map_err(start_failed)
+    }
+
+    fn start_with(
+        &self,
+        name: String,
+        luggage: &Luggage,
+        descriptors: &[handle::Descriptor],
+    ) -> Result<ChildProcess> {
         let ends = Ends::new().map_err(|it| Error::io("failed to create a process's pipes", it))?;
-        send(&ends.handles, &descriptors)
+        send(&ends.handles, descriptors)
             .map_err(|it| Error::io("failed to hand over the handles in an argument", it))?;
         let outcome = Outcome::new()?;
         let always = [
@@ -145,8 +155,10 @@ impl<A: Wire, R: Wire> ProcessBuilder<A, R> {
         };
         let child = self.start_child(&start, &ends.handles)?;
         let kind = (self.is_daemon, self.method);
-        let child = ChildProcess::new(name, kind, child, ends.report, outcome, ends.handles);
-        Ok(Process::new(child))
+        let (report, handles) = (ends.report, ends.handles);
+        Ok(ChildProcess::new(
+            name, kind, child, report, outcome, handles,
+        ))
     }
 
     /// Has the child made, and tells it to run.
@@ -176,6 +188,14 @@ impl<A: Wire, R: Wire> ProcessBuilder<A, R> {
             }
         }
         Ok(environment::with(&self.environment))
+    }
+}
+
+/// What the system refuses on the way is a start that failed, whichever step it was.
+fn start_failed(error: Error) -> Error {
+    match error.kind() {
+        ErrorKind::Io => error.with_kind(ErrorKind::StartFailed),
+        _ => error,
     }
 }
 

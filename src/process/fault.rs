@@ -17,6 +17,8 @@ pub(crate) enum Fault {
     Unknown(String),
     Initializer(String),
     Refused(#[serde(with = "Kind")] ErrorKind, String),
+    /// The process could not be set up, or what it said cannot be read.
+    Setup(String),
 }
 
 /// An error's kind, as it travels.
@@ -61,6 +63,7 @@ impl Fault {
             Self::Unknown(reason) => Self::Unknown(shortened(reason)),
             Self::Initializer(reason) => Self::Initializer(shortened(reason)),
             Self::Refused(kind, reason) => Self::Refused(kind, shortened(reason)),
+            Self::Setup(reason) => Self::Setup(shortened(reason)),
         }
     }
 
@@ -85,7 +88,9 @@ impl Fault {
                 format!("the worker failed to encode the result: {reason}"),
             ),
             Self::Unknown(reason) => Error::new(ErrorKind::UnknownFunction, reason),
-            Self::Initializer(reason) => Error::new(ErrorKind::StartFailed, reason),
+            Self::Initializer(reason) | Self::Setup(reason) => {
+                Error::new(ErrorKind::StartFailed, reason)
+            }
             Self::Refused(kind, reason) => Error::new(kind, reason),
         }
     }

@@ -89,7 +89,8 @@ pub struct Process<R> {
 }
 
 impl<R: Wire> Process<R> {
-    /// Starts `f(arg)` in a process of its own, by the [start method](crate::start_method) that is set.
+    /// Starts `f(arg)` in a process of its own, by the [start method](crate::start_method) that is set. The handles in `arg` are
+    /// on their way until the process takes them, of which the system allows as many as this process may have descriptors.
     ///
     /// # Errors
     ///
@@ -109,8 +110,8 @@ impl<R: Wire> Process<R> {
     /// # Errors
     ///
     /// [`ErrorKind::Panicked`] if the function panicked, [`ErrorKind::WorkerDied`] if the process ended before it returned,
-    /// be it by `exit(0)`, [`ErrorKind::Codec`] if argument or result could not be encoded or decoded.
-    /// [`ErrorKind::Unsupported`] in a copy of the process that started it.
+    /// be it by `exit(0)`, [`ErrorKind::Codec`] if argument or result could not be encoded or decoded, [`ErrorKind::StartFailed`]
+    /// if the process could not be set up: it had no room for its handles, say. [`ErrorKind::Unsupported`] in a copy of the process that started it.
     pub fn result(self) -> Result<R> {
         self.check_owner()?;
         let status = self.join()?;

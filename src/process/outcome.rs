@@ -102,7 +102,7 @@ impl Outcome {
             (kind, _) if kind == Kind::Value as u64 => Left::Value,
             (kind, length) if kind == Kind::Fault as u64 => {
                 let fault = self.with(length, |mut bytes| codec::decode(&mut bytes));
-                let garbled = || Fault::Unknown("what it said cannot be read".to_owned());
+                let garbled = || Fault::Setup("what the process said cannot be read".to_owned());
                 Left::Fault(
                     fault
                         .and_then(std::result::Result::ok)

@@ -3,7 +3,7 @@
 #![expect(unsafe_code, reason = "forks of a process with threads")]
 
 use crate::{
-    common::{A_MOMENT, Gate, alone, arrive, in_time, pass, square},
+    common::{A_MOMENT, Gate, alone, arrive, failure, in_time, pass, square},
     for_every_method, in_a_process_with_one_thread,
     processes::{Program, eventually, fork_server, kill, listen, process, say},
     start,
@@ -12,7 +12,7 @@ use nix::sys::{
     resource::{Resource, getrlimit, setrlimit},
     signal::Signal,
 };
-use procpool::{Process, Result, StartMethod};
+use procpool::{ErrorKind, Process, Receiver, Result, StartMethod, one_way};
 use std::{
     path::PathBuf,
     sync::atomic::{AtomicBool, Ordering},
@@ -24,6 +24,7 @@ pub(crate) const PROGRAMS: &[(&str, fn())] = &[
         "be killed beside a daemon and another",
         be_killed_beside_children,
     ),
+    ("give too many handles", give_too_many_handles),
     ("lose the fork server", lose_the_fork_server),
     ("reap every child", reap_every_child),
     ("fork a daemon in a thread", fork_a_daemon_in_a_thread),
@@ -213,7 +214,10 @@ fn start_with_few_descriptors() {
             let run = |file: PathBuf| std::fs::write(file, "").is_ok();
             match start(method, run, file.clone()) {
                 Ok(process) => drop(process),
-                Err(_) => failed.push(file),
+                Err(error) => {
+                    assert_eq!(error.kind(), ErrorKind::StartFailed, "{free}: {error}");
+                    failed.push(file);
+                }
             }
         }
     }
@@ -266,4 +270,36 @@ fn a_daemon_ends_with_its_owner_and_not_with_the_thread_that_forked_it() {
         eventually("the daemon is gone", || !daemon.runs());
         drop(program.finish());
     });
+}
+
+fn give_too_many_handles() {
+    let started = start(StartMethod::ForkServer, square, 7).and_then(Process::result);
+    assert_eq!(started.expect("a server"), 49);
+    let server = fork_server().cast_signed();
+    let limit = libc::rlimit {
+        rlim_cur: 40,
+        rlim_max: 40,
+    };
+    // SAFETY: the kernel reads a local.
+    let set = unsafe {
+        libc::prlimit(
+            server,
+            libc::RLIMIT_NOFILE,
+            &raw const limit,
+            std::ptr::null_mut(),
+        )
+    };
+    assert_eq!(set, 0);
+    for method in [StartMethod::ForkServer, StartMethod::Spawn] {
+        let handles: Result<Vec<_>> = (0..100).map(|_| one_way::<u64>().map(|it| it.0)).collect();
+        let count = |it: Vec<Receiver<u64>>| it.len();
+        let outcome = start(method, count, handles.expect("handles")).and_then(Process::result);
+        let error = failure(outcome);
+        assert_eq!(error.kind(), ErrorKind::StartFailed, "{error}");
+    }
+}
+
+#[test]
+fn a_process_without_room_for_its_handles_has_not_started() {
+    in_time(|| drop(Program::start("give too many handles").succeed()));
 }
