@@ -35,8 +35,7 @@ fn start<A: Wire, R: Wire>(method: StartMethod, f: fn(A) -> R, arg: A) -> Result
     Process::builder(f, arg).start_method(method).start()
 }
 
-/// Runs a test under every start method: those that take any process here, and `Fork` in a copy of the test program whose
-/// only other threads are the test harness's, and which therefore forks with the leave of the builder's unsafe method.
+/// Runs a test under every start method: those that take any process here, and `Fork` in a child that has one thread.
 macro_rules! for_every_method {
     ($($(#[$attribute:meta])* fn $name:ident($method:ident) $body:block)*) => {
         $(mod $name {

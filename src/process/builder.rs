@@ -95,7 +95,8 @@ impl<A: Wire, R: Wire> ProcessBuilder<A, R> {
     /// # Safety
     ///
     /// As `fork(2)` in a threaded process: what the other threads hold at that moment stays as it is in the child for ever. The
-    /// child must not allocate, print, or touch anything else behind a lock unless no other thread can hold that lock.
+    /// child must not allocate, print, or touch anything else behind a lock unless no other thread can hold that lock; this crate
+    /// allocates in the child itself, before it calls the function.
     #[expect(unsafe_code, reason = "the contract demands it; its body is safe")]
     pub unsafe fn allow_fork_with_threads(mut self) -> Self {
         self.threads = Threads::Any;

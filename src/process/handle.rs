@@ -23,6 +23,13 @@ use std::{
 /// Dropping the handle waits for the process; a daemon gets SIGTERM, and SIGKILL after 2 s. [`detach`](Self::detach) does
 /// neither. A daemon ends with the program that started it, however that ends; any other process runs on to its end.
 ///
+/// When the function has returned, standard output is flushed and the process ends: threads that it has started are cut off, and no
+/// exit handler runs. Under `ForkServer` and `Spawn` the programs that it has started and not waited for are killed then, but for
+/// processes of this crate that are no daemons; under `Fork` they live on.
+///
+/// Take what a child sends before you drop its handle: one that waits for room in a pipe whose receiver the dropping thread holds
+/// never ends, and so neither does the drop.
+///
 /// ```
 /// use procpool::Process;
 ///
