@@ -3,6 +3,8 @@
 #[path = "common/mod.rs"]
 mod common;
 
+#[path = "control/recycling.rs"]
+mod recycling;
 #[path = "control/retries.rs"]
 mod retries;
 #[path = "control/stopping.rs"]

@@ -86,7 +86,8 @@ impl Shared {
     }
 
     fn start_worker(&self, slot: usize) {
-        let started = Link::start(&self.settings.origin, &self.setup(slot));
+        let worker = self.state.lock().worker_in(slot);
+        let started = Link::start(&self.settings.origin, &self.setup(worker));
         let mut told = Told::default();
         {
             let mut state = self.state.lock();

@@ -3,6 +3,7 @@
 use super::{
     ProcessPoolExecutor,
     demands::Demands,
+    dispatcher::Stay,
     limits::ResourceLimits,
     shared::{Settings, Shared},
 };
@@ -39,6 +40,7 @@ pub struct ProcessPoolBuilder {
     limits: Option<ResourceLimits>,
     is_pinned: bool,
     directory: Option<PathBuf>,
+    stay: Stay,
     method: Option<StartMethod>,
     threads: Threads,
 }
@@ -55,6 +57,7 @@ impl ProcessPoolBuilder {
             limits: None,
             is_pinned: false,
             directory: None,
+            stay: Stay::default(),
             method: None,
             threads: Threads::One,
         }
@@ -112,6 +115,28 @@ impl ProcessPoolBuilder {
     /// otherwise; see [`TaskOptions::retries`](crate::TaskOptions::retries). 0 by default.
     pub fn retries(mut self, retries: u32) -> Self {
         self.demands.retries = retries;
+        self
+    }
+
+    /// Tasks after which a worker is replaced, items of maps each counted: against leaks in what tasks call. 0 is refused.
+    ///
+    /// The replacement is started before the worker ends, and begins when that has answered its last task.
+    ///
+    /// ```
+    /// let pool = procpool::ProcessPoolExecutor::builder().workers(1).max_tasks_per_worker(2).build()?;
+    /// let pids = pool.map(|_: u32| std::process::id(), 0..4)?;
+    /// assert!(pids[0] == pids[1] && pids[1] != pids[2] && pids[2] == pids[3]);
+    /// # Ok::<(), procpool::Error>(())
+    /// ```
+    pub fn max_tasks_per_worker(mut self, tasks: u64) -> Self {
+        self.stay.tasks = Some(tasks);
+        self
+    }
+
+    /// Bytes of resident memory above which a worker is replaced, as by [`max_tasks_per_worker`](Self::max_tasks_per_worker). It is
+    /// looked at between tasks, every 10 ms at most. 0 is refused.
+    pub fn max_memory_per_worker(mut self, bytes: u64) -> Self {
+        self.stay.memory = Some(bytes);
         self
     }
 
@@ -182,6 +207,14 @@ impl ProcessPoolBuilder {
             ("workers", Some(workers)),
             ("a chunk", self.chunk_size),
             ("a window", self.window),
+            (
+                "a share of tasks",
+                self.stay.tasks.map(|it| usize::from(it > 0)),
+            ),
+            (
+                "a share of memory",
+                self.stay.memory.map(|it| usize::from(it > 0)),
+            ),
         ];
         if let Some((what, _)) = numbers.into_iter().find(|it| it.1 == Some(0)) {
             let message = format!("a pool cannot be built with {what} of size 0");
@@ -208,6 +241,7 @@ impl ProcessPoolBuilder {
             limits: self.limits,
             is_pinned: self.is_pinned,
             directory: self.directory,
+            stay: self.stay,
             origin: Origin::new(method, self.threads)?,
         })?;
         shared.start_thread().map_err(|it| {

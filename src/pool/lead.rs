@@ -126,7 +126,7 @@ impl Shared {
     /// Asks for a reply without sleeping, where that pays: with more to do than workers, they need the cores, and their
     /// replies are read in batches.
     fn spin_for_a_reply(&self) -> bool {
-        let few = self.state.lock().outstanding <= self.settings.workers as u64;
+        let few = self.state.lock().outstanding <= self.workers() as u64;
         few && self.spin.lock().until(|| self.has_records())
     }
 

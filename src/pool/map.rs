@@ -288,13 +288,12 @@ impl<I, R> Run<I, R> {
         let nanos = self.batch.item_nanos();
         let ahead = nanos.map_or(0, |nanos| (AHEAD_NANOS / nanos.max(1)).min(MOST_ITEMS));
         let each = self.chunk_size().saturating_mul(CHUNKS_AHEAD).max(ahead);
-        each.saturating_mul(self.shared.settings.workers as u64)
+        each.saturating_mul(self.shared.workers() as u64)
     }
 
     fn window(&self) -> usize {
         let set_chunk = self.cut.chunk_size.unwrap_or(0);
-        let for_chunks =
-            set_chunk.saturating_mul(CHUNKS_AHEAD as usize * self.shared.settings.workers);
+        let for_chunks = set_chunk.saturating_mul(CHUNKS_AHEAD as usize * self.shared.workers());
         self.cut.window.unwrap_or(DEFAULT_WINDOW.max(for_chunks))
     }
 

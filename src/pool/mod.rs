@@ -59,7 +59,7 @@ use dispatcher::{Slot, State, stopped};
 use shared::Shared;
 use std::{
     fmt,
-    sync::Arc,
+    sync::{Arc, atomic::Ordering},
     thread::Thread,
     time::{Duration, Instant},
 };
@@ -300,7 +300,29 @@ impl ProcessPoolExecutor {
     /// Workers the pool keeps.
     #[must_use]
     pub fn workers(&self) -> usize {
-        self.shared.settings.workers
+        self.shared.workers()
+    }
+
+    /// Has the pool keep so many workers from now on, while it works. Returns at once: new ones are started in the background, and
+    /// those that are too many, idle ones first, finish the task they run and end. The others keep their process ids.
+    ///
+    /// ```
+    /// let pool = procpool::ProcessPoolExecutor::builder().workers(1).build()?;
+    /// pool.resize(3)?;
+    /// assert_eq!(pool.workers(), 3);
+    /// assert_eq!(pool.map(|x: u64| x + 1, 0..3)?, [1, 2, 3]);
+    /// # Ok::<(), procpool::Error>(())
+    /// ```
+    ///
+    /// # Errors
+    ///
+    /// [`ErrorKind::InvalidInput`] for 0 workers, [`ErrorKind::Shutdown`] once the pool is closed.
+    pub fn resize(&self, workers: usize) -> Result<()> {
+        self.shared.check_owner()?;
+        self.shared.with_state(|state, _| state.resize(workers))?;
+        self.shared.workers.store(workers, Ordering::Relaxed);
+        self.shared.chores.raise();
+        Ok(())
     }
 
     /// What the pool has done since it was built, and is doing.

@@ -88,6 +88,8 @@ pub(super) enum Tag {
     SlabGone = 5,
     /// Descriptors lie in the socket, for the item's result: [`Batch`](super::descriptors::Batch).
     Handles = 6,
+    /// The worker takes up more memory than it may.
+    Full = 7,
 }
 
 impl Tag {
@@ -99,6 +101,7 @@ impl Tag {
             Self::SetupFault,
             Self::SlabGone,
             Self::Handles,
+            Self::Full,
         ];
         // Nearly all are values.
         if bits == Self::Value as u32 {

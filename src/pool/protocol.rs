@@ -145,6 +145,7 @@ pub(super) struct Setup {
     pub(super) limits: Option<ResourceLimits>,
     pub(super) is_pinned: bool,
     pub(super) directory: Option<PathBuf>,
+    pub(super) max_memory: Option<u64>,
 }
 
 /// Where a large result lies.

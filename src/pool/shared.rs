@@ -4,7 +4,7 @@
 use super::{
     callbacks::Callbacks,
     demands::Demands,
-    dispatcher::{Phase, State, pages},
+    dispatcher::{Phase, State, Stay, pages},
     limits::ResourceLimits,
     link::Link,
     page::{Bell, Page},
@@ -23,9 +23,13 @@ use crate::sys::{
 use parking_lot::{Mutex, RwLock};
 use std::{
     ffi::OsString,
+    mem,
     panic::{AssertUnwindSafe, catch_unwind},
     path::PathBuf,
-    sync::{Arc, atomic::AtomicBool},
+    sync::{
+        Arc,
+        atomic::{AtomicBool, AtomicUsize, Ordering},
+    },
     thread::{self, JoinHandle, Thread},
     time::{Duration, Instant},
 };
@@ -48,6 +52,7 @@ pub(super) struct Settings {
     pub(super) limits: Option<ResourceLimits>,
     pub(super) is_pinned: bool,
     pub(super) directory: Option<PathBuf>,
+    pub(super) stay: Stay,
     pub(super) origin: Origin,
 }
 
@@ -55,6 +60,8 @@ pub(super) struct Settings {
 #[derive(Debug)]
 pub(super) struct Shared {
     pub(super) settings: Settings,
+    /// How many it keeps by now.
+    pub(super) workers: AtomicUsize,
     /// The process that built it: a copy made by `fork` must not touch its workers.
     owner: u32,
     pub(super) state: Mutex<State>,
@@ -91,9 +98,11 @@ impl Shared {
             state: Mutex::new(State::new(
                 settings.workers,
                 settings.limits.clone(),
+                settings.stay,
                 Arc::clone(&slabs),
                 Arc::clone(&events),
             )),
+            workers: AtomicUsize::new(settings.workers),
             settings,
             owner: pid::current(),
             pages: RwLock::new(Vec::new()),
@@ -143,7 +152,13 @@ impl Shared {
             limits: self.settings.limits.clone(),
             is_pinned: self.settings.is_pinned,
             directory: self.settings.directory.clone(),
+            max_memory: self.settings.stay.memory,
         }
+    }
+
+    /// How many workers it keeps.
+    pub(super) fn workers(&self) -> usize {
+        self.workers.load(Ordering::Relaxed)
     }
 
     pub(super) fn refresh_pages(&self, state: &State) {
@@ -280,7 +295,8 @@ impl Shared {
             self.refresh_pages(&state);
         }
         let goes_on = !matches!(state.phase, Phase::Ended(_));
-        let has_chores = !goes_on || changed && state.has_vacancies();
+        let wants_start = mem::take(&mut state.wants_start) || changed;
+        let has_chores = !goes_on || wants_start && state.has_vacancies();
         let leader_sleeps = state.leader_sleeps;
         drop(state);
         self.tell(told);

@@ -99,6 +99,18 @@ pub(crate) fn write_at(file: impl AsFd, mut offset: usize, mut bytes: &[u8]) -> 
     Ok(())
 }
 
+/// Bytes of memory that this process has and uses.
+pub(crate) fn resident() -> io::Result<u64> {
+    let text = std::fs::read_to_string("/proc/self/statm")?;
+    let pages = text.split(' ').nth(1).and_then(|it| it.parse::<u64>().ok());
+    // SAFETY: sysconf takes and gives plain numbers.
+    let page = unsafe { libc::sysconf(libc::_SC_PAGESIZE) };
+    let page = u64::try_from(page).map_err(io::Error::other)?;
+    pages
+        .map(|it| it * page)
+        .ok_or_else(|| io::ErrorKind::InvalidData.into())
+}
+
 /// Gives back memory that this process can do without while it waits: what the allocator holds free, and mapped pages of
 /// code, which the page cache has anyway. Touching them again costs a minor fault each.
 pub(crate) fn release_unused() {

@@ -346,3 +346,20 @@ fn a_serialize_implementation_can_use_the_pool() -> Result<()> {
         Ok(())
     })
 }
+
+#[test]
+fn no_short_task_waits_behind_a_long_one_while_a_worker_is_free() -> Result<()> {
+    in_time(|| {
+        let pool = pool_of(3);
+        let gate = Gate::new();
+        let held = [0, 1].map(|_| pool.submit(pass, gate.path()));
+        gate.wait_for(2);
+        // 1. Some are sent ahead to each of the two. 2. The third worker takes those of one. 3. It must find those of the other.
+        let futures: Vec<_> = (0..100).map(|it| pool.submit(square, it)).collect();
+        for (future, number) in futures.into_iter().zip(0..) {
+            assert_eq!(future.result()?, number * number);
+        }
+        gate.open();
+        held.into_iter().try_for_each(procpool::TaskFuture::result)
+    })
+}

@@ -61,10 +61,13 @@ impl State {
             self.fail_or_retry(sent.unit, error, told);
         }
         self.put_back(units);
-        let was_ready = link.is_ready;
+        let (was_ready, was_leaving) = (link.is_ready, link.is_leaving);
         drop(link);
         if !matches!(self.phase, Phase::Open | Phase::Closed) {
             return self.end_when_done();
+        }
+        if was_leaving {
+            return self.retire(slot);
         }
         if !was_ready {
             let message = format!("failed to start a worker: {error}");

@@ -9,6 +9,7 @@ mod refill;
 mod replies;
 mod slot;
 mod verdicts;
+mod workers;
 
 use crate::error::{Error, ErrorKind};
 use crate::pool::{
@@ -29,6 +30,8 @@ use std::{
     thread::{Thread, ThreadId},
     time::{Duration, Instant},
 };
+use workers::Place;
+pub(super) use workers::Stay;
 
 /// Replies to shorter items are worth gathering before a sleeping pool is woken for them.
 const SHORT_NANOS: u64 = 500_000;
@@ -54,6 +57,13 @@ pub(super) struct State {
     /// What is to be tried again, and when.
     delayed: Vec<(Instant, Unit)>,
     pub(super) slots: Vec<Slot>,
+    /// What is known of the worker in each slot, or of the one that comes there.
+    places: Vec<Place>,
+    /// How many workers the pool is to keep.
+    target: usize,
+    stay: Stay,
+    /// Whether a slot was opened that only the background thread fills.
+    pub(super) wants_start: bool,
     /// Items queued or in flight.
     pub(super) outstanding: u64,
     /// Nanoseconds an item takes, a moving average.
@@ -92,6 +102,7 @@ impl State {
     pub(super) fn new(
         workers: usize,
         limits: Option<ResourceLimits>,
+        stay: Stay,
         slabs: Arc<PoolSlabs>,
         events: Arc<Set>,
     ) -> Self {
@@ -100,6 +111,15 @@ impl State {
             queue: VecDeque::new(),
             delayed: Vec::new(),
             slots: (0..workers).map(|_| Slot::Starting).collect(),
+            places: (0..workers)
+                .map(|worker| Place {
+                    worker,
+                    follows: None,
+                })
+                .collect(),
+            target: workers,
+            stay,
+            wants_start: false,
             outstanding: 0,
             item_nanos: None,
             failures: vec![0; workers],
@@ -128,6 +148,7 @@ impl State {
         }
         self.watch_the_clock();
         self.end_when_done();
+        self.dismiss();
         self.queue_delayed();
         self.refill(told);
         self.feed_the_idle(told);
@@ -171,7 +192,7 @@ impl State {
     }
 
     /// Gives a started worker its place.
-    pub(super) fn install(&mut self, slot: usize, link: Link) -> std::io::Result<()> {
+    pub(super) fn install(&mut self, slot: usize, mut link: Link) -> std::io::Result<()> {
         self.events
             .add(&link.bell, token(slot, Source::Bell), Interest::Read)?;
         self.events
@@ -180,8 +201,10 @@ impl State {
             self.events
                 .add(requests, token(slot, Source::Requests), Interest::None)?;
         }
+        link.quota = self.stay.tasks;
         self.slots[slot] = Slot::Running(Box::new(link));
         self.flush(slot);
+        self.let_surplus_go();
         if let Phase::Ending(_) | Phase::Ended(_) = self.phase {
             // It has nothing to do, and whoever ends the pool may have killed the others already.
             self.links().for_each(|it| it.pidfd.kill());

@@ -47,9 +47,16 @@ impl State {
         }
         let slot = self.least_busy()?;
         let unit = self.queue.pop_front()?;
-        if let Some(unit) = self.drop_cancelled(unit, told) {
+        if let Some(mut unit) = self.drop_cancelled(unit, told) {
+            let link = self.slots[slot].link_mut()?;
+            let share = link.quota.map(|it| u32::try_from(it).unwrap_or(u32::MAX));
+            let rest = share.and_then(|it| unit.split_off(it));
+            if let Some(rest) = rest {
+                self.queue.push_front(rest);
+            }
             let link = self.slots[slot].link_mut()?;
             match link.stage(slot, unit) {
+                Ok(()) if link.quota == Some(0) => self.replace(slot),
                 Ok(()) => {}
                 Err((unit, Some(error))) => self.finish(&unit, Err(error), told),
                 // It is buried soon; another takes the unit.
@@ -66,8 +73,13 @@ impl State {
             .map_or(LEAST_AHEAD, |it| AHEAD_NANOS / it.max(1));
         let most = ahead.clamp(LEAST_AHEAD, MOST_AHEAD) as u32;
         let mut best = None;
-        for (number, slot) in self.slots.iter_mut().enumerate() {
-            let Slot::Running(link) = slot else { continue };
+        for number in 0..self.slots.len() {
+            if self.must_wait(number) {
+                continue;
+            }
+            let Slot::Running(link) = &mut self.slots[number] else {
+                continue;
+            };
             let has_room = link.items < most || link.in_flight.len() < LEAST_AHEAD as usize;
             let better = best.is_none_or(|(_, items)| link.items < items);
             if has_room && better && link.is_open() {
@@ -85,10 +97,12 @@ impl State {
         if !self.queue.is_empty() || self.outstanding <= 1 {
             return;
         }
-        let idle = self
-            .links()
-            .filter_map(|it| (it.items == 0 && it.is_open()).then_some(()))
-            .count();
+        let mut idle = 0;
+        for slot in 0..self.slots.len() {
+            let may_work = !self.must_wait(slot);
+            let link = self.slots[slot].link_mut();
+            idle += usize::from(may_work && link.is_some_and(|it| it.items == 0 && it.is_open()));
+        }
         if idle == 0 {
             return;
         }

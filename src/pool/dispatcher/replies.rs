@@ -67,6 +67,7 @@ impl State {
                     let batch = Batch::from_bytes(bytes.try_into().ok()?);
                     self.slots[slot].link_mut()?.gather(batch);
                 }
+                Tag::Full => self.replace_full(slot),
                 Tag::SlabGone => {
                     let id = u32::from_le_bytes(bytes.try_into().ok()?);
                     self.slots[slot].link_mut()?.forget_slab(id);

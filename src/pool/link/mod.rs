@@ -118,6 +118,10 @@ pub(super) struct Link {
     /// The kernel has no room for descriptors until then, and since then.
     stalled: Option<Instant>,
     stalled_since: Option<Instant>,
+    /// Items that it may yet be sent, if they are counted.
+    pub(super) quota: Option<u64>,
+    /// It gets nothing more, and ends when it has answered what it has.
+    pub(super) is_leaving: bool,
     /// It was told to end, and gets nothing more.
     pub(super) verdict: Option<Verdict>,
     /// When an item in flight may be out of time, at the earliest.
@@ -206,6 +210,8 @@ impl Link {
             dead_since: None,
             seen: (0, Instant::now()),
             looked_again: false,
+            quota: None,
+            is_leaving: false,
             stalled: None,
             stalled_since: None,
             verdict: None,
@@ -231,6 +237,7 @@ impl Link {
         has_room
             && self.staged.len() - self.written < MOST_STAGED
             && self.stalled.is_none()
+            && !self.is_leaving
             && self.verdict.is_none()
             && self.gap.is_none()
             && !self.is_gone
@@ -269,9 +276,14 @@ impl Link {
 
     /// Items that were sent and have not started.
     pub(super) fn unstarted(&self) -> u32 {
-        self.next_item
-            .wrapping_sub(self.page.started())
-            .min(self.items)
+        // Not the distance to the next number: those that were taken back lie between.
+        let started = self.page.started();
+        let unstarted = |sent: &Sent| match started.wrapping_sub(sent.item) {
+            done if done <= u32::MAX / 2 => sent.unit.count().saturating_sub(done),
+            _ => sent.unit.count(),
+        };
+        let from_the_back = self.in_flight.iter().rev().map(unstarted);
+        from_the_back.take_while(|it| *it > 0).sum()
     }
 
     /// Notes what starts when. Comes before a look at the replies.

@@ -52,6 +52,7 @@ impl Link {
             self.due = self.due.into_iter().chain(due).min();
         }
         let count = unit.count();
+        self.quota = self.quota.map(|it| it.saturating_sub(count.into()));
         self.page.allow(self.next_item, count);
         self.in_flight.push_back(Sent {
             item: self.next_item,

@@ -48,6 +48,9 @@ use std::{
 /// How long a worker waits before it gives back memory it can do without.
 const IDLE: Duration = Duration::from_millis(100);
 
+/// Between two looks at a worker's memory, each of which takes some microseconds.
+const MEMORY_INTERVAL: Duration = Duration::from_millis(10);
+
 /// The worker that the calling code runs in.
 #[non_exhaustive]
 #[derive(Debug, Clone)]
@@ -167,6 +170,9 @@ struct WorkerLoop {
     spin: Spin,
     /// Whether memory was given back since the last item.
     is_trimmed: bool,
+    /// Bytes of resident memory to be reported, if there are more, and when they were last looked at.
+    max_memory: Option<u64>,
+    looked_at_memory: Instant,
 }
 
 impl WorkerLoop {
@@ -180,6 +186,8 @@ impl WorkerLoop {
             callables: Callables::default(),
             spin: Spin::default(),
             is_trimmed: false,
+            max_memory: None,
+            looked_at_memory: Instant::now(),
         }
     }
 
@@ -250,6 +258,7 @@ impl WorkerLoop {
             page: self.answers.replies.page.clone(),
         });
         TASKS_DONE.store(0, Ordering::Relaxed);
+        self.max_memory = setup.max_memory;
         let prepared = settle_in(&setup);
         setup.identity.assume();
         let handles = self.inbox.take_handles();
@@ -307,7 +316,22 @@ impl WorkerLoop {
         // An item that was taken back has left its own.
         self.answers.give(Vec::new());
         self.answers.replies.account(begin.elapsed(), done);
+        if self.max_memory.is_some() && self.looked_at_memory.elapsed() >= MEMORY_INTERVAL {
+            self.look_at_memory();
+        }
         Some(())
+    }
+
+    /// Tells the pool, once, when this process takes up more memory than it may.
+    fn look_at_memory(&mut self) {
+        self.looked_at_memory = Instant::now();
+        if self
+            .max_memory
+            .is_some_and(|it| memory::resident().is_ok_and(|resident| resident > it))
+        {
+            self.max_memory = None;
+            self.answers.replies.append(0, Tag::Full, &[]);
+        }
     }
 }
 

@@ -1,0 +1,167 @@
+//! Workers that leave in good order: when they have done their share, take up too much memory, or are too many.
+//!
+//! A worker that leaves gets nothing more, and ends when it has answered what it has. Where another is to follow it, that one is
+//! started at once, in a slot of its own, and waits for the first to be done: so the pool has all its workers all the time, and
+//! never more of them at work.
+
+use super::{Phase, Slot, State};
+use crate::error::{Error, ErrorKind, Result};
+use std::time::Instant;
+
+/// A worker's place besides its slot.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Place {
+    /// The worker's number, as it knows it.
+    pub(super) worker: usize,
+    /// The slot of the one that it follows, until that has ended.
+    pub(super) follows: Option<usize>,
+}
+
+/// How long workers stay.
+#[derive(Debug, Clone, Copy, Default)]
+pub(in crate::pool) struct Stay {
+    /// Items after which a worker is replaced.
+    pub(in crate::pool) tasks: Option<u64>,
+    /// Bytes of resident memory above which it is.
+    pub(in crate::pool) memory: Option<u64>,
+}
+
+impl State {
+    /// The number of the worker in a slot.
+    pub(in crate::pool) fn worker_in(&self, slot: usize) -> usize {
+        self.places[slot].worker
+    }
+
+    /// Whether the worker in this slot has to wait until the one before it is done.
+    pub(super) fn must_wait(&self, slot: usize) -> bool {
+        let before = self.places[slot].follows;
+        let link = before.and_then(|it| self.slots[it].link());
+        link.is_some_and(|it| it.items > 0)
+    }
+
+    /// Has a worker leave, and another follow it.
+    pub(super) fn replace(&mut self, slot: usize) {
+        let Some(link) = self.slots[slot].link_mut().filter(|it| !it.is_leaving) else {
+            return;
+        };
+        link.is_leaving = true;
+        if let Phase::Open | Phase::Closed = self.phase {
+            let worker = self.places[slot].worker;
+            self.counts.restarts += 1;
+            self.add_place(Place {
+                worker,
+                follows: Some(slot),
+            });
+        }
+    }
+
+    /// Has a worker leave that takes up too much memory; what has not started there goes elsewhere.
+    pub(super) fn replace_full(&mut self, slot: usize) {
+        self.replace(slot);
+        self.take_unstarted(slot);
+    }
+
+    fn take_unstarted(&mut self, slot: usize) {
+        if let Some(link) = self.slots[slot].link_mut()
+            && let Some(front) = link.front()
+        {
+            let units = link.take_back(front);
+            self.put_back(units);
+        }
+    }
+
+    /// Opens a slot that is to be filled now.
+    fn add_place(&mut self, place: Place) {
+        let free = self.slots.iter().position(|it| matches!(it, Slot::Retired));
+        let slot = free.unwrap_or(self.slots.len());
+        if slot == self.slots.len() {
+            self.slots.push(Slot::Retired);
+            self.places.push(place);
+            self.failures.push(0);
+        }
+        self.slots[slot] = Slot::Vacant(Instant::now());
+        (self.places[slot], self.failures[slot]) = (place, 0);
+        self.wants_start = true;
+    }
+
+    /// Notes that a slot is empty for good.
+    pub(super) fn retire(&mut self, slot: usize) {
+        self.slots[slot] = Slot::Retired;
+        for place in &mut self.places {
+            place.follows.take_if(|it| *it == slot);
+        }
+    }
+
+    /// Lets workers go that leave and are done.
+    pub(super) fn dismiss(&mut self) {
+        for slot in &mut self.slots {
+            if let Slot::Running(link) = slot
+                && link.is_leaving
+                && link.items == 0
+                && link.requests.is_some()
+            {
+                link.requests.iter().for_each(|it| self.events.remove(it));
+                link.say_goodbye();
+            }
+        }
+    }
+
+    /// Slots with a worker that stays, or one that comes.
+    fn staying(&self) -> Vec<usize> {
+        let stays = |slot: &usize| match &self.slots[*slot] {
+            Slot::Running(link) => !link.is_leaving,
+            Slot::Vacant(_) | Slot::Starting => true,
+            Slot::Retired => false,
+        };
+        (0..self.slots.len()).filter(stays).collect()
+    }
+
+    /// Has the pool keep so many workers.
+    pub(in crate::pool) fn resize(&mut self, workers: usize) -> Result<()> {
+        if workers == 0 {
+            let message = "a pool cannot be resized to 0 workers";
+            return Err(Error::new(ErrorKind::InvalidInput, message));
+        }
+        if let Some(refusal) = self.refusal() {
+            return Err(refusal);
+        }
+        self.target = workers;
+        let numbers: Vec<usize> = self
+            .staying()
+            .iter()
+            .map(|it| self.places[*it].worker)
+            .collect();
+        let new = (0..).filter(|it| !numbers.contains(it));
+        for worker in new.take(workers.saturating_sub(numbers.len())) {
+            self.add_place(Place {
+                worker,
+                follows: None,
+            });
+        }
+        self.let_surplus_go();
+        Ok(())
+    }
+
+    /// Has workers leave that are too many: first those that have yet to come, then the idle, then those with the highest number.
+    pub(super) fn let_surplus_go(&mut self) {
+        let mut staying = self.staying();
+        let rank = |slot: &usize| match &self.slots[*slot] {
+            Slot::Vacant(_) => (0, 0),
+            Slot::Starting | Slot::Retired => (1, 0),
+            Slot::Running(link) => (2, link.items),
+        };
+        staying.sort_by_key(|it| (rank(it), usize::MAX - self.places[*it].worker));
+        let surplus = staying.len().saturating_sub(self.target);
+        for slot in staying.into_iter().take(surplus) {
+            match &mut self.slots[slot] {
+                Slot::Vacant(_) => self.retire(slot),
+                Slot::Running(link) => {
+                    link.is_leaving = true;
+                    self.take_unstarted(slot);
+                }
+                // It is let go when it has come.
+                Slot::Starting | Slot::Retired => {}
+            }
+        }
+    }
+}
