@@ -62,6 +62,9 @@ const SECTIONS: &[Section] = &[
     (&rows::killed::SENTINEL, rows::killed::sentinel),
     (&rows::sync::NAMES, rows::sync::run),
     (&rows::queue::NAMES, rows::queue::run),
+    (&rows::manager::GET, rows::manager::get),
+    (&rows::manager::SET, rows::manager::set),
+    (&rows::manager::CLIENTS, rows::manager::clients),
 ];
 
 fn main() -> ExitCode {

@@ -6,11 +6,13 @@ use super::{
     server::{Guarded, Server},
 };
 use crate::error::Result;
+use crate::process::call::bytes;
 use crate::process::function::{Exclusive, Failure, Handler, Invocation, Method};
 use crate::wire::{
     Wire,
     codec::{self, Output, Reason},
 };
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use std::{
     cell::RefCell,
     collections::{BTreeMap, HashMap},
@@ -135,12 +137,12 @@ impl<K: Wire + Send + 'static, V: Wire + Send + 'static> DictProxy<K, V> {
 
     /// Sets the values of all these keys, in one message.
     pub fn update(&self, items: impl IntoIterator<Item = (K, V)>) -> Result<()> {
-        let keyed = |(key, value)| Ok((encoded(&key)?, value));
+        let keyed = |(key, value)| Ok((Key(encoded(&key)?), value));
         self.0.call(
             Method::handler(update::<K, V>)?,
             |message| {
                 let items = items.into_iter().map(keyed);
-                let items: Vec<(Vec<u8>, V)> = items.collect::<Result<_, Reason>>()?;
+                let items: Vec<(Key, V)> = items.collect::<Result<_, Reason>>()?;
                 codec::encode(&items, message)
             },
             |reply| codec::decode(reply),
@@ -234,6 +236,21 @@ impl<K: Wire, V> Table<K, V> {
     fn without_place(&mut self, entry: Entry<K, V>) -> (K, V) {
         self.places.remove(&entry.bytes);
         (entry.key, entry.value.into_inner())
+    }
+}
+
+/// An encoded key among others, in one piece: serde's own way is an element at a time.
+struct Key(Vec<u8>);
+
+impl Serialize for Key {
+    fn serialize<S: Serializer>(&self, to: S) -> Result<S::Ok, S::Error> {
+        to.serialize_bytes(&self.0)
+    }
+}
+
+impl<'de> Deserialize<'de> for Key {
+    fn deserialize<D: Deserializer<'de>>(from: D) -> Result<Self, D::Error> {
+        bytes::deserialize(from).map(Self)
     }
 }
 
@@ -415,9 +432,9 @@ where
     K: Wire + Send,
     V: Wire + Send,
 {
-    let items: Vec<(Vec<u8>, V)> = call.decode()?;
+    let items: Vec<(Key, V)> = call.decode()?;
     dict.with(|it| {
-        for (key, value) in items {
+        for (Key(key), value) in items {
             it.insert(&key, value)?;
         }
         Ok(())

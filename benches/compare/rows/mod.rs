@@ -4,6 +4,7 @@ pub(crate) mod cpu;
 pub(crate) mod echo;
 pub(crate) mod idle;
 pub(crate) mod killed;
+pub(crate) mod manager;
 pub(crate) mod map;
 pub(crate) mod messages;
 pub(crate) mod outstanding;
