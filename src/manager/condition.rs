@@ -221,12 +221,13 @@ impl Condition {
     fn sleep(&self, number: u64, session: &Session, wait: Wait) -> Result<bool, Ended> {
         let deadline = wait.deadline();
         loop {
+            let has_gone = session.has_just_gone();
             let mut sleepers = self.sleepers.lock();
             let is_notified = sleepers.is_notified(number);
             let is_over = deadline.is_some_and(|it| it <= Instant::now());
-            if is_notified || is_over || session.has_gone() {
+            if is_notified || is_over || has_gone {
                 sleepers.leave(number);
-                if session.has_gone() {
+                if has_gone {
                     sleepers.notify(usize::from(is_notified));
                     return Err(Ended::Gone);
                 }

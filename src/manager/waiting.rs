@@ -129,13 +129,15 @@ pub(super) fn wait_in<S, T>(
     let deadline = wait.deadline();
     let mut place = None;
     loop {
+        // What comes now may come just after a death: whoever has waited makes sure, so that it is the next one's.
+        let has_gone = place.is_some() && session.has_just_gone();
         let mut inside = state.lock();
         let is_over = deadline.is_some_and(|it| it <= Instant::now());
-        let may_try = !session.has_gone() && (is_over || line(&mut inside).is_turn_of(place));
+        let may_try = !has_gone && (is_over || line(&mut inside).is_turn_of(place));
         let found = may_try.then(|| attempt(&mut inside)).flatten();
         let ended = match found {
             Some(found) => Some(Ok(found)),
-            None if session.has_gone() => Some(Err(Ended::Gone)),
+            None if has_gone || session.has_gone() => Some(Err(Ended::Gone)),
             None if is_over => Some(Err(Ended::TimedOut)),
             None => None,
         };

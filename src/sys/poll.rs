@@ -39,6 +39,12 @@ pub(crate) fn pause(fd: impl AsFd, limit: Duration) {
     let _ = nix::poll::poll(&mut fds, poll_timeout(Some(limit)));
 }
 
+/// Whether the peer of a Unix socket is gone, or the connection was ended.
+pub(crate) fn has_hung_up(fd: impl AsFd) -> bool {
+    let mut fds = [PollFd::new(fd.as_fd(), PollFlags::empty())];
+    nix::poll::poll(&mut fds, PollTimeout::ZERO).is_ok_and(|it| it > 0)
+}
+
 /// Waits until one of `fds` is readable or at its end, and says which are.
 pub(crate) fn any_readable<const N: usize>(
     fds: [BorrowedFd<'_>; N],

@@ -386,8 +386,8 @@ fn a_hundred_threads_that_wait_hold_up_nobody() -> Result<()> {
                 .collect();
             let list = manager.list()?;
             (0..100).try_for_each(|it| list.push(it))?;
+            // It stays set: those who are late go on, too.
             event.set()?;
-            event.clear()?;
             let indices = waiting.into_iter().map(|it| it.join().expect("no panic"));
             let mut indices = indices
                 .map(|it| it.map(|it| it.index()))

@@ -1,6 +1,6 @@
 //! What the server knows of one connection: what is referred to and held through it, and whether its client is there.
 
-use super::{Server, object::Object};
+use super::{Server, object::Object, watcher::Peer};
 use crate::process::function::Invocation;
 use parking_lot::Mutex;
 use std::{
@@ -28,6 +28,7 @@ pub(in crate::manager) struct Session {
     has_gone: AtomicBool,
     /// Who waits in its name.
     thread: OnceLock<Thread>,
+    peer: OnceLock<Arc<Peer>>,
     references: Mutex<HashMap<u64, Arc<Object>>>,
     held: Mutex<Vec<Arc<dyn Holdable>>>,
     /// What takes the last call back if its reply cannot be delivered.
@@ -43,6 +44,7 @@ impl Session {
             number: LAST.fetch_add(1, Ordering::Relaxed) + 1,
             has_gone: AtomicBool::new(false),
             thread: OnceLock::new(),
+            peer: OnceLock::new(),
             references: Mutex::default(),
             held: Mutex::default(),
             undo: Mutex::default(),
@@ -59,6 +61,16 @@ impl Session {
     /// Its number, which no other has.
     pub(in crate::manager) fn number(&self) -> u64 {
         self.number
+    }
+
+    pub(super) fn is_with(&self, peer: &Arc<Peer>) {
+        // Each session has one client, and this is said once.
+        let _ = self.peer.set(Arc::clone(peer));
+    }
+
+    /// As [`has_gone`](Self::has_gone), also before the watcher has noticed.
+    pub(in crate::manager) fn has_just_gone(&self) -> bool {
+        self.has_gone() || self.peer.get().is_some_and(|it| it.has_gone())
     }
 
     /// Whether nobody waits for what is done in its name.

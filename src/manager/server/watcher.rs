@@ -3,7 +3,7 @@
 use super::session::Session;
 use crate::sys::{
     child::PidFd,
-    poll::{Interest, Set},
+    poll::{self, Interest, Set},
     socket,
 };
 use parking_lot::Mutex;
@@ -28,9 +28,21 @@ pub(super) struct Watcher {
 #[derive(Debug)]
 struct Watched {
     session: Weak<Session>,
+    peer: Arc<Peer>,
+}
+
+/// What tells whether a client is there.
+#[derive(Debug)]
+pub(super) struct Peer {
     socket: OwnedFd,
     /// The process that connected, on this machine. A copy of it that it has forked may hold the socket open.
     process: Option<PidFd>,
+}
+
+impl Peer {
+    pub(super) fn has_gone(&self) -> bool {
+        poll::has_hung_up(&self.socket) || self.process.as_ref().is_some_and(PidFd::is_dead)
+    }
 }
 
 impl Watcher {
@@ -59,10 +71,11 @@ impl Watcher {
         if let Some(process) = &process {
             self.set.add(process, number, Interest::ReadOnce)?;
         }
+        let peer = Arc::new(Peer { socket, process });
+        session.is_with(&peer);
         let watched = Watched {
             session: Arc::downgrade(session),
-            socket,
-            process,
+            peer,
         };
         self.clients.lock().insert(number, watched);
         Ok(Watch(self, number))
@@ -93,7 +106,7 @@ impl Watcher {
                 return;
             };
             // Also when a copy of the client holds the socket open: nobody is to talk in its name.
-            socket::shut_down(&client.socket);
+            socket::shut_down(&client.peer.socket);
             client.session.upgrade()
         };
         if let Some(session) = session {
@@ -110,8 +123,8 @@ impl Drop for Watch<'_> {
         let Some(client) = self.0.clients.lock().remove(&self.1) else {
             return;
         };
-        self.0.set.remove(&client.socket);
-        if let Some(process) = &client.process {
+        self.0.set.remove(&client.peer.socket);
+        if let Some(process) = &client.peer.process {
             self.0.set.remove(process);
         }
     }
