@@ -81,6 +81,26 @@
 //!
 //! Several futures are waited for with [`wait`] and [`as_completed`].
 //!
+//! # Stop, limit, retry
+//!
+//! A task can be stopped while it runs, by a limit of time ([`TaskOptions::timeout`], [`ProcessPoolBuilder::task_timeout`]) or by
+//! [`TaskFuture::kill`]: its worker ends, and no other task notices. [`retries`](TaskOptions::retries) has what lost its worker, or
+//! ran out of time, tried again. Workers can be limited by the kernel ([`ResourceLimits`]) and replaced before they leak
+//! ([`max_tasks_per_worker`](ProcessPoolBuilder::max_tasks_per_worker),
+//! [`max_memory_per_worker`](ProcessPoolBuilder::max_memory_per_worker)); [`resize`](ProcessPoolExecutor::resize) has a pool grow and
+//! shrink while it works, and [`stats`](ProcessPoolExecutor::stats) tells what became of its tasks.
+//!
+//! ```
+//! use procpool::{ErrorKind, ProcessPoolExecutor};
+//! use std::time::Duration;
+//!
+//! let pool = ProcessPoolExecutor::builder().workers(2).task_timeout(Duration::from_millis(100)).build()?;
+//! let results = pool.map_results(|x: u64| if x == 2 { loop { std::thread::park() } } else { x }, 0..4);
+//! assert_eq!(results.iter().flatten().copied().collect::<Vec<_>>(), [0, 1, 3]);
+//! assert_eq!(results[2].as_ref().unwrap_err().kind(), ErrorKind::TimedOut);
+//! # Ok::<(), procpool::Error>(())
+//! ```
+//!
 //! # What a caller can rely on
 //!
 //! | event | what happens |
@@ -88,6 +108,7 @@
 //! | task panics | that future: [`Panicked`](ErrorKind::Panicked) with message, location and backtrace; nothing is printed; the worker lives on (with `panic = "abort"` it is replaced) |
 //! | worker dies in a task (signal, abort, `exit`, out of memory) | that future alone: [`WorkerDied`](ErrorKind::WorkerDied) with pid and signal or exit code; a replacement is forked at once; what had not started runs elsewhere |
 //! | idle worker dies | replaced; no future notices |
+//! | task runs longer than its limit, or is killed by its future | [`TimedOut`](ErrorKind::TimedOut), [`Cancelled`](ErrorKind::Cancelled); its worker alone is stopped (SIGTERM, SIGKILL 1 s later) and replaced; what was behind it runs elsewhere |
 //! | value cannot be encoded or decoded | [`Codec`](ErrorKind::Codec) on that future; nothing else |
 //! | initializer fails | [`StartFailed`](ErrorKind::StartFailed) with its text on every future and later call |
 //! | pool dropped | what was submitted is finished, then the workers end; [`terminate`](ProcessPoolExecutor::terminate) for those who cannot wait |
