@@ -38,25 +38,22 @@ fn start<A: Wire, R: Wire>(method: StartMethod, f: fn(A) -> R, arg: A) -> Result
 
 /// Runs a test under every start method: those that take any process here, and `Fork` in a process that has one thread.
 macro_rules! for_every_method {
-    ($($(#[$attribute:meta])* fn $name:ident($method:ident) $body:block)*) => {
+    ($(fn $name:ident($method:ident) $body:block)*) => {
         $(mod $name {
             use super::*;
 
             fn body($method: procpool::StartMethod) -> Result<()> $body
 
-            $(#[$attribute])*
             #[test]
             fn fork_server() -> Result<()> {
                 crate::common::in_time(|| body(procpool::StartMethod::ForkServer))
             }
 
-            $(#[$attribute])*
             #[test]
             fn spawn() -> Result<()> {
                 crate::common::in_time(|| body(procpool::StartMethod::Spawn))
             }
 
-            $(#[$attribute])*
             #[test]
             fn fork() -> Result<()> {
                 crate::common::in_time(|| {

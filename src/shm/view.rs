@@ -168,7 +168,7 @@ impl AsFd for View {
 /// | `holder` | meaning |
 /// |---|---|
 /// | 0 | no process has references to the items but a living guard's |
-/// | an [`Identity`] | a guard of this process holds the mutex, or was the last |
+/// | an [`Identity`] | a guard of this process holds the mutex, was leaked, or died with it |
 /// | all bits | references may be left behind for ever: the items cannot be had again |
 ///
 /// | `count` | how many items there are; never changes |
@@ -270,9 +270,7 @@ impl<T: Pod> Cells<T> {
             return Err(NoCells::Leaked);
         }
         let process = Identity::current();
-        if holder != process.0 {
-            self.holder().store(process.0, Ordering::Relaxed);
-        }
+        self.holder().store(process.0, Ordering::Relaxed);
         let process = process.pid();
         self.lent_in.store(process, Ordering::Relaxed);
         let guard = CellsGuard {
@@ -357,6 +355,8 @@ impl<T> Drop for CellsGuard<'_, T> {
     fn drop(&mut self) {
         if self.process == pid::current() {
             self.cells.lent_in.store(0, Ordering::Relaxed);
+            // Or the next one, killed before it has said who it is, would be taken for this process.
+            self.cells.holder().store(0, Ordering::Relaxed);
             self.cells.mutex.unlock();
         }
     }
