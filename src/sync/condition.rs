@@ -36,7 +36,7 @@ use super::{
 use crate::error::{Error, ErrorKind, Result};
 use crate::shm::{Kind, Object};
 use crate::sys::{
-    futex,
+    futex, pid,
     robust::{Reentry, RobustMutex},
 };
 use std::{
@@ -92,6 +92,8 @@ pub struct Condition {
 pub struct ConditionGuard<'a> {
     condition: &'a Condition,
     held: Held<'a>,
+    /// A copy of this process has a copy of this guard, and holds nothing.
+    process: u32,
 }
 
 /// The word, taken apart.
@@ -164,6 +166,7 @@ impl Condition {
             ConditionGuard {
                 condition: self,
                 held,
+                process: pid::current(),
             }
         })
     }
@@ -319,7 +322,7 @@ impl ConditionGuard<'_> {
     /// False if the deadline passed.
     fn wait_until(&mut self, deadline: Option<Instant>) -> Result<bool> {
         assert!(
-            self.held.is_here(),
+            self.process == pid::current(),
             "this is a copy of the process that holds the Condition, and cannot wait in its place"
         );
         let condition = self.condition;

@@ -3,10 +3,7 @@
 use super::lock_error::{LockError, LockResult};
 use crate::error::{Error, ErrorKind, Result};
 use crate::shm::Kind;
-use crate::sys::{
-    pid,
-    robust::{Refusal, RobustMutex, Taken},
-};
+use crate::sys::robust::{Refusal, RobustMutex, Taken};
 use std::{
     marker::PhantomData,
     thread,
@@ -21,12 +18,10 @@ pub(super) enum Wait {
     AtMost(Duration),
 }
 
-/// A mutex that this thread of this process holds.
+/// A mutex that this thread of this process holds. A copy of the process has a copy of this value, and holds nothing.
 #[derive(Debug)]
 pub(super) struct Held<'a> {
     mutex: &'a RobustMutex,
-    /// A copy of this process has a copy of this value, and holds nothing.
-    process: u32,
     /// The mutex is its thread's.
     bound_to_thread: PhantomData<*const ()>,
 }
@@ -36,7 +31,6 @@ impl<'a> Held<'a> {
     fn new(mutex: &'a RobustMutex) -> Self {
         Self {
             mutex,
-            process: pid::current(),
             bound_to_thread: PhantomData,
         }
     }
@@ -90,12 +84,6 @@ impl<'a> Held<'a> {
         }
     }
 
-    /// Whether this is the process that took the mutex, and not a copy of it.
-    #[inline]
-    pub(super) fn is_here(&self) -> bool {
-        self.process == pid::current()
-    }
-
     /// Lets the mutex go while `wait` runs; true if a holder died meanwhile.
     pub(super) fn without<T>(&mut self, wait: impl FnOnce() -> T) -> (T, Result<()>) {
         self.mutex.unlock();
@@ -118,9 +106,8 @@ impl<'a> Held<'a> {
 impl Drop for Held<'_> {
     #[inline]
     fn drop(&mut self) {
-        if self.is_here() {
-            self.mutex.unlock();
-        }
+        // In a copy of the process it is not this thread's, and does nothing.
+        self.mutex.unlock();
     }
 }
 
