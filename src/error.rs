@@ -175,8 +175,8 @@ impl Error {
 impl fmt::Display for Error {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match &self.0.detail {
-            Detail::Exit(_) if !self.0.message.is_empty() => f.write_str(&self.0.message),
             Detail::None => f.write_str(&self.0.message),
+            _ if !self.0.message.is_empty() => f.write_str(&self.0.message),
             Detail::Panic(panic) => write!(f, "the task panicked{panic}"),
             Detail::Exit(exit) => write!(f, "worker {} {exit} before it answered", exit.pid),
         }

@@ -292,9 +292,9 @@ pub use manager::{
 };
 #[cfg(all(target_os = "linux", target_pointer_width = "64"))]
 pub use pool::{
-    AsCompleted, Imap, ImapStream, ImapUnordered, PoolStats, ProcessPoolBuilder,
-    ProcessPoolExecutor, ResourceLimits, ReturnWhen, TaskFuture, TaskOptions, Waited, Worker,
-    WorkerStats, as_completed, current_worker, wait,
+    AsCompleted, Imap, ImapStream, ImapUnordered, Output, PoolStats, ProcessPoolBuilder,
+    ProcessPoolExecutor, ResourceLimits, RestartReasons, ReturnWhen, TaskFuture, TaskOptions,
+    Waited, Worker, WorkerStats, as_completed, current_worker, wait,
 };
 #[cfg(all(target_os = "linux", target_pointer_width = "64"))]
 pub use process::{

@@ -3,6 +3,10 @@
 #[path = "common/mod.rs"]
 mod common;
 
+#[path = "control/idle.rs"]
+mod idle;
+#[path = "control/priorities.rs"]
+mod priorities;
 #[path = "control/recycling.rs"]
 mod recycling;
 #[path = "control/retries.rs"]

@@ -5,6 +5,7 @@ use super::{
     demands::Demands,
     dispatcher::Stay,
     limits::ResourceLimits,
+    output::Output,
     shared::{Settings, Shared},
 };
 use crate::error::{Error, ErrorKind, Result};
@@ -40,6 +41,8 @@ pub struct ProcessPoolBuilder {
     limits: Option<ResourceLimits>,
     is_pinned: bool,
     directory: Option<PathBuf>,
+    stdout: Output,
+    stderr: Output,
     stay: Stay,
     method: Option<StartMethod>,
     threads: Threads,
@@ -57,6 +60,8 @@ impl ProcessPoolBuilder {
             limits: None,
             is_pinned: false,
             directory: None,
+            stdout: Output::Inherit,
+            stderr: Output::Inherit,
             stay: Stay::default(),
             method: None,
             threads: Threads::One,
@@ -118,6 +123,13 @@ impl ProcessPoolBuilder {
         self
     }
 
+    /// Whether retries follow a panic, too, unless a call says otherwise; see
+    /// [`TaskOptions::retry_panics`](crate::TaskOptions::retry_panics). Not by default.
+    pub fn retry_panics(mut self, on: bool) -> Self {
+        self.demands.retries_panics = on;
+        self
+    }
+
     /// Tasks after which a worker is replaced, items of maps each counted: against leaks in what tasks call. 0 is refused.
     ///
     /// The replacement is started before the worker ends, and begins when that has answered its last task.
@@ -137,6 +149,45 @@ impl ProcessPoolBuilder {
     /// looked at between tasks, every 10 ms at most. 0 is refused.
     pub fn max_memory_per_worker(mut self, bytes: u64) -> Self {
         self.stay.memory = Some(bytes);
+        self
+    }
+
+    /// How long a worker with nothing to do stays; without it, as long as the pool. Those that have ended come again when there is
+    /// work for them, which costs it a start, and hold no memory meanwhile.
+    ///
+    /// ```
+    /// use std::time::Duration;
+    ///
+    /// let pool = procpool::ProcessPoolExecutor::builder().workers(2).idle_timeout(Duration::from_millis(1)).build()?;
+    /// while !pool.worker_pids().is_empty() {
+    ///     std::thread::yield_now();
+    /// }
+    /// assert_eq!(pool.workers(), 2);
+    /// assert_eq!(pool.map(|x: u64| x + 1, 0..3)?, [1, 2, 3]);
+    /// # Ok::<(), procpool::Error>(())
+    /// ```
+    pub fn idle_timeout(mut self, limit: Duration) -> Self {
+        self.stay.idle = Some(limit);
+        self
+    }
+
+    /// Where the workers' standard output goes; by default where this process's goes.
+    ///
+    /// ```
+    /// use procpool::{Output, ProcessPoolExecutor};
+    ///
+    /// let pool = ProcessPoolExecutor::builder().workers(1).stdout(Output::Null).stderr(Output::Null).build()?;
+    /// pool.apply(|()| println!("nobody reads this"), ())?;
+    /// # Ok::<(), procpool::Error>(())
+    /// ```
+    pub fn stdout(mut self, output: Output) -> Self {
+        self.stdout = output;
+        self
+    }
+
+    /// Where the workers' standard error goes, as [`stdout`](Self::stdout).
+    pub fn stderr(mut self, output: Output) -> Self {
+        self.stderr = output;
         self
     }
 
@@ -241,6 +292,8 @@ impl ProcessPoolBuilder {
             limits: self.limits,
             is_pinned: self.is_pinned,
             directory: self.directory,
+            stdout: self.stdout,
+            stderr: self.stderr,
             stay: self.stay,
             origin: Origin::new(method, self.threads)?,
         })?;

@@ -1,20 +1,35 @@
 //! What a call asks for besides being run.
 
-use crate::error::Error;
+use crate::error::{Error, ErrorKind};
 use std::time::Duration;
 
-/// A limit of time for each item, and further tries for those that lose their worker.
+/// A limit of time for each item, further tries for those that lose their worker, and a place before or behind others.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub(super) struct Demands {
     /// How long an item may run, from its start on.
     pub(super) timeout: Option<Duration>,
     /// How often an item is run again.
     pub(super) retries: u32,
+    /// Whether it is after a panic, too.
+    pub(super) retries_panics: bool,
+    /// What is queued with a higher number starts before.
+    pub(super) priority: i32,
 }
 
 /// How an item's tries ended, all but the last of them retried.
 #[derive(Debug, Clone, Default)]
 pub(super) struct Tries(Vec<Error>);
+
+impl Demands {
+    /// Whether an item that ended so is run again, if it has tries left.
+    pub(super) fn retries_after(&self, error: &Error) -> bool {
+        match error.kind() {
+            ErrorKind::WorkerDied | ErrorKind::TimedOut => self.retries > 0,
+            ErrorKind::Panicked => self.retries > 0 && self.retries_panics,
+            _ => false,
+        }
+    }
+}
 
 impl Tries {
     /// The number of the next one, from 1.
@@ -46,7 +61,7 @@ impl Tries {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::error::{ErrorKind, WorkerExit};
+    use crate::error::WorkerExit;
 
     #[test]
     fn the_last_error_tells_of_those_before_it() {

@@ -33,6 +33,7 @@ mod limits;
 mod link;
 mod map;
 mod options;
+mod output;
 mod page;
 mod payload;
 mod protocol;
@@ -49,7 +50,8 @@ pub use future::TaskFuture;
 pub use lazy::{Imap, ImapStream, ImapUnordered};
 pub use limits::ResourceLimits;
 pub use options::TaskOptions;
-pub use stats::{PoolStats, WorkerStats};
+pub use output::Output;
+pub use stats::{PoolStats, RestartReasons, WorkerStats};
 pub use wait::{AsCompleted, ReturnWhen, Waited, as_completed, wait};
 pub use worker::{Worker, current_worker};
 

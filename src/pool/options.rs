@@ -90,10 +90,46 @@ impl<'a> TaskOptions<'a> {
     /// time ([`ErrorKind::TimedOut`]); the pool's [`retries`](crate::ProcessPoolBuilder::retries) by default.
     ///
     /// Between two tries lies a pause, of 10 ms at first, that doubles up to 1 s, less a random part. A panic is not retried: it
-    /// is the task's answer. The error of a task that used up its tries tells how each ended; a task learns from
-    /// [`Worker::attempt`](crate::Worker::attempt) which one it is.
+    /// is the task's answer, unless [`retry_panics`](Self::retry_panics) says otherwise. The error of a task that used up its
+    /// tries tells how each ended; a task learns from [`Worker::attempt`](crate::Worker::attempt) which one it is.
     pub fn retries(mut self, retries: u32) -> Self {
         self.demands.retries = retries;
+        self
+    }
+
+    /// Whether a panic uses up a try, too, and is followed by another: for tasks that panic where a service they need is down, say.
+    ///
+    /// ```
+    /// let pool = procpool::ProcessPoolExecutor::builder().workers(1).build()?;
+    /// let flaky = |()| match procpool::current_worker().map(|it| it.attempt) {
+    ///     Some(1) => panic!("not yet"),
+    ///     attempt => attempt,
+    /// };
+    /// assert_eq!(pool.options().retries(1).retry_panics(true).apply(flaky, ())?, Some(2));
+    /// # Ok::<(), procpool::Error>(())
+    /// ```
+    pub fn retry_panics(mut self, on: bool) -> Self {
+        self.demands.retries_panics = on;
+        self
+    }
+
+    /// How urgent the task or the map is; 0 by default. What has a higher number starts before what has a lower one, also before
+    /// what was sent ahead to a worker and has not started; equals start in the order in which they were submitted. What runs is
+    /// left alone. As long as there is something more urgent to do, the rest waits.
+    ///
+    /// ```
+    /// use procpool::{ProcessPoolExecutor, as_completed};
+    ///
+    /// let pool = ProcessPoolExecutor::builder().workers(1).build()?;
+    /// let slow = |x: u32| std::thread::sleep(std::time::Duration::from_millis(x.into()));
+    /// let mut futures: Vec<_> = (0..3).map(|_| pool.submit(slow, 20)).collect();
+    /// futures.push(pool.options().priority(1).submit(slow, 0));
+    /// let order: Vec<usize> = as_completed(futures).map(|it| it.0).collect();
+    /// assert!(order.iter().position(|it| *it == 3) < order.iter().position(|it| *it == 2));
+    /// # Ok::<(), procpool::Error>(())
+    /// ```
+    pub fn priority(mut self, priority: i32) -> Self {
+        self.demands.priority = priority;
         self
     }
 

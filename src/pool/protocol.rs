@@ -1,6 +1,6 @@
 //! What pool and worker say to each other: request frames on the pipe, and the contents of reply records.
 
-use super::limits::ResourceLimits;
+use super::{limits::ResourceLimits, output::Output};
 use crate::process::{call::EncodedCall, function::Function, identity::Identity};
 use serde::{Deserialize, Serialize};
 use std::path::PathBuf;
@@ -145,6 +145,8 @@ pub(super) struct Setup {
     pub(super) limits: Option<ResourceLimits>,
     pub(super) is_pinned: bool,
     pub(super) directory: Option<PathBuf>,
+    pub(super) stdout: Output,
+    pub(super) stderr: Output,
     pub(super) max_memory: Option<u64>,
 }
 

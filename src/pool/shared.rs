@@ -7,6 +7,7 @@ use super::{
     dispatcher::{Phase, State, Stay, pages},
     limits::ResourceLimits,
     link::Link,
+    output::Output,
     page::{Bell, Page},
     payload::PoolSlabs,
     protocol::Setup,
@@ -52,6 +53,8 @@ pub(super) struct Settings {
     pub(super) limits: Option<ResourceLimits>,
     pub(super) is_pinned: bool,
     pub(super) directory: Option<PathBuf>,
+    pub(super) stdout: Output,
+    pub(super) stderr: Output,
     pub(super) stay: Stay,
     pub(super) origin: Origin,
 }
@@ -152,6 +155,8 @@ impl Shared {
             limits: self.settings.limits.clone(),
             is_pinned: self.settings.is_pinned,
             directory: self.settings.directory.clone(),
+            stdout: self.settings.stdout,
+            stderr: self.settings.stderr,
             max_memory: self.settings.stay.memory,
         }
     }
@@ -211,7 +216,7 @@ impl Shared {
     pub(super) fn submit(&self, unit: Unit) -> Result<(), Error> {
         self.check_owner()?;
         let mut told = Told::default();
-        let wake_leader = {
+        let (wake_leader, wants_start) = {
             let mut state = self.state.lock();
             if let Some(refusal) = state.refusal() {
                 return Err(refusal);
@@ -226,8 +231,11 @@ impl Shared {
                 let due = state.next_deadline(true);
                 self.care_for_timers(&mut state, due);
             }
-            wake_leader
+            (wake_leader, mem::take(&mut state.wants_start))
         };
+        if wants_start {
+            self.chores.raise();
+        }
         if wake_leader {
             self.control.raise();
         }

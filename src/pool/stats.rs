@@ -26,12 +26,47 @@ pub struct PoolStats {
     pub timed_out: u64,
     /// Of those, tasks that were cancelled or killed.
     pub cancelled: u64,
+    /// Of those, tasks whose argument or result could not be encoded or decoded in a worker.
+    pub codec: u64,
+    /// Of those, tasks that were cut off by the end of the pool.
+    pub shut_down: u64,
     /// Tries of tasks that were followed by another.
     pub retried: u64,
     /// Workers that were started in the place of others.
     pub restarts: u64,
+    /// Of those, by what became of the others.
+    pub restart_reasons: RestartReasons,
     /// The workers that live.
     pub workers: Vec<WorkerStats>,
+}
+
+/// Why workers were started in the place of others.
+#[non_exhaustive]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RestartReasons {
+    /// They died, by what a task did or by somebody else's hand.
+    pub died: u64,
+    /// They were stopped in the middle of a task, which took too long or was killed.
+    pub stopped: u64,
+    /// They had done their share of tasks.
+    pub max_tasks: u64,
+    /// They took up too much memory.
+    pub max_memory: u64,
+}
+
+impl RestartReasons {
+    fn sum(self) -> u64 {
+        self.died + self.stopped + self.max_tasks + self.max_memory
+    }
+}
+
+/// What becomes of a worker that another follows.
+#[derive(Debug, Clone, Copy)]
+pub(super) enum RestartReason {
+    Died,
+    Stopped,
+    Tasks,
+    Memory,
 }
 
 /// What one worker has done.
@@ -55,8 +90,10 @@ pub(super) struct Counts {
     workers_died: u64,
     timed_out: u64,
     cancelled: u64,
+    codec: u64,
+    shut_down: u64,
     pub(super) retried: u64,
-    pub(super) restarts: u64,
+    restarts: RestartReasons,
 }
 
 impl Counts {
@@ -69,6 +106,23 @@ impl Counts {
         }
     }
 
+    /// Counts a worker that comes in the place of another.
+    pub(super) fn restarted(&mut self, reason: RestartReason) {
+        let RestartReasons {
+            died,
+            stopped,
+            max_tasks,
+            max_memory,
+        } = &mut self.restarts;
+        let count = match reason {
+            RestartReason::Died => died,
+            RestartReason::Stopped => stopped,
+            RestartReason::Tasks => max_tasks,
+            RestartReason::Memory => max_memory,
+        };
+        *count += 1;
+    }
+
     fn add_failures(&mut self, kind: ErrorKind, tasks: u64) {
         self.failed += tasks;
         match kind {
@@ -76,6 +130,8 @@ impl Counts {
             ErrorKind::WorkerDied => self.workers_died += tasks,
             ErrorKind::TimedOut => self.timed_out += tasks,
             ErrorKind::Cancelled => self.cancelled += tasks,
+            ErrorKind::Codec => self.codec += tasks,
+            ErrorKind::Shutdown => self.shut_down += tasks,
             _ => {}
         }
     }
@@ -95,8 +151,11 @@ impl Counts {
             workers_died: self.workers_died,
             timed_out: self.timed_out,
             cancelled: self.cancelled,
+            codec: self.codec,
+            shut_down: self.shut_down,
             retried: self.retried,
-            restarts: self.restarts,
+            restarts: self.restarts.sum(),
+            restart_reasons: self.restarts,
             workers,
         }
     }

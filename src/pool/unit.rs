@@ -38,6 +38,11 @@ impl Unit {
         }
     }
 
+    /// How urgent it is: the higher, the sooner.
+    pub(super) fn priority(&self) -> i32 {
+        self.demands().priority
+    }
+
     /// Looks at how its first item was tried before.
     pub(super) fn with_tries<T>(&self, look: impl FnOnce(&mut Tries) -> T) -> T {
         match self {

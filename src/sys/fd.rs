@@ -3,6 +3,7 @@
 use nix::{
     fcntl::{FcntlArg, FdFlag, OFlag, fcntl},
     sys::resource::{Resource, getrlimit, setrlimit},
+    unistd,
 };
 use std::{
     io,
@@ -87,6 +88,23 @@ pub(crate) fn fill_stdio() -> io::Result<()> {
         // Opening takes the lowest free number, which is the hole; it stays open for ever.
         std::mem::forget(null);
     }
+}
+
+/// What a process writes to.
+#[derive(Debug, Clone, Copy)]
+pub(crate) enum Stdio {
+    Output,
+    Error,
+}
+
+/// Has what this process writes there go nowhere.
+pub(crate) fn silence(stream: Stdio) -> io::Result<()> {
+    let null = std::fs::File::options().write(true).open("/dev/null")?;
+    match stream {
+        Stdio::Output => unistd::dup2_stdout(null)?,
+        Stdio::Error => unistd::dup2_stderr(null)?,
+    }
+    Ok(())
 }
 
 /// Closes every descriptor of this process from `FIRST` up but `kept`, which move out of the way, in their order.

@@ -125,3 +125,63 @@ fn what_waits_for_its_next_try_can_be_cancelled() {
         assert!(pool.join().is_ok());
     });
 }
+
+#[test]
+fn a_panic_is_tried_again_only_where_that_is_asked_for() -> Result<()> {
+    in_time(|| {
+        let panic_once = |()| match attempt() {
+            1 => panic!("not yet"),
+            attempt => (attempt, process::id()),
+        };
+        let pool = pool_of(1);
+        let error = failure(pool.options().retries(1).apply(panic_once, ()));
+        assert_eq!(error.kind(), ErrorKind::Panicked);
+        let again = pool.options().retries(1).retry_panics(true);
+        // The worker has not died of it.
+        assert_eq!(again.apply(panic_once, ())?, (2, pool.worker_pids()[0]));
+        let pool = ProcessPoolExecutor::builder()
+            .retries(1)
+            .retry_panics(true)
+            .build()?;
+        assert_eq!(pool.apply(panic_once, ())?.0, 2);
+        Ok(())
+    })
+}
+
+#[test]
+fn a_panic_that_comes_again_with_every_try_tells_of_all() {
+    in_time(|| {
+        let pool = pool_of(1);
+        let again = pool.options().retries(2).retry_panics(true);
+        let error = failure(again.apply(|()| -> () { panic!("no {}", attempt()) }, ()));
+        assert_eq!(error.kind(), ErrorKind::Panicked);
+        let text = error.to_string();
+        assert!(
+            ["no 1", "no 2", "no 3"].iter().all(|it| text.contains(it)),
+            "{text}"
+        );
+        assert_eq!(
+            error.remote_panic().map(|it| it.message.as_str()),
+            Some("no 3")
+        );
+        assert_eq!(pool.stats().retried, 2);
+    });
+}
+
+#[test]
+fn an_item_of_a_chunk_that_panics_is_tried_again_alone() -> Result<()> {
+    in_time(|| {
+        let pool = pool_of(2);
+        let options = pool.options().chunk_size(10).retries(1).retry_panics(true);
+        let sometimes = |x: u64| match attempt() {
+            1 if x % 10 == 3 || x == 50 => panic!("not yet"),
+            attempt => (x, attempt),
+        };
+        let expected = |x: u64| (x, if x % 10 == 3 || x == 50 { 2 } else { 1 });
+        let all: Vec<_> = (0..60).map(expected).collect();
+        assert_eq!(options.map(sometimes, 0..60)?, all);
+        let results: Result<Vec<_>> = options.imap(sometimes, 0..60).collect();
+        assert_eq!(results?, all);
+        Ok(())
+    })
+}

@@ -6,7 +6,7 @@ use nix::{
     sys::resource::{Resource, getrlimit},
     unistd::Pid,
 };
-use procpool::{ErrorKind, PoolStats, ProcessPoolExecutor, ResourceLimits, Result};
+use procpool::{ErrorKind, Output, PoolStats, ProcessPoolExecutor, ResourceLimits, Result};
 use std::{env, fs, hint, path::PathBuf, time::Duration};
 
 fn limited(limits: ResourceLimits) -> Result<ProcessPoolExecutor> {
@@ -64,6 +64,29 @@ fn what_cannot_be_set_is_refused() {
             "{error}"
         );
     });
+}
+
+#[test]
+fn what_workers_write_goes_where_the_builder_says() -> Result<()> {
+    in_time(|| {
+        let goes = |()| [1, 2].map(|it| fs::read_link(format!("/proc/self/fd/{it}")).ok());
+        let [stdout, stderr] = goes(());
+        let null = Some(PathBuf::from("/dev/null"));
+        assert_eq!(pool_of(1).apply(goes, ())?, [stdout, stderr.clone()]);
+        let silent = ProcessPoolExecutor::builder()
+            .workers(1)
+            .stdout(Output::Null);
+        let pool = silent.build()?;
+        assert_eq!(pool.apply(goes, ())?, [null.clone(), stderr]);
+        let both = ProcessPoolExecutor::builder()
+            .workers(1)
+            .stdout(Output::Null);
+        let pool = both.stderr(Output::Null).build()?;
+        pool.apply(|()| (println!("nothing"), eprintln!("nothing")).1, ())?;
+        failure(pool.apply(|()| -> () { std::process::abort() }, ()));
+        assert_eq!(pool.apply(goes, ())?, [null.clone(), null]);
+        Ok(())
+    })
 }
 
 #[test]
@@ -159,6 +182,9 @@ fn a_pool_counts_what_becomes_of_tasks() -> Result<()> {
             ..
         } = stats;
         assert_eq!((done, failed, retried, restarts), (100, 4, 1, 3));
+        let reasons = stats.restart_reasons;
+        assert_eq!((reasons.died, reasons.stopped), (2, 1));
+        assert_eq!((reasons.max_tasks, reasons.max_memory), (0, 0));
         assert_eq!(
             (
                 stats.panicked,

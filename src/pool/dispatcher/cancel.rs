@@ -26,7 +26,12 @@ impl State {
     /// Takes a unit that was just submitted. The pool must be open.
     pub(in crate::pool) fn submit(&mut self, unit: Unit, told: &mut Told) {
         self.outstanding += u64::from(unit.count());
+        self.hire();
+        let overtakes = self.overtakes(unit.priority());
         self.queue.push_back(unit);
+        if overtakes {
+            return self.settle(told);
+        }
         // With a queue, every worker is full: whoever leads refills them.
         if self.queue.len() > 1 {
             return;
@@ -38,6 +43,30 @@ impl State {
             && (!gather || link.in_flight.len() == 1 || link.has_a_batch())
         {
             self.flush(slot);
+        }
+    }
+
+    /// Takes back what was sent ahead and is less urgent than this, if there can be any such thing: true.
+    fn overtakes(&mut self, priority: i32) -> bool {
+        if priority <= self.lowest_priority {
+            self.lowest_priority = priority;
+            return false;
+        }
+        for slot in 0..self.slots.len() {
+            self.take_back_if(slot, |it| it.priority() < priority);
+        }
+        true
+    }
+
+    /// Takes back what a worker has not started, from the first unit on for which this holds.
+    pub(super) fn take_back_if(&mut self, slot: usize, is_first: impl Fn(&Unit) -> bool) {
+        let Some(link) = self.slots[slot].link_mut() else {
+            return;
+        };
+        let first = link.in_flight.iter().find(|it| is_first(&it.unit));
+        if let Some(item) = first.map(|it| it.item) {
+            let units = link.take_back(item);
+            self.put_back(units);
         }
     }
 
@@ -93,14 +122,7 @@ impl State {
         }
         // First nothing more can start, then it is certain what has.
         for slot in 0..self.slots.len() {
-            let Some(link) = self.slots[slot].link_mut() else {
-                continue;
-            };
-            let mut sent = link.in_flight.iter();
-            if let Some(item) = sent.find(|it| it.unit.is_of(batch)).map(|it| it.item) {
-                let units = link.take_back(item);
-                self.put_back(units);
-            }
+            self.take_back_if(slot, |it| it.is_of(batch));
         }
         let has_started = self.has_batch_started(batch);
         if !has_started {
@@ -124,19 +146,9 @@ impl State {
     /// Drops every item that was cancelled and has not started, wherever it is.
     pub(in crate::pool) fn sweep_cancelled(&mut self, told: &mut Told) {
         for slot in 0..self.slots.len() {
-            let Some(link) = self.slots[slot].link_mut() else {
-                continue;
-            };
-            let first = link
-                .in_flight
-                .iter()
-                .find(|it| it.unit.wanted() < it.unit.count());
-            if let Some(item) = first.map(|it| it.item) {
-                let units = link.take_back(item);
-                self.put_back(units);
-            }
+            self.take_back_if(slot, |it| it.wanted() < it.count());
         }
-        for unit in mem::take(&mut self.queue) {
+        for unit in self.queue.take() {
             if let Some(unit) = self.drop_cancelled(unit, told) {
                 self.queue.push_back(unit);
             }
@@ -160,12 +172,7 @@ impl State {
     /// Cancels what has not started.
     pub(in crate::pool) fn cancel_pending(&mut self, told: &mut Told) {
         for slot in 0..self.slots.len() {
-            if let Some(link) = self.slots[slot].link_mut()
-                && let Some(front) = link.front()
-            {
-                let units = link.take_back(front);
-                self.put_back(units);
-            }
+            self.take_back_if(slot, |_| true);
         }
         for unit in self.take_waiting() {
             self.finish(&unit, Err(cancelled()), told);
@@ -175,8 +182,7 @@ impl State {
     /// Takes all that is queued, also what waits for another try.
     fn take_waiting(&mut self) -> Vec<Unit> {
         let delayed = mem::take(&mut self.delayed).into_iter().map(|it| it.1);
-        let queued = mem::take(&mut self.queue);
-        queued.into_iter().chain(delayed).collect()
+        self.queue.take().chain(delayed).collect()
     }
 
     /// Fails everything, now, and has the workers end: at once, or with a grace for those that are busy.

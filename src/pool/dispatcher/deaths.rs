@@ -3,6 +3,7 @@
 use super::{Phase, Slot, State, closed};
 use crate::error::{Error, ErrorKind};
 use crate::pool::{
+    stats::RestartReason,
     task::{Place, Told},
     unit::Unit,
 };
@@ -44,6 +45,10 @@ impl State {
         if let Some(requests) = &link.requests {
             self.events.remove(requests);
         }
+        let reason_of_restart = match link.verdict {
+            Some(_) => RestartReason::Stopped,
+            None => RestartReason::Died,
+        };
         let exit = link.how_it_ended();
         let reason = exit.signal.zip(self.limits.as_ref());
         let reason = reason.and_then(|(signal, limits)| limits.reason(signal));
@@ -73,24 +78,24 @@ impl State {
             let message = format!("failed to start a worker: {error}");
             return self.vacate(slot, Error::new(ErrorKind::StartFailed, message), told);
         }
-        self.counts.restarts += 1;
+        self.counts.restarted(reason_of_restart);
         self.slots[slot] = Slot::Vacant(Instant::now());
     }
 
-    /// Ends an item that lost its worker, or has it tried again after a pause.
-    fn fail_or_retry(&mut self, unit: Unit, error: Error, told: &mut Told) {
-        let (retries, wanted) = (unit.demands().retries, unit.wanted() > 0);
+    /// Ends an item that lost its worker or panicked, or has it tried again after a pause.
+    pub(super) fn fail_or_retry(&mut self, unit: Unit, error: Error, told: &mut Told) {
+        let (demands, wanted) = (unit.demands(), unit.wanted() > 0);
         let is_open = matches!(self.phase, Phase::Open | Phase::Closed);
-        if retries == 0 || !wanted || !is_open || error.kind() == ErrorKind::Cancelled {
-            return self.finish(&unit, Err(error), told);
+        if !demands.retries_after(&error) || !wanted || !is_open {
+            return self.fail(&unit, error, told);
         }
         let tries = unit.with_tries(|tries| {
             tries.push(error.clone());
             tries.clone()
         });
         let tried = tries.next() - 1;
-        if tried > retries {
-            return self.finish(&unit, Err(tries.into_error().unwrap_or(error)), told);
+        if tried > demands.retries {
+            return self.fail(&unit, tries.into_error().unwrap_or(error), told);
         }
         if let Unit::Call(task) = &unit {
             task.set_place(Place::Queue);
@@ -100,11 +105,19 @@ impl State {
             .push((Instant::now() + pause_before_try(tried), unit));
     }
 
+    /// Ends an item, and with it those that are not wanted after its failure.
+    pub(super) fn fail(&mut self, unit: &Unit, error: Error, told: &mut Told) {
+        if self.finish(unit, Err(error), told) {
+            self.sweep_cancelled(told);
+        }
+    }
+
     /// Queues what is due to be tried again.
     pub(super) fn queue_delayed(&mut self) {
         let now = Instant::now();
-        let due = self.delayed.extract_if(.., |it| it.0 <= now);
-        self.queue.extend(due.map(|it| it.1));
+        for (_, unit) in self.delayed.extract_if(.., |it| it.0 <= now) {
+            self.queue.push_back(unit);
+        }
     }
 
     /// Leaves a place empty for a while after a failed start, or gives up.

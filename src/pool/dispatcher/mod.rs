@@ -5,6 +5,7 @@
 
 mod cancel;
 mod deaths;
+mod queue;
 mod refill;
 mod replies;
 mod slot;
@@ -23,9 +24,9 @@ use crate::pool::{
     unit::Unit,
 };
 use crate::sys::poll::{Interest, Set};
+use queue::Queue;
 pub(super) use slot::Slot;
 use std::{
-    collections::VecDeque,
     sync::Arc,
     thread::{Thread, ThreadId},
     time::{Duration, Instant},
@@ -53,7 +54,9 @@ pub(super) enum Phase {
 #[derive(Debug)]
 pub(super) struct State {
     pub(super) phase: Phase,
-    queue: VecDeque<Unit>,
+    queue: Queue,
+    /// The lowest priority of all that was ever submitted.
+    lowest_priority: i32,
     /// What is to be tried again, and when.
     delayed: Vec<(Instant, Unit)>,
     pub(super) slots: Vec<Slot>,
@@ -108,7 +111,8 @@ impl State {
     ) -> Self {
         Self {
             phase: Phase::Open,
-            queue: VecDeque::new(),
+            queue: Queue::default(),
+            lowest_priority: i32::MAX,
             delayed: Vec::new(),
             slots: (0..workers).map(|_| Slot::Starting).collect(),
             places: (0..workers)
@@ -148,10 +152,12 @@ impl State {
         }
         self.watch_the_clock();
         self.end_when_done();
-        self.dismiss();
         self.queue_delayed();
         self.refill(told);
         self.feed_the_idle(told);
+        self.hire();
+        self.let_the_idle_go();
+        self.dismiss();
         for (bound_to, id) in self.slabs.take_dropped() {
             self.links().for_each(|link| link.drop_slab(&bound_to, id));
         }

@@ -1,7 +1,7 @@
 //! Which worker gets what next, and who fills an empty place.
 
 use super::{Slot, State, cancelled};
-use crate::pool::{task::Told, unit::Unit};
+use crate::pool::{stats::RestartReason, task::Told, unit::Unit};
 use std::{mem, time::Instant};
 
 /// Work that is sent ahead to a busy worker: enough to outlast a wake-up of the pool.
@@ -56,9 +56,9 @@ impl State {
             }
             let link = self.slots[slot].link_mut()?;
             match link.stage(slot, unit) {
-                Ok(()) if link.quota == Some(0) => self.replace(slot),
+                Ok(()) if link.quota == Some(0) => self.replace(slot, RestartReason::Tasks),
                 Ok(()) => {}
-                Err((unit, Some(error))) => self.finish(&unit, Err(error), told),
+                Err((unit, Some(error))) => self.fail(&unit, error, told),
                 // It is buried soon; another takes the unit.
                 Err((unit, None)) => self.queue.push_front(unit),
             }

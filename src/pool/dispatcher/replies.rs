@@ -103,13 +103,20 @@ impl State {
             }
             _ => (1, single),
         };
+        let demands = front.unit.demands();
         let outcome = match head.tag {
             Tag::Fault => {
                 let fault = decode_fault(value)?;
                 if let Fault::Decode(_) = fault {
                     link.send_slab_again();
                 }
-                Err(fault.into_error())
+                let error = fault.into_error();
+                if demands.retries_after(&error) {
+                    let unit = link.take_front()?;
+                    self.fail_or_retry(unit, error, told);
+                    return Some(used);
+                }
+                Err(error)
             }
             Tag::Slab => {
                 let InSlab { slab, length } = codec::decode(&mut Cursor::new(value)).ok()?;
@@ -163,19 +170,22 @@ impl State {
         Some(())
     }
 
-    /// Ends a unit that is neither queued nor in flight any more.
-    pub(super) fn finish(&mut self, unit: &Unit, outcome: Result<Values>, told: &mut Told) {
+    /// Ends a unit that is neither queued nor in flight any more; true if others are not wanted because of it.
+    pub(super) fn finish(&mut self, unit: &Unit, outcome: Result<Values>, told: &mut Told) -> bool {
         self.outstanding -= u64::from(unit.count());
         self.counts.add(&outcome, unit.count());
         match unit {
-            Unit::Call(task) => task.complete(outcome.map(into_body), told),
+            Unit::Call(task) => {
+                task.complete(outcome.map(into_body), told);
+                false
+            }
             Unit::Items(items) => {
                 let part = Part {
                     index: items.index(),
                     count: items.count,
                     outcome,
                 };
-                items.chunk.batch.deliver(part, None, told);
+                items.chunk.batch.deliver(part, None, told)
             }
         }
     }

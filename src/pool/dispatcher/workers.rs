@@ -6,7 +6,8 @@
 
 use super::{Phase, Slot, State};
 use crate::error::{Error, ErrorKind, Result};
-use std::time::Instant;
+use crate::pool::stats::RestartReason;
+use std::time::{Duration, Instant};
 
 /// A worker's place besides its slot.
 #[derive(Debug, Clone, Copy)]
@@ -24,6 +25,8 @@ pub(in crate::pool) struct Stay {
     pub(in crate::pool) tasks: Option<u64>,
     /// Bytes of resident memory above which it is.
     pub(in crate::pool) memory: Option<u64>,
+    /// Time with nothing to do after which a worker ends, until there is work for it.
+    pub(in crate::pool) idle: Option<Duration>,
 }
 
 impl State {
@@ -40,14 +43,14 @@ impl State {
     }
 
     /// Has a worker leave, and another follow it.
-    pub(super) fn replace(&mut self, slot: usize) {
+    pub(super) fn replace(&mut self, slot: usize, reason: RestartReason) {
         let Some(link) = self.slots[slot].link_mut().filter(|it| !it.is_leaving) else {
             return;
         };
         link.is_leaving = true;
         if let Phase::Open | Phase::Closed = self.phase {
             let worker = self.places[slot].worker;
-            self.counts.restarts += 1;
+            self.counts.restarted(reason);
             self.add_place(Place {
                 worker,
                 follows: Some(slot),
@@ -57,17 +60,8 @@ impl State {
 
     /// Has a worker leave that takes up too much memory; what has not started there goes elsewhere.
     pub(super) fn replace_full(&mut self, slot: usize) {
-        self.replace(slot);
-        self.take_unstarted(slot);
-    }
-
-    fn take_unstarted(&mut self, slot: usize) {
-        if let Some(link) = self.slots[slot].link_mut()
-            && let Some(front) = link.front()
-        {
-            let units = link.take_back(front);
-            self.put_back(units);
-        }
+        self.replace(slot, RestartReason::Memory);
+        self.take_back_if(slot, |_| true);
     }
 
     /// Opens a slot that is to be filled now.
@@ -126,11 +120,15 @@ impl State {
             return Err(refusal);
         }
         self.target = workers;
-        let numbers: Vec<usize> = self
-            .staying()
-            .iter()
-            .map(|it| self.places[*it].worker)
-            .collect();
+        self.fill_up_to(workers);
+        self.let_surplus_go();
+        Ok(())
+    }
+
+    /// Opens places for workers until so many stay or come.
+    fn fill_up_to(&mut self, workers: usize) {
+        let staying = self.staying();
+        let numbers: Vec<usize> = staying.iter().map(|it| self.places[*it].worker).collect();
         let new = (0..).filter(|it| !numbers.contains(it));
         for worker in new.take(workers.saturating_sub(numbers.len())) {
             self.add_place(Place {
@@ -138,8 +136,29 @@ impl State {
                 follows: None,
             });
         }
-        self.let_surplus_go();
-        Ok(())
+    }
+
+    /// Has workers come again that had ended for want of work, as many as there is work for.
+    pub(super) fn hire(&mut self) {
+        if self.stay.idle.is_some()
+            && self.outstanding > 0
+            && let Phase::Open | Phase::Closed = self.phase
+        {
+            let useful = usize::try_from(self.outstanding).unwrap_or(usize::MAX);
+            self.fill_up_to(self.target.min(useful));
+        }
+    }
+
+    /// Has workers leave that have had nothing to do for as long as they stay then.
+    pub(super) fn let_the_idle_go(&mut self) {
+        let Some(limit) = self.stay.idle else {
+            return;
+        };
+        let now = Instant::now();
+        for link in self.links().filter(|it| it.items == 0 && it.is_ready) {
+            link.idle_until = link.idle_until.or_else(|| now.checked_add(limit));
+            link.is_leaving |= link.idle_until.is_some_and(|it| it <= now);
+        }
     }
 
     /// Has workers leave that are too many: first those that have yet to come, then the idle, then those with the highest number.
@@ -157,7 +176,7 @@ impl State {
                 Slot::Vacant(_) => self.retire(slot),
                 Slot::Running(link) => {
                     link.is_leaving = true;
-                    self.take_unstarted(slot);
+                    self.take_back_if(slot, |_| true);
                 }
                 // It is let go when it has come.
                 Slot::Starting | Slot::Retired => {}

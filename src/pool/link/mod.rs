@@ -21,7 +21,7 @@ use crate::sys::{
 use crate::wire::codec;
 use std::{
     collections::{HashMap, VecDeque},
-    io,
+    io, mem,
     os::fd::{AsFd, OwnedFd},
     sync::Arc,
     time::{Duration, Instant},
@@ -126,6 +126,8 @@ pub(super) struct Link {
     pub(super) verdict: Option<Verdict>,
     /// When an item in flight may be out of time, at the earliest.
     pub(super) due: Option<Instant>,
+    /// When it leaves if it is sent nothing before.
+    pub(super) idle_until: Option<Instant>,
 }
 
 /// Both ends of what connects a worker.
@@ -216,6 +218,7 @@ impl Link {
             stalled_since: None,
             verdict: None,
             due: None,
+            idle_until: None,
             is_gone: false,
             is_bell_closed: false,
             record: Vec::new(),
@@ -272,6 +275,17 @@ impl Link {
         }
         units.reverse();
         units
+    }
+
+    /// Takes the first item in flight, which has been answered.
+    pub(super) fn take_front(&mut self) -> Option<Unit> {
+        let front = self.in_flight.front_mut()?;
+        self.items -= 1;
+        let Some(rest) = front.unit.split_off(1) else {
+            return self.in_flight.pop_front().map(|it| it.unit);
+        };
+        front.item = front.item.wrapping_add(1);
+        Some(mem::replace(&mut front.unit, rest))
     }
 
     /// Items that were sent and have not started.
@@ -333,7 +347,8 @@ impl Link {
     /// When there is something to do although nothing happens.
     pub(super) fn next_deadline(&self) -> Option<Instant> {
         let verdict = self.verdict.as_ref().and_then(|it| it.kill_at);
-        [self.status_due(), self.due, self.stalled, verdict]
+        let idle = self.idle_until.filter(|_| !self.is_leaving);
+        [self.status_due(), self.due, self.stalled, verdict, idle]
             .into_iter()
             .flatten()
             .min()
@@ -352,7 +367,7 @@ impl Link {
     /// Nanoseconds an item took on average since this was last asked.
     pub(super) fn item_nanos(&mut self) -> Option<u64> {
         let (busy, done) = self.page.measured();
-        let (busy_before, done_before) = std::mem::replace(&mut self.measured, (busy, done));
+        let (busy_before, done_before) = mem::replace(&mut self.measured, (busy, done));
         busy.wrapping_sub(busy_before)
             .checked_div(done.wrapping_sub(done_before))
     }

@@ -51,6 +51,7 @@ impl Link {
             let due = Instant::now().checked_add(limit);
             self.due = self.due.into_iter().chain(due).min();
         }
+        self.idle_until = None;
         let count = unit.count();
         self.quota = self.quota.map(|it| it.saturating_sub(count.into()));
         self.page.allow(self.next_item, count);

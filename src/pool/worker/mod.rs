@@ -25,7 +25,12 @@ use crate::process::{
     panic::{self, Report},
 };
 use crate::shm::{Buffer, Cursor, Slab, Slabs};
-use crate::sys::{child, environment, fd, limits, memory, pid, spin::Spin};
+use crate::sys::{
+    child, environment,
+    fd::{self, Stdio},
+    limits, memory, pid,
+    spin::Spin,
+};
 use crate::wire::codec;
 use answers::Answers;
 use frame::{Callables, Context, Frame, Items};
@@ -346,6 +351,12 @@ fn settle_in(setup: &Setup) -> std::result::Result<(), Fault> {
                 it,
             )
         })?;
+    }
+    for (output, stream, what) in [
+        (setup.stdout, Stdio::Output, "standard output"),
+        (setup.stderr, Stdio::Error, "standard error"),
+    ] {
+        output.assume(stream).map_err(|it| failed(what, it))?;
     }
     if setup.is_pinned {
         limits::pin(setup.worker).map_err(|it| failed("the CPU affinity", it))?;
