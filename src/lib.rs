@@ -294,7 +294,7 @@ pub use manager::{
 pub use pool::{
     AsCompleted, Imap, ImapStream, ImapUnordered, Output, PoolStats, ProcessPoolBuilder,
     ProcessPoolExecutor, ResourceLimits, RestartReasons, ReturnWhen, TaskFuture, TaskOptions,
-    Waited, Worker, WorkerStats, as_completed, current_worker, wait,
+    TrySubmitError, Waited, Worker, WorkerStats, as_completed, current_worker, wait,
 };
 #[cfg(all(target_os = "linux", target_pointer_width = "64"))]
 pub use process::{

@@ -5,6 +5,8 @@ mod common;
 
 #[path = "control/idle.rs"]
 mod idle;
+#[path = "control/pressure.rs"]
+mod pressure;
 #[path = "control/priorities.rs"]
 mod priorities;
 #[path = "control/recycling.rs"]

@@ -1,6 +1,7 @@
 //! One call of a map: the chunks it was cut into, and their outcomes on the way back to the caller.
 
 use super::{
+    budget::Reserved,
     demands::{Demands, Tries},
     page::RecordHead,
     payload::Payload,
@@ -31,6 +32,8 @@ pub(super) struct Chunk {
     pub(super) count: u32,
     /// One item's bytes, or the bytes of several, each preceded by its length (u32).
     pub(super) items: Mutex<Payload>,
+    /// Their part of the pool's budget.
+    pub(super) _reserved: Option<Box<Reserved>>,
 }
 
 /// A map's context, sent once to each worker that runs items of it.

@@ -44,6 +44,7 @@ pub struct ProcessPoolBuilder {
     stdout: Output,
     stderr: Output,
     stay: Stay,
+    max_pending: Option<u64>,
     method: Option<StartMethod>,
     threads: Threads,
 }
@@ -63,6 +64,7 @@ impl ProcessPoolBuilder {
             stdout: Output::Inherit,
             stderr: Output::Inherit,
             stay: Stay::default(),
+            max_pending: None,
             method: None,
             threads: Threads::One,
         }
@@ -149,6 +151,25 @@ impl ProcessPoolBuilder {
     /// looked at between tasks, every 10 ms at most. 0 is refused.
     pub fn max_memory_per_worker(mut self, bytes: u64) -> Self {
         self.stay.memory = Some(bytes);
+        self
+    }
+
+    /// Bytes of encoded arguments that may be pending, that is, submitted and not done, each with 256 bytes for its task; without it,
+    /// as many as there is memory for. 0 is refused.
+    ///
+    /// Where there is no room, [`submit`](ProcessPoolExecutor::submit) and its kin wait, as `map_async` does between the chunks of
+    /// its input, and [`try_submit`](ProcessPoolExecutor::try_submit) gives the argument back. Maps read their input no further
+    /// ahead than that, but for one chunk. A task larger than all of it is taken when nothing else is pending.
+    ///
+    /// ```
+    /// let pool = procpool::ProcessPoolExecutor::builder().max_pending_bytes(1 << 20).build()?;
+    /// // A gigabyte of arguments, of which few are in memory at a time.
+    /// let futures: Vec<_> = (0..1000).map(|_| pool.submit(|bytes: Vec<u8>| bytes.len(), vec![0; 1 << 20])).collect();
+    /// assert!(futures.into_iter().all(|it| matches!(it.result(), Ok(1_048_576))));
+    /// # Ok::<(), procpool::Error>(())
+    /// ```
+    pub fn max_pending_bytes(mut self, bytes: u64) -> Self {
+        self.max_pending = Some(bytes);
         self
     }
 
@@ -262,6 +283,7 @@ impl ProcessPoolBuilder {
                 "a share of tasks",
                 self.stay.tasks.map(|it| usize::from(it > 0)),
             ),
+            ("a budget", self.max_pending.map(|it| usize::from(it > 0))),
             (
                 "a share of memory",
                 self.stay.memory.map(|it| usize::from(it > 0)),
@@ -295,6 +317,7 @@ impl ProcessPoolBuilder {
             stdout: self.stdout,
             stderr: self.stderr,
             stay: self.stay,
+            max_pending: self.max_pending,
             origin: Origin::new(method, self.threads)?,
         })?;
         shared.start_thread().map_err(|it| {

@@ -219,8 +219,11 @@ impl<I, R> Run<I, R> {
                 return part;
             }
             let (batch, wants) = (&self.batch, self.wanted_below());
-            let register = |thread: &Thread| batch.wake(thread);
-            let done = || batch.has_part() || batch.outstanding() < wants;
+            let register = |thread: &Thread| {
+                batch.wake(thread);
+                self.shared.budget.iter().for_each(|it| it.wake(thread));
+            };
+            let done = || batch.has_part() || batch.outstanding() < wants && self.may_send();
             self.shared.wait_until(None, &register, &done);
         }
     }
@@ -262,6 +265,8 @@ impl<I, R> Run<I, R> {
     /// Sends the whole input, however long it is.
     pub(super) fn send_all(&mut self) {
         while !self.is_exhausted {
+            // Waits for room. A pool that takes nothing any more says so of each chunk.
+            let _ = self.shared.reserve(0);
             self.send_chunk();
         }
     }
@@ -270,6 +275,12 @@ impl<I, R> Run<I, R> {
         !self.is_exhausted
             && self.pulled - self.given < self.window() as u64
             && self.batch.outstanding() < self.enough()
+            && self.may_send()
+    }
+
+    /// Whether the pool's budget has room for a chunk. One may be under way in any case.
+    fn may_send(&self) -> bool {
+        self.shared.has_room() || self.batch.outstanding() == 0
     }
 
     /// The number of items in flight below which more are to be sent; 0 if there are no more to send.
@@ -357,7 +368,9 @@ impl<I, R> Run<I, R> {
         self.chunks += 1;
         let index = self.pulled - u64::from(count);
         let batch = Arc::clone(&self.batch);
+        let bytes = items.length();
         let chunk = Arc::new(Chunk {
+            _reserved: self.shared.budget.as_ref().map(|it| it.reserve(bytes)),
             batch,
             index,
             count,

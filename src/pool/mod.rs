@@ -21,6 +21,7 @@
 
 mod background;
 mod batch;
+mod budget;
 mod builder;
 mod callbacks;
 mod demands;
@@ -37,6 +38,7 @@ mod output;
 mod page;
 mod payload;
 mod protocol;
+mod refused;
 mod requests;
 mod shared;
 mod stats;
@@ -51,6 +53,7 @@ pub use lazy::{Imap, ImapStream, ImapUnordered};
 pub use limits::ResourceLimits;
 pub use options::TaskOptions;
 pub use output::Output;
+pub use refused::TrySubmitError;
 pub use stats::{PoolStats, RestartReasons, WorkerStats};
 pub use wait::{AsCompleted, ReturnWhen, Waited, as_completed, wait};
 pub use worker::{Worker, current_worker};
@@ -138,7 +141,8 @@ impl ProcessPoolExecutor {
 
     /// Has a worker call `f` with `arg`, and returns at once with a handle on the result.
     ///
-    /// The argument is encoded here and now. Whatever goes wrong is an error of the future: a value that cannot be encoded,
+    /// The argument is encoded here and now. This blocks only if too many bytes are pending already, where that is limited
+    /// ([`max_pending_bytes`](crate::ProcessPoolBuilder::max_pending_bytes)). Whatever goes wrong is an error of the future: a value that cannot be encoded,
     /// a pool that is closed.
     #[must_use = "a task runs all the same, but nobody hears of its result or its error"]
     pub fn submit<A, R>(&self, f: fn(A) -> R, arg: A) -> TaskFuture<R>
@@ -147,6 +151,39 @@ impl ProcessPoolExecutor {
         R: Wire + Send + 'static,
     {
         self.options().submit(f, arg)
+    }
+
+    /// As [`submit`](Self::submit), but gives the argument back where that would wait, and where the pool takes no task at all.
+    ///
+    /// ```
+    /// use procpool::{ErrorKind, ProcessPoolExecutor};
+    ///
+    /// let pool = ProcessPoolExecutor::builder().workers(1).max_pending_bytes(1 << 20).build()?;
+    /// let slow = |bytes: Vec<u8>| std::thread::sleep(std::time::Duration::from_millis(bytes.len() as u64 >> 14));
+    /// let first = pool.try_submit(slow, vec![0; 1 << 20])?;
+    /// let refused = pool.try_submit(slow, vec![1]).unwrap_err();
+    /// assert_eq!((refused.kind(), refused.into_inner()), (ErrorKind::Full, vec![1]));
+    /// first.result()?;
+    /// assert!(pool.try_submit(slow, vec![1]).is_ok());
+    /// # Ok::<(), procpool::Error>(())
+    /// ```
+    ///
+    /// # Errors
+    ///
+    /// [`ErrorKind::Full`] if too many bytes are pending, see
+    /// [`max_pending_bytes`](crate::ProcessPoolBuilder::max_pending_bytes); [`ErrorKind::Shutdown`] and
+    /// [`ErrorKind::StartFailed`] from a pool that is closed or broken; [`ErrorKind::Codec`] for an argument that cannot be
+    /// encoded.
+    pub fn try_submit<A, R>(
+        &self,
+        f: fn(A) -> R,
+        arg: A,
+    ) -> Result<TaskFuture<R>, TrySubmitError<A>>
+    where
+        A: Wire + Send + 'static,
+        R: Wire + Send + 'static,
+    {
+        self.options().try_submit(f, arg)
     }
 
     /// Has a worker call `f` with `arg` and waits for the result.
@@ -426,6 +463,8 @@ impl ProcessPoolExecutor {
         if !self.shared.is_foreign() {
             self.shared.with_state(change);
             self.shared.kick();
+            // Who waits for room hears of it.
+            self.shared.budget.iter().for_each(|it| it.wake_all());
         }
     }
 

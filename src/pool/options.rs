@@ -2,11 +2,13 @@
 
 use super::{
     batch::{Batch, Context, Delivery, undecodable},
+    budget::Reserved,
     demands::Demands,
     future::{TaskFuture, refuse},
     lazy::{Imap, ImapUnordered},
     map::{Cut, Run},
     payload::encoded,
+    refused::TrySubmitError,
     shared::Shared,
     task::{Body, Observer, Task, Told},
     unit::Unit,
@@ -141,6 +143,27 @@ impl<'a> TaskOptions<'a> {
         R: Wire + Send + 'static,
     {
         self.submit_observed(f, arg, |_| None)
+    }
+
+    /// As [`ProcessPoolExecutor::try_submit`](crate::ProcessPoolExecutor::try_submit).
+    pub fn try_submit<A, R>(
+        &self,
+        f: fn(A) -> R,
+        arg: A,
+    ) -> Result<TaskFuture<R>, TrySubmitError<A>>
+    where
+        A: Wire + Send + 'static,
+        R: Wire + Send + 'static,
+    {
+        let task = self.encode_call(f, &arg, Shared::try_reserve);
+        let submitted = task.map(Arc::new).and_then(|task| {
+            self.shared.submit(Unit::Call(Arc::clone(&task)))?;
+            Ok(task)
+        });
+        match submitted {
+            Ok(task) => Ok(TaskFuture::new(self.shared, task, decode_value::<R>)),
+            Err(error) => Err(TrySubmitError::new(error, arg)),
+        }
     }
 
     /// As [`ProcessPoolExecutor::apply`](crate::ProcessPoolExecutor::apply).
@@ -285,7 +308,8 @@ impl<'a> TaskOptions<'a> {
         A: Wire + 'static,
         R: Wire + 'static,
     {
-        let task = Arc::new(self.encode_call(f, &arg).unwrap_or_else(Task::failed));
+        let task = self.encode_call(f, &arg, Shared::reserve);
+        let task = Arc::new(task.unwrap_or_else(Task::failed));
         let late = observer(&task).and_then(|it| task.observe(it));
         if !task.is_done()
             && let Err(error) = self.shared.submit(Unit::Call(Arc::clone(&task)))
@@ -302,12 +326,14 @@ impl<'a> TaskOptions<'a> {
         &self,
         f: fn(A) -> R,
         arg: &A,
+        reserve: fn(&Shared, usize) -> Result<Option<Box<Reserved>>>,
     ) -> Result<Task> {
         self.shared.check_owner()?;
         let function = Function::unary(f)?;
         let argument = encoded(arg, &self.shared.slabs)
             .map_err(|reason| codec_error("the argument", &reason))?;
-        Ok(Task::call(function, argument, self.demands))
+        let reserved = reserve(self.shared, argument.length())?;
+        Ok(Task::call(function, argument, self.demands).with_reserved(reserved))
     }
 
     fn run<I, R>(

@@ -85,6 +85,17 @@ impl Payload {
         }
     }
 
+    /// Bytes of the value.
+    pub(super) fn length(&self) -> usize {
+        match self {
+            Self::Inline(length, _) => usize::from(*length),
+            Self::Private(bytes) => bytes.len(),
+            Self::Ours(ours) => ours.length,
+            Self::Theirs(theirs) => theirs.length,
+            Self::Handled(handled) => handled.value.length(),
+        }
+    }
+
     /// Decodes the value.
     pub(super) fn decode<T: Wire>(&self) -> Result<T, codec::Reason> {
         match self {

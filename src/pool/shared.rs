@@ -2,6 +2,7 @@
 //! background thread when nobody does. See README.md in this folder.
 
 use super::{
+    budget::{Budget, Reserved},
     callbacks::Callbacks,
     demands::Demands,
     dispatcher::{Phase, State, Stay, pages},
@@ -56,6 +57,8 @@ pub(super) struct Settings {
     pub(super) stdout: Output,
     pub(super) stderr: Output,
     pub(super) stay: Stay,
+    /// Bytes of tasks that may be pending.
+    pub(super) max_pending: Option<u64>,
     pub(super) origin: Origin,
 }
 
@@ -82,6 +85,8 @@ pub(super) struct Shared {
     pub(super) spin: Mutex<Spin>,
     pub(super) slabs: Arc<PoolSlabs>,
     pub(super) callbacks: Arc<Callbacks>,
+    /// Room for what is pending, where that is limited.
+    pub(super) budget: Option<Arc<Budget>>,
     /// The background thread.
     pub(super) thread: Mutex<Option<JoinHandle<()>>>,
     /// Whether that is to end for a while.
@@ -106,7 +111,6 @@ impl Shared {
                 Arc::clone(&events),
             )),
             workers: AtomicUsize::new(settings.workers),
-            settings,
             owner: pid::current(),
             pages: RwLock::new(Vec::new()),
             events,
@@ -117,8 +121,10 @@ impl Shared {
             spin: Mutex::new(Spin::default()),
             slabs,
             callbacks: Arc::default(),
+            budget: settings.max_pending.map(|it| Arc::new(Budget::new(it))),
             thread: Mutex::new(None),
             is_paused: AtomicBool::new(false),
+            settings,
         });
         shared
             .events
@@ -210,6 +216,47 @@ impl Shared {
             self.control.raise();
         }
         value
+    }
+
+    /// Takes a task's part of the budget, if there is one, as soon as there is room for it; an error if the pool takes no tasks
+    /// any more. The caller drives the pool meanwhile.
+    pub(super) fn reserve(&self, argument: usize) -> Result<Option<Box<Reserved>>> {
+        let Some(budget) = &self.budget else {
+            return Ok(None);
+        };
+        loop {
+            if let Some(reserved) = budget.try_reserve(argument) {
+                return Ok(Some(reserved));
+            }
+            if let Some(refusal) = self.refusal() {
+                return Err(refusal);
+            }
+            let done = || budget.has_room(argument) || self.refusal().is_some();
+            self.wait_until(None, &|it| budget.wake(it), &done);
+        }
+    }
+
+    /// As [`reserve`](Self::reserve), but fails where that would wait.
+    pub(super) fn try_reserve(&self, argument: usize) -> Result<Option<Box<Reserved>>> {
+        if let Some(refusal) = self.refusal() {
+            return Err(refusal);
+        }
+        let Some(budget) = &self.budget else {
+            return Ok(None);
+        };
+        self.poll();
+        let reserved = budget.try_reserve(argument);
+        reserved.map(Some).ok_or_else(|| {
+            let pending = budget.pending();
+            let message =
+                format!("the pool has {pending} bytes of tasks pending, and no room for more");
+            Error::new(ErrorKind::Full, message)
+        })
+    }
+
+    /// Whether more may be pending.
+    pub(super) fn has_room(&self) -> bool {
+        self.budget.as_ref().is_none_or(|it| it.has_room(0))
     }
 
     /// Takes a unit; its error, if the pool takes none.

@@ -2,6 +2,7 @@
 
 use super::{
     batch::{Batch, Part},
+    budget::Reserved,
     callbacks::Callbacks,
     demands::{Demands, Tries},
     payload::Payload,
@@ -60,6 +61,8 @@ impl Body {
 #[derive(Debug)]
 struct Cell {
     argument: Payload,
+    /// The argument's part of the pool's budget.
+    reserved: Option<Box<Reserved>>,
     place: Place,
     tries: Tries,
     observers: Vec<Observer>,
@@ -91,6 +94,12 @@ impl Task {
         Self::new(Work::Call(function), argument, demands)
     }
 
+    /// The same, and it takes this part of the pool's budget until it is done.
+    pub(super) fn with_reserved(mut self, reserved: Option<Box<Reserved>>) -> Self {
+        self.cell.get_mut().reserved = reserved;
+        self
+    }
+
     /// A whole map.
     pub(super) fn batch(batch: Arc<Batch>) -> Self {
         Self::new(Work::Batch(batch), Payload::EMPTY, Demands::default())
@@ -100,6 +109,7 @@ impl Task {
         static NEXT: AtomicU64 = AtomicU64::new(1);
         let cell = Cell {
             argument,
+            reserved: None,
             place: Place::Queue,
             tries: Tries::default(),
             observers: Vec::new(),
@@ -175,12 +185,13 @@ impl Task {
             return;
         }
         let argument = mem::replace(&mut cell.argument, Payload::EMPTY);
+        let reserved = cell.reserved.take();
         // Under the lock: a callback that is added behind these must be called behind them, too.
         for observer in mem::take(&mut cell.observers) {
             told.add(observer);
         }
         drop(cell);
-        drop(argument);
+        drop((argument, reserved));
     }
 
     /// Has `observer` told when the task is done; gives it back when it is done already.

@@ -1,0 +1,123 @@
+//! How many bytes of tasks may be pending in a pool: whoever submits more waits, or is told so.
+//!
+//! Room is taken when a task is submitted, and given back with its argument: when it is done, or, for a chunk of a map, when all of
+//! the chunk is. A task that is larger than the whole budget is taken when nothing else is pending, or it never would be.
+
+use parking_lot::Mutex;
+use std::{
+    mem,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+    thread::Thread,
+};
+
+/// Bytes that a pending task takes beside its argument, about: benches/compare.rs measures them.
+const TASK_BYTES: u64 = 256;
+
+/// The room of one pool.
+#[derive(Debug)]
+pub(super) struct Budget {
+    most: u64,
+    pending: AtomicU64,
+    waiting: Mutex<Vec<Thread>>,
+}
+
+/// Room that was taken, until this is dropped.
+#[derive(Debug)]
+pub(super) struct Reserved {
+    budget: Arc<Budget>,
+    bytes: u64,
+}
+
+impl Budget {
+    pub(super) fn new(most: u64) -> Self {
+        Self {
+            most,
+            pending: AtomicU64::new(0),
+            waiting: Mutex::new(Vec::new()),
+        }
+    }
+
+    /// Takes room for a task with an argument of so many bytes; none if there is not enough.
+    pub(super) fn try_reserve(self: &Arc<Self>, argument: usize) -> Option<Box<Reserved>> {
+        let bytes = argument as u64 + TASK_BYTES;
+        let grown = |pending| self.allows(pending, bytes).then_some(pending + bytes);
+        // Relaxed: it counts, and guards nothing.
+        let taken = self
+            .pending
+            .fetch_update(Ordering::Relaxed, Ordering::Relaxed, grown);
+        taken.ok().map(|_| self.reserved(bytes))
+    }
+
+    /// Takes room whether there is any or not.
+    pub(super) fn reserve(self: &Arc<Self>, argument: usize) -> Box<Reserved> {
+        let bytes = argument as u64 + TASK_BYTES;
+        self.pending.fetch_add(bytes, Ordering::Relaxed);
+        self.reserved(bytes)
+    }
+
+    fn reserved(self: &Arc<Self>, bytes: u64) -> Box<Reserved> {
+        Box::new(Reserved {
+            budget: Arc::clone(self),
+            bytes,
+        })
+    }
+
+    fn allows(&self, pending: u64, bytes: u64) -> bool {
+        pending == 0 || pending.saturating_add(bytes) <= self.most
+    }
+
+    /// Whether there is room for a task with an argument of so many bytes.
+    pub(super) fn has_room(&self, argument: usize) -> bool {
+        self.allows(self.pending(), argument as u64 + TASK_BYTES)
+    }
+
+    pub(super) fn pending(&self) -> u64 {
+        // SeqCst: whoever is to be woken looks here behind `wake`, and whoever wakes looks there behind the change.
+        self.pending.load(Ordering::SeqCst)
+    }
+
+    /// Has this thread unparked when room is given back next.
+    pub(super) fn wake(&self, thread: &Thread) {
+        self.waiting.lock().push(thread.clone());
+    }
+
+    /// Has all look again who wait for room.
+    pub(super) fn wake_all(&self) {
+        let waiting = mem::take(&mut *self.waiting.lock());
+        waiting.iter().for_each(Thread::unpark);
+    }
+}
+
+impl Drop for Reserved {
+    fn drop(&mut self) {
+        self.budget.pending.fetch_sub(self.bytes, Ordering::SeqCst);
+        self.budget.wake_all();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn room_is_given_back_with_what_took_it() {
+        let budget = Arc::new(Budget::new(1000));
+        let first = budget.try_reserve(1000 - TASK_BYTES as usize);
+        assert!(first.is_some() && !budget.has_room(0));
+        assert!(budget.try_reserve(0).is_none());
+        drop(first);
+        assert!(budget.has_room(0) && budget.pending() == 0);
+    }
+
+    #[test]
+    fn what_is_larger_than_all_room_is_taken_alone() {
+        let budget = Arc::new(Budget::new(1000));
+        let small = budget.try_reserve(1);
+        assert!(budget.try_reserve(5000).is_none());
+        drop(small);
+        assert!(budget.try_reserve(5000).is_some());
+    }
+}
