@@ -292,7 +292,7 @@ pub use manager::{
 };
 #[cfg(all(target_os = "linux", target_pointer_width = "64"))]
 pub use pool::{
-    AsCompleted, Imap, ImapStream, ImapUnordered, Output, PoolStats, ProcessPoolBuilder,
+    AsCompleted, Histogram, Imap, ImapStream, ImapUnordered, Output, PoolStats, ProcessPoolBuilder,
     ProcessPoolExecutor, ResourceLimits, RestartReasons, ReturnWhen, TaskFuture, TaskOptions,
     TrySubmitError, Waited, Worker, WorkerStats, as_completed, current_worker, wait,
 };

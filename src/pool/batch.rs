@@ -30,6 +30,8 @@ pub(super) struct Chunk {
     pub(super) index: u64,
     /// Items in it.
     pub(super) count: u32,
+    /// When they were submitted, by [`clock::now`](crate::sys::clock::now).
+    pub(super) submitted: u64,
     /// One item's bytes, or the bytes of several, each preceded by its length (u32).
     pub(super) items: Mutex<Payload>,
     /// Their part of the pool's budget.

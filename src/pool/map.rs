@@ -8,6 +8,7 @@ use super::{
 };
 use crate::error::{Error, ErrorKind, Result};
 use crate::shm::Buffer;
+use crate::sys::clock;
 use crate::wire::{
     Wire,
     codec::{self, Output},
@@ -374,6 +375,7 @@ impl<I, R> Run<I, R> {
             batch,
             index,
             count,
+            submitted: clock::now(),
             items: Mutex::new(items),
         });
         self.batch.sent(count.into());

@@ -28,6 +28,7 @@ mod demands;
 mod descriptors;
 mod dispatcher;
 mod future;
+mod histogram;
 mod lazy;
 mod lead;
 mod limits;
@@ -49,6 +50,7 @@ mod worker;
 
 pub use builder::ProcessPoolBuilder;
 pub use future::TaskFuture;
+pub use histogram::Histogram;
 pub use lazy::{Imap, ImapStream, ImapUnordered};
 pub use limits::ResourceLimits;
 pub use options::TaskOptions;

@@ -32,6 +32,7 @@
 //! rings once more; the worker appends, then looks at the bell. With a full barrier between the two on either side, one of
 //! them sees the other.
 
+use super::histogram::{BUCKETS, bucket_of};
 use crate::error::Result;
 use crate::shm::Segment;
 use crate::sys::{clock, futex};
@@ -52,7 +53,10 @@ const ITEMS_DONE: usize = 328;
 const STARTED_ITEM: usize = 384;
 const STARTED_AT: usize = 392;
 const STOP: usize = 448;
-const RING: usize = 4096;
+/// Histograms, in a page of their own: an idle worker touches none of it.
+const WAIT_TIMES: usize = 4096;
+const RUN_TIMES: usize = WAIT_TIMES + BUCKETS * size_of::<u64>();
+const RING: usize = 8192;
 
 /// Bytes; twice the largest record, which is `SPILL` and a header (shm/buffer.rs).
 const RING_BYTES: usize = 128 << 10;
@@ -283,19 +287,21 @@ impl Page {
         word == 1 << 32 | u64::from(item)
     }
 
-    /// Adds to what the pool measures tasks by.
-    pub(super) fn account(&self, nanos: u64, items: u64) {
-        let view = self.0.view();
-        let (busy, done) = (view.atomic_u64(BUSY_NANOS), view.atomic_u64(ITEMS_DONE));
+    /// Adds to what the pool measures tasks by: some items that waited for so long and took so long together.
+    pub(super) fn account(&self, waited: u64, busy: u64, items: u64) {
+        self.add(BUSY_NANOS, busy);
+        self.add(ITEMS_DONE, items);
+        if let Some(each) = busy.checked_div(items) {
+            self.add(WAIT_TIMES + bucket_of(waited) * size_of::<u64>(), items);
+            self.add(RUN_TIMES + bucket_of(each) * size_of::<u64>(), items);
+        }
+    }
+
+    fn add(&self, at: usize, amount: u64) {
+        let word = self.0.view().atomic_u64(at);
         // Relaxed, and no read-modify-write: one writer, and the reader wants an average.
-        busy.store(
-            busy.load(Ordering::Relaxed).wrapping_add(nanos),
-            Ordering::Relaxed,
-        );
-        done.store(
-            done.load(Ordering::Relaxed).wrapping_add(items),
-            Ordering::Relaxed,
-        );
+        let sum = word.load(Ordering::Relaxed).wrapping_add(amount);
+        word.store(sum, Ordering::Relaxed);
     }
 }
 
@@ -401,6 +407,15 @@ impl Page {
     /// Says when the worker must ring. Before sleeping, follow it with [`full_barrier`] and a look at the ring.
     pub(super) fn set_bell(&self, bell: Bell) {
         self.bell_word().store(bell as u32, Ordering::Relaxed);
+    }
+
+    /// How many items waited, and ran, for how long: by bucket.
+    pub(super) fn times(&self) -> [impl Iterator<Item = u64>; 2] {
+        let view = self.0.view();
+        [WAIT_TIMES, RUN_TIMES].map(|at| {
+            let buckets = (at..).step_by(size_of::<u64>()).take(BUCKETS);
+            buckets.map(move |it| view.atomic_u64(it).load(Ordering::Relaxed))
+        })
     }
 
     /// Nanoseconds the worker was busy, and the items it did in them, both since its start.

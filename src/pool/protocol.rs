@@ -55,6 +55,8 @@ pub(super) struct RequestHead {
     pub(super) context: u32,
     /// Bytes in the slab.
     pub(super) slab_length: u64,
+    /// When the items were submitted, by [`clock::now`](crate::sys::clock::now).
+    pub(super) submitted: u64,
     /// Whether the item's argument holds handles, whose descriptors came before.
     pub(super) has_handles: bool,
     /// Whether the items' time is limited, so that each notes when it starts.
@@ -65,7 +67,7 @@ pub(super) struct RequestHead {
 }
 
 impl RequestHead {
-    pub(super) const SIZE: usize = 32 + Function::SIZE;
+    pub(super) const SIZE: usize = 40 + Function::SIZE;
     /// Its bits in the head.
     pub(super) const MOST_ATTEMPTS: u16 = (1 << 14) - 1;
 
@@ -78,6 +80,7 @@ impl RequestHead {
             slab: 0,
             context: 0,
             slab_length: 0,
+            submitted: 0,
             has_handles: false,
             is_timed: false,
             attempt: 0,
@@ -102,8 +105,9 @@ impl RequestHead {
         let word =
             self.slab_length << 16 | u64::from(self.attempt & Self::MOST_ATTEMPTS) << 2 | flags;
         bytes[24..32].copy_from_slice(&word.to_le_bytes());
+        bytes[32..40].copy_from_slice(&self.submitted.to_le_bytes());
         if let Some(function) = self.function {
-            bytes[32..].copy_from_slice(&function.to_bytes());
+            bytes[40..].copy_from_slice(&function.to_bytes());
         }
         bytes
     }
@@ -112,9 +116,11 @@ impl RequestHead {
     pub(super) fn from_bytes(bytes: &[u8; Self::SIZE]) -> Option<Self> {
         let word =
             |at: usize| u32::from_le_bytes(*bytes[at..].first_chunk().expect("inside the head"));
-        let last = u64::from_le_bytes(*bytes[24..].first_chunk().expect("inside the head"));
+        let long =
+            |at: usize| u64::from_le_bytes(*bytes[at..].first_chunk().expect("inside the head"));
+        let last = long(24);
         let kind = Kind::from_bits(word(0))?;
-        let function = bytes[32..].first_chunk().expect("inside the head");
+        let function = bytes[40..].first_chunk().expect("inside the head");
         let function = (kind == Kind::Items).then(|| Function::from_bytes(function));
         let [length, item, count, slab, context] = [4, 8, 12, 16, 20].map(word);
         Some(Self {
@@ -125,6 +131,7 @@ impl RequestHead {
             slab,
             context,
             slab_length: last >> 16,
+            submitted: long(32),
             has_handles: last & 1 != 0,
             is_timed: last & 2 != 0,
             attempt: (last >> 2) as u16 & Self::MOST_ATTEMPTS,

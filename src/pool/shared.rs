@@ -294,14 +294,12 @@ impl Shared {
 
     /// Sees to it that the background thread wakes for what is due, where no leader does.
     pub(super) fn care_for_timers(&self, state: &mut State, due: Option<Instant>) {
-        // One that is due within the next look is as good.
-        let soon = Instant::now() + Duration::from_millis(2);
-        if state.timer.is_some_and(|it| it <= soon) {
+        let Some(due) = due.filter(|due| state.timer.is_none_or(|it| *due < it)) else {
             return;
-        }
-        if let Some(due) = due
-            && state.timer.is_none_or(|it| due < it)
-        {
+        };
+        // One that is due within the next look is as good.
+        let soon = || Instant::now() + Duration::from_millis(2);
+        if state.timer.is_none_or(|it| it > soon()) {
             state.timer = Some(due);
             self.chores.raise();
         }

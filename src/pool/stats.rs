@@ -1,5 +1,6 @@
 //! What a pool has done and is doing, in numbers.
 
+use super::{histogram::Histogram, page::Page};
 use crate::error::{Error, ErrorKind};
 use serde::{Deserialize, Serialize};
 use std::time::Duration;
@@ -32,6 +33,11 @@ pub struct PoolStats {
     pub shut_down: u64,
     /// Tries of tasks that were followed by another.
     pub retried: u64,
+    /// How long tasks waited that were started and ended in a worker: from their submission, or that of their chunk, to their start,
+    /// or that of their chunk. A task that was tried again counts with each try.
+    pub wait_times: Histogram,
+    /// How long they ran, those of a chunk with their mean. A task that ends its worker is not among them.
+    pub run_times: Histogram,
     /// Workers that were started in the place of others.
     pub restarts: u64,
     /// Of those, by what became of the others.
@@ -79,6 +85,22 @@ pub struct WorkerStats {
     pub tasks_done: u64,
     /// How long it was at work for them.
     pub busy: Duration,
+}
+
+/// How long tasks waited and ran.
+#[derive(Debug, Clone, Default)]
+pub(super) struct Times {
+    waiting: Histogram,
+    running: Histogram,
+}
+
+impl Times {
+    /// Adds those of one worker.
+    pub(super) fn add(&mut self, page: &Page) {
+        let [waiting, running] = page.times();
+        self.waiting.add(waiting);
+        self.running.add(running);
+    }
 }
 
 /// What is counted as it happens.
@@ -138,11 +160,13 @@ impl Counts {
 
     pub(super) fn stats(
         &self,
-        outstanding: u64,
-        running: u64,
+        (outstanding, running): (u64, u64),
+        times: Times,
         workers: Vec<WorkerStats>,
     ) -> PoolStats {
         PoolStats {
+            wait_times: times.waiting,
+            run_times: times.running,
             queued: outstanding.saturating_sub(running),
             running,
             done: self.done,

@@ -9,6 +9,7 @@ use super::{
 };
 use crate::error::{Error, ErrorKind, Result};
 use crate::process::function::Function;
+use crate::sys::clock;
 use parking_lot::Mutex;
 use std::{
     collections::VecDeque,
@@ -26,6 +27,8 @@ pub(super) struct Task {
     pub(super) id: u64,
     pub(super) work: Work,
     pub(super) demands: Demands,
+    /// When it was submitted.
+    pub(super) submitted: u64,
     outcome: OnceLock<Result<Body>>,
     cell: Mutex<Cell>,
 }
@@ -118,6 +121,7 @@ impl Task {
             id: NEXT.fetch_add(1, Ordering::Relaxed),
             work,
             demands,
+            submitted: clock::now(),
             outcome: OnceLock::new(),
             cell: Mutex::new(cell),
         }

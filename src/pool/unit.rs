@@ -43,6 +43,14 @@ impl Unit {
         self.demands().priority
     }
 
+    /// When it was submitted.
+    pub(super) fn submitted(&self) -> u64 {
+        match self {
+            Self::Call(task) => task.submitted,
+            Self::Items(items) => items.chunk.submitted,
+        }
+    }
+
     /// Looks at how its first item was tried before.
     pub(super) fn with_tries<T>(&self, look: impl FnOnce(&mut Tries) -> T) -> T {
         match self {

@@ -7,7 +7,12 @@ use nix::{
     unistd::Pid,
 };
 use procpool::{ErrorKind, Output, PoolStats, ProcessPoolExecutor, ResourceLimits, Result};
-use std::{env, fs, hint, path::PathBuf, time::Duration};
+use std::{
+    env, fs, hint,
+    path::PathBuf,
+    process, thread,
+    time::{Duration, Instant},
+};
 
 fn limited(limits: ResourceLimits) -> Result<ProcessPoolExecutor> {
     ProcessPoolExecutor::builder()
@@ -40,7 +45,7 @@ fn workers_get_variables_and_a_directory_also_those_that_replace_others() -> Res
         let look = |()| (env::var("FIRST").ok(), env::current_dir().ok());
         let expected = (Some("2".to_owned()), Some(PathBuf::from("/")));
         assert_eq!(pool.apply(look, ())?, expected);
-        failure(pool.apply(|()| -> () { std::process::abort() }, ()));
+        failure(pool.apply(|()| -> () { process::abort() }, ()));
         assert_eq!(pool.apply(look, ())?, expected);
         assert!(env::var("FIRST").is_err());
         Ok(())
@@ -83,7 +88,7 @@ fn what_workers_write_goes_where_the_builder_says() -> Result<()> {
             .stdout(Output::Null);
         let pool = both.stderr(Output::Null).build()?;
         pool.apply(|()| (println!("nothing"), eprintln!("nothing")).1, ())?;
-        failure(pool.apply(|()| -> () { std::process::abort() }, ()));
+        failure(pool.apply(|()| -> () { process::abort() }, ()));
         assert_eq!(pool.apply(goes, ())?, [null.clone(), null]);
         Ok(())
     })
@@ -164,7 +169,7 @@ fn a_pool_counts_what_becomes_of_tasks() -> Result<()> {
         failure(
             pool.options()
                 .retries(1)
-                .apply(|()| -> () { std::process::abort() }, ()),
+                .apply(|()| -> () { process::abort() }, ()),
         );
         let slow = pool.options().timeout(Duration::from_millis(20));
         failure(slow.apply(spin, ()));
@@ -214,17 +219,68 @@ fn a_worker_s_tasks_and_time_are_counted() -> Result<()> {
         for number in 0..10 {
             pool.apply(square, number)?;
         }
-        pool.apply(|()| std::thread::sleep(Duration::from_millis(5)), ())?;
+        pool.apply(|()| thread::sleep(Duration::from_millis(5)), ())?;
         // A reply may be read before its worker has counted it.
         let worker = loop {
             let worker = pool.stats().workers.pop().expect("a worker");
             if worker.tasks_done == 11 {
                 break worker;
             }
-            std::thread::yield_now();
+            thread::yield_now();
         };
         assert_eq!(worker.pid, pool.worker_pids()[0]);
         assert!(worker.busy >= Duration::from_millis(5));
+        Ok(())
+    })
+}
+
+#[test]
+fn a_pool_tells_how_long_tasks_waited_and_ran_also_in_workers_that_are_gone() -> Result<()> {
+    in_time(|| {
+        let pool = pool_of(1);
+        let gate = Gate::new();
+        let held = pool.submit(pass, gate.path());
+        gate.wait_for(1);
+        let waiting = pool.submit(square, 3);
+        let before = Instant::now();
+        while before.elapsed() < Duration::from_millis(20) {
+            thread::yield_now();
+        }
+        gate.open();
+        held.result()?;
+        waiting.result()?;
+        failure(pool.apply(|()| -> () { process::abort() }, ()));
+        pool.map(square, 0..1000)?;
+        pool.join()?;
+        let stats = pool.stats();
+        // All but the one that has ended its worker.
+        assert_eq!(
+            (stats.wait_times.count(), stats.run_times.count()),
+            (1002, 1002)
+        );
+        let longest = [&stats.wait_times, &stats.run_times].map(|it| it.quantile(1.0));
+        assert!(
+            longest
+                .iter()
+                .all(|it| *it >= Some(Duration::from_millis(20))),
+            "{stats:?}"
+        );
+        assert!(stats.run_times.quantile(0.5) < Some(Duration::from_millis(20)));
+        let filled: u64 = stats.run_times.buckets().map(|it| it.1).sum();
+        assert_eq!(filled, 1002);
+        Ok(())
+    })
+}
+
+#[test]
+fn statistics_can_be_sent() -> Result<()> {
+    in_time(|| {
+        let pool = pool_of(1);
+        pool.map(square, 0..10)?;
+        let stats = pool.stats();
+        let (sent, done) = (stats.clone(), stats.done);
+        let received = pool.apply(|it: PoolStats| it, sent)?;
+        assert_eq!((received, done), (stats, 10));
         Ok(())
     })
 }

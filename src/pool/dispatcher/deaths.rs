@@ -40,6 +40,7 @@ impl State {
             return;
         };
         self.changes += 1;
+        self.times.add(&link.page);
         self.events.remove(&link.bell);
         self.events.remove(&link.pidfd);
         if let Some(requests) = &link.requests {

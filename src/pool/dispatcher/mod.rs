@@ -19,7 +19,7 @@ use crate::pool::{
     link::Link,
     page::Page,
     payload::{Payload, PoolSlabs},
-    stats::{Counts, PoolStats, WorkerStats},
+    stats::{Counts, PoolStats, Times, WorkerStats},
     task::{Body, Told},
     unit::Unit,
 };
@@ -92,6 +92,8 @@ pub(super) struct State {
     /// Counts changes of the workers.
     pub(super) changes: u64,
     pub(super) counts: Counts,
+    /// Those of workers that are no more.
+    times: Times,
     limits: Option<ResourceLimits>,
     /// Records on their way from a ring to their tasks.
     records: Vec<u8>,
@@ -137,6 +139,7 @@ impl State {
             is_relieved: false,
             changes: 0,
             counts: Counts::default(),
+            times: Times::default(),
             limits,
             records: Vec::new(),
             slabs,
@@ -269,8 +272,10 @@ impl State {
             stats
         });
         let running = links().filter(runs).count() as u64;
-        self.counts
-            .stats(self.outstanding, running, workers.collect())
+        let mut times = self.times.clone();
+        links().for_each(|it| times.add(&it.page));
+        let tasks = (self.outstanding, running);
+        self.counts.stats(tasks, times, workers.collect())
     }
 
     /// Whether the leader sleeps beyond what is due.

@@ -107,6 +107,7 @@ impl Link {
         let demands = unit.demands();
         let mut head = RequestHead::new(Kind::Items);
         head.is_timed = demands.timeout.is_some();
+        head.submitted = unit.submitted();
         // What is tried again travels alone.
         if demands.retries > 0 && count == 1 {
             let attempt = unit.with_tries(|it| it.next());

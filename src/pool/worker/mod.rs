@@ -26,7 +26,7 @@ use crate::process::{
 };
 use crate::shm::{Buffer, Cursor, Slab, Slabs};
 use crate::sys::{
-    child, environment,
+    child, clock, environment,
     fd::{self, Stdio},
     limits, memory, pid,
     spin::Spin,
@@ -290,7 +290,8 @@ impl WorkerLoop {
     fn run_items(&mut self, head: RequestHead) -> Option<()> {
         self.is_trimmed = false;
         ATTEMPT.store(head.attempt.max(1).into(), Ordering::Relaxed);
-        let begin = Instant::now();
+        let begin = clock::now();
+        let waited = begin.saturating_sub(head.submitted);
         if head.has_handles {
             self.answers.give(self.inbox.take_handles());
         }
@@ -320,7 +321,8 @@ impl WorkerLoop {
         }
         // An item that was taken back has left its own.
         self.answers.give(Vec::new());
-        self.answers.replies.account(begin.elapsed(), done);
+        let busy = clock::since(begin);
+        self.answers.replies.account(waited, busy, done);
         if self.max_memory.is_some() && self.looked_at_memory.elapsed() >= MEMORY_INTERVAL {
             self.look_at_memory();
         }

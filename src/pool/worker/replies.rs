@@ -112,10 +112,11 @@ impl Replies {
         }
     }
 
-    /// Notes how long items took.
-    pub(super) fn account(&self, busy: Duration, items: u32) {
+    /// Notes for how many nanoseconds items had waited, and how long they took.
+    pub(super) fn account(&self, waited: u64, busy: Duration, items: u32) {
         self.items_are_tiny.set(busy < TINY * items);
-        self.page.account(busy.as_nanos() as u64, items.into());
+        self.page
+            .account(waited, busy.as_nanos() as u64, items.into());
     }
 
     pub(super) fn ring(&self) {

@@ -1,0 +1,128 @@
+//! How long many things took, in few numbers.
+//!
+//! Buckets as in HdrHistogram (<https://hdrhistogram.org>), with two bits of precision: four for each power of two, so that a time is
+//! known to a quarter of itself, from a nanosecond to centuries.
+
+use serde::{Deserialize, Serialize};
+use std::{fmt, time::Duration};
+
+/// Bits behind the highest one of a time that tell its bucket.
+const FINE_BITS: u32 = 2;
+
+/// Each power of two from `FINE_BITS` up has four buckets, and each time below has one.
+pub(super) const BUCKETS: usize = (u64::BITS - FINE_BITS + 1 << FINE_BITS) as usize;
+
+/// Times of many tasks, each known to a quarter of itself; see [`PoolStats`](crate::PoolStats).
+///
+/// ```
+/// let pool = procpool::ProcessPoolExecutor::builder().workers(1).build()?;
+/// pool.map(|x: u64| std::thread::sleep(std::time::Duration::from_millis(x)), [1, 1, 1, 20])?;
+/// pool.join()?;
+/// let times = pool.stats().run_times;
+/// assert_eq!(times.count(), 4);
+/// assert!(times.quantile(0.5) < times.quantile(1.0));
+/// # Ok::<(), procpool::Error>(())
+/// ```
+#[derive(Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Histogram {
+    /// By bucket, as far as there is anything.
+    counts: Vec<u64>,
+}
+
+impl Histogram {
+    /// How many times are in it.
+    #[must_use]
+    pub fn count(&self) -> u64 {
+        self.counts.iter().sum()
+    }
+
+    /// The time that this part of all did not exceed, rounded up to the end of its bucket: 0.5 for the median, 1 for the longest.
+    /// None if there are none.
+    #[must_use]
+    pub fn quantile(&self, part: f64) -> Option<Duration> {
+        let rank = (self.count() as f64 * part.clamp(0.0, 1.0)).ceil().max(1.0) as u64;
+        let mut seen = 0;
+        let mut buckets = self.buckets();
+        buckets.find_map(|(end, count)| {
+            seen += count;
+            (seen >= rank).then_some(end)
+        })
+    }
+
+    /// Where each bucket ends that has something in it, and how many times are in it; the shortest first.
+    pub fn buckets(&self) -> impl Iterator<Item = (Duration, u64)> {
+        let counts = self.counts.iter().copied().enumerate();
+        let filled = counts.filter(|it| it.1 > 0);
+        filled.map(|(bucket, count)| (Duration::from_nanos(end_of(bucket)), count))
+    }
+
+    /// Adds the counts of all buckets, from the first on.
+    pub(super) fn add(&mut self, counts: impl Iterator<Item = u64>) {
+        for (bucket, count) in counts.enumerate().filter(|it| it.1 > 0) {
+            if self.counts.len() <= bucket {
+                self.counts.resize(bucket + 1, 0);
+            }
+            self.counts[bucket] += count;
+        }
+    }
+}
+
+impl fmt::Debug for Histogram {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Histogram")
+            .field("count", &self.count())
+            .field("median", &self.quantile(0.5))
+            .field("p99", &self.quantile(0.99))
+            .field("longest", &self.quantile(1.0))
+            .finish_non_exhaustive()
+    }
+}
+
+/// The bucket of a time in nanoseconds.
+#[inline]
+pub(super) fn bucket_of(nanos: u64) -> usize {
+    let Some(shift) = nanos
+        .checked_ilog2()
+        .and_then(|it| it.checked_sub(FINE_BITS))
+    else {
+        return nanos as usize;
+    };
+    ((shift as usize) << FINE_BITS) + (nanos >> shift) as usize
+}
+
+/// The longest time in a bucket, in nanoseconds.
+fn end_of(bucket: usize) -> u64 {
+    let shift = (bucket >> FINE_BITS).saturating_sub(1);
+    let fine = (bucket - (shift << FINE_BITS)) as u64;
+    (fine << shift) | ((1 << shift) - 1)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_time_lies_in_one_bucket_that_ends_at_most_a_quarter_behind_it() {
+        let powers = (0..64).flat_map(|it| [1u64 << it, (1 << it) - 1, (1 << it) | 1]);
+        for nanos in powers.chain([u64::MAX, 5, 6, 1000, 1_000_000]) {
+            let bucket = bucket_of(nanos);
+            assert!(bucket < BUCKETS);
+            assert!(end_of(bucket) >= nanos && end_of(bucket) - nanos <= nanos / 4);
+            assert!(bucket == 0 || end_of(bucket - 1) < nanos);
+        }
+        assert_eq!(bucket_of(u64::MAX), BUCKETS - 1);
+    }
+
+    #[test]
+    fn quantiles_are_of_those_that_were_counted() {
+        let mut histogram = Histogram::default();
+        assert_eq!((histogram.count(), histogram.quantile(0.5)), (0, None));
+        let mut counts = [0; BUCKETS];
+        (counts[bucket_of(100)], counts[bucket_of(10_000)]) = (98, 2);
+        histogram.add(counts.into_iter());
+        histogram.add([1].into_iter());
+        let nanos = |it| histogram.quantile(it).map(|it| it.as_nanos());
+        assert_eq!([0.0, 0.5, 0.98].map(nanos), [0, 111, 111].map(Some));
+        assert_eq!([0.99, 1.0, 7.0].map(nanos), [10_239; 3].map(Some));
+    }
+}
