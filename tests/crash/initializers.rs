@@ -140,6 +140,41 @@ fn workers_that_are_killed_together_while_they_start_do_not_break_the_pool() -> 
     })
 }
 
+/// Waits at the gate in the first worker that comes by.
+fn hold_up_one((gate, place): (PathBuf, PathBuf)) -> std::result::Result<(), String> {
+    if File::create_new(place).is_ok() {
+        pass(gate);
+    }
+    Ok(())
+}
+
+#[test]
+fn no_task_waits_for_an_initializer_while_another_worker_is_idle() -> Result<()> {
+    in_time(|| {
+        for round in 0..20 {
+            let gate = Gate::new();
+            let place = gate.path().join("place");
+            let pool = ProcessPoolExecutor::builder()
+                .workers(2)
+                .initializer(hold_up_one, (gate.path(), place))
+                .build()?;
+            // Before any worker is ready, or behind that.
+            if round % 2 == 1 {
+                gate.wait_for(1);
+            }
+            let futures: Vec<_> = (0..3).map(|x| pool.submit(square, x)).collect();
+            for (x, future) in (0..).zip(futures) {
+                assert_eq!(future.result()?, x * x);
+            }
+            assert_eq!(pool.apply(square, 3)?, 9);
+            assert_eq!(pool.map(square, 0..100)?.len(), 100);
+            drop(gate);
+            pool.join()?;
+        }
+        Ok(())
+    })
+}
+
 /// Fails once the file is there.
 fn fail_behind(file: PathBuf) -> std::result::Result<(), String> {
     if file.exists() {

@@ -66,13 +66,14 @@ impl State {
         Some(slot)
     }
 
-    /// The worker with the fewest items in flight that may have more.
+    /// The worker with the fewest items in flight that may have more. One that is not ready, as its initializer may take long,
+    /// gets nothing as long as another is.
     fn least_busy(&mut self) -> Option<usize> {
         let ahead = self
             .item_nanos
             .map_or(LEAST_AHEAD, |it| AHEAD_NANOS / it.max(1));
         let most = ahead.clamp(LEAST_AHEAD, MOST_AHEAD) as u32;
-        let mut best = None;
+        let (mut best, mut any_ready) = (None, false);
         for number in 0..self.slots.len() {
             if self.must_wait(number) {
                 continue;
@@ -80,16 +81,30 @@ impl State {
             let Slot::Running(link) = &mut self.slots[number] else {
                 continue;
             };
+            let is_ready = link.is_ready && link.takes_more();
+            any_ready |= is_ready;
             let has_room = link.items < most || link.in_flight.len() < LEAST_AHEAD as usize;
-            let better = best.is_none_or(|(_, items)| link.items < items);
+            let better =
+                best.is_none_or(|(_, unready, items)| (!is_ready, link.items) < (unready, items));
             if has_room && better && link.is_open() {
-                best = Some((number, link.items));
-                if link.items == 0 {
+                best = Some((number, !is_ready, link.items));
+                if is_ready && link.items == 0 {
                     break;
                 }
             }
         }
-        best.map(|it| it.0)
+        best.filter(|it| !any_ready || !it.1).map(|it| it.0)
+    }
+
+    /// Notes that a worker takes items from now on; what was sent ahead to others that do not yet is anybody's again.
+    pub(super) fn note_ready(&mut self, slot: usize) -> Option<()> {
+        self.slots[slot].link_mut()?.is_ready = true;
+        for other in 0..self.slots.len() {
+            if self.slots[other].link().is_some_and(|it| !it.is_ready) {
+                self.take_back_if(other, |_| true);
+            }
+        }
+        Some(())
     }
 
     /// Gives a worker with nothing to do what was sent ahead to another.

@@ -59,7 +59,7 @@ impl State {
                     continue;
                 }
                 Tag::Ready => {
-                    self.slots[slot].link_mut()?.is_ready = true;
+                    self.note_ready(slot)?;
                     self.failures[slot] = 0;
                 }
                 Tag::SetupFault => self.break_down(&decode_fault(bytes)?, told),

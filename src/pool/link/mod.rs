@@ -240,11 +240,17 @@ impl Link {
         has_room
             && self.staged.len() - self.written < MOST_STAGED
             && self.stalled.is_none()
-            && !self.is_leaving
-            && self.verdict.is_none()
             && self.gap.is_none()
+            && self.takes_more()
+    }
+
+    /// Whether it may be sent anything any more.
+    pub(super) fn takes_more(&self) -> bool {
+        !self.is_leaving
+            && self.verdict.is_none()
             && !self.is_gone
             && self.exit.is_none()
+            && self.dead_since.is_none()
             && self.requests.is_some()
     }
 
