@@ -2,7 +2,11 @@
 
 #[path = "common/mod.rs"]
 mod common;
+#[path = "common/processes.rs"]
+mod processes;
 
+#[path = "control/crash_matrix.rs"]
+mod crash_matrix;
 #[path = "control/idle.rs"]
 mod idle;
 #[path = "control/pressure.rs"]
