@@ -10,7 +10,7 @@ use std::{fmt, time::Duration};
 const FINE_BITS: u32 = 2;
 
 /// Each power of two from `FINE_BITS` up has four buckets, and each time below has one.
-pub(super) const BUCKETS: usize = (u64::BITS - FINE_BITS + 1 << FINE_BITS) as usize;
+pub(super) const BUCKETS: usize = ((u64::BITS - FINE_BITS + 1) << FINE_BITS) as usize;
 
 /// Times of many tasks, each known to a quarter of itself; see [`PoolStats`](crate::PoolStats).
 ///
