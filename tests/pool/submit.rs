@@ -1,6 +1,10 @@
 //! Single tasks: `submit`, `apply` and `apply_async`, from one thread and from many.
 
-use crate::common::{Gate, failure, in_time, pass, pool_of, process_id, race, square};
+use crate::common::{DEADLINE, Gate, failure, in_time, pass, pool_of, process_id, race, square};
+use nix::{
+    sys::signal::{Signal, kill},
+    unistd::Pid,
+};
 use procpool::{ErrorKind, ProcessPoolExecutor, Result};
 use serde::{Deserialize, Serialize, Serializer};
 use std::{
@@ -362,4 +366,50 @@ fn no_short_task_waits_behind_a_long_one_while_a_worker_is_free() -> Result<()> 
         gate.open();
         held.into_iter().try_for_each(procpool::TaskFuture::result)
     })
+}
+
+#[test]
+fn what_was_sent_ahead_is_found_behind_a_long_task_although_another_worker_is_slow_to_start()
+-> Result<()> {
+    in_time(|| {
+        let pool = pool_of(3);
+        // All are ready.
+        let gate = Gate::new();
+        let ready = [(); 3].map(|()| pool.submit(pass, gate.path()));
+        gate.wait_for(3);
+        gate.open();
+        ready
+            .into_iter()
+            .try_for_each(procpool::TaskFuture::result)?;
+        // 1. The last worker does not come to its task. 2. One is sent ahead to the first. 3. The second has nothing to do.
+        let last = Pid::from_raw(pool.worker_pids()[2] as i32);
+        kill(last, Signal::SIGSTOP).expect("a worker");
+        let gates = [Gate::new(), Gate::new()];
+        let [long, soon_done] = [0, 1].map(|it: usize| pool.submit(pass, gates[it].path()));
+        gates.iter().for_each(|it| it.wait_for(1));
+        let (slow, mut ahead) = (pool.submit(square, 2), pool.submit(square, 3));
+        gates[1].open();
+        soon_done.result()?;
+        assert_eq!(ahead.result_timeout(DEADLINE / 4)?, 9);
+        kill(last, Signal::SIGCONT).expect("a worker");
+        gates[0].open();
+        long.result()?;
+        assert_eq!(slow.result()?, 4);
+        Ok(())
+    })
+}
+
+#[test]
+fn every_worker_gets_one_of_as_many_endless_tasks_whichever_is_ready_first() {
+    in_time(|| {
+        race(|| {
+            let pool = pool_of(5);
+            let gate = Gate::new();
+            // Submitted while workers start: to those that are ready first, then shared with the others, several at a time.
+            let held = [(); 5].map(|()| pool.submit(pass, gate.path()));
+            gate.wait_for(5);
+            gate.open();
+            assert!(held.into_iter().all(|it| it.result().is_ok()));
+        });
+    });
 }

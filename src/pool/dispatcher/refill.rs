@@ -1,7 +1,7 @@
 //! Which worker gets what next, and who fills an empty place.
 
 use super::{Slot, State, cancelled};
-use crate::pool::{stats::RestartReason, task::Told, unit::Unit};
+use crate::pool::{link::Link, stats::RestartReason, task::Told, unit::Unit};
 use std::{mem, time::Instant};
 
 /// Work that is sent ahead to a busy worker: enough to outlast a wake-up of the pool.
@@ -107,32 +107,49 @@ impl State {
         Some(())
     }
 
-    /// Gives a worker with nothing to do what was sent ahead to another.
+    /// Gives workers with nothing to do what was sent ahead to others.
     pub(super) fn feed_the_idle(&mut self, told: &mut Told) {
-        if !self.queue.is_empty() || self.outstanding <= 1 {
-            return;
+        // Each time one of them at least gets something.
+        for _ in 0..self.slots.len() {
+            if !self.queue.is_empty() || self.outstanding <= 1 {
+                return;
+            }
+            let idle = self.count_idle();
+            if idle == 0 || !self.share_with(idle, told) {
+                return;
+            }
         }
+    }
+
+    /// Workers that are ready, may have more, and have nothing to do.
+    fn count_idle(&mut self) -> usize {
         let mut idle = 0;
         for slot in 0..self.slots.len() {
             let may_work = !self.must_wait(slot);
-            let link = self.slots[slot].link_mut();
-            idle += usize::from(may_work && link.is_some_and(|it| it.items == 0 && it.is_open()));
+            let is_idle = |it: &mut Link| it.is_ready && it.items == 0 && it.is_open();
+            idle += usize::from(may_work && self.slots[slot].link_mut().is_some_and(is_idle));
         }
-        if idle == 0 {
-            return;
-        }
+        idle
+    }
+
+    /// Shares with so many idle workers what was sent ahead to the one with the most of it; false if there is nothing to share.
+    fn share_with(&mut self, idle: usize, told: &mut Told) -> bool {
         let tiny = self.item_nanos.is_some_and(|it| it < TINY_NANOS);
         let nanos = self.item_nanos.unwrap_or(TINY_NANOS);
-        let Some(link) = self.links().max_by_key(|it| it.unstarted()) else {
-            return;
+        // One with a single item is about to start it, and hides nothing.
+        let rich = self.links().filter(|it| it.items > 1 && it.unstarted() > 0);
+        let Some(link) = rich.max_by_key(|it| it.unstarted()) else {
+            return false;
         };
         let worth_it =
             !tiny || link.is_stuck() || u64::from(link.unstarted()) * nanos >= TINY_NANOS;
-        if link.items < 2 || link.unstarted() == 0 || !worth_it {
-            return;
+        if !worth_it {
+            return false;
         }
         // The first stays where it is: it runs, or is about to.
-        let Some(front) = link.front() else { return };
+        let Some(front) = link.front() else {
+            return false;
+        };
         let units = link.take_back(front.wrapping_add(1));
         let total: u32 = units.iter().map(Unit::count).sum();
         let share = total.div_ceil(idle as u32 + 1).max(1);
@@ -143,6 +160,7 @@ impl State {
             self.queue.push_back(unit);
         }
         self.refill(told);
+        total > 0
     }
 
     /// Puts units before everything that is queued, in their order.
