@@ -11,13 +11,23 @@ mod crash_matrix;
 mod idle;
 #[path = "control/pressure.rs"]
 mod pressure;
+#[path = "control/kernel.rs"]
+mod kernel;
 #[path = "control/priorities.rs"]
 mod priorities;
 #[path = "control/recycling.rs"]
 mod recycling;
+#[path = "control/refusals.rs"]
+mod refusals;
 #[path = "control/retries.rs"]
 mod retries;
 #[path = "control/stopping.rs"]
 mod stopping;
 #[path = "control/workers.rs"]
 mod workers;
+
+#[test]
+#[ignore = "a program that other tests start"]
+fn program() {
+    processes::run(refusals::PROGRAMS);
+}

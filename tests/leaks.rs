@@ -13,11 +13,10 @@ use nix::{
     sys::signal::Signal,
 };
 use processes::{
-    Process, descriptors_of, eventually, fork_server, kill, kill_fork_server, status_of,
+    Inventory, Process, descriptors_of, eventually, fork_server, kill, kill_fork_server, status_of,
 };
 use procpool::{ErrorKind, Event, Lock, ProcessPoolExecutor, Sender, StartMethod, Value, one_way};
 use std::{
-    collections::BTreeMap,
     fs::{self, File},
     net::TcpListener,
     os::fd::AsFd,
@@ -26,35 +25,6 @@ use std::{
     thread,
     time::{Duration, Instant},
 };
-
-/// What a process holds that can be left behind.
-#[derive(Debug, PartialEq, Eq)]
-struct Inventory {
-    /// How many descriptors of each kind.
-    descriptors: BTreeMap<String, usize>,
-    /// Mappings of shared memory.
-    mappings: usize,
-    threads: String,
-    children: usize,
-}
-
-impl Inventory {
-    fn of(pid: u32) -> Self {
-        let mut descriptors = BTreeMap::new();
-        for (_, target) in descriptors_of(pid) {
-            // `pipe:[4711]` differs from time to time.
-            let kind = target.split(":[").next().unwrap_or_default();
-            *descriptors.entry(kind.to_owned()).or_insert(0) += 1;
-        }
-        let maps = fs::read_to_string(format!("/proc/{pid}/maps")).expect("a living process");
-        Self {
-            descriptors,
-            mappings: maps.lines().filter(|it| it.contains("memfd:")).count(),
-            threads: status_of(pid, "Threads"),
-            children: Process::children_of(pid).len(),
-        }
-    }
-}
 
 /// Does something once, and then often, which must leave nothing more in this process and its fork server.
 fn leaves_nothing(rounds: usize, action: impl Fn()) {

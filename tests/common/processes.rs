@@ -15,7 +15,7 @@ use nix::{
     unistd::Pid,
 };
 use std::{
-    collections::BTreeSet,
+    collections::{BTreeMap, BTreeSet},
     env,
     fmt::Display,
     fs,
@@ -353,6 +353,35 @@ pub(crate) fn descriptors_of(pid: u32) -> Vec<(i32, String)> {
         .collect();
     found.sort();
     found
+}
+
+/// What a process holds that can be left behind.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Inventory {
+    /// How many descriptors of each kind.
+    pub(crate) descriptors: BTreeMap<String, usize>,
+    /// Mappings of shared memory.
+    pub(crate) mappings: usize,
+    pub(crate) threads: String,
+    pub(crate) children: usize,
+}
+
+impl Inventory {
+    pub(crate) fn of(pid: u32) -> Self {
+        let mut descriptors = BTreeMap::new();
+        for (_, target) in descriptors_of(pid) {
+            // `pipe:[4711]` differs from time to time.
+            let kind = target.split(":[").next().unwrap_or_default();
+            *descriptors.entry(kind.to_owned()).or_insert(0) += 1;
+        }
+        let maps = fs::read_to_string(format!("/proc/{pid}/maps")).expect("a living process");
+        Self {
+            descriptors,
+            mappings: maps.lines().filter(|it| it.contains("memfd:")).count(),
+            threads: status_of(pid, "Threads"),
+            children: Process::children_of(pid).len(),
+        }
+    }
 }
 
 /// A line of `/proc/<pid>/status`.

@@ -1,6 +1,9 @@
 //! One task is stopped, by its limit of time or by its future, and nothing else is.
 
-use crate::common::{Gate, failure, in_time, pass, pool_of, process_id, race, square};
+use crate::{
+    common::{Gate, failure, in_time, pass, pool_of, process_id, race, square},
+    processes::{Process as Seen, eventually, kill as send, process},
+};
 use nix::sys::signal::{SigSet, Signal};
 use procpool::{ErrorKind, ProcessPoolExecutor, Result, TaskFuture, current_worker};
 use std::{
@@ -253,4 +256,48 @@ fn a_task_sees_that_it_is_asked_to_stop_and_the_next_is_not() -> Result<()> {
         }
         Ok(())
     })
+}
+
+/// The only worker of a pool, which is held up in a task and then stopped as by a debugger.
+fn stopped_worker(timeout: Duration) -> (ProcessPoolExecutor, TaskFuture<()>, Seen) {
+    let pool = pool_of(1);
+    let worker = process(pool.worker_pids()[0]);
+    let held = pool.options().timeout(timeout).submit(sleep, ());
+    until_running(&held);
+    send(worker.pid, Signal::SIGSTOP);
+    (pool, held, worker)
+}
+
+#[test]
+fn a_task_whose_worker_is_stopped_runs_out_of_time_all_the_same() {
+    in_time(|| {
+        let (pool, held, worker) = stopped_worker(4 * SOON);
+        assert_eq!(failure(held.result()).kind(), ErrorKind::TimedOut);
+        eventually("the worker is gone", || !worker.runs());
+        assert_eq!(pool.apply(square, 3).ok(), Some(9));
+    });
+}
+
+#[test]
+fn a_task_whose_worker_is_stopped_can_be_killed() {
+    in_time(|| {
+        let (pool, held, worker) = stopped_worker(Duration::MAX);
+        assert!(held.kill());
+        assert_eq!(failure(held.result()).kind(), ErrorKind::Cancelled);
+        eventually("the worker is gone", || !worker.runs());
+        assert_eq!(pool.apply(square, 3).ok(), Some(9));
+    });
+}
+
+#[test]
+fn a_pool_with_a_stopped_worker_can_be_stopped() {
+    in_time(|| {
+        for stop in [ProcessPoolExecutor::kill, ProcessPoolExecutor::terminate] {
+            let (pool, held, worker) = stopped_worker(Duration::MAX);
+            stop(&pool);
+            assert_eq!(failure(held.result()).kind(), ErrorKind::Shutdown);
+            drop(pool);
+            assert!(!worker.runs());
+        }
+    });
 }

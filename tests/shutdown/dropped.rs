@@ -258,3 +258,19 @@ fn pools_leave_no_descriptor_and_no_thread_behind() {
         }
     });
 }
+
+#[test]
+fn a_pool_works_on_threads_that_end_and_may_be_dropped_on_another() {
+    in_time(|| {
+        let build = thread::spawn(|| pool_of(2)).join();
+        let pool = build.expect("no panic");
+        let workers = pool.worker_pids();
+        let used = thread::spawn(move || (pool.map(|x: u64| x + 1, 0..100), pool)).join();
+        let (values, pool) = used.expect("no panic");
+        assert_eq!(values.expect("results"), Vec::from_iter(1..101));
+        // A worker is bound to no thread: none has ended with the one that started it.
+        assert_eq!(pool.worker_pids(), workers);
+        thread::spawn(|| drop(pool)).join().expect("no panic");
+        assert!(!workers.into_iter().any(is_running));
+    });
+}
