@@ -13,10 +13,11 @@ use nix::{
     sys::signal::Signal,
 };
 use processes::{
-    Inventory, Process, descriptors_of, eventually, fork_server, kill, kill_fork_server, status_of,
+    Inventory, Process, descriptors_of, eventually, fork_server, kill, kill_fork_server,
 };
 use procpool::{ErrorKind, Event, Lock, ProcessPoolExecutor, Sender, StartMethod, Value, one_way};
 use std::{
+    collections::BTreeMap,
     fs::{self, File},
     net::TcpListener,
     os::fd::AsFd,

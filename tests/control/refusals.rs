@@ -43,12 +43,14 @@ pub(crate) const PROGRAMS: &[(&str, fn())] = &[
 ];
 
 /// What an operation may fail with. That a worker or a server could not go on is its death.
-const KINDS: [ErrorKind; 5] = [
+/// A manager's server is full that has no thread or descriptor for another client.
+const KINDS: [ErrorKind; 6] = [
     ErrorKind::StartFailed,
     ErrorKind::Io,
     ErrorKind::Codec,
     ErrorKind::WorkerDied,
     ErrorKind::Disconnected,
+    ErrorKind::Full,
 ];
 
 /// Calls that never fail so in the processes that this one has started: no pipe of theirs is full, and none waits for a child.
@@ -108,7 +110,12 @@ const REFUSALS: &[Refusal] = &[
         errno: Errno::EAGAIN,
         is_meant: is_of_a_pipe,
     },
-    any("read", libc::SYS_read, Errno::EINTR),
+    Refusal {
+        name: "read",
+        call: libc::SYS_read,
+        errno: Errno::EINTR,
+        is_meant: may_wait,
+    },
     any("recvmsg", libc::SYS_recvmsg, Errno::EINTR),
     any("ppoll", libc::SYS_ppoll, Errno::EINTR),
     any("poll", libc::SYS_poll, Errno::EINTR),
@@ -143,6 +150,12 @@ fn is_of_a_pipe(call: &libc::seccomp_notif) -> bool {
     let flags = flags.and_then(|it| i32::from_str_radix(it.trim(), 8).ok());
     flags.is_some_and(|it| it & libc::O_NONBLOCK != 0)
         && target.is_ok_and(|it| it.to_string_lossy().starts_with("pipe:"))
+}
+
+/// A read of a pipe or a socket. No signal interrupts that of a file, and the loader does not expect it.
+fn may_wait(call: &libc::seccomp_notif) -> bool {
+    let target = fs::read_link(format!("/proc/{}/fd/{}", call.pid, call.data.args[0]));
+    target.is_ok_and(|it| !it.starts_with("/"))
 }
 
 /// A message with descriptors, of which the kernel allows only so many on their way.
