@@ -44,13 +44,15 @@ pub(crate) const PROGRAMS: &[(&str, fn())] = &[
 
 /// What an operation may fail with. That a worker or a server could not go on is its death.
 /// A manager's server is full that has no thread or descriptor for another client.
-const KINDS: [ErrorKind; 6] = [
+/// One that hangs up in the middle of a handshake is taken to refuse the key: to a stranger it says no more.
+const KINDS: [ErrorKind; 7] = [
     ErrorKind::StartFailed,
     ErrorKind::Io,
     ErrorKind::Codec,
     ErrorKind::WorkerDied,
     ErrorKind::Disconnected,
     ErrorKind::Full,
+    ErrorKind::AuthenticationFailed,
 ];
 
 /// Calls that never fail so in the processes that this one has started: no pipe of theirs is full, and none waits for a child.
