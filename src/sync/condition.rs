@@ -36,7 +36,7 @@ use super::{
 use crate::error::{Error, ErrorKind, Result};
 use crate::shm::{Kind, Object};
 use crate::sys::{
-    futex, pid,
+    futex,
     robust::{Reentry, RobustMutex},
 };
 use std::{
@@ -92,8 +92,6 @@ pub struct Condition {
 pub struct ConditionGuard<'a> {
     condition: &'a Condition,
     held: Held<'a>,
-    /// A copy of this process has a copy of this guard, and holds nothing.
-    process: u32,
 }
 
 /// The word, taken apart.
@@ -166,7 +164,6 @@ impl Condition {
             ConditionGuard {
                 condition: self,
                 held,
-                process: pid::current(),
             }
         })
     }
@@ -322,7 +319,7 @@ impl ConditionGuard<'_> {
     /// False if the deadline passed.
     fn wait_until(&mut self, deadline: Option<Instant>) -> Result<bool> {
         assert!(
-            self.process == pid::current(),
+            self.held.is_here(),
             "this is a copy of the process that holds the Condition, and cannot wait in its place"
         );
         let condition = self.condition;

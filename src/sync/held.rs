@@ -3,7 +3,10 @@
 use super::lock_error::{LockError, LockResult};
 use crate::error::{Error, ErrorKind, Result};
 use crate::shm::Kind;
-use crate::sys::robust::{Refusal, RobustMutex, Taken};
+use crate::sys::{
+    pid,
+    robust::{Refusal, RobustMutex, Taken},
+};
 use std::{
     marker::PhantomData,
     thread,
@@ -18,10 +21,12 @@ pub(super) enum Wait {
     AtMost(Duration),
 }
 
-/// A mutex that this thread of this process holds. A copy of the process has a copy of this value, and holds nothing.
+/// A mutex that this thread of this process holds.
 #[derive(Debug)]
 pub(super) struct Held<'a> {
     mutex: &'a RobustMutex,
+    /// A copy of this process has a copy of this value, and holds nothing.
+    process: u32,
     /// The mutex is its thread's.
     bound_to_thread: PhantomData<*const ()>,
 }
@@ -31,6 +36,7 @@ impl<'a> Held<'a> {
     fn new(mutex: &'a RobustMutex) -> Self {
         Self {
             mutex,
+            process: pid::current(),
             bound_to_thread: PhantomData,
         }
     }
@@ -84,6 +90,12 @@ impl<'a> Held<'a> {
         }
     }
 
+    /// Whether this is the process that took the mutex, and not a copy of it.
+    #[inline]
+    pub(super) fn is_here(&self) -> bool {
+        self.process == pid::current()
+    }
+
     /// Lets the mutex go while `wait` runs; true if a holder died meanwhile.
     pub(super) fn without<T>(&mut self, wait: impl FnOnce() -> T) -> (T, Result<()>) {
         self.mutex.unlock();
@@ -106,8 +118,9 @@ impl<'a> Held<'a> {
 impl Drop for Held<'_> {
     #[inline]
     fn drop(&mut self) {
-        // In a copy of the process it is not this thread's, and does nothing.
-        self.mutex.unlock();
+        if self.is_here() {
+            self.mutex.unlock();
+        }
     }
 }
 

@@ -1,8 +1,8 @@
 //! Guards in copies of the process that holds them: they hold nothing there.
 
-use crate::{common::in_time, start};
-use procpool::{ErrorKind, Lock, Process, Result, StartMethod, Value, fork_map};
-use std::time::Duration;
+use crate::{common::in_time, elsewhere, start};
+use procpool::{ErrorKind, Lock, LockGuard, Process, Result, StartMethod, Value, fork_map};
+use std::{cell::RefCell, time::Duration};
 
 fn text(error: impl ToString) -> String {
     error.to_string()
@@ -45,6 +45,32 @@ fn a_copy_that_drops_a_guard_does_not_let_the_lock_go() -> Result<()> {
         assert!(!ask()?);
         drop(held);
         assert!(ask()?);
+        Ok(())
+    })
+}
+
+thread_local! {
+    /// What this thread holds, also in a copy of its process.
+    static HELD: RefCell<Option<LockGuard<'static>>> = const { RefCell::new(None) };
+}
+
+/// 1. A process holds a lock and is copied; 2. it lets the lock go; 3. the copy takes the lock; 4. the copy drops its copy of
+/// the first guard, which lets nothing go.
+#[test]
+fn a_copy_of_a_guard_does_not_let_go_what_the_copy_of_the_process_has_taken() -> Result<()> {
+    in_one_thread(|()| {
+        let lock: &Lock = Box::leak(Box::new(Lock::new().map_err(text)?));
+        HELD.set(Some(lock.acquire().map_err(text)?));
+        let copy = |lock: Lock| {
+            let held = lock.acquire().map_err(text)?;
+            HELD.take();
+            let is_held = elsewhere(|| lock.try_acquire().is_err());
+            drop(held);
+            Ok::<_, String>(is_held)
+        };
+        let copy = start(StartMethod::Fork, copy, lock.clone()).map_err(text)?;
+        HELD.take();
+        assert!(copy.result().map_err(text)??);
         Ok(())
     })
 }
