@@ -6,8 +6,9 @@ mod common;
 mod processes;
 
 use common::{failure, in_time, pattern};
+use nix::sys::resource::{Resource, setrlimit};
 use processes::{Program, eventually, listen, say};
-use procpool::{ErrorKind, Process, Result, SharedMemory, StartMethod};
+use procpool::{Array, ErrorKind, Lock, Process, Queue, Result, SharedMemory, StartMethod};
 use std::{fs, path::PathBuf, process};
 
 const PROGRAMS: &[(&str, fn())] = &[
@@ -108,6 +109,30 @@ fn what_cannot_be_is_refused() -> Result<()> {
             ErrorKind::InvalidInput
         );
         assert_eq!(kind(SharedMemory::open(&name("nobody"))), ErrorKind::Io);
+        Ok(())
+    })
+}
+
+/// SIGXFSZ would end the process.
+#[test]
+fn what_is_beyond_the_limit_of_file_sizes_is_an_error() -> Result<()> {
+    in_time(|| {
+        let beyond = |memory: SharedMemory| {
+            setrlimit(Resource::RLIMIT_FSIZE, 20_000, 20_000).expect("a lower limit");
+            let made = [
+                SharedMemory::create(30_000).map(drop),
+                SharedMemory::create_named(&name("limit"), 30_000).map(drop),
+                Array::<u8>::new(30_000).map(drop),
+                Queue::<u8>::unbounded().map(drop),
+                memory.write_at(10_000, &[0; 20_000]),
+            ];
+            let within = memory
+                .write_at(10_000, b"x")
+                .and_then(|()| Lock::new().map(drop));
+            made.map(|it| kind(it) == ErrorKind::Io) == [true; 5] && within.is_ok()
+        };
+        let memory = SharedMemory::create(100_000)?;
+        assert!(Process::start(beyond, memory)?.result()?);
         Ok(())
     })
 }

@@ -37,6 +37,7 @@ pub(crate) fn is_sealed(file: impl AsFd) -> bool {
 
 /// Makes the file so long, with zeros at its end.
 pub(crate) fn set_length(file: impl AsFd, bytes: usize) -> io::Result<()> {
+    check_limit(bytes)?;
     let length = libc::off_t::try_from(bytes).map_err(|_| io::ErrorKind::InvalidInput)?;
     // SAFETY: ftruncate takes plain numbers.
     cvt(unsafe { libc::ftruncate(file.as_fd().as_raw_fd(), length) })?;
@@ -47,6 +48,14 @@ pub(crate) fn set_length(file: impl AsFd, bytes: usize) -> io::Result<()> {
 pub(crate) fn length(file: impl AsFd) -> io::Result<usize> {
     let stat = nix::sys::stat::fstat(&file)?;
     usize::try_from(stat.st_size).map_err(|_| io::ErrorKind::InvalidData.into())
+}
+
+/// The kernel ends a process by a signal that makes a file longer than it must, or writes so far.
+fn check_limit(bytes: usize) -> io::Result<()> {
+    match bytes <= longest_file()? {
+        true => Ok(()),
+        false => Err(io::Error::from_raw_os_error(libc::EFBIG)),
+    }
 }
 
 /// Bytes; a longer file this process must not make.
@@ -90,6 +99,7 @@ pub(crate) fn read_at(file: impl AsFd, mut offset: usize, mut into: &mut [u8]) -
 
 /// Writes all of `bytes` to `offset`.
 pub(crate) fn write_at(file: impl AsFd, mut offset: usize, mut bytes: &[u8]) -> io::Result<()> {
+    check_limit(offset.saturating_add(bytes.len()))?;
     while !bytes.is_empty() {
         let at = libc::off_t::try_from(offset).map_err(|_| io::ErrorKind::InvalidInput)?;
         let count = retry(|| nix::sys::uio::pwrite(&file, bytes, at))?;
