@@ -217,3 +217,38 @@ fn workers_of_a_pool_are_fed_and_drained_by_queues_that_their_processes_made() {
         assert!(results.expect("results").into_iter().eq(0..100));
     });
 }
+
+/// A `bool` that decodes only if it is true.
+#[derive(Debug, Serialize)]
+struct Yes(bool);
+
+impl<'de> Deserialize<'de> for Yes {
+    fn deserialize<D: serde::Deserializer<'de>>(
+        deserializer: D,
+    ) -> std::result::Result<Self, D::Error> {
+        match bool::deserialize(deserializer)? {
+            true => Ok(Self(true)),
+            false => Err(serde::de::Error::custom("no")),
+        }
+    }
+}
+
+static ASIDE: LazyLock<Queue<Yes>> = LazyLock::new(|| Queue::unbounded().expect("a queue"));
+
+/// 1. A process takes three items, of which the second cannot be decoded; 2. it is copied; 3. those behind the first come once.
+#[test]
+fn items_that_wait_behind_one_that_cannot_be_decoded_do_not_come_again_in_a_copy() -> Result<()> {
+    in_time(|| {
+        let run = |()| {
+            ASIDE.put_many(&[true, false, true].map(Yes)).expect("room");
+            assert_eq!(ASIDE.get_many(3).expect("items").len(), 1);
+            let copy = |()| matches!(ASIDE.try_get(), Err(it) if it.kind() == ErrorKind::Empty);
+            let copy = start(StartMethod::Fork, copy, ()).and_then(procpool::Process::result);
+            let kinds = [ASIDE.try_get(), ASIDE.try_get()].map(|it| it.is_ok());
+            (copy.ok(), kinds)
+        };
+        let outcome = start(StartMethod::ForkServer, run, ())?.result()?;
+        assert_eq!(outcome, (Some(true), [false, true]));
+        Ok(())
+    })
+}

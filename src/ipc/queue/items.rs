@@ -4,7 +4,10 @@
 use super::ring::{Batch, Limit, Ring};
 use crate::error::{Error, ErrorKind, Result};
 use crate::shm::{Cursor, Kind, Object, fingerprint};
-use crate::sys::bytes::{as_bytes, is_bytes};
+use crate::sys::{
+    bytes::{as_bytes, is_bytes},
+    pid,
+};
 use crate::wire::{
     Wire, codec,
     handle::{self, Descriptor},
@@ -20,7 +23,7 @@ use std::{
     ops::{Deref, DerefMut},
     sync::{
         Arc,
-        atomic::{AtomicBool, Ordering},
+        atomic::{AtomicU32, Ordering},
     },
 };
 
@@ -38,7 +41,8 @@ struct Shared {
     ring: Ring,
     /// Items that this process has taken together with one that could not be decoded: first that, then those behind it.
     aside: Mutex<VecDeque<Vec<u8>>>,
-    has_aside: AtomicBool,
+    /// The process that has items set aside, which are not for a copy of it; 0 if there are none.
+    aside_in: AtomicU32,
 }
 
 impl<T> Clone for Items<T> {
@@ -57,7 +61,7 @@ impl<T> Items<T> {
         Self::of_shared(Arc::new(Shared {
             ring,
             aside: Mutex::default(),
-            has_aside: AtomicBool::new(false),
+            aside_in: AtomicU32::new(0),
         }))
     }
 
@@ -164,21 +168,34 @@ impl<T: Wire> Items<T> {
     #[cold]
     fn put_aside<'a>(&self, items: impl Iterator<Item = &'a [u8]>) {
         let mut aside = self.shared.aside.lock();
+        if !self.has_aside() {
+            aside.clear();
+        }
         aside.extend(items.map(<[u8]>::to_vec));
+        self.note_aside(&aside);
+    }
+
+    /// Whether this process has items set aside.
+    #[inline]
+    fn has_aside(&self) -> bool {
         // Relaxed, as below: the lock orders what it says.
-        let has_aside = !aside.is_empty();
-        self.shared.has_aside.store(has_aside, Ordering::Relaxed);
+        let process = self.shared.aside_in.load(Ordering::Relaxed);
+        process != 0 && process == pid::current()
+    }
+
+    fn note_aside(&self, aside: &VecDeque<Vec<u8>>) {
+        let process = if aside.is_empty() { 0 } else { pid::current() };
+        self.shared.aside_in.store(process, Ordering::Relaxed);
     }
 
     #[inline]
     fn take_aside(&self) -> Option<Vec<u8>> {
-        if !self.shared.has_aside.load(Ordering::Relaxed) {
+        if !self.has_aside() {
             return None;
         }
         let mut aside = self.shared.aside.lock();
         let taken = aside.pop_front();
-        let has_aside = !aside.is_empty();
-        self.shared.has_aside.store(has_aside, Ordering::Relaxed);
+        self.note_aside(&aside);
         taken
     }
 }
