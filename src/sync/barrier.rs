@@ -46,6 +46,9 @@ const PLACES: usize = PARTIES + 64;
 const PLACE: usize = 128;
 const PLACE_ROUND: usize = RobustMutex::SIZE;
 
+/// Threads that a machine can have at a time (the kernel's `PID_MAX_LIMIT`). The places of more parties would only fill memory.
+const MOST_PARTIES: usize = 4 << 20;
+
 const BROKEN: u64 = 1;
 const ENDS: u64 = 0xffff_fffe;
 
@@ -159,14 +162,13 @@ impl Barrier {
     ///
     /// # Errors
     ///
-    /// [`ErrorKind::InvalidInput`] for 0 parties; [`ErrorKind::Io`] when the system gives no memory or no descriptor.
+    /// [`ErrorKind::InvalidInput`] for 0 parties, or more than there can be threads (4194304); [`ErrorKind::Io`] when the system gives no memory or no descriptor.
     pub fn new(parties: usize) -> Result<Self> {
-        if parties == 0 {
-            let message = "a barrier cannot be for 0 parties";
+        if !(1..=MOST_PARTIES).contains(&parties) {
+            let message = format!("a barrier cannot be for {parties} parties");
             return Err(Error::new(ErrorKind::InvalidInput, message));
         }
-        let bytes = parties.saturating_mul(PLACE).saturating_add(PLACES);
-        let object = Object::create(Self::KIND, 0, bytes)?;
+        let object = Object::create(Self::KIND, 0, place(parties))?;
         for at in std::iter::once(MUTEX).chain((0..parties).map(place)) {
             let mutex = RobustMutex::create(object.mapping().clone(), at, Reentry::Refused);
             mutex.map_err(|it| Error::io("failed to create a Barrier", it))?;
