@@ -46,11 +46,8 @@ pub(crate) enum Kind {
     Array,
     Atomic,
     SharedMemory,
-    #[allow(dead_code, reason = "queues follow")]
     Queue,
-    #[allow(dead_code, reason = "queues follow")]
     SimpleQueue,
-    #[allow(dead_code, reason = "queues follow")]
     JoinableQueue,
 }
 
@@ -93,7 +90,7 @@ impl Object {
         };
         header.write(&file).map_err(failed)?;
         let mapping = Mapping::part(Arc::new(file), 0, length).map_err(failed)?;
-        REGISTRY.lock().insert(number, mapping.downgrade());
+        REGISTRY.lock().insert(header, mapping.downgrade());
         Ok(Self(View::new(mapping)))
     }
 
@@ -148,6 +145,7 @@ impl fmt::Debug for Object {
 }
 
 /// The header, taken apart.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Header {
     pub(super) kind: u64,
     pub(super) fingerprint: u64,
@@ -200,27 +198,30 @@ static REGISTRY: LazyLock<Mutex<Registry>> = LazyLock::new(Mutex::default);
 
 #[derive(Default)]
 struct Registry {
-    mapped: HashMap<u64, WeakMapping>,
+    mapped: HashMap<u64, (Header, WeakMapping)>,
     /// Entries of what is gone are dropped when there are so many.
     crowded: usize,
 }
 
 impl Registry {
-    fn insert(&mut self, number: u64, mapping: WeakMapping) {
+    fn insert(&mut self, header: Header, mapping: WeakMapping) {
         if self.mapped.len() >= self.crowded {
-            self.mapped.retain(|_, it| it.is_alive());
+            self.mapped.retain(|_, it| it.1.is_alive());
             self.crowded = 2 * self.mapped.len() + 16;
         }
-        self.mapped.insert(number, mapping);
+        self.mapped.insert(header.number, (header, mapping));
     }
 
     fn find_or_map(&mut self, file: Arc<OwnedFd>, header: &Header) -> io::Result<Mapping> {
         let known = self.mapped.get(&header.number);
-        if let Some(mapping) = known.and_then(WeakMapping::upgrade) {
-            return Ok(mapping);
+        match known.and_then(|it| Some((it.0, it.1.upgrade()?))) {
+            Some((known, mapping)) if known == *header => return Ok(mapping),
+            // What is mapped would be taken for something that it is not.
+            Some(_) => return Err(io::Error::other("its number is another object's")),
+            None => {}
         }
         let mapping = Mapping::part(file, 0, header.length)?;
-        self.insert(header.number, mapping.downgrade());
+        self.insert(*header, mapping.downgrade());
         Ok(mapping)
     }
 }
@@ -274,6 +275,21 @@ mod tests {
         for file in [empty, pipe, lies] {
             assert!(Object::open(Arc::new(file), Kind::Lock, 0).is_err());
         }
+    }
+
+    #[test]
+    fn a_file_with_the_number_of_another_object_is_refused() {
+        let lock = Object::create(Kind::Lock, 0, 64).expect("shared memory");
+        let header = Header::read(&copy_of(&lock)).expect("an object");
+        let forged = memory::anonymous_file(1 << 20).expect("a file");
+        let lies = Header {
+            kind: Kind::Array as u64,
+            length: 1 << 20,
+            ..header
+        };
+        lies.write(&forged).expect("a file");
+        let opened = Object::open(Arc::new(forged), Kind::Array, 0);
+        assert!(opened.is_err());
     }
 
     #[test]
