@@ -102,7 +102,8 @@ impl View {
     #[inline]
     pub(crate) fn copy_in(&self, offset: usize, bytes: &[u8]) {
         let to = self.place(offset, bytes.len());
-        // SAFETY: the range is inside the mapping, as was just checked, and no slice of this process lies in a mapping.
+        // SAFETY: the range is inside the mapping, as was just checked, and no slice of this process lies in it: those that
+        // `Cells` give out lie in objects of their own, into which nothing is copied.
         unsafe { ptr::copy_nonoverlapping(bytes.as_ptr(), to, bytes.len()) };
     }
 
@@ -291,8 +292,8 @@ impl<T: Pod> Cells<T> {
 
 impl<T> Drop for Cells<T> {
     fn drop(&mut self) {
-        let own = Identity::current();
-        if *self.lent_in.get_mut() == own.pid() {
+        if *self.lent_in.get_mut() == pid::current() {
+            let own = Identity::current();
             // A guard was leaked: the references that it gave out have borrowed from what is dropped here, and are gone.
             let (order, otherwise) = (Ordering::Relaxed, Ordering::Relaxed);
             // It fails where others have found that one was left.
@@ -401,7 +402,7 @@ impl Input for Cursor<'_> {
             return false;
         }
         // SAFETY: `left` bytes from `next` on are readable for the lifetime of the cursor, as its constructors know, and
-        // `into` is a slice of this process, which never lies among them.
+        // `into` is a slice of this process, which never lies among them (see `copy_in`).
         unsafe { ptr::copy_nonoverlapping(self.next, into.as_mut_ptr(), into.len()) };
         // SAFETY: at most `left` bytes further, so still inside or at the end.
         self.next = unsafe { self.next.add(into.len()) };
