@@ -17,6 +17,8 @@ mod data;
 mod deaths;
 #[path = "sync/events.rs"]
 mod events;
+#[path = "sync/idle.rs"]
+mod idle;
 #[path = "sync/locks.rs"]
 mod locks;
 #[path = "sync/semaphores.rs"]
