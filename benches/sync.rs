@@ -1,18 +1,13 @@
 //! Locks and events beside what they stand on: a bare robust mutex, a bare futex, and a lock between threads.
 
-#![expect(unsafe_code, reason = "the bare limits are system calls")]
-
 #[path = "compare/bare.rs"]
 mod bare;
 
-use bare::{Bare, answer, wait, wake};
+use bare::{Bare, answer, ask};
 use criterion::Criterion;
 use parking_lot::Mutex;
 use procpool::{Event, Lock, Process, SharedMemory, Value};
-use std::{
-    sync::atomic::AtomicU32,
-    time::{Duration, Instant},
-};
+use std::time::{Duration, Instant};
 
 /// Turns of each of two processes in one measurement of contention.
 const TURNS: u64 = 300_000;
@@ -117,14 +112,7 @@ fn bench_event(criterion: &mut Criterion) {
         it.iter(|| {
             let memory = SharedMemory::create(4096).expect("shared memory");
             let process = Process::start(answer, (memory.clone(), ROUNDS)).expect("a process");
-            // SAFETY: only the address is taken.
-            let start = unsafe { memory.as_ptr() }.cast::<AtomicU32>();
-            // SAFETY: words that are only used as atomics.
-            let words = unsafe { std::slice::from_raw_parts(start, 32) };
-            for _ in 0..ROUNDS {
-                wake(&words[0]);
-                wait(&words[16]);
-            }
+            ask(&memory, ROUNDS);
             process.result().expect("an end");
         });
     });

@@ -7,6 +7,8 @@ use std::{
     mem::MaybeUninit,
     ptr,
     sync::atomic::{AtomicU32, Ordering},
+    thread,
+    time::{Duration, Instant},
 };
 
 /// A robust, process-shared mutex, and a number behind it.
@@ -62,7 +64,7 @@ impl Bare {
     }
 }
 
-/// Waits for its word to be 1, makes it 0, and the other's 1.
+/// Waits for its word, and sets the other's.
 pub(crate) fn answer((memory, rounds): (SharedMemory, u32)) {
     // SAFETY: only the address is taken.
     let start = unsafe { memory.as_ptr() }.cast::<AtomicU32>();
@@ -74,16 +76,55 @@ pub(crate) fn answer((memory, rounds): (SharedMemory, u32)) {
     }
 }
 
+/// A word that is set, or that somebody sleeps for; else it is 0.
+const SET: u32 = 1;
+const ASLEEP: u32 = 2;
+
+/// As long as an event waits awake.
+const AWAKE: Duration = Duration::from_micros(50);
+
+/// Waits awake as an event does, then asleep, until the word is set, and takes that back.
 pub(crate) fn wait(word: &AtomicU32) {
-    while word.swap(0, Ordering::SeqCst) == 0 {
+    let start = Instant::now();
+    while start.elapsed() < AWAKE {
+        if word.load(Ordering::Acquire) == SET {
+            return word.store(0, Ordering::Relaxed);
+        }
+        thread::yield_now();
+    }
+    let asleep = || word.compare_exchange(0, ASLEEP, Ordering::SeqCst, Ordering::SeqCst);
+    while asleep() != Err(SET) {
         let forever = ptr::null::<libc::timespec>();
         // SAFETY: the word is alive for the call.
-        unsafe { libc::syscall(libc::SYS_futex, word.as_ptr(), libc::FUTEX_WAIT, 0, forever) };
+        unsafe {
+            libc::syscall(
+                libc::SYS_futex,
+                word.as_ptr(),
+                libc::FUTEX_WAIT,
+                ASLEEP,
+                forever,
+            )
+        };
+    }
+    word.store(0, Ordering::Relaxed);
+}
+
+/// Sets the word, and wakes whoever sleeps for it.
+pub(crate) fn wake(word: &AtomicU32) {
+    if word.swap(SET, Ordering::SeqCst) == ASLEEP {
+        // SAFETY: the kernel takes the address as a key.
+        unsafe { libc::syscall(libc::SYS_futex, word.as_ptr(), libc::FUTEX_WAKE, 1) };
     }
 }
 
-pub(crate) fn wake(word: &AtomicU32) {
-    word.store(1, Ordering::SeqCst);
-    // SAFETY: the kernel takes the address as a key.
-    unsafe { libc::syscall(libc::SYS_futex, word.as_ptr(), libc::FUTEX_WAKE, 1) };
+/// Asks an [`answer`]ing process so many times.
+pub(crate) fn ask(memory: &SharedMemory, rounds: u32) {
+    // SAFETY: only the address is taken.
+    let start = unsafe { memory.as_ptr() }.cast::<AtomicU32>();
+    // SAFETY: words that are only used as atomics.
+    let words = unsafe { std::slice::from_raw_parts(start, 32) };
+    for _ in 0..rounds {
+        wake(&words[0]);
+        wait(&words[16]);
+    }
 }

@@ -9,7 +9,6 @@
 //! with their quartiles in brackets, then the ratio of the medians with the quartiles of the per-round ratios.
 //! As with Criterion, a run without cargo's `--bench` (`cargo test --benches`) is a smoke run.
 
-#[allow(dead_code, reason = "benches/sync.rs has its futex")]
 mod bare;
 mod bare_pipe;
 mod bare_ring;
@@ -61,6 +60,7 @@ const SECTIONS: &[Section] = &[
     (&rows::killed::NAMES, rows::killed::run),
     (&rows::killed::SENTINEL, rows::killed::sentinel),
     (&rows::sync::NAMES, rows::sync::run),
+    (&rows::sync::EVENT, rows::sync::event),
     (&rows::queue::NAMES, rows::queue::run),
     (&rows::manager::GET, rows::manager::get),
     (&rows::manager::SET, rows::manager::set),

@@ -3,10 +3,10 @@
 use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
-use procpool::{Lock, Process, Value, Wire};
+use procpool::{Event, Lock, Process, SharedMemory, Value, Wire};
 
 use crate::Result;
-use crate::bare::Bare;
+use crate::bare::{self, Bare};
 use crate::plan::Plan;
 use crate::report::{Bar, Report, Row, Unit};
 use crate::samples::Samples;
@@ -17,6 +17,8 @@ pub(crate) const NAMES: [&str; 4] = [
     "lock: contended by two processes",
     "value: increments",
 ];
+
+pub(crate) const EVENT: [&str; 1] = ["event: there and back"];
 
 const ROUNDS: usize = 51;
 
@@ -99,6 +101,61 @@ fn contended(plan: &Plan, report: &mut Report<'_>) -> Result<()> {
         ours: &ours,
         theirs: Some(("bare robust mutex", &theirs)),
         bar: Bar::RatioAtLeast(0.8),
+    });
+    Ok(())
+}
+
+type Events = (Event, Event);
+
+fn answer(((ping, pong), rounds): (Events, u32)) {
+    for _ in 0..rounds {
+        ping.wait().expect("a set");
+        ping.clear();
+        pong.set();
+    }
+}
+
+fn ask((ping, pong): &Events, rounds: u32) {
+    for _ in 0..rounds {
+        ping.set();
+        pong.wait().expect("a set");
+        pong.clear();
+    }
+}
+
+/// Seconds of each round in which a process is woken that wakes this one. The first round waits until it is there.
+fn there_and_back<A: Wire + Clone>(
+    rounds: u32,
+    answer: fn((A, u32)),
+    ask: fn(&A, u32),
+    shared: &A,
+) -> Result<f64> {
+    let process = Process::start(answer, (shared.clone(), rounds + 1))?;
+    ask(shared, 1);
+    let start = Instant::now();
+    ask(shared, rounds);
+    let elapsed = start.elapsed();
+    process.result()?;
+    Ok(elapsed.as_secs_f64() / f64::from(rounds))
+}
+
+pub(crate) fn event(plan: &Plan, report: &mut Report<'_>) -> Result<()> {
+    let rounds = plan.size(5000, 50);
+    let events = (Event::new()?, Event::new()?);
+    let memory = SharedMemory::create(4096)?;
+    let [ours, theirs] = plan.interleave(
+        ROUNDS,
+        [
+            &mut || there_and_back(rounds, answer, ask, &events),
+            &mut || there_and_back(rounds, bare::answer, bare::ask, &memory),
+        ],
+    )?;
+    report.row(&Row {
+        name: EVENT[0],
+        unit: Unit::Seconds,
+        ours: &ours,
+        theirs: Some(("bare futex", &theirs)),
+        bar: Bar::RatioAtMost(1.2),
     });
     Ok(())
 }
