@@ -159,7 +159,7 @@ impl Header {
         memory::write_at(file, 0, &self.to_bytes())
     }
 
-    fn to_bytes(&self) -> [u8; HEADER] {
+    fn to_bytes(self) -> [u8; HEADER] {
         let length = self.length as u64;
         let words = [MAGIC, self.kind, self.fingerprint, length, self.number];
         let mut bytes = [0; HEADER];
