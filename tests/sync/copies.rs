@@ -54,8 +54,8 @@ thread_local! {
     static HELD: RefCell<Option<LockGuard<'static>>> = const { RefCell::new(None) };
 }
 
-/// 1. A process holds a lock and is copied; 2. it lets the lock go; 3. the copy takes the lock; 4. the copy drops its copy of
-/// the first guard, which lets nothing go.
+// 1. A process holds a lock and is copied; 2. it lets the lock go; 3. the copy takes the lock; 4. the copy drops its copy of
+// the first guard, which lets nothing go.
 #[test]
 fn a_copy_of_a_guard_does_not_let_go_what_the_copy_of_the_process_has_taken() -> Result<()> {
     in_one_thread(|()| {

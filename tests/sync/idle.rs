@@ -36,8 +36,10 @@ fn wait((lock, again, full, undone): Held) -> Vec<String> {
     let empty = Queue::<u8>::unbounded().expect("a queue");
     let mut held = condition.lock().expect("nobody has it");
     let waits: [(&str, &mut dyn FnMut() -> Result<()>); 9] = [
-        ("Lock", &mut || Ok(drop(lock.acquire_timeout(LIMIT)?))),
-        ("RLock", &mut || Ok(drop(again.acquire_timeout(LIMIT)?))),
+        ("Lock", &mut || Ok(lock.acquire_timeout(LIMIT).map(drop)?)),
+        ("RLock", &mut || {
+            Ok(again.acquire_timeout(LIMIT).map(drop)?)
+        }),
         ("Event", &mut || event.wait_timeout(LIMIT)),
         ("Semaphore", &mut || semaphore.acquire_timeout(LIMIT)),
         ("Condition", &mut || held.wait_timeout(LIMIT)),
