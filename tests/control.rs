@@ -9,10 +9,10 @@ mod processes;
 mod crash_matrix;
 #[path = "control/idle.rs"]
 mod idle;
-#[path = "control/pressure.rs"]
-mod pressure;
 #[path = "control/kernel.rs"]
 mod kernel;
+#[path = "control/pressure.rs"]
+mod pressure;
 #[path = "control/priorities.rs"]
 mod priorities;
 #[path = "control/recycling.rs"]
