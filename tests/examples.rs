@@ -1,5 +1,7 @@
 //! Runs every example as a program and checks what it prints.
 
+#[path = "examples/chaos.rs"]
+mod chaos;
 #[path = "examples/managers.rs"]
 mod managers;
 #[path = "examples/processes.rs"]
