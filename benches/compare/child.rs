@@ -13,7 +13,7 @@ use nix::unistd::{ForkResult, fork};
 
 use crate::Result;
 use crate::machine::Pinned;
-use crate::rows::{outstanding, start};
+use crate::rows::{outstanding, start, supervision};
 use crate::work::spin;
 
 /// First argument of a helper process.
@@ -35,6 +35,9 @@ pub(crate) const RE_EXECUTION: &str = "re-execution";
 /// Prints what the given number of outstanding futures cost.
 pub(crate) const OUTSTANDING: &str = "outstanding";
 
+/// Has a pool whose workers are busy until they are killed; writes one byte when they are.
+pub(crate) const BUSY_POOL: &str = "busy-pool";
+
 /// Does not return in a helper process. Stands first in `main`, as the re-execution to the first byte is timed.
 pub(crate) fn run_if_asked() {
     let mut arguments = env::args().skip(1);
@@ -54,6 +57,7 @@ pub(crate) fn run_if_asked() {
         COLD_START => start::print_cold_start(number),
         RE_EXECUTION => start::print_re_execution(number),
         OUTSTANDING => outstanding::print_costs(number),
+        BUSY_POOL => supervision::keep_pool_busy(),
         _ => Err(format!("unknown mode {mode}").into()),
     };
     if let Err(error) = outcome {
@@ -168,11 +172,15 @@ fn fork_for_every_byte() -> Result<()> {
     Ok(())
 }
 
-/// Ends with the measuring process, however that ends: if it is gone already, the byte finds no reader.
 fn spin_until_killed() -> Result<()> {
-    prctl::set_pdeathsig(Signal::SIGKILL)?;
-    write_byte()?;
+    tell_owner()?;
     loop {
         spin(1_000_000);
     }
+}
+
+/// From now on this process ends with the measuring one, however that ends: if it is gone already, the byte finds no reader.
+pub(crate) fn tell_owner() -> Result<()> {
+    prctl::set_pdeathsig(Signal::SIGKILL)?;
+    write_byte()
 }

@@ -147,7 +147,7 @@ fn thread_cpu_use(pid: u32, thread: u32) -> Result<CpuUse> {
 }
 
 /// Children, their children and so on.
-fn descendants(root: u32) -> Result<Vec<u32>> {
+pub(crate) fn descendants(root: u32) -> Result<Vec<u32>> {
     let mut parents = Vec::new();
     for pid in numbers(Path::new("/proc"))? {
         if let Ok(fields) = stat_fields(&format!("/proc/{pid}")) {

@@ -118,7 +118,7 @@ fn await_replacement(pool: &ProcessPoolExecutor) -> Result<()> {
 }
 
 /// Seconds from the kill to the pidfd's wake-up.
-fn end_after_kill() -> Result<f64> {
+pub(crate) fn end_after_kill() -> Result<f64> {
     let helper = Helper::spinning()?;
     let pidfd = open_pidfd(helper.pid())?;
     let before = Instant::now();

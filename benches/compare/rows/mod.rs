@@ -13,5 +13,6 @@ pub(crate) mod queue;
 pub(crate) mod round_trip;
 pub(crate) mod start;
 pub(crate) mod submit;
+pub(crate) mod supervision;
 pub(crate) mod sync;
 pub(crate) mod uneven;
