@@ -29,7 +29,7 @@ const SETTINGS: [(&str, Setting); 8] = [
     ("timeout", |it| it.task_timeout(LONG)),
     ("retries", |it| it.retries(2)),
     ("limits", |it| {
-        it.limits(ResourceLimits::new().memory(MUCH).open_files(256))
+        it.limits(ResourceLimits::new().cpu_time(LONG))
     }),
     ("max_tasks", |it| it.max_tasks_per_worker(MUCH)),
     ("max_memory", |it| it.max_memory_per_worker(MUCH)),

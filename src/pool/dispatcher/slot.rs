@@ -23,6 +23,15 @@ impl Slot {
         }
     }
 
+    /// Whether a worker is there that stays, or one comes.
+    pub(super) fn stays(&self) -> bool {
+        match self {
+            Self::Running(link) => !link.is_leaving,
+            Self::Vacant(_) | Self::Starting => true,
+            Self::Retired => false,
+        }
+    }
+
     pub(super) fn link_mut(&mut self) -> Option<&mut Link> {
         match self {
             Self::Running(link) => Some(link),

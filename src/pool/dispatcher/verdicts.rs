@@ -20,9 +20,6 @@ use std::{
 /// How long a task may go on after SIGTERM, if it handles that, before SIGKILL.
 const GRACE: Duration = Duration::from_secs(1);
 
-/// Until an item that has just started has said when.
-const A_MOMENT: Duration = Duration::from_millis(1);
-
 impl State {
     /// Stops what is out of time, and kills what has not ended within its grace.
     pub(super) fn watch_the_clock(&mut self) {
@@ -32,7 +29,9 @@ impl State {
                 continue;
             };
             link.enforce(now);
-            if link.due.is_some_and(|it| it <= now)
+            let Some(due) = link.due else { continue };
+            link.see_what_runs(now);
+            if due <= now
                 && let Some((item, limit)) = link.overdue(now)
             {
                 let message = format!("the task ran longer than its limit of {limit:?}");
@@ -122,13 +121,7 @@ impl Link {
         self.due = shortest.and_then(|it| now.checked_add(it));
         let front = self.in_flight.front()?;
         let (item, limit) = (front.item, front.unit.demands().timeout?);
-        if !self.runs(item) {
-            return None;
-        }
-        let Some(age) = self.page.age(item) else {
-            self.due = Some(now + A_MOMENT);
-            return None;
-        };
+        let age = self.age(now)?;
         if age < limit {
             let left = now.checked_add(limit - age);
             self.due = self.due.into_iter().chain(left).min();

@@ -102,12 +102,8 @@ impl State {
 
     /// Slots with a worker that stays, or one that comes.
     fn staying(&self) -> Vec<usize> {
-        let stays = |slot: &usize| match &self.slots[*slot] {
-            Slot::Running(link) => !link.is_leaving,
-            Slot::Vacant(_) | Slot::Starting => true,
-            Slot::Retired => false,
-        };
-        (0..self.slots.len()).filter(stays).collect()
+        let slots = 0..self.slots.len();
+        slots.filter(|it| self.slots[*it].stays()).collect()
     }
 
     /// Has the pool keep so many workers.
@@ -127,6 +123,10 @@ impl State {
 
     /// Opens places for workers until so many stay or come.
     fn fill_up_to(&mut self, workers: usize) {
+        // Asked with each task: most find nothing to do.
+        if self.slots.iter().filter(|it| it.stays()).count() >= workers {
+            return;
+        }
         let staying = self.staying();
         let numbers: Vec<usize> = staying.iter().map(|it| self.places[*it].worker).collect();
         let new = (0..).filter(|it| !numbers.contains(it));

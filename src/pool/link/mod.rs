@@ -115,6 +115,8 @@ pub(super) struct Link {
     seen: (u32, Instant),
     /// Whether its replies have been read since that was `LOOK_AGAIN` ago.
     looked_again: bool,
+    /// The item that runs, if its time is limited, and when it was first seen to.
+    running: Option<(u32, Instant)>,
     /// The kernel has no room for descriptors until then, and since then.
     stalled: Option<Instant>,
     stalled_since: Option<Instant>,
@@ -211,6 +213,7 @@ impl Link {
             exit: None,
             dead_since: None,
             seen: (0, Instant::now()),
+            running: None,
             looked_again: false,
             quota: None,
             is_leaving: false,
@@ -332,6 +335,22 @@ impl Link {
     /// Whether this item has started and is not answered, as far as replies have been read.
     pub(super) fn runs(&self, item: u32) -> bool {
         self.front() == Some(item) && is_before(item, self.page.started())
+    }
+
+    /// Notes since when the first item in flight is known to run.
+    pub(super) fn see_what_runs(&mut self, now: Instant) {
+        let item = self.front().filter(|it| self.runs(*it));
+        if self.running.map(|it| it.0) != item {
+            self.running = item.map(|it| (it, now));
+        }
+    }
+
+    /// How long the first item in flight runs, at least; none if it does not. What has not noted its start is seen soon after it:
+    /// behind a short item the pool is rung for its reply, or looks by itself.
+    pub(super) fn age(&self, now: Instant) -> Option<Duration> {
+        let (item, seen) = self.running?;
+        let noted = self.page.age(item);
+        Some(noted.unwrap_or_else(|| now.duration_since(seen)))
     }
 
     /// Tells the worker to end; the item may notice, and says so by its own end.

@@ -48,8 +48,7 @@ impl Link {
             task.set_place(Place::Worker(slot, self.next_item));
         }
         if let Some(limit) = unit.demands().timeout {
-            let due = Instant::now().checked_add(limit);
-            self.due = self.due.into_iter().chain(due).min();
+            self.watch_for(limit);
         }
         self.idle_until = None;
         let count = unit.count();
@@ -62,6 +61,17 @@ impl Link {
         self.next_item = self.next_item.wrapping_add(count);
         self.items += count;
         Ok(())
+    }
+
+    /// Has the clock looked at when this limit may have passed.
+    fn watch_for(&mut self, limit: Duration) {
+        let before = self.in_flight.back();
+        let before = before.and_then(|it| it.unit.demands().timeout);
+        // It is looked at sooner for the one before, and then for what is left.
+        if self.due.is_none() || before.is_none_or(|it| it > limit) {
+            let due = Instant::now().checked_add(limit);
+            self.due = self.due.into_iter().chain(due).min();
+        }
     }
 
     fn stage_unit(&mut self, unit: &Unit) -> Result<()> {

@@ -292,6 +292,9 @@ impl WorkerLoop {
         ATTEMPT.store(head.attempt.max(1).into(), Ordering::Relaxed);
         let begin = clock::now();
         let waited = begin.saturating_sub(head.submitted);
+        if head.is_timed {
+            self.answers.replies.page.note_start(head.item, begin);
+        }
         if head.has_handles {
             self.answers.give(self.inbox.take_handles());
         }
@@ -304,9 +307,6 @@ impl WorkerLoop {
             let item = head.item.wrapping_add(index);
             if !self.answers.start(item) {
                 break;
-            }
-            if head.is_timed {
-                self.answers.replies.page.note_start(item);
             }
             // Behind the start of an item: if decoding a context ends this process, that is the item's end and no other's.
             if let Some((inbox, contexts)) = parts.take() {
