@@ -61,6 +61,7 @@ const SECTIONS: &[Section] = &[
     (&rows::killed::SENTINEL, rows::killed::sentinel),
     (&rows::supervision::REPLACED, rows::supervision::replaced),
     (&rows::supervision::TIMED_OUT, rows::supervision::timed_out),
+    (&rows::supervision::CHUNKED, rows::supervision::chunked),
     (&rows::supervision::JOINED, rows::supervision::joined),
     (&rows::supervision::ORPHANED, rows::supervision::orphaned),
     (&rows::sync::NAMES, rows::sync::run),

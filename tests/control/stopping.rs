@@ -120,6 +120,17 @@ fn a_slow_item_of_a_map_fails_alone() -> Result<()> {
 }
 
 #[test]
+fn the_items_before_it_in_its_chunk_do_not_count_towards_an_item_s_limit() -> Result<()> {
+    in_time(|| {
+        let pool = pool_of(1);
+        // Twelve of them take three times the limit, and each a quarter.
+        let options = pool.options().timeout(4 * SOON).chunk_size(12);
+        assert_eq!(options.map(|_| thread::sleep(SOON), 0..12)?.len(), 12);
+        Ok(())
+    })
+}
+
+#[test]
 fn a_limit_passes_while_nobody_waits() {
     in_time(|| {
         let pool = pool_of(1);

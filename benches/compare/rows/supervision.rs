@@ -2,6 +2,7 @@
 //! by a killed process's pidfd, or a bare zygote's fork.
 
 use std::fs;
+use std::iter;
 use std::path::PathBuf;
 use std::thread;
 use std::time::Duration;
@@ -22,6 +23,7 @@ use crate::work::{WORKERS, announce_and_spin, noop, pool, spin, tiny};
 
 pub(crate) const REPLACED: [&str; 1] = ["killed worker: replacement's 1st result"];
 pub(crate) const TIMED_OUT: [&str; 1] = ["timeout: its error, after it was due"];
+pub(crate) const CHUNKED: [&str; 1] = ["timeout: the same, last of a long chunk"];
 pub(crate) const JOINED: [&str; 1] = ["idle pool: join"];
 pub(crate) const ORPHANED: [&str; 1] = ["killed program: all of its pool gone"];
 
@@ -37,15 +39,20 @@ pub(crate) fn replaced(plan: &Plan, report: &mut Report<'_>) -> Result<()> {
 
 /// From the end of a task's time to its error. Its worker has been killed in between, and is gone.
 pub(crate) fn timed_out(plan: &Plan, report: &mut Report<'_>) -> Result<()> {
+    against_wake_up(plan, report, TIMED_OUT[0], 0)
+}
+
+/// The same for an item that follows many tiny ones, none of which looks at the clock.
+pub(crate) fn chunked(plan: &Plan, report: &mut Report<'_>) -> Result<()> {
+    against_wake_up(plan, report, CHUNKED[0], 1000)
+}
+
+fn against_wake_up(plan: &Plan, report: &mut Report<'_>, name: &str, before: usize) -> Result<()> {
     let pool = pool()?;
-    let mut ours = || {
-        lateness(
-            &pool,
-            plan.size(Duration::from_millis(50), Duration::from_millis(5)),
-        )
-    };
+    let limit = plan.size(Duration::from_millis(50), Duration::from_millis(5));
+    let mut ours = || lateness(&pool, limit, before);
     let contenders: [Contender<'_>; 2] = [&mut ours, &mut end_after_kill];
-    beside(plan, report, TIMED_OUT[0], 5e-3, "bare wake-up", contenders)
+    beside(plan, report, name, 5e-3, "bare wake-up", contenders)
 }
 
 pub(crate) fn joined(plan: &Plan, report: &mut Report<'_>) -> Result<()> {
@@ -89,21 +96,24 @@ fn result_after_death(pool: &ProcessPoolExecutor) -> Result<f64> {
     Ok(timed(|| Ok(pool.apply(noop, ())?))?.0)
 }
 
-fn lateness(pool: &ProcessPoolExecutor, limit: Duration) -> Result<f64> {
+/// Seconds from the end of its time to the error of an item that is the last of a chunk.
+fn lateness(pool: &ProcessPoolExecutor, limit: Duration, before: usize) -> Result<f64> {
     let folder = tempfile::tempdir()?;
     let started = named_pipe(folder.path(), "started")?;
-    let limited = pool.options().timeout(limit);
-    let future = limited.submit(tell_time_and_spin, started.clone());
+    let items = iter::repeat_n(None, before).chain([Some(started.clone())]);
+    let limited = pool.options().timeout(limit).chunk_size(before + 1);
+    let future = limited.map_async(tell_time_and_spin, items);
     let due = Duration::from_nanos(fs::read_to_string(started)?.parse()?) + limit;
-    expect(ErrorKind::TimedOut, future.result())?;
+    expect(ErrorKind::TimedOut, future.result().map(drop))?;
     let late = now().saturating_sub(due);
     // The replacement's start would disturb the next contender.
     pool.map(tiny, 0..1000)?;
     Ok(late.as_secs_f64())
 }
 
-/// Tells when it has started, then keeps its core busy for ever.
-fn tell_time_and_spin(started: PathBuf) {
+/// Tells when it has started, and then keeps its core busy for ever, if it is to tell.
+fn tell_time_and_spin(started: Option<PathBuf>) {
+    let Some(started) = started else { return };
     fs::write(started, now().as_nanos().to_string()).expect("the measuring process reads it");
     loop {
         spin(1_000_000);

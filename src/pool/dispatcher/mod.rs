@@ -16,7 +16,7 @@ use crate::error::{Error, ErrorKind};
 use crate::pool::{
     batch::Values,
     limits::ResourceLimits,
-    link::Link,
+    link::{Link, earlier},
     page::Page,
     payload::{Payload, PoolSlabs},
     stats::{Counts, PoolStats, Times, WorkerStats},
@@ -251,13 +251,14 @@ impl State {
 
     /// When there is something to do although nothing happens; `in_background`, starting workers too.
     pub(super) fn next_deadline(&self, in_background: bool) -> Option<Instant> {
-        let places = self.slots.iter().filter_map(|slot| match slot {
+        let due = |slot: &Slot| match slot {
             Slot::Vacant(at) => in_background.then_some(*at),
             Slot::Running(link) => link.next_deadline(),
             Slot::Starting | Slot::Retired => None,
-        });
-        let tries = self.delayed.iter().map(|it| it.0);
-        places.chain(self.kill_at).chain(tries).min()
+        };
+        let places = self.slots.iter().map(due);
+        let tries = self.delayed.iter().map(|it| Some(it.0));
+        tries.fold(places.fold(self.kill_at, earlier), earlier)
     }
 
     /// What the pool has done and is doing.

@@ -373,10 +373,8 @@ impl Link {
     pub(super) fn next_deadline(&self) -> Option<Instant> {
         let verdict = self.verdict.as_ref().and_then(|it| it.kill_at);
         let idle = self.idle_until.filter(|_| !self.is_leaving);
-        [self.status_due(), self.due, self.stalled, verdict, idle]
-            .into_iter()
-            .flatten()
-            .min()
+        let passing = earlier(self.stalled, verdict);
+        earlier(earlier(self.status_due(), self.due), earlier(passing, idle))
     }
 
     /// Whether the item that runs has been seen to run for long.
@@ -421,5 +419,14 @@ impl Link {
             signal: status.and_then(WaitStatus::signal),
             exit_code: status.and_then(WaitStatus::exit_code),
         }
+    }
+}
+
+/// The first of two times, where there is one. It is asked with each task.
+#[inline]
+pub(super) fn earlier(one: Option<Instant>, other: Option<Instant>) -> Option<Instant> {
+    match (one, other) {
+        (Some(one), Some(other)) => Some(one.min(other)),
+        _ => one.or(other),
     }
 }

@@ -47,7 +47,7 @@ use std::{
         Arc,
         atomic::{AtomicU32, AtomicU64, Ordering},
     },
-    time::{Duration, Instant},
+    time::Duration,
 };
 
 /// How long a worker waits before it gives back memory it can do without.
@@ -175,9 +175,9 @@ struct WorkerLoop {
     spin: Spin,
     /// Whether memory was given back since the last item.
     is_trimmed: bool,
-    /// Bytes of resident memory to be reported, if there are more, and when they were last looked at.
+    /// Bytes of resident memory to be reported, if there are more, and when they were last looked at, on the shared clock.
     max_memory: Option<u64>,
-    looked_at_memory: Instant,
+    looked_at_memory: u64,
 }
 
 impl WorkerLoop {
@@ -192,7 +192,7 @@ impl WorkerLoop {
             spin: Spin::default(),
             is_trimmed: false,
             max_memory: None,
-            looked_at_memory: Instant::now(),
+            looked_at_memory: clock::now(),
         }
     }
 
@@ -321,9 +321,12 @@ impl WorkerLoop {
         }
         // An item that was taken back has left its own.
         self.answers.give(Vec::new());
-        let busy = clock::since(begin);
+        let end = clock::now();
+        let busy = Duration::from_nanos(end.saturating_sub(begin));
         self.answers.replies.account(waited, busy, done);
-        if self.max_memory.is_some() && self.looked_at_memory.elapsed() >= MEMORY_INTERVAL {
+        let looked = Duration::from_nanos(end.saturating_sub(self.looked_at_memory));
+        if self.max_memory.is_some() && looked >= MEMORY_INTERVAL {
+            self.looked_at_memory = end;
             self.look_at_memory();
         }
         Some(())
@@ -331,7 +334,6 @@ impl WorkerLoop {
 
     /// Tells the pool, once, when this process takes up more memory than it may.
     fn look_at_memory(&mut self) {
-        self.looked_at_memory = Instant::now();
         if self
             .max_memory
             .is_some_and(|it| memory::resident().is_ok_and(|resident| resident > it))
