@@ -35,7 +35,7 @@ const ROUND: u64 = 2000;
 const RETRIES: u32 = 2;
 const LARGE: usize = 100 << 10;
 /// A task that takes longer is lost.
-const LIMIT: Duration = Duration::from_secs(60);
+const LIMIT: Duration = Duration::from_secs(20);
 
 fn main() -> ExitCode {
     let outcome = Goal::from_arguments(env::args().skip(1)).and_then(|goal| run(&goal));
@@ -308,6 +308,8 @@ struct Chaos {
     workers: u64,
     servers: u64,
     lasted: Duration,
+    /// Those that are dead, or are going to be.
+    struck: Vec<u32>,
 }
 
 impl Chaos {
@@ -340,11 +342,16 @@ impl Chaos {
         if (self.workers + self.servers + 1).is_multiple_of(SERVER_TURN) {
             let server = descendants()?.into_iter().find(|it| it.name == SERVER);
             self.servers += u64::from(server.is_some_and(|it| kill_process(it.pid)));
+            self.struck.extend(pool.worker_pids());
         }
-        let pids = pool.worker_pids();
-        if !pids.is_empty() {
-            let chosen = pids[getrandom::u32()? as usize % pids.len()];
+        // A pool whose workers die again and again before they are ready is broken: one that has worked must be left. On a busy
+        // machine those that were struck may not have ended yet.
+        let mut workers = pool.stats().workers;
+        workers.retain(|it| !self.struck.contains(&it.pid));
+        if workers.iter().any(|it| it.tasks_done > 0) {
+            let chosen = workers[getrandom::u32()? as usize % workers.len()].pid;
             self.workers += u64::from(kill_process(chosen));
+            self.struck.push(chosen);
         }
         Ok(())
     }
