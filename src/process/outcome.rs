@@ -69,7 +69,10 @@ impl Slabs for Report {
 
 /// Has [`last_words`] go to this place, and not to that of a process which this one is a copy of.
 pub(super) fn own_place(file: &OwnedFd) {
-    *OWN.lock() = file.try_clone().ok();
+    // Where a panic unwinds there are none.
+    if cfg!(panic = "abort") {
+        *OWN.lock() = file.try_clone().ok();
+    }
 }
 
 /// Leaves a fault that ends this process before anything else can be said.

@@ -6,8 +6,8 @@ use nix::{
     errno::Errno,
     sys::{
         socket::{
-            AddressFamily, Backlog, ControlMessage, MsgFlags, Shutdown, SockFlag, SockType,
-            UnixAddr, accept4, getsockopt, sendmsg, setsockopt, socketpair, sockopt,
+            AddressFamily, Backlog, MsgFlags, Shutdown, SockFlag, SockType, UnixAddr, accept4,
+            getsockopt, sendmsg, setsockopt, socketpair, sockopt,
         },
         stat::Mode,
         time::{TimeVal, TimeValLike},
@@ -18,7 +18,7 @@ use std::{
     mem,
     os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd},
     path::Path,
-    slice,
+    ptr, slice,
     time::{Duration, Instant},
 };
 
@@ -122,25 +122,54 @@ pub(crate) fn try_send(socket: impl AsFd, bytes: &[u8], fds: &[BorrowedFd<'_>]) 
     send_with(socket, bytes, fds, MsgFlags::MSG_DONTWAIT)
 }
 
+/// By libc: nix puts the control data together on the heap, which a process that has just forked pays for page by page.
 fn send_with(
     socket: impl AsFd,
     bytes: &[u8],
     fds: &[BorrowedFd<'_>],
     flags: MsgFlags,
 ) -> io::Result<()> {
-    let raw: Vec<RawFd> = fds.iter().map(AsRawFd::as_raw_fd).collect();
-    let rights = [ControlMessage::ScmRights(&raw)];
-    let control = if raw.is_empty() { &[][..] } else { &rights[..] };
-    let (socket, parts) = (socket.as_fd().as_raw_fd(), [IoSlice::new(bytes)]);
-    retry(|| {
-        sendmsg::<()>(
-            socket,
-            &parts,
-            control,
-            flags | MsgFlags::MSG_NOSIGNAL,
-            None,
-        )
-    })?;
+    let mut part = libc::iovec {
+        iov_base: bytes.as_ptr().cast_mut().cast(),
+        iov_len: bytes.len(),
+    };
+    let mut control = [0; CONTROL_WORDS];
+    // SAFETY: all zeros are a message without a name, parts and control data.
+    let mut message: libc::msghdr = unsafe { mem::zeroed() };
+    (message.msg_iov, message.msg_iovlen) = (&raw mut part, 1);
+    if !fds.is_empty() {
+        put_fds(&mut message, &mut control, fds)?;
+    }
+    let socket = socket.as_fd().as_raw_fd();
+    let flags = (flags | MsgFlags::MSG_NOSIGNAL).bits();
+    // SAFETY: the message names locals and a slice that is only read, with their lengths.
+    retry(|| Errno::result(unsafe { libc::sendmsg(socket, &raw const message, flags) }))?;
+    Ok(())
+}
+
+/// Puts descriptors into control data, and that into a message. An error if they are more than a message takes.
+fn put_fds(
+    message: &mut libc::msghdr,
+    control: &mut [u64],
+    fds: &[BorrowedFd<'_>],
+) -> io::Result<()> {
+    if fds.len() > MAX_FDS {
+        return Err(io::ErrorKind::InvalidInput.into());
+    }
+    let bytes = size_of_val(fds) as u32;
+    message.msg_control = control.as_mut_ptr().cast();
+    message.msg_controllen = (control_words(fds.len()) * size_of::<u64>()) as _;
+    // SAFETY: there is control data with room for a header.
+    let first = unsafe { libc::CMSG_FIRSTHDR(message) };
+    // SAFETY: as above; the buffer is aligned for it, and all its bytes are zeros.
+    let header = unsafe { &mut *first };
+    (header.cmsg_level, header.cmsg_type) = (libc::SOL_SOCKET, libc::SCM_RIGHTS);
+    // SAFETY: it computes with plain numbers.
+    header.cmsg_len = unsafe { libc::CMSG_LEN(bytes) } as _;
+    // SAFETY: the data of a header follows it.
+    let numbers = unsafe { libc::CMSG_DATA(first) };
+    // SAFETY: a borrowed descriptor is laid out as its number, and there is room for as many as a message takes.
+    unsafe { ptr::copy_nonoverlapping(fds.as_ptr().cast(), numbers, size_of_val(fds)) };
     Ok(())
 }
 
