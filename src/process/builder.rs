@@ -111,6 +111,9 @@ impl<A: Wire, R: Wire> ProcessBuilder<A, R> {
     /// As [`Process::start`]; [`ErrorKind::InvalidInput`] for a variable whose name is empty or has an `=` or a zero byte in it,
     /// or whose value has a zero byte.
     pub fn start(self) -> Result<Process<R>> {
+        if self.method != StartMethod::Fork {
+            start::forkserver::wake();
+        }
         let environment = self.whole_environment()?;
         let function = Function::unary(self.function)?;
         let identity = Identity::of_a_child(self.name.clone());

@@ -9,7 +9,7 @@ use crate::process::{
     function::locate_main,
     start::{
         Child, Request, Start, fork,
-        server::{GREETING, READY, Reply},
+        server::{GREETING, READY, Reply, WAKE},
     },
 };
 use crate::sys::{
@@ -29,6 +29,18 @@ const READY_LIMIT: Duration = Duration::from_secs(30);
 
 /// How long one fork may take; a server that takes longer is stopped or broken, and replaced.
 const FORK_LIMIT: Duration = Duration::from_secs(10);
+
+/// Wakes the fork server, if there is one, for a request that is about to come: it wakes while that is put together.
+pub(crate) fn wake() {
+    // Whoever has it is about to send something.
+    let Some(server) = own_slot().server.try_lock() else {
+        return;
+    };
+    if let Some(running) = server.as_ref() {
+        // A server that is gone or stopped is found out by the request.
+        let _ = socket::try_send(&running.control, &[WAKE], &[]);
+    }
+}
 
 /// Starts a child of the fork server, which is started or replaced first where that is needed.
 pub(crate) fn start(start: &Start<'_>) -> Result<Child> {

@@ -20,6 +20,7 @@ use crate::sys::{
     fd, pid, pipe, poll,
     signal::{self, ChildDeaths},
     socket,
+    spin::Spin,
 };
 use std::{
     cell::Cell,
@@ -32,6 +33,9 @@ use std::{
 pub(super) const GREETING: &[u8] = b"procpool fork server 1";
 /// What the server says when it can take requests; a pidfd of its own comes with it.
 pub(super) const READY: &[u8] = b"ready";
+
+/// A message of this byte alone says that a request is about to come.
+pub(super) const WAKE: u8 = 1;
 
 /// What is said of a failure that was not the system's.
 const EIO: i32 = 5;
@@ -118,6 +122,7 @@ impl Invited {
             owner,
             children: Vec::new(),
             message: vec![0; Request::SIZE + MOST_BESIDE],
+            spin: Spin::default(),
             is_template: false,
         })
     }
@@ -130,6 +135,8 @@ pub(crate) struct Server {
     children: Vec<Served>,
     /// Where a request comes in.
     message: Vec<u8>,
+    /// Waits for a request that was announced.
+    spin: Spin,
     /// Whether it is a copy of its owner, whose children keep what that one had open.
     is_template: bool,
 }
@@ -152,6 +159,7 @@ impl Server {
             owner,
             children: Vec::new(),
             message: vec![0; Request::SIZE + MOST_BESIDE],
+            spin: Spin::default(),
             is_template: true,
         })
     }
@@ -203,6 +211,11 @@ impl Server {
     /// Takes one request; false when the owner has closed the socket.
     fn answer(&mut self) -> io::Result<bool> {
         let (length, fds) = socket::receive(&self.control, &mut self.message)?;
+        if self.message[..length] == [WAKE] {
+            let is_there = || poll::readable(&self.control, Some(Duration::ZERO)).unwrap_or(true);
+            self.spin.until(is_there);
+            return Ok(true);
+        }
         let Some((request, bytes)) = self.message[..length].split_first_chunk() else {
             return Ok(false);
         };
