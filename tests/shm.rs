@@ -9,7 +9,12 @@ use common::{failure, in_time, pattern};
 use nix::sys::resource::{Resource, setrlimit};
 use processes::{Program, eventually, listen, say};
 use procpool::{Array, ErrorKind, Lock, Process, Queue, Result, SharedMemory, StartMethod};
-use std::{fs, path::PathBuf, process};
+use std::{
+    fs,
+    os::unix::fs::{PermissionsExt, chown},
+    path::PathBuf,
+    process,
+};
 
 const PROGRAMS: &[(&str, fn())] = &[
     ("make a name and end", || make(true)),
@@ -231,6 +236,25 @@ fn another_file_is_not_opened() -> Result<()> {
         let refused = kind(SharedMemory::open(&name));
         fs::remove_file(file(&name)).expect("the file");
         assert_eq!(refused, ErrorKind::InvalidInput);
+        Ok(())
+    })
+}
+
+#[test]
+fn the_memory_of_another_user_is_not_opened() -> Result<()> {
+    in_time(|| {
+        let name = name("given away");
+        let memory = SharedMemory::create_named(&name, 1)?;
+        fs::set_permissions(file(&name), fs::Permissions::from_mode(0o666)).expect("the file");
+        // Only root may give a file away; anybody else has no other user's.
+        let nobody = 65534;
+        let is_root = chown(file(&name), Some(nobody), None).is_ok();
+        let opened = SharedMemory::open(&name).map(drop);
+        assert_eq!(
+            opened.map_err(|it| it.kind()).err(),
+            is_root.then_some(ErrorKind::Io)
+        );
+        drop(memory);
         Ok(())
     })
 }

@@ -7,7 +7,7 @@ use super::{
 use nix::{
     fcntl::{AtFlags, OFlag, open as nix_open},
     sys::stat::{FileStat, Mode, fstat, stat},
-    unistd::{linkat, unlink},
+    unistd::{geteuid, linkat, unlink},
 };
 use parking_lot::Mutex;
 use std::{
@@ -39,10 +39,14 @@ pub(crate) fn create(bytes: usize) -> io::Result<OwnedFd> {
     Ok(file)
 }
 
-/// The file with this name.
+/// The file with this name; an error of the kind `PermissionDenied` if it is another user's, who may have made it for anybody.
 pub(crate) fn open(name: &str) -> io::Result<OwnedFd> {
     let flags = OFlag::O_RDWR | OFlag::O_CLOEXEC | OFlag::O_NOFOLLOW | OFlag::O_NONBLOCK;
-    above_stdio(nix_open(path(name).as_str(), flags, Mode::empty())?)
+    let file = above_stdio(nix_open(path(name).as_str(), flags, Mode::empty())?)?;
+    if fstat(&file)?.st_uid != geteuid().as_raw() {
+        return Err(io::ErrorKind::PermissionDenied.into());
+    }
+    Ok(file)
 }
 
 /// Removes the name of a file, unless it is another's by now: that is an error of the kind `NotFound`.
