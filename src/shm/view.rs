@@ -262,13 +262,12 @@ impl<T: Pod> Cells<T> {
     /// Waits for the items.
     #[inline]
     pub(crate) fn lock(&self) -> Result<(CellsGuard<'_, T>, Taken), NoCells> {
-        let taken = self.mutex.lock().map_err(NoCells::Refused)?;
+        let mut taken = self.mutex.lock().map_err(NoCells::Refused)?;
         // Relaxed, as for all of these words: they are written and read by the mutex's holder.
         let holder = self.holder().load(Ordering::Relaxed);
-        if (taken == Taken::OwnerDied || holder == LEAKED) && !self.is_unreferenced(holder) {
-            self.holder().store(LEAKED, Ordering::Relaxed);
-            self.mutex.unlock();
-            return Err(NoCells::Leaked);
+        if taken == Taken::OwnerDied || holder != 0 {
+            self.take_over(holder)?;
+            taken = Taken::OwnerDied;
         }
         let process = Identity::current();
         self.holder().store(process.0, Ordering::Relaxed);
@@ -282,11 +281,29 @@ impl<T: Pod> Cells<T> {
         Ok((guard, taken))
     }
 
-    /// Whether no reference can be left of a holder whose thread has ended.
+    /// Lets the mutex go unless no reference can be left of a holder whose thread has ended.
     #[cold]
-    fn is_unreferenced(&self, holder: u64) -> bool {
-        let is_own = holder == Identity::current().0;
-        holder == 0 || holder != LEAKED && !is_own && Identity(holder).has_ended(ENDING)
+    fn take_over(&self, holder: u64) -> Result<(), NoCells> {
+        let refused = match Self::is_unreferenced(holder) {
+            Ok(true) => return Ok(()),
+            Ok(false) => {
+                self.holder().store(LEAKED, Ordering::Relaxed);
+                NoCells::Leaked
+            }
+            // The holder stays, so that the next one looks again.
+            Err(error) => NoCells::Refused(Refusal::Failed(error)),
+        };
+        self.mutex.unlock();
+        Err(refused)
+    }
+
+    fn is_unreferenced(holder: u64) -> io::Result<bool> {
+        match holder {
+            0 => Ok(true),
+            LEAKED => Ok(false),
+            own if own == Identity::current().0 => Ok(false),
+            other => Identity(other).has_ended(ENDING),
+        }
     }
 }
 

@@ -8,6 +8,7 @@
 
 use super::{child::PidFd, poll};
 use std::{
+    io,
     ptr::{self, NonNull},
     sync::{
         Once,
@@ -71,7 +72,8 @@ fn map_page() -> *mut AtomicU32 {
     }
 }
 
-/// A process, by its id (in the lower half) and when it was started (clock ticks since boot, as far as they go). Never 0.
+/// A process, by its id (in the lower half) and when it was started (clock ticks since boot, as far as they go; 0 if that is
+/// not known). Never 0.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Identity(pub(crate) u64);
 
@@ -101,13 +103,25 @@ impl Identity {
         self.0 as u32
     }
 
-    /// Whether the process has ended, with all of its threads; it may take until the limit to know that it has not.
-    pub(crate) fn has_ended(self, limit: Duration) -> bool {
+    /// Whether the process has ended, with all of its threads; it may take until the limit to know that it has not. An error
+    /// where that cannot be found out, for the lack of descriptors say.
+    pub(crate) fn has_ended(self, limit: Duration) -> io::Result<bool> {
         // Opened first: what is found out then is of the process of this descriptor, unless that has ended.
-        let Ok(process) = PidFd::open(self.pid()) else {
-            return true;
-        };
-        Self::of(self.pid()) != self || poll::readable(&process, Some(limit)).unwrap_or(false)
+        match PidFd::open(self.pid()) {
+            Ok(_) if !self.may_be(Self::of(self.pid())) => Ok(true),
+            Ok(process) => poll::readable(&process, Some(limit)),
+            // Nobody has the number, or a thread has it by now.
+            Err(error) => match error.raw_os_error() {
+                Some(libc::ESRCH | libc::EINVAL | libc::ENOENT) => Ok(true),
+                _ => Err(error),
+            },
+        }
+    }
+
+    /// Whether both are one process, as far as is known: without a descriptor nobody learns when it was started.
+    fn may_be(self, other: Self) -> bool {
+        let starts = [self, other].map(|it| it.0 >> 32);
+        self.pid() == other.pid() && (starts[0] == starts[1] || starts.contains(&0))
     }
 }
 
@@ -132,18 +146,19 @@ mod tests {
 
     #[test]
     fn it_is_known_when_a_process_has_ended_and_its_number_is_another_s() {
+        let ended = |it: Identity, limit| it.has_ended(limit).expect("a descriptor");
         let own = Identity::current();
-        assert!(own == Identity::current() && !own.has_ended(Duration::ZERO));
-        assert!(Identity(own.0 ^ 1 << 40).has_ended(Duration::ZERO));
+        assert!(own == Identity::current() && !ended(own, Duration::ZERO));
+        assert!(ended(Identity(own.0 ^ 1 << 40), Duration::ZERO));
         let mut child = Command::new("sleep")
             .arg("1000")
             .spawn()
             .expect("a program");
         let other = Identity::of(child.id());
-        assert!(!other.has_ended(Duration::ZERO));
+        assert!(!ended(other, Duration::ZERO));
         child.kill().expect("it runs");
-        assert!(other.has_ended(Duration::from_secs(60)), "it is a zombie");
+        assert!(ended(other, Duration::from_secs(60)), "it is a zombie");
         child.wait().expect("a child of this process");
-        assert!(other.has_ended(Duration::ZERO));
+        assert!(ended(other, Duration::ZERO));
     }
 }

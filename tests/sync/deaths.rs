@@ -7,9 +7,10 @@ use crate::{
     processes::for_a_while,
     start, wait_to_be_killed,
 };
+use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use procpool::{
     Array, Atomic, Barrier, Condition, ErrorKind, Event, Lock, Process, RLock, Result, Semaphore,
-    Value, wait_ready,
+    StartMethod, Value, wait_ready,
 };
 use std::{
     mem,
@@ -321,6 +322,75 @@ fn a_value_whose_guard_is_leaked_with_its_thread_is_never_lent_again() -> Result
         let look = |it: Value<u64>| it.lock().is_err_and(|it| it.into_inner().is_err());
         assert!(Process::start(look, VALUE.clone())?.result()?);
         *lent += 1;
+        Ok(())
+    })
+}
+
+/// Runs something in a process that finds no room for another descriptor until it is done.
+fn without_descriptors<T>(run: impl FnOnce() -> T) -> T {
+    let (soft, hard) = getrlimit(Resource::RLIMIT_NOFILE).expect("a limit");
+    setrlimit(Resource::RLIMIT_NOFILE, 0, hard).expect("a lower limit");
+    let done = run();
+    setrlimit(Resource::RLIMIT_NOFILE, soft, hard).expect("the limit from before");
+    done
+}
+
+/// Leaks a guard in a thread that ends.
+fn leak_and_stay((value, has_room, ready): (Value<u64>, bool, Event)) {
+    let leak = || elsewhere(|| mem::forget(value.lock()));
+    match has_room {
+        true => leak(),
+        false => without_descriptors(leak),
+    }
+    wait_to_be_killed(&ready);
+}
+
+/// Whoever has no descriptors left can find out neither who it is nor whether another lives.
+#[test]
+fn a_leaked_value_is_not_lent_again_for_the_lack_of_descriptors() -> Result<()> {
+    in_time(|| {
+        for (leaker_has_room, taker_has_room) in [(true, false), (false, true)] {
+            let (value, ready) = (Value::new(1)?, Event::new()?);
+            let leaker = (value.clone(), leaker_has_room, ready.clone());
+            let leaker = Process::builder(leak_and_stay, leaker)
+                .daemon(true)
+                .start()?;
+            ready.wait_timeout(DEADLINE)?;
+            let take = |(value, has_room): (Value<u64>, bool)| {
+                let is_refused = || value.lock().is_err_and(|it| it.into_inner().is_err());
+                match has_room {
+                    true => is_refused(),
+                    false => without_descriptors(is_refused),
+                }
+            };
+            assert!(Process::start(take, (value, taker_has_room))?.result()?);
+            leaker.kill()?;
+        }
+        Ok(())
+    })
+}
+
+/// It is refused, and had by the next one who has room to find out that the holder, who is not reaped yet, has ended.
+fn take_from_a_zombie() -> Result<()> {
+    let held = held()?;
+    let (value, ready) = (&held.3, &held.5);
+    let process = start(StartMethod::Fork, hold_all, held.clone())?;
+    ready.wait_timeout(DEADLINE)?;
+    kill(&process)?;
+    let error = failure(without_descriptors(|| value.lock()));
+    assert_eq!(error.kind(), ErrorKind::Io);
+    let error = failure(value.lock());
+    assert_eq!(error.kind(), ErrorKind::OwnerDied);
+    assert_eq!(*error.into_inner()?, 7);
+    assert_eq!(value.get()?, 7);
+    Ok(())
+}
+
+#[test]
+fn a_dead_holders_value_outlasts_a_taker_without_descriptors() -> Result<()> {
+    in_time(|| {
+        let take = |()| take_from_a_zombie().map_err(|it| it.to_string());
+        assert_eq!(Process::start(take, ())?.result()?, Ok(()));
         Ok(())
     })
 }
