@@ -21,6 +21,8 @@ mod recycling;
 mod refusals;
 #[path = "control/retries.rs"]
 mod retries;
+#[path = "control/reusable.rs"]
+mod reusable;
 #[path = "control/stopping.rs"]
 mod stopping;
 #[path = "control/workers.rs"]

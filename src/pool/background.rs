@@ -87,7 +87,7 @@ impl Shared {
 
     fn start_worker(&self, slot: usize) {
         let worker = self.state.lock().worker_in(slot);
-        let started = Link::start(&self.settings.origin, &self.setup(worker));
+        let started = Link::start(&self.origin, &self.setup(worker));
         let mut told = Told::default();
         {
             let mut state = self.state.lock();

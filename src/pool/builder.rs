@@ -1,24 +1,18 @@
 //! How a pool is built.
 
 use super::{
-    ProcessPoolExecutor,
-    demands::Demands,
-    dispatcher::Stay,
-    limits::ResourceLimits,
-    output::Output,
-    shared::{Settings, Shared},
+    ProcessPoolExecutor, demands::Demands, dispatcher::Stay, limits::ResourceLimits,
+    output::Output, reusable, shared::Settings,
 };
 use crate::error::{Error, ErrorKind, Result};
-use crate::process::{
-    StartMethod, call::EncodedCall, cpu_count, function::Function, own_threads,
-    start::origin::Origin, start_method,
-};
+use crate::process::{StartMethod, call::EncodedCall, cpu_count, function::Function, start_method};
 use crate::sys::{child::Threads, environment};
 use crate::wire::{Wire, codec, handle};
 use std::{
     ffi::{OsStr, OsString},
     fmt,
     path::PathBuf,
+    sync::Arc,
     time::Duration,
 };
 
@@ -274,41 +268,39 @@ impl ProcessPoolBuilder {
     /// encoded, [`ErrorKind::StartFailed`] if no worker can be had, [`ErrorKind::Unsupported`] for [`StartMethod::Fork`] with
     /// threads running.
     pub fn build(self) -> Result<ProcessPoolExecutor> {
-        let workers = self.workers.unwrap_or_else(cpu_count);
-        let numbers = [
-            ("workers", Some(workers)),
-            ("a chunk", self.chunk_size),
-            ("a window", self.window),
-            (
-                "a share of tasks",
-                self.stay.tasks.map(|it| usize::from(it > 0)),
-            ),
-            ("a budget", self.max_pending.map(|it| usize::from(it > 0))),
-            (
-                "a share of memory",
-                self.stay.memory.map(|it| usize::from(it > 0)),
-            ),
-        ];
-        if let Some((what, _)) = numbers.into_iter().find(|it| it.1 == Some(0)) {
-            let message = format!("a pool cannot be built with {what} of size 0");
-            return Err(Error::new(ErrorKind::InvalidInput, message));
-        }
-        let refused = self
-            .environment
-            .iter()
-            .find(|it| !environment::can_be_set(&it.0, &it.1));
-        if let Some((key, value)) = refused {
-            let message = format!("{key:?}={value:?} cannot be an environment variable");
-            return Err(Error::new(ErrorKind::InvalidInput, message));
-        }
-        let (chunk_size, window) = (self.chunk_size, self.window);
-        let initializer = self.initializer.transpose()?;
-        let method = self.method.unwrap_or_else(start_method);
-        let shared = Shared::start(Settings {
-            workers,
-            initializer,
-            chunk_size,
-            window,
+        ProcessPoolExecutor::start(self.settings()?)
+    }
+
+    /// The executor that all of the process shares, as [`ProcessPoolExecutor::reusable`] says: the one there is if it was built
+    /// with these settings and takes tasks, else a new one in its place.
+    ///
+    /// ```
+    /// use procpool::ProcessPoolExecutor;
+    /// use std::sync::Arc;
+    ///
+    /// let pool = || ProcessPoolExecutor::builder().workers(2).env("LANG", "C").reusable();
+    /// let first = pool()?;
+    /// assert!(Arc::ptr_eq(&first, &pool()?));
+    /// first.close();
+    /// assert_eq!(pool()?.apply(|x: u64| x + 1, 2)?, 3);
+    /// # Ok::<(), procpool::Error>(())
+    /// ```
+    ///
+    /// # Errors
+    ///
+    /// As [`build`](Self::build).
+    pub fn reusable(mut self) -> Result<Arc<ProcessPoolExecutor>> {
+        self.stay.idle.get_or_insert(reusable::IDLE_TIMEOUT);
+        reusable::get(self.settings()?)
+    }
+
+    fn settings(self) -> Result<Settings> {
+        self.check()?;
+        Ok(Settings {
+            workers: self.workers.unwrap_or_else(cpu_count),
+            initializer: self.initializer.transpose()?,
+            chunk_size: self.chunk_size,
+            window: self.window,
             demands: self.demands,
             environment: self.environment,
             limits: self.limits,
@@ -318,13 +310,31 @@ impl ProcessPoolBuilder {
             stderr: self.stderr,
             stay: self.stay,
             max_pending: self.max_pending,
-            origin: Origin::new(method, self.threads)?,
-        })?;
-        shared.start_thread().map_err(|it| {
-            Error::io("failed to start the pool's thread", it).with_kind(ErrorKind::StartFailed)
-        })?;
-        own_threads::register(&shared);
-        Ok(ProcessPoolExecutor { shared })
+            method: self.method.unwrap_or_else(start_method),
+            threads: self.threads,
+        })
+    }
+
+    fn check(&self) -> Result<()> {
+        let some = |it: Option<u64>| it.map(|it| usize::from(it > 0));
+        let numbers = [
+            ("workers", self.workers),
+            ("a chunk", self.chunk_size),
+            ("a window", self.window),
+            ("a share of tasks", some(self.stay.tasks)),
+            ("a budget", some(self.max_pending)),
+            ("a share of memory", some(self.stay.memory)),
+        ];
+        if let Some((what, _)) = numbers.into_iter().find(|it| it.1 == Some(0)) {
+            let message = format!("a pool cannot be built with {what} of size 0");
+            return Err(Error::new(ErrorKind::InvalidInput, message));
+        }
+        let mut variables = self.environment.iter();
+        if let Some((key, value)) = variables.find(|it| !environment::can_be_set(&it.0, &it.1)) {
+            let message = format!("{key:?}={value:?} cannot be an environment variable");
+            return Err(Error::new(ErrorKind::InvalidInput, message));
+        }
+        Ok(())
     }
 }
 

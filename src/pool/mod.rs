@@ -41,6 +41,7 @@ mod payload;
 mod protocol;
 mod refused;
 mod requests;
+mod reusable;
 mod shared;
 mod stats;
 mod task;
@@ -61,9 +62,10 @@ pub use wait::{AsCompleted, ReturnWhen, Waited, as_completed, wait};
 pub use worker::{Worker, current_worker};
 
 use crate::error::{Error, ErrorKind, Result};
+use crate::process::own_threads;
 use crate::wire::Wire;
 use dispatcher::{Slot, State, stopped};
-use shared::Shared;
+use shared::{Settings, Shared};
 use std::{
     fmt,
     sync::{Arc, atomic::Ordering},
@@ -134,6 +136,40 @@ impl ProcessPoolExecutor {
     /// Starts to build a pool with settings.
     pub fn builder() -> ProcessPoolBuilder {
         ProcessPoolBuilder::new()
+    }
+
+    /// The executor that all of the process shares: built at the first call, and the same at every later one as long as it takes
+    /// tasks. For code that has no place to keep a pool, or does not know who else has one.
+    ///
+    /// A new one takes its place if it is broken or closed, or if other settings are asked for
+    /// ([`ProcessPoolBuilder::reusable`]). Who still has the old one may go on with it: it ends when the last [`Arc`] of it is
+    /// dropped, which finishes what was submitted, and that last one may be the one that is replaced here. A copy of the
+    /// process made by `fork` gets an executor of its own, and so does a worker that calls this in a task.
+    ///
+    /// Its workers end after 10 s with nothing to do, and come back with the next task. Like everything in a static it is not
+    /// dropped when `main` returns: its workers end with the process, with what they were doing.
+    ///
+    /// ```
+    /// use procpool::ProcessPoolExecutor;
+    ///
+    /// assert_eq!(ProcessPoolExecutor::reusable()?.map(|x: u64| x * x, 0..3)?, [0, 1, 4]);
+    /// # Ok::<(), procpool::Error>(())
+    /// ```
+    ///
+    /// # Errors
+    ///
+    /// As [`ProcessPoolBuilder::build`].
+    pub fn reusable() -> Result<Arc<Self>> {
+        Self::builder().reusable()
+    }
+
+    fn start(settings: Settings) -> Result<Self> {
+        let shared = Shared::start(settings)?;
+        shared.start_thread().map_err(|it| {
+            Error::io("failed to start the pool's thread", it).with_kind(ErrorKind::StartFailed)
+        })?;
+        own_threads::register(&shared);
+        Ok(Self { shared })
     }
 
     /// The same calls with settings of their own: `pool.options().chunk_size(64).map(f, items)`.

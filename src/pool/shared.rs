@@ -16,8 +16,9 @@ use super::{
     unit::Unit,
 };
 use crate::error::{Error, ErrorKind, Result};
-use crate::process::{call::EncodedCall, identity::Identity, start::origin::Origin};
+use crate::process::{StartMethod, call::EncodedCall, identity::Identity, start::origin::Origin};
 use crate::sys::{
+    child::Threads,
     environment, pid,
     poll::{Alarm, Interest, Set, Signal},
     spin::Spin,
@@ -43,7 +44,7 @@ const CHORES: u64 = 1;
 const RELIEF: u64 = 2;
 
 /// How the pool was built.
-#[derive(Debug)]
+#[derive(Debug, PartialEq)]
 pub(super) struct Settings {
     pub(super) workers: usize,
     pub(super) initializer: Option<EncodedCall>,
@@ -59,13 +60,17 @@ pub(super) struct Settings {
     pub(super) stay: Stay,
     /// Bytes of tasks that may be pending.
     pub(super) max_pending: Option<u64>,
-    pub(super) origin: Origin,
+    pub(super) method: StartMethod,
+    /// Beside which threads `StartMethod::Fork` may copy this process.
+    pub(super) threads: Threads,
 }
 
 /// One pool.
 #[derive(Debug)]
 pub(super) struct Shared {
     pub(super) settings: Settings,
+    /// Where workers come from.
+    pub(super) origin: Origin,
     /// How many it keeps by now.
     pub(super) workers: AtomicUsize,
     /// The process that built it: a copy made by `fork` must not touch its workers.
@@ -124,6 +129,7 @@ impl Shared {
             budget: settings.max_pending.map(|it| Arc::new(Budget::new(it))),
             thread: Mutex::new(None),
             is_paused: AtomicBool::new(false),
+            origin: Origin::new(settings.method, settings.threads)?,
             settings,
         });
         shared
@@ -143,7 +149,7 @@ impl Shared {
             .add(&shared.relief, RELIEF, Interest::Read)
             .map_err(fail)?;
         for slot in 0..shared.settings.workers {
-            let link = Link::start(&shared.settings.origin, &shared.setup(slot));
+            let link = Link::start(&shared.origin, &shared.setup(slot));
             let link = link.map_err(|it| it.with_kind(ErrorKind::StartFailed))?;
             shared.state.lock().install(slot, link).map_err(fail)?;
         }

@@ -21,6 +21,7 @@ pub(crate) mod method;
 mod outcome;
 pub(crate) mod own_threads;
 pub(crate) mod panic;
+pub(crate) mod per_process;
 mod registry;
 pub(crate) mod start;
 mod status;

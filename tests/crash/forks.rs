@@ -17,6 +17,7 @@ use procpool::{
 };
 use std::{
     panic::{AssertUnwindSafe, catch_unwind},
+    sync::Arc,
     time::Duration,
 };
 
@@ -26,6 +27,10 @@ pub(crate) const PROGRAMS: &[(&str, fn())] = &[
     ("wait for futures in a copy", wait_in_a_copy),
     ("drop the pool in a copy", drop_in_a_copy),
     ("build a pool in a copy", build_in_a_copy),
+    (
+        "have the shared pool in a copy",
+        have_the_shared_pool_in_a_copy,
+    ),
     ("print beside a copy", print_beside_a_copy),
     ("be killed beside a copy", be_killed_beside_a_copy),
 ];
@@ -222,6 +227,25 @@ fn build_in_a_copy() {
 #[test]
 fn a_copy_of_a_process_can_have_a_pool_of_its_own() {
     in_time(|| drop(Program::start("build a pool in a copy").succeed()));
+}
+
+fn have_the_shared_pool_in_a_copy() {
+    let shared = || ProcessPoolExecutor::reusable().expect("a pool");
+    let pool = shared();
+    let workers = pool.worker_pids();
+    in_a_copy(|| {
+        let own = shared();
+        assert!(!Arc::ptr_eq(&own, &pool) && Arc::ptr_eq(&own, &shared()));
+        check_unharmed(&own, &own.worker_pids());
+        assert!(own.worker_pids().iter().all(|it| !workers.contains(it)));
+    });
+    assert!(Arc::ptr_eq(&pool, &shared()));
+    check_unharmed(&pool, &workers);
+}
+
+#[test]
+fn a_copy_of_a_process_has_a_shared_pool_of_its_own() {
+    in_time(|| drop(Program::start("have the shared pool in a copy").succeed()));
 }
 
 /// Has a task print half a line, and ends the pool while a copy holds all its pipes.

@@ -19,7 +19,7 @@ pub(super) struct Place {
 }
 
 /// How long workers stay.
-#[derive(Debug, Clone, Copy, Default)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub(in crate::pool) struct Stay {
     /// Items after which a worker is replaced.
     pub(in crate::pool) tasks: Option<u64>,

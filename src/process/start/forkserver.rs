@@ -7,6 +7,7 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::process::{
     entry,
     function::locate_main,
+    per_process::PerProcess,
     start::{
         Child, Request, Start, fork,
         server::{GREETING, READY, Reply, WAKE},
@@ -14,13 +15,12 @@ use crate::process::{
 };
 use crate::sys::{
     child::{self, PidFd, Threads},
-    fd, pid, poll, socket,
+    fd, poll, socket,
 };
 use parking_lot::Mutex;
 use std::{
     io,
     os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd},
-    sync::OnceLock,
     time::{Duration, Instant},
 };
 
@@ -30,10 +30,13 @@ const READY_LIMIT: Duration = Duration::from_secs(30);
 /// How long one fork may take; a server that takes longer is stopped or broken, and replaced.
 const FORK_LIMIT: Duration = Duration::from_secs(10);
 
+/// The server of this process, once there is one.
+static OWN: PerProcess<Mutex<Option<ForkServer>>> = PerProcess::new();
+
 /// Wakes the fork server, if there is one, for a request that is about to come: it wakes while that is put together.
 pub(crate) fn wake() {
     // Whoever has it is about to send something.
-    let Some(server) = own_slot().server.try_lock() else {
+    let Some(server) = OWN.get().try_lock() else {
         return;
     };
     if let Some(running) = server.as_ref() {
@@ -45,7 +48,7 @@ pub(crate) fn wake() {
 /// Starts a child of the fork server, which is started or replaced first where that is needed.
 pub(crate) fn start(start: &Start<'_>) -> Result<Child> {
     let order = Order::new(start)?;
-    let mut server = own_slot().server.lock();
+    let mut server = OWN.get().lock();
     if let Some(running) = server.as_mut() {
         match running.start(&order, FORK_LIMIT) {
             Err(Refusal::Gone) => *server = None,
@@ -135,35 +138,6 @@ fn root_directory() -> io::Result<OwnedFd> {
 
 fn start_failed(what: &str, error: io::Error) -> Error {
     Error::io(format_args!("failed to {what}"), error).with_kind(ErrorKind::StartFailed)
-}
-
-/// The place for one process's server.
-///
-/// A copy of the process made by `fork` finds the place of another process and makes its own, so that it neither talks to
-/// its parent's server nor waits for a lock that no thread of its own holds.
-struct Slot {
-    owner: u32,
-    server: Mutex<Option<ForkServer>>,
-    of_the_next_copy: OnceLock<Box<Slot>>,
-}
-
-impl Slot {
-    fn new() -> Self {
-        Self {
-            owner: pid::current(),
-            server: Mutex::new(None),
-            of_the_next_copy: OnceLock::new(),
-        }
-    }
-}
-
-fn own_slot() -> &'static Slot {
-    static FIRST: OnceLock<Slot> = OnceLock::new();
-    let mut slot = FIRST.get_or_init(Slot::new);
-    while slot.owner != pid::current() {
-        slot = slot.of_the_next_copy.get_or_init(|| Box::new(Slot::new()));
-    }
-    slot
 }
 
 /// Why the server gave no child.

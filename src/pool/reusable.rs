@@ -1,0 +1,30 @@
+//! The executor that all of a process shares.
+
+use super::{ProcessPoolExecutor, shared::Settings};
+use crate::error::Result;
+use crate::process::per_process::PerProcess;
+use parking_lot::Mutex;
+use std::{sync::Arc, time::Duration};
+
+/// How long its idle workers stay, unless the builder says otherwise; as loky's.
+pub(super) const IDLE_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// The one that was asked for last.
+static CURRENT: PerProcess<Mutex<Option<Arc<ProcessPoolExecutor>>>> = PerProcess::new();
+
+/// The executor that is there, or else a new one.
+pub(super) fn get(settings: Settings) -> Result<Arc<ProcessPoolExecutor>> {
+    let mut current = CURRENT.get().lock();
+    let fitting = current
+        .as_ref()
+        .filter(|it| it.shared.settings == settings && it.shared.refusal().is_none());
+    if let Some(pool) = fitting {
+        return Ok(Arc::clone(pool));
+    }
+    let pool = Arc::new(ProcessPoolExecutor::start(settings)?);
+    let replaced = current.replace(Arc::clone(&pool));
+    drop(current);
+    // Finishes what was submitted, if nobody else holds it: no reason for others to wait.
+    drop(replaced);
+    Ok(pool)
+}

@@ -1,0 +1,42 @@
+//! A static that a copy of the process made by `fork` does not share.
+
+use crate::sys::pid;
+use std::sync::OnceLock;
+
+/// One value for each process.
+///
+/// A copy of the process finds the value of another one and makes its own: it neither uses what belongs to its parent nor
+/// waits for a lock that no thread of its own holds. The other's value is never dropped there.
+pub(crate) struct PerProcess<T>(OnceLock<Place<T>>);
+
+struct Place<T> {
+    owner: u32,
+    value: T,
+    of_the_next_copy: OnceLock<Box<Self>>,
+}
+
+impl<T: Default> PerProcess<T> {
+    pub(crate) const fn new() -> Self {
+        Self(OnceLock::new())
+    }
+
+    pub(crate) fn get(&self) -> &T {
+        let mut place = self.0.get_or_init(Place::new);
+        while place.owner != pid::current() {
+            place = place
+                .of_the_next_copy
+                .get_or_init(|| Box::new(Place::new()));
+        }
+        &place.value
+    }
+}
+
+impl<T: Default> Place<T> {
+    fn new() -> Self {
+        Self {
+            owner: pid::current(),
+            value: T::default(),
+            of_the_next_copy: OnceLock::new(),
+        }
+    }
+}
