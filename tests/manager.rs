@@ -25,7 +25,7 @@ use procpool::{Process, Result, StartMethod, Wire};
 #[test]
 #[ignore = "a program that other tests start"]
 fn program() {
-    processes::run(deaths::PROGRAMS);
+    processes::run(&[deaths::PROGRAMS, servers::PROGRAMS].concat());
 }
 
 /// Starts a process by a method.

@@ -66,7 +66,9 @@ impl ManagerBuilder {
 
     /// The key that clients must know: that of this process by default, which its children have, too.
     ///
-    /// Whoever knows it can have any function of the program called in the server: it is as good as a login.
+    /// Whoever knows it can have any function of the program called in the server: it is as good as a login. Processes that this
+    /// one starts from then on know it, too, so that proxies work in them; one that was there before, a pool's worker say,
+    /// calls [`Manager::connect`] first.
     pub fn authkey(mut self, key: impl Into<AuthKey>) -> Self {
         self.key = Some(key.into());
         self
@@ -107,16 +109,18 @@ impl ManagerBuilder {
             end,
             address,
         } = server::start(address, &key, self.limits)?;
+        // Proxies name the server by it, here and in the processes that they are sent to.
+        let near = reachable(&address);
         let server = OwnServer {
             process,
             end,
             folder,
             owner: pid::current(),
-            address: address.clone(),
+            address: near.clone(),
         };
-        remember_key(&address, &key);
+        remember_key(&near, &key);
         Ok(Manager {
-            client: Client::connect(&reachable(&address), &key)?,
+            client: Client::connect(&near, &key)?,
             address,
             server: Some(server),
         })
@@ -175,6 +179,7 @@ pub(super) struct OwnServer {
     end: crate::ipc::Sender<()>,
     folder: Option<TempDir>,
     owner: u32,
+    /// Where this process finds it.
     address: Address,
 }
 

@@ -5,6 +5,7 @@
 
 use super::{
     link::{Link, gone},
+    passage,
     protocol::{ROOT, Welcome},
     server::{self, Server},
 };
@@ -147,12 +148,12 @@ impl Client {
 
     /// Calls something of the server's own.
     pub(super) fn ask<A: Serialize, R: Wire>(
-        &self,
+        self: &Arc<Self>,
         handler: Handler<Server>,
         argument: &A,
     ) -> Result<R> {
         let link = self.take()?;
-        let outcome = ask(&link, handler, argument);
+        let outcome = passage::during(self, || ask(&link, handler, argument));
         self.give_back(link);
         outcome
     }
@@ -165,6 +166,14 @@ impl Client {
         })?;
         *references.counts.entry(id).or_default() += 1;
         Ok(())
+    }
+
+    /// Refers to objects by the ids and tokens of proxies that are counted already.
+    pub(super) fn claim_all(&self, arrived: &[(u64, u64)]) -> Result<()> {
+        let mut references = self.own_references();
+        self.on_lifeline(&mut references, |link| {
+            ask(link, server::claim_all, &arrived)
+        })
     }
 
     /// Makes a token for a proxy that leaves this process.

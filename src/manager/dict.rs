@@ -7,7 +7,7 @@ use super::{
 };
 use crate::error::Result;
 use crate::process::call::bytes;
-use crate::process::function::{Exclusive, Failure, Handler, Invocation, Method};
+use crate::process::function::{Exclusive, Failure, Handler, Invocation, Method, Retain};
 use crate::wire::{
     Wire,
     codec::{self, Output, Reason},
@@ -69,6 +69,35 @@ impl<K: Wire + Send + 'static, V: Wire + Send + 'static> DictProxy<K, V> {
     /// Takes a key out; what its value was.
     pub fn remove(&self, key: &K) -> Result<Option<V>> {
         self.with_key(remove::<K, V>, key, take_option)
+    }
+
+    /// Copies of the values of several keys, in one message.
+    pub fn get_many<'a>(&self, keys: impl IntoIterator<Item = &'a K>) -> Result<Vec<Option<V>>> {
+        self.with_keys(get_many::<K, V>, keys)
+    }
+
+    /// Takes several keys out, in one message; what their values were.
+    pub fn remove_many<'a>(&self, keys: impl IntoIterator<Item = &'a K>) -> Result<Vec<Option<V>>> {
+        self.with_keys(remove_many::<K, V>, keys)
+    }
+
+    /// Drops the keys that a function, called in the server with each key and its value, says no to. Nobody else uses the dict
+    /// meanwhile. If the function panics, nothing is dropped.
+    ///
+    /// ```
+    /// let manager = procpool::Manager::start()?;
+    /// let expiry = manager.dict()?;
+    /// expiry.update([("a", 10), ("b", 20)].map(|(name, time)| (name.to_owned(), time)))?;
+    /// expiry.retain(|_, time, now| *time > *now, 15)?;
+    /// assert_eq!(expiry.keys()?, ["b"]);
+    /// # Ok::<(), procpool::Error>(())
+    /// ```
+    pub fn retain<A: Wire>(&self, f: fn(&K, &mut V, &A) -> bool, arg: A) -> Result<()> {
+        self.0.call(
+            Method::of_choice::<Dict<K, V>, K, V, A>(f)?,
+            |message| codec::encode(&arg, message),
+            |reply| codec::decode(reply),
+        )
     }
 
     /// Takes out the key that came first.
@@ -152,6 +181,21 @@ impl<K: Wire + Send + 'static, V: Wire + Send + 'static> DictProxy<K, V> {
     /// Drops everything.
     pub fn clear(&self) -> Result<()> {
         self.0.ask(clear::<K, V>, &())
+    }
+
+    fn with_keys<'a>(
+        &self,
+        handler: Handler<Dict<K, V>>,
+        keys: impl IntoIterator<Item = &'a K>,
+    ) -> Result<Vec<Option<V>>> {
+        self.0.call(
+            Method::handler(handler)?,
+            |message| {
+                let keys = keys.into_iter().map(|it| encoded(it).map(Key));
+                codec::encode(&keys.collect::<Result<Vec<Key>, Reason>>()?, message)
+            },
+            |reply| codec::decode(reply),
+        )
     }
 
     fn with_key<R>(
@@ -320,6 +364,45 @@ where
     answer_option(value.as_ref(), call)
 }
 
+fn get_many<K, V>(dict: &Dict<K, V>, call: &mut Invocation<'_>) -> Answer
+where
+    K: Wire + Send,
+    V: Wire + Send,
+{
+    let keys: Vec<Key> = call.decode()?;
+    dict.with(|it| {
+        let value = |key: &Key| Some(&it.entries.get(it.places.get(&*key.0)?)?.value);
+        call.encode(&keys.iter().map(value).collect::<Vec<Option<&RefCell<V>>>>())
+    })?
+}
+
+fn remove_many<K, V>(dict: &Dict<K, V>, call: &mut Invocation<'_>) -> Answer
+where
+    K: Wire + Send,
+    V: Wire + Send,
+{
+    let keys: Vec<Key> = call.decode()?;
+    let values = dict.with(|it| keys.iter().map(|key| it.remove(&key.0)).collect())?;
+    call.encode::<Vec<Option<V>>>(&values)
+}
+
+impl<K: Wire, V> Retain<K, V> for Dict<K, V> {
+    fn retain(&self, mut keep: impl FnMut(&K, &mut V) -> bool) -> Result<(), Failure> {
+        let dropped: Vec<V> = self.with(|it| {
+            let entries = it.entries.values_mut();
+            let unwanted = entries.filter_map(|entry| {
+                let is_kept = keep(&entry.key, entry.value.get_mut());
+                (!is_kept).then(|| Arc::clone(&entry.bytes))
+            });
+            let unwanted: Vec<_> = unwanted.collect();
+            unwanted.iter().filter_map(|key| it.remove(key)).collect()
+        })?;
+        // The user's, and nobody else's turn is held up by it.
+        drop(dropped);
+        Ok(())
+    }
+}
+
 fn pop_first<K, V>(dict: &Dict<K, V>, call: &mut Invocation<'_>) -> Answer
 where
     K: Wire + Send,
@@ -387,10 +470,7 @@ where
     K: Wire + Send,
     V: Wire + Send,
 {
-    dict.with(|it| {
-        let keys: Vec<&K> = it.entries.values().map(|it| &it.key).collect();
-        call.encode(&keys)
-    })?
+    dict.with(|it| call.encode_items(it.entries.values().map(|it| &it.key)))?
 }
 
 fn values<K, V>(dict: &Dict<K, V>, call: &mut Invocation<'_>) -> Answer
@@ -399,8 +479,8 @@ where
     V: Wire + Send,
 {
     dict.with(|it| {
-        let values = it.entries.values_mut().map(|it| &*it.value.get_mut());
-        call.encode(&values.collect::<Vec<&V>>())
+        let values = it.entries.values_mut();
+        call.encode_items(values.map(|it| &*it.value.get_mut()))
     })?
 }
 

@@ -112,19 +112,17 @@ fn is_held(key: Key) -> bool {
 
 /// As a lock in shared memory says no to the thread that holds it.
 fn refused(wait: Wait) -> Error {
-    match wait {
-        Wait::Forever => Error::new(
-            ErrorKind::InvalidInput,
-            "this thread holds the lock already, and would wait for itself: use an RLock",
-        ),
-        Wait::Never => Error::new(ErrorKind::WouldBlock, "this thread holds the lock already"),
-        Wait::AtMost(limit) => {
-            let deadline = wait.deadline();
-            deadline.inspect(|it| thread::sleep(it.saturating_duration_since(Instant::now())));
-            let message = format!("this thread holds the lock, also after {limit:?}");
-            Error::new(ErrorKind::TimedOut, message)
-        }
+    // A limit that no clock reaches is none.
+    if let (Wait::AtMost(limit), Some(deadline)) = (wait, wait.deadline()) {
+        thread::sleep(deadline.saturating_duration_since(Instant::now()));
+        let message = format!("this thread holds the lock, also after {limit:?}");
+        return Error::new(ErrorKind::TimedOut, message);
     }
+    if matches!(wait, Wait::Never) {
+        return Error::new(ErrorKind::WouldBlock, "this thread holds the lock already");
+    }
+    let message = "this thread holds the lock already, and would wait for itself: use an RLock";
+    Error::new(ErrorKind::InvalidInput, message)
 }
 
 impl Drop for Hold {

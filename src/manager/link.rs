@@ -97,20 +97,27 @@ impl Link {
             Way::Here(server, session) => return call_here(server, session, request, decode),
         };
         let sent = connection.send_encoded(most, request);
-        let reply = sent.and_then(|()| connection.recv_message(usize::MAX, None));
+        sent.map_err(|it| self.not_sent(it))?;
+        let reply = connection.recv_message(usize::MAX, None);
         let reply = reply.map_err(|it| self.failed(it))?;
         let mut reply = reply.expect("a wait without a limit ends with a reply");
         let given = reply.take_descriptors();
         decode_reply(reply.payload(), given, decode)
     }
 
+    /// The caller's error when a request was not sent: one that cannot be says nothing about the connection.
+    #[cold]
+    fn not_sent(&self, error: Error) -> Error {
+        match error.kind() {
+            ErrorKind::Codec | ErrorKind::InvalidInput | ErrorKind::Unsupported => error,
+            _ => self.failed(error),
+        }
+    }
+
     /// The caller's error when the server could not be talked to.
     #[cold]
     fn failed(&self, error: Error) -> Error {
-        match error.kind() {
-            ErrorKind::Codec | ErrorKind::InvalidInput | ErrorKind::Unsupported => return error,
-            _ => self.is_broken.store(true, Ordering::Relaxed),
-        }
+        self.is_broken.store(true, Ordering::Relaxed);
         if error.kind() == ErrorKind::Disconnected {
             return gone("it has ended, or has closed the connection");
         }

@@ -9,7 +9,7 @@ use super::{
 use crate::error::{Error, ErrorKind, Result};
 use crate::process::function::{Exclusive, Handler, Invocation, Method};
 use crate::wire::{Wire, codec};
-use std::ops::{Bound, RangeBounds};
+use std::ops::{Bound, Range, RangeBounds};
 
 proxy! {
     /// A list in a manager's server, made by [`Manager::list`](crate::Manager::list).
@@ -143,11 +143,55 @@ impl<T: Wire + Send + 'static> ListProxy<T> {
 
     /// Copies of the items in a range, of which what lies behind the end is left out.
     pub fn slice(&self, range: impl RangeBounds<usize>) -> Result<Vec<T>> {
-        self.0.call(
-            Method::handler(slice::<T>)?,
-            |message| codec::encode(&plain(range), message),
-            |reply| codec::decode(reply),
-        )
+        items(&self.0, range)
+    }
+
+    /// Takes the items in a range out, of which what lies behind the end is left out.
+    pub fn drain(&self, range: impl RangeBounds<usize>) -> Result<Vec<T>> {
+        self.splice(range, [])
+    }
+
+    /// Takes the items in a range out, of which what lies behind the end is left out, and puts others in their place.
+    ///
+    /// ```
+    /// let manager = procpool::Manager::start()?;
+    /// let list = manager.list()?;
+    /// list.extend([1, 2, 3, 4])?;
+    /// assert_eq!(list.splice(1..3, [7, 8, 9])?, [2, 3]);
+    /// assert_eq!(list.to_vec()?, [1, 7, 8, 9, 4]);
+    /// # Ok::<(), procpool::Error>(())
+    /// ```
+    pub fn splice(
+        &self,
+        range: impl RangeBounds<usize>,
+        items: impl IntoIterator<Item = T>,
+    ) -> Result<Vec<T>> {
+        let (start, end) = plain(range);
+        let items: Vec<T> = items.into_iter().collect();
+        let splice = |list: &mut Vec<T>, (start, end, items): (usize, usize, Vec<T>)| {
+            list.splice(within(list, start, end), items).collect()
+        };
+        self.0.apply(splice, &(start, end, items))
+    }
+
+    /// Takes out the first item that is like this one; whether there was one.
+    pub fn remove_item(&self, item: &T) -> Result<bool>
+    where
+        T: PartialEq,
+    {
+        let remove = |list: &mut Vec<T>, item: T| {
+            let index = list.iter().position(|it| *it == item);
+            index.map(|it| drop(list.remove(it))).is_some()
+        };
+        self.0.apply(remove, item)
+    }
+
+    /// Drops all but the first of several items in a row that are the same.
+    pub fn dedup(&self) -> Result<()>
+    where
+        T: PartialEq,
+    {
+        self.0.apply(|list: &mut Vec<T>, ()| list.dedup(), &())
     }
 
     /// Takes all items out.
@@ -203,7 +247,8 @@ impl<T: Wire + Send + 'static> ListProxy<T> {
         self.0.apply(|list: &mut Vec<T>, ()| list.clear(), &())
     }
 
-    /// Calls a function on the whole list, in the server, while nobody else uses it.
+    /// Calls a function on the whole list, in the server, while nobody else uses it: for all that takes a function, as
+    /// `retain` and `sort_by_key` do, and for several steps at once.
     ///
     /// ```
     /// let manager = procpool::Manager::start()?;
@@ -224,6 +269,14 @@ pub(super) fn item<T: Wire + Send + 'static>(
     index: usize,
 ) -> Result<Option<T>> {
     option(reference, get::<T>, index)
+}
+
+/// Copies of some items of a list or an array.
+pub(super) fn items<T: Wire + Send + 'static>(
+    reference: &Reference,
+    range: impl RangeBounds<usize>,
+) -> Result<Vec<T>> {
+    reference.ask(slice::<T>, &plain(range))
 }
 
 fn option<T: Wire + Send + 'static>(
@@ -303,11 +356,13 @@ fn swap_remove<T: Wire + Send>(list: &List<T>, call: &mut Invocation<'_>) -> Ans
 
 fn slice<T: Wire + Send>(list: &List<T>, call: &mut Invocation<'_>) -> Answer {
     let (start, end): (usize, usize) = call.decode()?;
-    list.with(|it| {
-        let end = end.min(it.len());
-        let items: Vec<&T> = it[start.min(end)..end].iter().collect();
-        call.encode(&items)
-    })?
+    list.with(|it| call.encode_items(&it[within(it, start, end)]))?
+}
+
+/// As much of a range as lies in a list.
+fn within<T>(list: &[T], start: usize, end: usize) -> Range<usize> {
+    let end = end.min(list.len());
+    start.min(end)..end
 }
 
 /// A range as its first index and the first behind it.

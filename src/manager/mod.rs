@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! proxy.rs list.rs dict.rs ...   a method of a proxy: which function, with what argument
-//!   reference.rs                 which object
+//!   reference.rs, passage.rs     which object, and those that the argument and the result refer to
 //!     client.rs, link.rs         a free connection to its server
 //!   -------- server --------
 //!   server/serving.rs            the thread of the connection
@@ -27,6 +27,7 @@ mod link;
 mod list;
 mod lock;
 mod namespace;
+mod passage;
 mod protocol;
 mod proxy;
 mod queue;

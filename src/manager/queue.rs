@@ -107,6 +107,28 @@ macro_rules! queue_proxy {
                 self.0.ask(get::<T>, &Wait::AtMost(limit))
             }
 
+            /// Puts items one behind the other, in one message: as many at once as there is room for, waiting for room for the
+            /// others.
+            ///
+            /// # Errors
+            ///
+            /// As [`put`](Self::put). Nothing was put if an item cannot be encoded; if the queue is closed while this waits for
+            /// room, the first ones were.
+            pub fn put_many(&self, items: &[T]) -> Result<()> {
+                let encode = |message: &mut Vec<u8>| codec::encode_items(items, message);
+                let put = Method::handler(put_many::<T>)?;
+                self.0.call(put, encode, |reply| codec::decode(reply))
+            }
+
+            /// Waits for an item, then takes what is there, `most` at the most, in one message. None only if `most` is 0.
+            ///
+            /// # Errors
+            ///
+            /// As [`get`](Self::get).
+            pub fn get_many(&self, most: usize) -> Result<Vec<T>> {
+                self.0.ask(get_many::<T>, &most)
+            }
+
             /// How many items there are.
             ///
             /// # Errors
@@ -278,6 +300,21 @@ impl<T: Wire + Send + 'static> Queue<T> {
     }
 }
 
+impl<T: Wire + Send + 'static> Queue<T> {
+    /// What nobody has got is first again.
+    fn put_back_if_undelivered(&self, items: Vec<T>, session: &Session) {
+        let state = Arc::clone(&self.0);
+        session.if_undelivered(move || {
+            let mut state = state.lock();
+            items
+                .into_iter()
+                .rev()
+                .for_each(|it| state.items.push_front(it));
+            state.getters.wake();
+        });
+    }
+}
+
 fn get<T: Wire + Send + 'static>(queue: &Queue<T>, call: &mut Invocation<'_>) -> Answer {
     let (wait, session): (Wait, _) = (call.decode()?, Session::of(call));
     let attempt = |it: &mut State<T>| match it.items.pop_front() {
@@ -291,12 +328,51 @@ fn get<T: Wire + Send + 'static>(queue: &Queue<T>, call: &mut Invocation<'_>) ->
     let item =
         got.map_err(|it| it.into_failure(wait, ErrorKind::Empty, "the queue is empty"))??;
     call.encode(&item)?;
-    let state = Arc::clone(&queue.0);
-    session.if_undelivered(move || {
-        let mut state = state.lock();
-        state.items.push_front(item);
-        state.getters.wake();
-    });
+    queue.put_back_if_undelivered(vec![item], session);
+    Ok(())
+}
+
+fn put_many<T: Wire + Send + 'static>(queue: &Queue<T>, call: &mut Invocation<'_>) -> Answer {
+    let items: Vec<T> = call.decode()?;
+    let mut items = items.into_iter().peekable();
+    let attempt = |it: &mut State<T>| {
+        if it.is_closed && items.peek().is_some() {
+            return Some(Err(closed()));
+        }
+        let room = it.capacity.saturating_sub(it.items.len());
+        let before = it.items.len();
+        it.items.extend(items.by_ref().take(room));
+        it.unfinished += it.items.len() - before;
+        it.getters.wake();
+        items.peek().is_none().then_some(Ok(()))
+    };
+    let put = wait_in(
+        &queue.0,
+        |it| &mut it.putters,
+        Session::of(call),
+        Wait::Forever,
+        attempt,
+    );
+    put.map_err(|it| it.into_failure(Wait::Forever, ErrorKind::Full, "the queue is full"))?
+}
+
+fn get_many<T: Wire + Send + 'static>(queue: &Queue<T>, call: &mut Invocation<'_>) -> Answer {
+    let (most, session): (usize, _) = (call.decode()?, Session::of(call));
+    let attempt = |it: &mut State<T>| {
+        if it.items.is_empty() && most > 0 {
+            return it.is_closed.then(|| Err(closed()));
+        }
+        let count = most.min(it.items.len());
+        let items: Vec<T> = it.items.drain(..count).collect();
+        it.putters.wake();
+        Some(Ok(items))
+    };
+    let wait = Wait::Forever;
+    let got = wait_in(&queue.0, |it| &mut it.getters, session, wait, attempt);
+    let items =
+        got.map_err(|it| it.into_failure(wait, ErrorKind::Empty, "the queue is empty"))??;
+    call.encode(&items)?;
+    queue.put_back_if_undelivered(items, session);
     Ok(())
 }
 

@@ -3,6 +3,7 @@
 use super::{
     client::{Client, gone_here},
     link::Link,
+    passage,
     server::{Guarded, Object, Server},
 };
 use crate::error::Result;
@@ -46,6 +47,9 @@ struct There {
     counted_in: AtomicU32,
 }
 
+/// Stands for none: the id alone counts.
+const NO_TOKEN: u64 = 0;
+
 /// A reference as it travels.
 #[derive(Serialize, Deserialize)]
 struct Ticket {
@@ -60,20 +64,30 @@ impl Reference {
     /// The one that a server has answered with.
     pub(super) fn claimed(client: &Arc<Client>, (id, token): (u64, u64)) -> Result<Self> {
         client.claim(id, token)?;
-        Ok(Self(Place::There(There {
-            client: Arc::clone(client),
+        Ok(Self::counted(Arc::clone(client), id))
+    }
+
+    fn counted(client: Arc<Client>, id: u64) -> Self {
+        Self(Place::There(There {
+            client,
             id,
             counted_in: AtomicU32::new(pid::current()),
-        })))
+        }))
     }
 
     fn arrived(ticket: &Ticket) -> Result<Self> {
-        if let Some(server) = Server::here().filter(|it| it.name() == ticket.server) {
-            let object = server.claim(ticket.id, ticket.token);
-            return Ok(Self(Place::Here(server, object.ok_or_else(gone_here)?)));
+        let Ticket {
+            server, id, token, ..
+        } = *ticket;
+        if let Some(here) = Server::here().filter(|it| it.name() == server) {
+            let object = here.claim(id, token);
+            return Ok(Self(Place::Here(here, object.ok_or_else(gone_here)?)));
         }
-        let client = Client::of(ticket.server, &ticket.address)?;
-        Self::claimed(&client, (ticket.id, ticket.token))
+        if let Some(client) = passage::receives(server, id, token) {
+            return Ok(Self::counted(client, id));
+        }
+        let client = Client::of(server, &ticket.address)?;
+        Self::claimed(&client, (id, token))
     }
 
     fn leave(&self) -> Result<Ticket> {
@@ -82,7 +96,12 @@ impl Reference {
             Place::There(there) => {
                 there.ensure_counted()?;
                 let client = &there.client;
-                (client.server(), client.pin(there.id)?, client.address())
+                let server = client.server();
+                let token = match passage::sends(self, server) {
+                    true => NO_TOKEN,
+                    false => client.pin(there.id)?,
+                };
+                (server, token, client.address())
             }
         };
         Ok(Ticket {
@@ -176,8 +195,7 @@ impl There {
 
     #[cold]
     fn count_here(&self) -> Result<()> {
-        // There is no token 0: it is the id alone that counts.
-        self.client.claim(self.id, 0)?;
+        self.client.claim(self.id, NO_TOKEN)?;
         if self.counted_in.swap(pid::current(), Ordering::Relaxed) == pid::current() {
             // Another thread was faster.
             self.client.discount(self.id);
@@ -265,7 +283,11 @@ impl Held {
         decode: impl FnOnce(&mut Cursor<'_>) -> Result<R, Reason>,
     ) -> Result<R> {
         let link = self.link.as_ref().expect("only `drop` takes it");
-        link.call(self.id, method, encode, decode)
+        let call = || link.call(self.id, method, encode, decode);
+        match &self.client {
+            Some(client) => passage::during(client, call),
+            None => call(),
+        }
     }
 
     #[inline]

@@ -4,6 +4,7 @@ use super::proxy::{copy, proxy};
 use crate::error::{Error, ErrorKind, Result};
 use crate::wire::Wire;
 use serde::{Deserialize, Serialize};
+use std::ops::RangeBounds;
 
 proxy! {
     /// A value in a manager's server, made by [`Manager::value`](crate::Manager::value).
@@ -97,6 +98,34 @@ impl<T: Wire + Send + 'static> ArrayProxy<T> {
         let set = |array: &mut Vec<T>, placed| set(array, placed);
         let is_set = self.0.apply(set, &Placed { index, value })?;
         is_set.then_some(()).ok_or_else(|| out_of_range(index))
+    }
+
+    /// Copies of the items in a range, of which what lies behind the end is left out, in one message.
+    pub fn slice(&self, range: impl RangeBounds<usize>) -> Result<Vec<T>> {
+        super::list::items(&self.0, range)
+    }
+
+    /// Replaces the items from an index on, in one message.
+    ///
+    /// # Errors
+    ///
+    /// [`InvalidInput`](ErrorKind::InvalidInput), and nothing was replaced, if some would lie behind the end.
+    pub fn set_slice(&self, index: usize, values: Vec<T>) -> Result<()> {
+        let last = index.saturating_add(values.len()).saturating_sub(1);
+        let set = |array: &mut Vec<T>, (index, values): (usize, Vec<T>)| {
+            let places = array
+                .get_mut(index..)
+                .and_then(|it| it.get_mut(..values.len()));
+            let replace = |places: &mut [T]| {
+                places
+                    .iter_mut()
+                    .zip(values)
+                    .for_each(|(place, it)| *place = it)
+            };
+            places.map(replace).is_some()
+        };
+        let is_set = self.0.apply(set, &(index, values))?;
+        is_set.then_some(()).ok_or_else(|| out_of_range(last))
     }
 
     /// Copies of all items, in one message.

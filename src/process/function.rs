@@ -177,12 +177,29 @@ impl Invocation<'_> {
         let encoded = handle::collect(left, || codec::encode(value, result));
         encoded.map_err(Failure::Encode)
     }
+
+    /// Encodes a result that is decoded as a `Vec<R>`.
+    pub(crate) fn encode_items<'a, R: Serialize + 'a>(
+        &mut self,
+        items: impl IntoIterator<Item = &'a R>,
+    ) -> Result<(), Failure> {
+        let result = &mut *self.result;
+        let left = &mut self.handles.left;
+        let encoded = handle::collect(left, || codec::encode_items(items, result));
+        encoded.map_err(Failure::Encode)
+    }
 }
 
 /// An object whose users take turns.
 pub(crate) trait Exclusive<T> {
     /// Has one turn.
     fn with<X>(&self, turn: impl FnOnce(&mut T) -> X) -> Result<X, Failure>;
+}
+
+/// An object of keys and values, of which some can be dropped.
+pub(crate) trait Retain<K, V> {
+    /// Drops those that `keep` says no to: all of them, or none if it panics.
+    fn retain(&self, keep: impl FnMut(&K, &mut V) -> bool) -> Result<(), Failure>;
 }
 
 /// What a call on an object of this crate's does: it decodes, acts and encodes itself.
@@ -303,6 +320,17 @@ impl Method {
         R: Wire,
     {
         Self::pair(call_method::<O, T, A, R>, f as usize)
+    }
+
+    /// A user's function that chooses, on what lies in an `O`.
+    pub(crate) fn of_choice<O, K, V, A>(f: fn(&K, &mut V, &A) -> bool) -> Result<Self>
+    where
+        O: Retain<K, V> + 'static,
+        K: 'static,
+        V: 'static,
+        A: Wire,
+    {
+        Self::pair(call_choice::<O, K, V, A>, f as usize)
     }
 
     /// One of this crate's.
@@ -466,6 +494,25 @@ where
     let argument = call.decode()?;
     let result = object.with(|it| function(it, argument))?;
     call.encode(&result)
+}
+
+fn call_choice<O, K, V, A>(
+    function: Address,
+    object: &dyn Any,
+    call: &mut Invocation<'_>,
+) -> Result<(), Failure>
+where
+    O: Retain<K, V> + 'static,
+    K: 'static,
+    V: 'static,
+    A: Wire,
+{
+    // SAFETY: `Method::of_choice::<O, K, V, A>` alone pairs this trampoline with an address, that of a
+    // `fn(&K, &mut V, &A) -> bool`.
+    let choose = unsafe { mem::transmute::<*const (), fn(&K, &mut V, &A) -> bool>(function.0) };
+    let object: &O = of_type(object)?;
+    let argument = call.decode()?;
+    object.retain(|key, value| choose(key, value, &argument))
 }
 
 fn call_handler<O: 'static>(

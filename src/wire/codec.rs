@@ -75,6 +75,19 @@ pub(crate) fn encode<T: Serialize>(value: &T, output: &mut impl Output) -> Resul
         .map_err(|error| plain(error.to_string()))
 }
 
+/// Appends what is decoded as a `Vec<T>`.
+pub(crate) fn encode_items<'a, T: Serialize + 'a>(
+    items: impl IntoIterator<Item = &'a T>,
+    output: &mut impl Output,
+) -> Result<(), Reason> {
+    let mut items = items.into_iter();
+    if is_bytes::<Vec<T>>() {
+        // Each is one byte, and there is nothing else in the vector's encoding.
+        return items.try_for_each(|it| encode(it, output));
+    }
+    encode(&items.collect::<Vec<&T>>(), output)
+}
+
 /// Decodes a value that takes up all of `input`.
 #[inline]
 pub(crate) fn decode<T: Wire>(input: &mut impl Input) -> Result<T, Reason> {
@@ -162,6 +175,16 @@ mod tests {
             decode(&mut [5, 0, 0, 0, 0, 0, 0, 0].to_vec()),
             Ok(vec![(); 5])
         );
+    }
+
+    #[test]
+    fn items_come_back_as_a_vector() {
+        let mut bytes = Vec::new();
+        encode_items(&[7_u8, 8, 9], &mut bytes).expect("bytes");
+        assert_eq!(decode(&mut bytes), Ok(vec![7_u8, 8, 9]));
+        let mut bytes = Vec::new();
+        encode_items(&["a", "b"], &mut bytes).expect("text");
+        assert_eq!(decode(&mut bytes), Ok(vec!["a".to_owned(), "b".to_owned()]));
     }
 
     #[test]

@@ -62,6 +62,25 @@ fn a_list_does_what_a_vec_does() -> Result<()> {
             (list.len()?, list.take()?.concat(), list.len()?),
             (2, "ec".to_owned(), 0)
         );
+        list.extend("aabbcc".chars().map(String::from))?;
+        list.dedup()?;
+        assert!(list.remove_item(&"b".to_owned())? && !list.remove_item(&"b".to_owned())?);
+        assert_eq!(
+            list.splice(1..1, ["x".to_owned(), "y".to_owned()])?.len(),
+            0
+        );
+        assert_eq!(list.to_vec()?.concat(), "axyc");
+        assert_eq!(list.drain(1..3)?.concat(), "xy");
+        assert_eq!(list.drain(5..)?.len(), 0);
+        #[expect(
+            clippy::reversed_empty_ranges,
+            reason = "of which nothing lies in the list"
+        )]
+        let nothing = list.splice(9..1, ["z".to_owned()])?;
+        assert_eq!(
+            (nothing.len(), list.drain(..)?.concat()),
+            (0, "azc".to_owned())
+        );
         list.push("f".to_owned())?;
         list.clear()?;
         list.is_empty().map(|it| assert!(it))
@@ -82,8 +101,10 @@ fn a_place_that_a_list_does_not_have_is_invalid_input() -> Result<()> {
             failure(list.swap(0, 1)).kind(),
             failure(manager.array(vec![0u8])?.get(1)).kind(),
             failure(manager.array(vec![0u8])?.set(1, 0)).kind(),
+            failure(manager.array(vec![0u8])?.set_slice(0, vec![1, 2])).kind(),
+            failure(manager.array(vec![0u8])?.set_slice(usize::MAX, vec![1, 2])).kind(),
         ];
-        assert_eq!(kinds, [ErrorKind::InvalidInput; 7]);
+        assert_eq!(kinds, [ErrorKind::InvalidInput; 9]);
         assert_eq!(list.to_vec()?, [1]);
         Ok(())
     })
@@ -131,12 +152,76 @@ fn a_dict_does_what_a_hash_map_does_in_order_of_insertion() -> Result<()> {
             (Some((key("b"), 3)), Some((key("c"), 4)))
         );
         assert_eq!((dict.values()?, dict.len()?), (vec![10], 1));
+        dict.update(["k", "l", "m"].map(|it| (key(it), 5)))?;
+        let several = [key("m"), key("?"), key("m"), key("k")];
+        assert_eq!(dict.get_many(&several)?, [Some(5), None, Some(5), Some(5)]);
+        assert_eq!(dict.remove_many(&several)?, [Some(5), None, None, Some(5)]);
+        dict.retain(
+            |key, value, by| {
+                *value += by;
+                key == "l" || *value > 20
+            },
+            2,
+        )?;
+        assert_eq!(dict.items()?, [(key("l"), 7)]);
+        dict.insert(key("a"), 10)?;
+        let refused = dict.retain(
+            |key, _, ()| {
+                assert!(key != "a", "no a");
+                false
+            },
+            (),
+        );
+        assert_eq!(failure(refused).kind(), ErrorKind::Panicked);
+        assert_eq!(dict.keys()?.concat(), "la");
+        dict.remove(&key("l"))?;
         dict.update(HashMap::from([(key("y"), 1)]))?;
         assert_eq!(dict.take()?.len(), 2);
         assert!(dict.is_empty()? && dict.pop_first()?.is_none());
         dict.insert(key("y"), 1)?;
         dict.clear()?;
         dict.len().map(|it| assert_eq!(it, 0))
+    })
+}
+
+#[test]
+fn an_array_is_read_and_written_in_pieces() -> Result<()> {
+    in_time(|| {
+        let manager = Manager::start()?;
+        let array = manager.array((0..6).collect::<Vec<u8>>())?;
+        array.set_slice(2, vec![7, 8])?;
+        array.set_slice(6, vec![])?;
+        assert_eq!(array.slice(1..5)?, [1, 7, 8, 4]);
+        assert_eq!((array.slice(5..9)?, array.slice(7..)?), (vec![5], vec![]));
+        assert_eq!(array.to_vec()?, [0, 1, 7, 8, 4, 5]);
+        Ok(())
+    })
+}
+
+#[test]
+fn single_bytes_come_back_from_everywhere() -> Result<()> {
+    in_time(|| {
+        let manager = Manager::start()?;
+        let list = manager.list::<u8>()?;
+        list.extend([1, 2, 3])?;
+        assert_eq!(
+            (list.slice(1..)?, list.to_vec()?),
+            (vec![2, 3], vec![1, 2, 3])
+        );
+        assert_eq!((list.drain(..1)?, list.take()?), (vec![1], vec![2, 3]));
+        let dict = manager.dict::<u8, u8>()?;
+        dict.update([(1, 2), (3, 4)])?;
+        assert_eq!((dict.keys()?, dict.values()?), (vec![1, 3], vec![2, 4]));
+        assert_eq!(dict.get_many(&[3, 9])?, [Some(4), None]);
+        assert_eq!(
+            (dict.items()?, dict.take()?.len()),
+            (vec![(1, 2), (3, 4)], 2)
+        );
+        let queue = manager.queue::<u8>(9)?;
+        queue.put_many(&[5, 6])?;
+        assert_eq!((queue.get()?, queue.get_many(9)?), (5, vec![6]));
+        assert_eq!(manager.array(vec![7u8, 8])?.to_vec()?, [7, 8]);
+        Ok(())
     })
 }
 

@@ -7,14 +7,21 @@ use crate::{
     start,
 };
 use procpool::{
-    DictProxy, ErrorKind, ListProxy, Manager, Namespace, Process, Proxy, Result, StartMethod,
-    authkey,
+    Address, DictProxy, ErrorKind, ListProxy, Manager, Namespace, Process, Proxy, Result,
+    StartMethod, authkey,
 };
 use serde::{Deserialize, Serialize};
-use std::sync::{
-    LazyLock,
-    atomic::{AtomicBool, Ordering},
+use std::{
+    io::{Read, Write},
+    net::Shutdown,
+    os::unix::net::{UnixListener, UnixStream},
+    sync::{
+        Arc, LazyLock,
+        atomic::{AtomicBool, AtomicUsize, Ordering},
+    },
+    thread,
 };
+use tempfile::TempDir;
 
 static MANAGER: LazyLock<Manager> = LazyLock::new(|| Manager::start().expect("a manager"));
 static TABLE: LazyLock<DictProxy<u32, u32>> = LazyLock::new(|| MANAGER.dict().expect("a dict"));
@@ -130,6 +137,111 @@ fn proxies_travel_to_the_workers_of_a_pool_and_back() -> Result<()> {
         let mut numbers = list.to_vec()?;
         numbers.sort_unstable();
         assert_eq!(numbers, (0..20).collect::<Vec<_>>());
+        Ok(())
+    })
+}
+
+/// Stands between clients and a manager's server, and counts what clients say.
+struct Relay {
+    folder: TempDir,
+    messages: Arc<AtomicUsize>,
+}
+
+impl Relay {
+    /// Its threads end with the connections.
+    fn to(server: &Address) -> Self {
+        let Address::Unix(server) = server.clone() else {
+            panic!("the default is a Unix socket");
+        };
+        let folder = tempfile::tempdir().expect("a folder");
+        let messages = Arc::<AtomicUsize>::default();
+        let listener = UnixListener::bind(folder.path().join("socket")).expect("a socket");
+        let counted = Arc::clone(&messages);
+        thread::spawn(move || {
+            for client in listener.incoming().flatten() {
+                let server = UnixStream::connect(&server).expect("a server");
+                let ends = (client.try_clone(), server.try_clone());
+                let (Ok(client_again), Ok(server_again)) = ends else {
+                    panic!("no more descriptors");
+                };
+                let counted = Arc::clone(&counted);
+                thread::spawn(move || pass_on(client, server, &counted));
+                thread::spawn(move || pass_on(server_again, client_again, &AtomicUsize::new(0)));
+            }
+        });
+        Self { folder, messages }
+    }
+
+    fn address(&self) -> Address {
+        self.folder.path().join("socket").into()
+    }
+}
+
+/// A message is one piece or more.
+fn pass_on(mut from: UnixStream, mut to: UnixStream, pieces: &AtomicUsize) {
+    let mut piece = vec![0; 1 << 16];
+    while let Ok(length @ 1..) = from.read(&mut piece) {
+        pieces.fetch_add(1, Ordering::SeqCst);
+        if to.write_all(&piece[..length]).is_err() {
+            break;
+        }
+    }
+    // Whoever has gone needs not hear of it.
+    let _ = to.shutdown(Shutdown::Both);
+}
+
+/// A process: puts so many proxies into objects, and takes them out again.
+fn pass_around((address, number): (Address, usize)) -> Option<usize> {
+    let manager = Manager::connect(address, authkey()).ok()?;
+    let (shelf, dict) = (manager.list().ok()?, manager.dict().ok()?);
+    let lists = vec![manager.list::<usize>().ok()?; number];
+    shelf.extend(lists.iter().cloned()).ok()?;
+    dict.update(lists.into_iter().enumerate()).ok()?;
+    let found = [shelf.to_vec().ok()?, dict.values().ok()?].concat();
+    found.last()?.push(number).ok()?;
+    Some(found.len())
+}
+
+#[test]
+fn many_proxies_travel_in_as_many_messages_as_one() -> Result<()> {
+    in_time(|| {
+        let manager = Manager::start()?;
+        let messages_for = |number: usize| -> Result<usize> {
+            let relay = Relay::to(manager.address());
+            let process = Process::start(pass_around, (relay.address(), number))?;
+            assert_eq!(process.result()?, Some(2 * number));
+            Ok(relay.messages.load(Ordering::SeqCst))
+        };
+        let (of_one, of_many) = (messages_for(1)?, messages_for(300)?);
+        assert!(of_many <= of_one + 30, "{of_one} {of_many}");
+        Ok(())
+    })
+}
+
+/// Makes its list when it is encoded, and keeps nothing of it.
+#[derive(Deserialize)]
+struct Fresh(ListProxy<u8>);
+
+impl Serialize for Fresh {
+    fn serialize<S: serde::Serializer>(&self, to: S) -> std::result::Result<S::Ok, S::Error> {
+        let list = MANAGER.list().and_then(|it: ListProxy<u8>| {
+            it.push(5)?;
+            Ok(it)
+        });
+        list.map_err(serde::ser::Error::custom)?.serialize(to)
+    }
+}
+
+#[test]
+fn a_proxy_whose_sender_keeps_none_arrives_and_calls_lie_in_calls() -> Result<()> {
+    in_time(|| {
+        let shelf = MANAGER.list::<Fresh>()?;
+        let template = MANAGER.list::<u8>()?;
+        shelf.push(Fresh(template.clone()))?;
+        let found = shelf.call(|shelf, ()| shelf.pop().map(|it| it.0), ())?;
+        let found = found.expect("it was pushed");
+        assert_eq!(found.to_vec()?, [5]);
+        assert!(template.is_empty()?);
         Ok(())
     })
 }

@@ -2,15 +2,18 @@
 
 use crate::{
     common::{failure, in_time},
-    processes::{Process as Seen, eventually, process},
+    processes::{Process as Seen, Program, eventually, process, say},
 };
-use procpool::{Address, ErrorKind, Manager, Result, authkey};
+use procpool::{Address, ErrorKind, ListProxy, Manager, Process, Result, authkey};
 use std::{
-    fs,
-    net::SocketAddr,
+    env, fs,
+    net::{Ipv4Addr, Ipv6Addr, SocketAddr},
+    os::unix::fs::PermissionsExt,
     path::{Path, PathBuf},
     thread,
 };
+
+pub(crate) const PROGRAMS: &[(&str, fn())] = &[("connect to a manager", connect_to_a_manager)];
 
 fn path_of(manager: &Manager) -> PathBuf {
     match manager.address() {
@@ -103,12 +106,74 @@ fn an_address_that_others_can_reach_needs_a_key() {
         assert_eq!(refused.kind(), ErrorKind::InvalidInput);
         let empty = failure(Manager::builder().authkey("").start());
         assert_eq!(empty.kind(), ErrorKind::InvalidInput);
-        let with_key = Manager::builder()
-            .address(everywhere)
-            .authkey("secret")
-            .start();
-        with_key.expect("a manager").list::<u8>().expect("a list");
     });
+}
+
+#[test]
+fn a_server_that_listens_everywhere_is_found_by_its_owners_children() -> Result<()> {
+    in_time(|| {
+        for everywhere in [
+            SocketAddr::from((Ipv4Addr::UNSPECIFIED, 0)),
+            SocketAddr::from((Ipv6Addr::UNSPECIFIED, 0)),
+        ] {
+            let manager = Manager::builder().address(everywhere).authkey("secret");
+            let manager = manager.start()?;
+            let list = manager.list::<ListProxy<u8>>()?;
+            list.push(manager.list()?)?;
+            let push = |list: ListProxy<ListProxy<u8>>| -> std::result::Result<(), String> {
+                let inner = list.get(0).map_err(|it| it.to_string())?;
+                let pushed = inner.expect("a list").push(7);
+                pushed.map_err(|it| it.to_string())
+            };
+            assert_eq!(Process::start(push, list.clone())?.result()?, Ok(()));
+            assert_eq!(list.get(0)?.expect("a list").to_vec()?, [7]);
+        }
+        Ok(())
+    })
+}
+
+/// Where a program finds the manager.
+const PATH: &str = "PROCPOOL_TEST_MANAGER";
+
+/// Says what comes of it.
+fn connect_to_a_manager() {
+    let path = env::var_os(PATH).expect("the test has set it");
+    let manager = Manager::connect(Path::new(&path), "secret".into());
+    let pushed = manager.and_then(|it| it.list::<u8>()?.push(1));
+    say(pushed.map_or_else(|it| format!("{:?}", it.kind()), |()| "done".to_owned()));
+}
+
+/// This program as another build would be: it has another build-id.
+fn as_another_build(program: &[u8]) -> Vec<u8> {
+    // The head of the note that has it: the lengths of its name and of the id, its type, its name.
+    const NOTE: &[u8] = b"\x04\0\0\0\x14\0\0\0\x03\0\0\0GNU\0";
+    let found = program.windows(NOTE.len()).position(|it| it == NOTE);
+    let id = found.expect("the linker writes a build-id") + NOTE.len();
+    let mut program = program.to_vec();
+    program[id] ^= 1;
+    program
+}
+
+#[test]
+fn the_same_program_from_another_place_is_served_and_another_build_refused() -> Result<()> {
+    in_time(|| {
+        let manager = Manager::builder().authkey("secret").start()?;
+        let program = env::current_exe().and_then(fs::read).expect("this program");
+        let folder = tempfile::tempdir().expect("a folder");
+        for (name, bytes, said) in [
+            ("another", as_another_build(&program), "Unsupported"),
+            ("the same", program, "done"),
+        ] {
+            let path = folder.path().join(name);
+            fs::write(&path, bytes).expect("a copy of this program");
+            let executable = fs::Permissions::from_mode(0o700);
+            fs::set_permissions(&path, executable).expect("its own file");
+            let mut command = Program::command_of(&path, "connect to a manager");
+            command.env(PATH, path_of(&manager));
+            assert_eq!(Program::start_by(command).succeed(), [said]);
+        }
+        Ok(())
+    })
 }
 
 #[test]

@@ -255,10 +255,12 @@ fn a_lock_that_its_thread_takes_again_is_refused_and_an_rlock_counted() -> Resul
         let held = lock.acquire()?;
         let kinds = [
             failure(lock.acquire()).kind(),
+            failure(lock.acquire_timeout(Duration::MAX)).kind(),
             failure(lock.clone().try_acquire()).kind(),
             failure(lock.acquire_timeout(A_MOMENT)).kind(),
         ];
         let expected = [
+            ErrorKind::InvalidInput,
             ErrorKind::InvalidInput,
             ErrorKind::WouldBlock,
             ErrorKind::TimedOut,
@@ -347,6 +349,53 @@ fn a_closed_queue_gives_what_is_there_and_then_an_error() -> Result<()> {
             (1, ErrorKind::Disconnected)
         );
         Ok(())
+    })
+}
+
+#[test]
+fn many_items_are_put_as_there_is_room_and_taken_as_they_are_there() -> Result<()> {
+    in_time(|| {
+        let manager = Manager::start()?;
+        let queue = manager.queue::<u32>(10)?;
+        queue.put_many(&[])?;
+        assert_eq!(queue.get_many(0)?, []);
+        queue.put_many(&[1, 2, 3])?;
+        assert_eq!(
+            (queue.get_many(2)?, queue.get_many(2)?),
+            (vec![1, 2], vec![3])
+        );
+        let all: Vec<u32> = (0..1000).collect();
+        let producer = Process::start(
+            |(queue, items): (QueueProxy<u32>, Vec<u32>)| queue.put_many(&items).is_ok(),
+            (queue.clone(), all.clone()),
+        )?;
+        let mut taken = Vec::new();
+        while taken.len() < all.len() {
+            let some = queue.get_many(7)?;
+            assert!(!some.is_empty() && some.len() <= 7);
+            taken.extend(some);
+        }
+        assert_eq!((taken, producer.result()?), (all, true));
+        queue.put_many(&[1; 10])?;
+        let blocked = queue.clone();
+        thread::scope(|scope| {
+            let waiting = scope.spawn(move || blocked.put_many(&[2, 3]));
+            assert_eq!(queue.get()?, 1);
+            eventually("one has room", || queue.is_full().is_ok_and(|it| it));
+            queue.close()?;
+            let error = failure(waiting.join().expect("no panic"));
+            assert_eq!(error.kind(), ErrorKind::Disconnected);
+            assert_eq!(queue.get_many(99)?, [1, 1, 1, 1, 1, 1, 1, 1, 1, 2]);
+            assert_eq!(failure(queue.get_many(99)).kind(), ErrorKind::Disconnected);
+            Ok::<_, procpool::Error>(())
+        })?;
+        let joinable = manager.joinable_queue(9)?;
+        joinable.put_many(&["a".to_owned(), "b".to_owned()])?;
+        assert_eq!(joinable.get_many(9)?.concat(), "ab");
+        joinable.task_done()?;
+        assert!(joinable.join_timeout(Duration::ZERO).is_err());
+        joinable.task_done()?;
+        joinable.join()
     })
 }
 

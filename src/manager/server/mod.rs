@@ -200,6 +200,20 @@ pub(super) fn claim(server: &Server, call: &mut Invocation<'_>) -> Answer {
     Ok(())
 }
 
+/// As [`claim`], for several. Those that are there are referred to, also if others are not.
+pub(super) fn claim_all(server: &Server, call: &mut Invocation<'_>) -> Answer {
+    let arrived: Vec<(u64, u64)> = call.decode()?;
+    let session = Session::of(call);
+    let mut are_there = true;
+    for (id, token) in arrived {
+        match server.claim(id, token) {
+            Some(object) => session.refer_to(object),
+            None => are_there = false,
+        }
+    }
+    are_there.then_some(()).ok_or_else(gone)
+}
+
 /// Refers to what is still there of these objects: the client's last connection for its references was cut.
 pub(super) fn claim_again(server: &Server, call: &mut Invocation<'_>) -> Answer {
     let ids: Vec<u64> = call.decode()?;

@@ -4,10 +4,11 @@
 //! |---|---|
 //! | whose maker is there | it is claimed |
 //! | whose maker has gone | it is claimed, or [`GRACE`] has passed |
+//! | behind which there are [`MOST`] others | then: what is encoded and thrown away must not fill the server |
 
 use super::object::Object;
 use std::{
-    collections::HashMap,
+    collections::BTreeMap,
     sync::Arc,
     time::{Duration, Instant},
 };
@@ -15,11 +16,15 @@ use std::{
 /// How long a proxy may be on its way when its sender has ended: the result of a process that nobody has asked for, say.
 const GRACE: Duration = Duration::from_secs(300);
 
+/// Proxies that may be on their way at once, in any case.
+const MOST: usize = 1 << 20;
+
 /// The tokens of a server.
 #[derive(Debug, Default)]
 pub(super) struct Pins {
     last: u64,
-    pins: HashMap<u64, Pin>,
+    /// In the order in which they were made.
+    pins: BTreeMap<u64, Pin>,
     /// When the first of those may go whose makers have.
     next_to_go: Option<Instant>,
 }
@@ -43,7 +48,11 @@ impl Pins {
             until,
         };
         self.pins.insert(self.last, pin);
-        (self.last, self.expired(Instant::now()))
+        let mut gone = self.expired(Instant::now());
+        if self.pins.len() > MOST {
+            gone.extend(self.pins.pop_first().map(|(_, it)| it.object));
+        }
+        (self.last, gone)
     }
 
     /// Takes a token back.
@@ -66,10 +75,11 @@ impl Pins {
         if self.next_to_go.is_none_or(|it| it > now) {
             return Vec::new();
         }
-        let gone = self
-            .pins
-            .extract_if(|_, it| it.until.is_some_and(|it| it <= now));
-        let gone = gone.map(|(_, it)| it.object).collect();
+        let is_over = |it: &Pin| it.until.is_some_and(|it| it <= now);
+        let over = self.pins.iter().filter(|it| is_over(it.1));
+        let over: Vec<u64> = over.map(|(token, _)| *token).collect();
+        let gone = over.iter().filter_map(|it| self.pins.remove(it));
+        let gone = gone.map(|it| it.object).collect();
         self.next_to_go = self.pins.values().filter_map(|it| it.until).min();
         gone
     }

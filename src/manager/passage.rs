@@ -1,0 +1,86 @@
+//! Proxies in a call to their own server: no message for each of them.
+//!
+//! | a proxy | what keeps its object until it has arrived | messages |
+//! |---|---|---|
+//! | in the argument | a copy of the sender's reference, until the reply is there | none |
+//! | in the result | a token of the server's | one, which claims all of them |
+
+use super::{client::Client, reference::Reference};
+use crate::error::Result;
+use std::{cell::RefCell, mem, sync::Arc};
+
+thread_local! {
+    /// The call that this thread makes now.
+    static CURRENT: RefCell<Option<Passage>> = const { RefCell::new(None) };
+}
+
+/// A call on its way.
+struct Passage {
+    client: Arc<Client>,
+    sent: Vec<Reference>,
+    /// Ids and tokens.
+    arrived: Vec<(u64, u64)>,
+}
+
+/// Makes a call: what encodes its argument and decodes its result finds the passage.
+pub(super) fn during<R>(client: &Arc<Client>, call: impl FnOnce() -> Result<R>) -> Result<R> {
+    let outer = Outer(replace(Some(Passage {
+        client: Arc::clone(client),
+        sent: Vec::new(),
+        arrived: Vec::new(),
+    })));
+    let outcome = call();
+    let arrived = outer.come_back().map(|it| it.arrived);
+    if let Some(arrived) = arrived.filter(|it| outcome.is_ok() && !it.is_empty()) {
+        client.claim_all(&arrived)?;
+    }
+    outcome
+}
+
+/// Whether a reference that leaves this process needs no token.
+pub(super) fn sends(reference: &Reference, server: u64) -> bool {
+    let sends = |passage: &mut Passage| passage.sent.push(reference.clone());
+    in_call_to(server, sends).is_some()
+}
+
+/// The client in whose call a reference arrives, which claims it with the others. It is counted here already.
+pub(super) fn receives(server: u64, id: u64, token: u64) -> Option<Arc<Client>> {
+    in_call_to(server, |passage| {
+        passage.client.count(id);
+        passage.arrived.push((id, token));
+        Arc::clone(&passage.client)
+    })
+}
+
+fn in_call_to<R>(server: u64, note: impl FnOnce(&mut Passage) -> R) -> Option<R> {
+    let found = CURRENT.try_with(|current| {
+        let mut current = current.borrow_mut();
+        let passage = current.as_mut();
+        passage.filter(|it| it.client.server() == server).map(note)
+    });
+    // At the end of a thread there is none: each proxy has its message then.
+    found.unwrap_or_default()
+}
+
+fn replace(passage: Option<Passage>) -> Option<Passage> {
+    let replaced = CURRENT.try_with(|current| current.replace(passage));
+    replaced.unwrap_or_default()
+}
+
+/// The call in whose argument or result another is made, by a user's own `Serialize` say.
+struct Outer(Option<Passage>);
+
+impl Outer {
+    fn come_back(mut self) -> Option<Passage> {
+        let inner = replace(self.0.take());
+        mem::forget(self);
+        inner
+    }
+}
+
+impl Drop for Outer {
+    /// In a panic of the user's.
+    fn drop(&mut self) {
+        drop(replace(self.0.take()));
+    }
+}
