@@ -90,6 +90,12 @@
 //! [`max_memory_per_worker`](ProcessPoolBuilder::max_memory_per_worker)); [`resize`](ProcessPoolExecutor::resize) has a pool grow and
 //! shrink while it works, and [`stats`](ProcessPoolExecutor::stats) tells what became of its tasks.
 //!
+//! A queue of tasks need not be first come, first served: [`priority`](TaskOptions::priority) has the urgent ones start first. It need
+//! not fill the memory: under [`max_pending_bytes`](ProcessPoolBuilder::max_pending_bytes) a `submit` waits, and
+//! [`try_submit`](ProcessPoolExecutor::try_submit) gives the argument back. Workers that have nothing to do end after an
+//! [`idle_timeout`](ProcessPoolBuilder::idle_timeout), and code that has no place to keep a pool shares the
+//! [`reusable`](ProcessPoolExecutor::reusable) one.
+//!
 //! ```
 //! use procpool::{ErrorKind, ProcessPoolExecutor};
 //! use std::time::Duration;
