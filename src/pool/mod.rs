@@ -82,8 +82,8 @@ use std::{
 /// A task is a function without captured state (`fn`), its argument and its result are [`Wire`] values. State travels as an
 /// argument; see [`map_with`](Self::map_with).
 ///
-/// The pool is shared by reference between threads. Dropping it finishes what was submitted, then ends the workers; for
-/// those who cannot wait there are [`terminate`](Self::terminate) and [`kill`](Self::kill).
+/// The pool is shared by reference between threads. Dropping it finishes what was submitted, then ends the workers, also in a
+/// panic that unwinds past it; for those who cannot wait there are [`terminate`](Self::terminate) and [`kill`](Self::kill).
 ///
 /// A process that a task starts and does not wait for is killed when its worker ends, however that comes about. One that a
 /// task detaches (a daemon, by forking twice) does not get away: the fork server inherits it, and kills it when the next

@@ -6,7 +6,7 @@
 )]
 
 use crate::{
-    common::{DEADLINE, Gate, failure, in_time, pass, pool_of, square},
+    common::{DEADLINE, Gate, arrive, failure, in_time, pass, pool_of, square},
     processes::{
         Process, Program, descriptors_of, eventually, for_a_while, fork_server, kill,
         kill_fork_server, listen, say, status_of,
@@ -36,7 +36,8 @@ use std::{
 
 pub(crate) const PROGRAMS: &[(&str, fn())] = &[
     ("live through ctrl-c", live_through_ctrl_c),
-    ("die of ctrl-c", die_of_ctrl_c),
+    ("die of a signal", die_of_a_signal),
+    ("unwind past a busy pool", unwind_past_a_busy_pool),
     ("build pools under ctrl-c", build_under_ctrl_c),
     ("be suspended", be_suspended),
     ("turn into another program", turn_into_another_program),
@@ -142,22 +143,45 @@ fn ctrl_c_does_not_disturb_workers() {
     });
 }
 
-fn die_of_ctrl_c() {
+/// Where tasks leave files.
+const FOLDER: &str = "PROCPOOL_TEST_FOLDER";
+
+/// A task that leaves a trace of itself.
+fn leave_a_file(name: String) -> bool {
+    let folder = env::var_os(FOLDER).map(PathBuf::from);
+    folder.is_some_and(|it| File::create(it.join(name)).is_ok())
+}
+
+/// A task that says that it is there, and never ends.
+fn stay(gate: PathBuf) {
+    arrive(&gate);
+    loop {
+        thread::park();
+    }
+}
+
+fn die_of_a_signal() {
     let pool = pool_of(2);
     let gate = Gate::new();
-    let _running = [(), ()].map(|()| pool.submit(pass, gate.path()));
+    let _running = [(), ()].map(|()| pool.submit(stay, gate.path()));
     gate.wait_for(2);
+    let name = |it: u32| it.to_string();
+    let _queued: Vec<_> = (0..100)
+        .map(|it| pool.submit(leave_a_file, name(it)))
+        .collect();
+    let _mapped = pool.map_async(leave_a_file, (100..200).map(name));
     let all = Process::descendants_of(process::id());
     let pids: Vec<String> = all.iter().map(|it| it.pid.to_string()).collect();
     say(pids.join(" "));
     while listen() {}
 }
 
-#[test]
-fn workers_go_quietly_with_a_program_that_ctrl_c_ends() {
-    in_time(|| {
-        let mut command = Program::command("die of ctrl-c");
-        command.process_group(0);
+/// Ends a program that has tasks running and others queued; neither a word nor a process nor the work of a task is left of it.
+fn go_quietly(send: fn(&Program)) {
+    in_time(move || {
+        let folder = tempfile::tempdir().expect("a folder");
+        let mut command = Program::command("die of a signal");
+        command.process_group(0).env(FOLDER, folder.path());
         let mut program = Program::start_by(command);
         let all: Vec<Process> = program
             .hear_numbers()
@@ -165,11 +189,61 @@ fn workers_go_quietly_with_a_program_that_ctrl_c_ends() {
             .filter_map(Process::of)
             .collect();
         assert_eq!(all.len(), 3);
-        press_ctrl_c(&program);
+        send(&program);
         let finished = program.finish();
         assert!(!finished.status.success());
         assert_eq!(finished.errors, "");
         eventually("no process is left", || !all.iter().any(Process::runs));
+        let files = fs::read_dir(folder.path()).expect("the folder");
+        assert_eq!(files.count(), 0, "a queued task has run");
+    });
+}
+
+#[test]
+fn workers_go_quietly_with_a_program_that_ctrl_c_ends() {
+    go_quietly(press_ctrl_c);
+}
+
+#[test]
+fn workers_go_quietly_with_a_program_that_sigterm_ends() {
+    go_quietly(|it| kill(it.pid(), Signal::SIGTERM));
+}
+
+#[test]
+fn workers_go_quietly_with_a_program_that_the_terminal_hangs_up_on() {
+    let hang_up = |it: &Program| {
+        let group = Pid::from_raw(it.pid().cast_signed());
+        killpg(group, Signal::SIGHUP).expect("the program's process group");
+    };
+    go_quietly(hang_up);
+}
+
+fn unwind_past_a_busy_pool() {
+    let pool = pool_of(2);
+    let name = |it: u32| it.to_string();
+    let _queued: Vec<_> = (0..100)
+        .map(|it| pool.submit(leave_a_file, name(it)))
+        .collect();
+    let all = Process::descendants_of(process::id());
+    let pids: Vec<String> = all.iter().map(|it| it.pid.to_string()).collect();
+    say(pids.join(" "));
+    panic!("nobody catches this");
+}
+
+#[test]
+fn a_panic_that_ends_the_program_ends_what_was_submitted_first() {
+    in_time(|| {
+        let folder = tempfile::tempdir().expect("a folder");
+        let mut command = Program::command("unwind past a busy pool");
+        command.env(FOLDER, folder.path());
+        let mut program = Program::start_by(command);
+        let pids = program.hear_numbers();
+        let all: Vec<Process> = pids.into_iter().filter_map(Process::of).collect();
+        let finished = program.finish();
+        assert_eq!(finished.status.code(), Some(101), "{finished:#?}");
+        eventually("no process is left", || !all.iter().any(Process::runs));
+        let files = fs::read_dir(folder.path()).expect("the folder");
+        assert_eq!(files.count(), 100);
     });
 }
 
