@@ -140,6 +140,37 @@ fn workers_that_are_killed_together_while_they_start_do_not_break_the_pool() -> 
     })
 }
 
+#[test]
+fn a_worker_that_is_killed_again_and_again_while_it_starts_does_not_break_the_pool() -> Result<()> {
+    in_time(|| {
+        let gate = Gate::new();
+        let pool = ProcessPoolExecutor::builder()
+            .workers(1)
+            .initializer(wait_at, gate.path())
+            .build()?;
+        let future = pool.submit(square, 3);
+        for _ in 0..7 {
+            gate.wait_for(1);
+            kill(pool.worker_pids()[0], Signal::SIGKILL);
+        }
+        drop(gate);
+        assert_eq!(future.result()?, 9);
+        Ok(())
+    })
+}
+
+#[test]
+fn an_initializer_that_kills_each_worker_breaks_the_pool() {
+    in_time(|| {
+        let kill_itself = |()| -> std::result::Result<(), String> {
+            kill(process::id(), Signal::SIGKILL);
+            Ok(())
+        };
+        let error = broken_by(kill_itself, ());
+        assert!(error.to_string().contains("SIGKILL"), "{error}");
+    });
+}
+
 /// Waits at the gate in the first worker that comes by.
 fn hold_up_one((gate, place): (PathBuf, PathBuf)) -> std::result::Result<(), String> {
     if File::create_new(place).is_ok() {

@@ -17,7 +17,11 @@ use std::{
 const GRACE: Duration = Duration::from_secs(2);
 
 /// Failed starts in a row, in one place, after which a pool without a living worker is broken.
-const MOST_FAILURES: u32 = 6;
+pub(super) const MOST_FAILURES: u32 = 6;
+
+/// The same when the last of them was killed by SIGKILL, with which it has nothing to do itself: that comes from outside, from the
+/// system when memory is short say, and may pass.
+const MOST_KILLS: u32 = 9;
 
 /// The pause after the first failed start; it doubles with each.
 const FIRST_PAUSE: Duration = Duration::from_millis(10);
@@ -76,8 +80,11 @@ impl State {
             return self.retire(slot);
         }
         if !was_ready {
+            let is_killed = error.worker().and_then(|it| it.signal) == Some(libc::SIGKILL);
+            let most = if is_killed { MOST_KILLS } else { MOST_FAILURES };
             let message = format!("failed to start a worker: {error}");
-            return self.vacate(slot, Error::new(ErrorKind::StartFailed, message), told);
+            let error = Error::new(ErrorKind::StartFailed, message);
+            return self.vacate(slot, error, most, told);
         }
         self.counts.restarted(reason_of_restart);
         self.slots[slot] = Slot::Vacant(Instant::now());
@@ -121,8 +128,8 @@ impl State {
         }
     }
 
-    /// Leaves a place empty for a while after a failed start, or gives up.
-    pub(super) fn vacate(&mut self, slot: usize, error: Error, told: &mut Told) {
+    /// Leaves a place empty for a while after a failed start, or gives up after `most` in a row.
+    pub(super) fn vacate(&mut self, slot: usize, error: Error, most: u32, told: &mut Told) {
         self.failures[slot] += 1;
         let failures = self.failures[slot];
         let doublings = (failures - 1).min(16);
@@ -133,7 +140,7 @@ impl State {
             .iter()
             .filter_map(Slot::link)
             .any(|it| it.is_ready);
-        if failures >= MOST_FAILURES && !any_ready {
+        if failures >= most && !any_ready {
             self.stop(&error.with_kind(ErrorKind::StartFailed), true, told);
         }
     }
