@@ -82,7 +82,7 @@ impl<K: Wire + Send + 'static, V: Wire + Send + 'static> DictProxy<K, V> {
     }
 
     /// Drops the keys that a function, called in the server with each key and its value, says no to. Nobody else uses the dict
-    /// meanwhile. If the function panics, nothing is dropped.
+    /// meanwhile. If the function panics, nothing is dropped, but what it has changed stays so.
     ///
     /// ```
     /// let manager = procpool::Manager::start()?;
@@ -445,7 +445,9 @@ where
     use codec::Input;
     let key = take_part(&mut call.argument).map_err(Failure::Decode)?;
     let mut method = [0; Method::SIZE];
-    call.argument.take(&mut method);
+    if !call.argument.take(&mut method) {
+        return Err(Failure::Decode("the message ends too early".to_owned()));
+    }
     dict.with(|it| {
         let place = it.places.get(&*key);
         let Some(entry) = place.and_then(|place| it.entries.get(place)) else {

@@ -141,7 +141,7 @@ impl<T: Wire + Send + 'static> ListProxy<T> {
         self.0.ask(copy::<Vec<T>>, &())
     }
 
-    /// Copies of the items in a range, of which what lies behind the end is left out.
+    /// Copies of the items in a range, of which what lies behind the end is left out; a range that ends before it starts has none.
     pub fn slice(&self, range: impl RangeBounds<usize>) -> Result<Vec<T>> {
         items(&self.0, range)
     }
@@ -356,7 +356,7 @@ fn swap_remove<T: Wire + Send>(list: &List<T>, call: &mut Invocation<'_>) -> Ans
 
 fn slice<T: Wire + Send>(list: &List<T>, call: &mut Invocation<'_>) -> Answer {
     let (start, end): (usize, usize) = call.decode()?;
-    list.with(|it| call.encode_items(&it[within(it, start, end)]))?
+    list.with(|it| call.encode_slice(&it[within(it, start, end)]))?
 }
 
 /// As much of a range as lies in a list.

@@ -18,8 +18,8 @@ thread_local! {
 struct Passage {
     client: Arc<Client>,
     sent: Vec<Reference>,
-    /// Ids and tokens.
-    arrived: Vec<(u64, u64)>,
+    /// Each with its token. A copy, so that it is counted here until the server knows of it, whatever the user drops meanwhile.
+    arrived: Vec<(Reference, u64)>,
 }
 
 /// Makes a call: what encodes its argument and decodes its result finds the passage.
@@ -30,11 +30,20 @@ pub(super) fn during<R>(client: &Arc<Client>, call: impl FnOnce() -> Result<R>) 
         arrived: Vec::new(),
     })));
     let outcome = call();
-    let arrived = outer.come_back().map(|it| it.arrived);
-    if let Some(arrived) = arrived.filter(|it| outcome.is_ok() && !it.is_empty()) {
-        client.claim_all(&arrived)?;
+    let arrived = outer.come_back().map_or(Ok(()), Passage::arrive);
+    outcome.and_then(|it| arrived.map(|()| it))
+}
+
+impl Passage {
+    /// Claims what has arrived, also where the result could not be decoded: the tokens would keep the objects.
+    fn arrive(self) -> Result<()> {
+        let id = |it: &(Reference, u64)| (it.0.identity().1, it.1);
+        let arrived: Vec<_> = self.arrived.iter().map(id).collect();
+        if arrived.is_empty() {
+            return Ok(());
+        }
+        self.client.claim_all(&arrived)
     }
-    outcome
 }
 
 /// Whether a reference that leaves this process needs no token.
@@ -43,12 +52,13 @@ pub(super) fn sends(reference: &Reference, server: u64) -> bool {
     in_call_to(server, sends).is_some()
 }
 
-/// The client in whose call a reference arrives, which claims it with the others. It is counted here already.
-pub(super) fn receives(server: u64, id: u64, token: u64) -> Option<Arc<Client>> {
+/// A reference that arrives in a call to its server, which claims it with the others.
+pub(super) fn receives(server: u64, id: u64, token: u64) -> Option<Reference> {
     in_call_to(server, |passage| {
         passage.client.count(id);
-        passage.arrived.push((id, token));
-        Arc::clone(&passage.client)
+        let reference = Reference::counted(Arc::clone(&passage.client), id);
+        passage.arrived.push((reference.clone(), token));
+        reference
     })
 }
 
@@ -81,6 +91,9 @@ impl Outer {
 impl Drop for Outer {
     /// In a panic of the user's.
     fn drop(&mut self) {
-        drop(replace(self.0.take()));
+        if let Some(inner) = replace(self.0.take()) {
+            // Nobody is left to be told.
+            let _ = inner.arrive();
+        }
     }
 }

@@ -56,8 +56,9 @@ macro_rules! queue_proxy {
             ///
             /// # Errors
             ///
-            /// [`Codec`](crate::ErrorKind::Codec) when it cannot be encoded, [`Disconnected`](crate::ErrorKind::Disconnected)
-            /// when the server is gone or the queue closed.
+            /// [`Codec`](crate::ErrorKind::Codec) when it cannot be encoded, [`InvalidInput`](crate::ErrorKind::InvalidInput) when
+            /// it is larger than the server's [`message_limit`](crate::ManagerBuilder::message_limit),
+            /// [`Disconnected`](crate::ErrorKind::Disconnected) when the server is gone or the queue closed.
             pub fn put(&self, item: &T) -> Result<()> {
                 put_by(&self.0, item, Wait::Forever)
             }
@@ -84,7 +85,8 @@ macro_rules! queue_proxy {
             ///
             /// # Errors
             ///
-            /// [`Disconnected`](crate::ErrorKind::Disconnected) when the server is gone, or the queue is closed and empty.
+            /// [`Disconnected`](crate::ErrorKind::Disconnected) when the server is gone, or the queue is closed and empty;
+            /// [`Codec`](crate::ErrorKind::Codec) when the item cannot be decoded, which is gone then.
             pub fn get(&self) -> Result<T> {
                 self.0.ask(get::<T>, &Wait::Forever)
             }
@@ -108,14 +110,15 @@ macro_rules! queue_proxy {
             }
 
             /// Puts items one behind the other, in one message: as many at once as there is room for, waiting for room for the
-            /// others.
+            /// others. Those who put single items without waiting, or with a limit, may come between. If this process dies while it
+            /// waits, the first ones stay.
             ///
             /// # Errors
             ///
             /// As [`put`](Self::put). Nothing was put if an item cannot be encoded; if the queue is closed while this waits for
             /// room, the first ones were.
             pub fn put_many(&self, items: &[T]) -> Result<()> {
-                let encode = |message: &mut Vec<u8>| codec::encode_items(items, message);
+                let encode = |message: &mut Vec<u8>| codec::encode_slice(items, message);
                 let put = Method::handler(put_many::<T>)?;
                 self.0.call(put, encode, |reply| codec::decode(reply))
             }
@@ -149,9 +152,10 @@ macro_rules! queue_proxy {
                 Ok(length >= capacity)
             }
 
-            /// How many items there is room for.
-            pub fn capacity(&self) -> Result<usize> {
-                Ok(self.0.ask::<_, _, (usize, usize)>(size::<T>, &())?.1)
+            /// How many items there is room for; none if for any number.
+            pub fn capacity(&self) -> Result<Option<usize>> {
+                let (_, capacity): (usize, usize) = self.0.ask(size::<T>, &())?;
+                Ok(Some(capacity).filter(|it| *it < usize::MAX))
             }
 
             /// Closes it for everybody: nothing more can be put, and what is there can be taken.
@@ -298,20 +302,20 @@ impl<T: Wire + Send + 'static> Queue<T> {
         );
         put.map_err(|it| it.into_failure(wait, ErrorKind::Full, "the queue is full"))?
     }
-}
 
-impl<T: Wire + Send + 'static> Queue<T> {
     /// What nobody has got is first again.
-    fn put_back_if_undelivered(&self, items: Vec<T>, session: &Session) {
-        let state = Arc::clone(&self.0);
-        session.if_undelivered(move || {
-            let mut state = state.lock();
-            items
-                .into_iter()
-                .rev()
-                .for_each(|it| state.items.push_front(it));
-            state.getters.wake();
-        });
+    fn put_back(&self, items: impl DoubleEndedIterator<Item = T>) {
+        let mut state = self.0.lock();
+        items.rev().for_each(|it| state.items.push_front(it));
+        state.getters.wake();
+    }
+
+    fn put_back_if_undelivered<I>(&self, items: I, session: &Session)
+    where
+        I: IntoIterator<Item = T, IntoIter: DoubleEndedIterator> + Send + 'static,
+    {
+        let queue = Self(Arc::clone(&self.0));
+        session.if_undelivered(move || queue.put_back(items.into_iter()));
     }
 }
 
@@ -328,12 +332,15 @@ fn get<T: Wire + Send + 'static>(queue: &Queue<T>, call: &mut Invocation<'_>) ->
     let item =
         got.map_err(|it| it.into_failure(wait, ErrorKind::Empty, "the queue is empty"))??;
     call.encode(&item)?;
-    queue.put_back_if_undelivered(vec![item], session);
+    queue.put_back_if_undelivered([item], session);
     Ok(())
 }
 
 fn put_many<T: Wire + Send + 'static>(queue: &Queue<T>, call: &mut Invocation<'_>) -> Answer {
     let items: Vec<T> = call.decode()?;
+    if items.is_empty() {
+        return Ok(());
+    }
     let mut items = items.into_iter().peekable();
     let attempt = |it: &mut State<T>| {
         if it.is_closed && items.peek().is_some() {
@@ -358,8 +365,11 @@ fn put_many<T: Wire + Send + 'static>(queue: &Queue<T>, call: &mut Invocation<'_
 
 fn get_many<T: Wire + Send + 'static>(queue: &Queue<T>, call: &mut Invocation<'_>) -> Answer {
     let (most, session): (usize, _) = (call.decode()?, Session::of(call));
+    if most == 0 {
+        return call.encode(&Vec::<T>::new());
+    }
     let attempt = |it: &mut State<T>| {
-        if it.items.is_empty() && most > 0 {
+        if it.items.is_empty() {
             return it.is_closed.then(|| Err(closed()));
         }
         let count = most.min(it.items.len());
@@ -371,7 +381,12 @@ fn get_many<T: Wire + Send + 'static>(queue: &Queue<T>, call: &mut Invocation<'_
     let got = wait_in(&queue.0, |it| &mut it.getters, session, wait, attempt);
     let items =
         got.map_err(|it| it.into_failure(wait, ErrorKind::Empty, "the queue is empty"))??;
-    call.encode(&items)?;
+    if let Err(failure) = call.encode_slice(&items) {
+        // The failure is that of some; the others are there for whoever asks next.
+        let others = items.into_iter();
+        queue.put_back(others.filter(|it| codec::encode(it, &mut Vec::new()).is_ok()));
+        return Err(failure);
+    }
     queue.put_back_if_undelivered(items, session);
     Ok(())
 }

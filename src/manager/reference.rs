@@ -67,7 +67,8 @@ impl Reference {
         Ok(Self::counted(Arc::clone(client), id))
     }
 
-    fn counted(client: Arc<Client>, id: u64) -> Self {
+    /// One that the process counts already.
+    pub(super) fn counted(client: Arc<Client>, id: u64) -> Self {
         Self(Place::There(There {
             client,
             id,
@@ -83,8 +84,8 @@ impl Reference {
             let object = here.claim(id, token);
             return Ok(Self(Place::Here(here, object.ok_or_else(gone_here)?)));
         }
-        if let Some(client) = passage::receives(server, id, token) {
-            return Ok(Self::counted(client, id));
+        if let Some(reference) = passage::receives(server, id, token) {
+            return Ok(reference);
         }
         let client = Client::of(server, &ticket.address)?;
         Self::claimed(&client, (id, token))

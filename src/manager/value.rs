@@ -100,7 +100,8 @@ impl<T: Wire + Send + 'static> ArrayProxy<T> {
         is_set.then_some(()).ok_or_else(|| out_of_range(index))
     }
 
-    /// Copies of the items in a range, of which what lies behind the end is left out, in one message.
+    /// Copies of the items in a range, of which what lies behind the end is left out, in one message; a range that ends before it
+    /// starts has none.
     pub fn slice(&self, range: impl RangeBounds<usize>) -> Result<Vec<T>> {
         super::list::items(&self.0, range)
     }
@@ -111,7 +112,7 @@ impl<T: Wire + Send + 'static> ArrayProxy<T> {
     ///
     /// [`InvalidInput`](ErrorKind::InvalidInput), and nothing was replaced, if some would lie behind the end.
     pub fn set_slice(&self, index: usize, values: Vec<T>) -> Result<()> {
-        let last = index.saturating_add(values.len()).saturating_sub(1);
+        let end = index.saturating_add(values.len());
         let set = |array: &mut Vec<T>, (index, values): (usize, Vec<T>)| {
             let places = array
                 .get_mut(index..)
@@ -125,7 +126,9 @@ impl<T: Wire + Send + 'static> ArrayProxy<T> {
             places.map(replace).is_some()
         };
         let is_set = self.0.apply(set, &(index, values))?;
-        is_set.then_some(()).ok_or_else(|| out_of_range(last))
+        is_set
+            .then_some(())
+            .ok_or_else(|| out_of_range(end.saturating_sub(1).max(index)))
     }
 
     /// Copies of all items, in one message.

@@ -272,7 +272,11 @@ impl ProcessPoolBuilder {
     }
 
     /// The executor that all of the process shares, as [`ProcessPoolExecutor::reusable`] says: the one there is if it was built
-    /// with these settings and takes tasks, else a new one in its place.
+    /// with these settings and takes tasks, else a new one in its place. An initializer is the same if the function and its
+    /// encoded argument are, which those of a `HashMap` are not every time.
+    ///
+    /// Blocks while the executor is built, here or by another thread; and, if nobody else has the one that is replaced, until
+    /// all that was submitted to it is done.
     ///
     /// ```
     /// use procpool::ProcessPoolExecutor;
@@ -319,14 +323,14 @@ impl ProcessPoolBuilder {
         let some = |it: Option<u64>| it.map(|it| usize::from(it > 0));
         let numbers = [
             ("workers", self.workers),
-            ("a chunk", self.chunk_size),
-            ("a window", self.window),
-            ("a share of tasks", some(self.stay.tasks)),
-            ("a budget", some(self.max_pending)),
-            ("a share of memory", some(self.stay.memory)),
+            ("chunk_size", self.chunk_size),
+            ("window", self.window),
+            ("max_tasks_per_worker", some(self.stay.tasks)),
+            ("max_pending_bytes", some(self.max_pending)),
+            ("max_memory_per_worker", some(self.stay.memory)),
         ];
-        if let Some((what, _)) = numbers.into_iter().find(|it| it.1 == Some(0)) {
-            let message = format!("a pool cannot be built with {what} of size 0");
+        if let Some((setting, _)) = numbers.into_iter().find(|it| it.1 == Some(0)) {
+            let message = format!("a pool cannot be built: its `{setting}` must be at least 1");
             return Err(Error::new(ErrorKind::InvalidInput, message));
         }
         let mut variables = self.environment.iter();

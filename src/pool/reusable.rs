@@ -1,6 +1,9 @@
 //! The executor that all of a process shares.
 
-use super::{ProcessPoolExecutor, shared::Settings};
+use super::{
+    ProcessPoolExecutor,
+    shared::{Settings, Shared},
+};
 use crate::error::Result;
 use crate::process::per_process::PerProcess;
 use parking_lot::Mutex;
@@ -12,13 +15,16 @@ pub(super) const IDLE_TIMEOUT: Duration = Duration::from_secs(10);
 /// The one that was asked for last.
 static CURRENT: PerProcess<Mutex<Option<Arc<ProcessPoolExecutor>>>> = PerProcess::new();
 
+fn fits(pool: &ProcessPoolExecutor, settings: &Settings) -> bool {
+    let Shared { settings: own, .. } = &*pool.shared;
+    // It may have been resized.
+    own == settings && pool.workers() == settings.workers && pool.shared.refusal().is_none()
+}
+
 /// The executor that is there, or else a new one.
 pub(super) fn get(settings: Settings) -> Result<Arc<ProcessPoolExecutor>> {
     let mut current = CURRENT.get().lock();
-    let fitting = current
-        .as_ref()
-        .filter(|it| it.shared.settings == settings && it.shared.refusal().is_none());
-    if let Some(pool) = fitting {
+    if let Some(pool) = current.as_ref().filter(|it| fits(it, &settings)) {
         return Ok(Arc::clone(pool));
     }
     let pool = Arc::new(ProcessPoolExecutor::start(settings)?);

@@ -18,10 +18,7 @@ use crate::wire::{Wire, codec, handle};
 use std::{
     ffi::{OsStr, OsString},
     fmt, io,
-    os::{
-        fd::{AsFd, OwnedFd},
-        unix::ffi::OsStrExt,
-    },
+    os::fd::{AsFd, OwnedFd},
     sync::Arc,
 };
 
@@ -184,9 +181,7 @@ impl<A: Wire, R: Wire> ProcessBuilder<A, R> {
     /// This process's environment, with what was set for the child.
     fn whole_environment(&self) -> Result<Vec<u8>> {
         for (key, value) in &self.environment {
-            let is_name =
-                !key.is_empty() && !key.as_bytes().iter().any(|it| [b'=', 0].contains(it));
-            if !is_name || value.as_bytes().contains(&0) {
+            if !environment::can_be_set(key, value) {
                 let message = format!("{key:?}={value:?} cannot be an environment variable");
                 return Err(Error::new(ErrorKind::InvalidInput, message));
             }

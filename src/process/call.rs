@@ -5,7 +5,7 @@ use crate::wire::handle::Descriptor;
 use serde::{Deserialize, Serialize};
 
 /// A function with its encoded argument.
-#[derive(Debug, Clone, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub(crate) struct EncodedCall {
     pub(crate) function: [u8; Function::SIZE],
     #[serde(with = "bytes")]
@@ -13,14 +13,6 @@ pub(crate) struct EncodedCall {
     /// Those of the handles in the argument, which travel beside the call.
     #[serde(skip)]
     pub(crate) descriptors: Vec<Descriptor>,
-}
-
-/// Calls with the same bytes are the same, unless handles are among them: each of those is one of a kind.
-impl PartialEq for EncodedCall {
-    fn eq(&self, other: &Self) -> bool {
-        let has_handles = !self.descriptors.is_empty() || !other.descriptors.is_empty();
-        !has_handles && (self.function, &self.argument) == (other.function, &other.argument)
-    }
 }
 
 /// A `Vec<u8>` field in one piece: serde's own way is an element at a time.

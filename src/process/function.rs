@@ -178,6 +178,14 @@ impl Invocation<'_> {
         encoded.map_err(Failure::Encode)
     }
 
+    /// Encodes a slice that is decoded as a `Vec<R>`.
+    pub(crate) fn encode_slice<R: Serialize>(&mut self, items: &[R]) -> Result<(), Failure> {
+        let result = &mut *self.result;
+        let left = &mut self.handles.left;
+        let encoded = handle::collect(left, || codec::encode_slice(items, result));
+        encoded.map_err(Failure::Encode)
+    }
+
     /// Encodes a result that is decoded as a `Vec<R>`.
     pub(crate) fn encode_items<'a, R: Serialize + 'a>(
         &mut self,

@@ -6,7 +6,8 @@ use std::sync::OnceLock;
 /// One value for each process.
 ///
 /// A copy of the process finds the value of another one and makes its own: it neither uses what belongs to its parent nor
-/// waits for a lock that no thread of its own holds. The other's value is never dropped there.
+/// waits for a lock that no thread of its own holds, unless the value was made in that very instant. The other's value is never
+/// dropped there.
 pub(crate) struct PerProcess<T>(OnceLock<Place<T>>);
 
 struct Place<T> {

@@ -80,20 +80,21 @@ pub(crate) fn assume(wanted: &[u8]) -> io::Result<()> {
 /// No other thread may change the environment.
 unsafe fn is(wanted: &[u8]) -> bool {
     unsafe extern "C" {
-        static environ: *const *const c_char;
+        static mut environ: *const *const c_char;
     }
-    // SAFETY: a word of the C library's, which nobody changes, says the caller.
+    // SAFETY: a word of the C library's, which only `setenv` and its kin change; no thread is in them now, says the caller.
     let mut next = unsafe { environ };
     let mut left = wanted;
-    // SAFETY: null, or a list with null behind its end.
+    // SAFETY: null, or the place of an entry or of the null behind the last: the C library keeps it so.
     while let Some(text) = unsafe { next.as_ref() }.filter(|it| !it.is_null()) {
-        // SAFETY: an entry of the environment, with a zero byte behind its end.
+        // SAFETY: an entry that is not null is text with a zero byte behind its end: the C library keeps it so, and nobody
+        // changes it now, says the caller.
         let text = unsafe { CStr::from_ptr(*text) };
         let Some(rest) = left.strip_prefix(text.to_bytes_with_nul()) else {
             return false;
         };
         left = rest;
-        // SAFETY: behind an entry there is another, or null.
+        // SAFETY: this place was not the one with null, so that there is another behind it.
         next = unsafe { next.add(1) };
     }
     left.is_empty()

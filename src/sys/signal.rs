@@ -10,6 +10,9 @@ use std::{
     os::fd::{AsFd, BorrowedFd},
 };
 
+/// The number of SIGKILL.
+pub(crate) const KILL: i32 = Signal::SIGKILL as i32;
+
 extern "C" fn nothing(_signal: libc::c_int) {}
 
 /// Puts every signal to its default, unblocked, but for two: SIGPIPE is ignored, as in every Rust program, and SIGINT

@@ -150,7 +150,7 @@ fn send_with(
 /// Puts descriptors into control data, and that into a message. An error if they are more than a message takes.
 fn put_fds(
     message: &mut libc::msghdr,
-    control: &mut [u64],
+    control: &mut [u64; CONTROL_WORDS],
     fds: &[BorrowedFd<'_>],
 ) -> io::Result<()> {
     if fds.len() > MAX_FDS {
@@ -168,7 +168,8 @@ fn put_fds(
     header.cmsg_len = unsafe { libc::CMSG_LEN(bytes) } as _;
     // SAFETY: the data of a header follows it.
     let numbers = unsafe { libc::CMSG_DATA(first) };
-    // SAFETY: a borrowed descriptor is laid out as its number, and there is room for as many as a message takes.
+    // SAFETY: `BorrowedFd` is laid out as its number (`repr(transparent)`), and `CONTROL_WORDS` have room for `MAX_FDS` of them, which
+    // these are at most, as was checked above.
     unsafe { ptr::copy_nonoverlapping(fds.as_ptr().cast(), numbers, size_of_val(fds)) };
     Ok(())
 }

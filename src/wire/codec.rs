@@ -5,7 +5,7 @@
 
 use super::Wire;
 use super::decoder::Decoder;
-use crate::sys::bytes::{as_bytes, from_bytes, is_bytes};
+use crate::sys::bytes::{as_bytes, from_bytes, is_bytes, slice_as_bytes};
 use bincode::{
     config::{Configuration, Fixint, LittleEndian},
     enc::write::Writer,
@@ -75,7 +75,7 @@ pub(crate) fn encode<T: Serialize>(value: &T, output: &mut impl Output) -> Resul
         .map_err(|error| plain(error.to_string()))
 }
 
-/// Appends what is decoded as a `Vec<T>`.
+/// Appends what is decoded as a `Vec<T>`; items that lie in a row are a slice, for which there is [`encode_slice`].
 pub(crate) fn encode_items<'a, T: Serialize + 'a>(
     items: impl IntoIterator<Item = &'a T>,
     output: &mut impl Output,
@@ -86,6 +86,17 @@ pub(crate) fn encode_items<'a, T: Serialize + 'a>(
         return items.try_for_each(|it| encode(it, output));
     }
     encode(&items.collect::<Vec<&T>>(), output)
+}
+
+/// As [`encode_items`]: bytes are one copy.
+pub(crate) fn encode_slice<T: Serialize>(
+    items: &[T],
+    output: &mut impl Output,
+) -> Result<(), Reason> {
+    if let Some(bytes) = slice_as_bytes(items) {
+        return output.put(bytes).then_some(()).ok_or_else(out_of_memory);
+    }
+    encode(&items, output)
 }
 
 /// Decodes a value that takes up all of `input`.
@@ -179,12 +190,21 @@ mod tests {
 
     #[test]
     fn items_come_back_as_a_vector() {
-        let mut bytes = Vec::new();
-        encode_items(&[7_u8, 8, 9], &mut bytes).expect("bytes");
-        assert_eq!(decode(&mut bytes), Ok(vec![7_u8, 8, 9]));
-        let mut bytes = Vec::new();
-        encode_items(&["a", "b"], &mut bytes).expect("text");
-        assert_eq!(decode(&mut bytes), Ok(vec!["a".to_owned(), "b".to_owned()]));
+        let mut bytes = [Vec::new(), Vec::new()];
+        encode_items(&[7_u8, 8, 9], &mut bytes[0]).expect("bytes");
+        encode_slice(&[7_u8, 8, 9], &mut bytes[1]).expect("bytes");
+        assert_eq!(
+            bytes.map(|mut it| decode(&mut it)),
+            [(); 2].map(|()| Ok(vec![7_u8, 8, 9]))
+        );
+        let mut bytes = [Vec::new(), Vec::new()];
+        encode_items(&["a", "b"], &mut bytes[0]).expect("text");
+        encode_slice(&["a", "b"], &mut bytes[1]).expect("text");
+        let text = ["a", "b"].map(str::to_owned).to_vec();
+        assert_eq!(
+            bytes.map(|mut it| decode(&mut it)),
+            [Ok(text.clone()), Ok(text)]
+        );
     }
 
     #[test]

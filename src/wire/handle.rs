@@ -57,6 +57,15 @@ const NOWHERE: usize = usize::MAX;
 #[derive(Debug, Clone)]
 pub struct Descriptor(Arc<OwnedFd>);
 
+/// Clones of one are the same.
+impl PartialEq for Descriptor {
+    fn eq(&self, other: &Self) -> bool {
+        Arc::ptr_eq(&self.0, &other.0)
+    }
+}
+
+impl Eq for Descriptor {}
+
 impl Descriptor {
     /// One that is shared with others already.
     pub(crate) fn shared(fd: Arc<OwnedFd>) -> Self {

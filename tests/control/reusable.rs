@@ -4,7 +4,7 @@ use crate::{
     common::{Gate, alone, failure, pass, process_id, race, square},
     processes::{eventually, process},
 };
-use procpool::{ErrorKind, ProcessPoolExecutor, StartMethod};
+use procpool::{ErrorKind, Lock, ProcessPoolExecutor, StartMethod};
 use std::{process, sync::Arc, thread, time::Duration};
 
 fn shared() -> Arc<ProcessPoolExecutor> {
@@ -65,6 +65,33 @@ fn other_settings_give_a_new_one_and_the_old_one_works_on_until_it_is_dropped() 
         running.result().expect("it was let in");
         drop(old);
         assert!(Arc::ptr_eq(&new, &shared_of(2)));
+    });
+}
+
+#[test]
+fn one_that_was_resized_is_another() {
+    alone("", || {
+        let pool = shared_of(1);
+        pool.resize(3).expect("three workers");
+        check(&shared_of(1), 1);
+        check(&pool, 3);
+    });
+}
+
+#[test]
+fn an_initializer_with_the_same_handle_is_the_same() {
+    alone("", || {
+        let with = |lock: &Lock| {
+            let hold = |lock: Lock| lock.acquire().map(drop).map_err(|it| it.to_string());
+            let builder = ProcessPoolExecutor::builder().workers(1);
+            let pool = builder.initializer(hold, lock.clone()).reusable();
+            pool.expect("a pool")
+        };
+        let [one, other] = [(); 2].map(|()| Lock::new().expect("a lock"));
+        let pool = with(&one);
+        assert!(Arc::ptr_eq(&pool, &with(&one)));
+        assert!(!Arc::ptr_eq(&pool, &with(&other)));
+        check(&with(&other), 1);
     });
 }
 

@@ -10,11 +10,14 @@ use procpool::{
     Address, DictProxy, ErrorKind, ListProxy, Manager, Namespace, Process, Proxy, Result,
     StartMethod, authkey,
 };
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Deserializer, Serialize};
 use std::{
+    fs::File,
     io::{Read, Write},
     net::Shutdown,
     os::unix::net::{UnixListener, UnixStream},
+    panic::{AssertUnwindSafe, catch_unwind},
+    path::PathBuf,
     sync::{
         Arc, LazyLock,
         atomic::{AtomicBool, AtomicUsize, Ordering},
@@ -276,6 +279,69 @@ fn an_object_lives_exactly_as_long_as_anybody_refers_to_it() -> Result<()> {
         assert!(!is_dropped()?);
         drop(found);
         eventually("the object is dropped", || is_dropped().is_ok_and(|it| it));
+        Ok(())
+    })
+}
+
+/// Says by a file that it was dropped in the server.
+#[derive(Serialize, Deserialize)]
+struct Flag {
+    maker: u32,
+    path: PathBuf,
+}
+
+impl Drop for Flag {
+    fn drop(&mut self) {
+        if std::process::id() != self.maker {
+            File::create(&self.path).expect("its folder is there");
+        }
+    }
+}
+
+#[derive(Clone, Copy, PartialEq, Serialize, Deserialize)]
+enum Decoding {
+    Drops,
+    Fails,
+    Panics,
+}
+
+/// Keeps none of the proxies in it.
+#[derive(Serialize)]
+struct Sieve(Decoding, Vec<Proxy<Flag>>);
+
+impl<'de> Deserialize<'de> for Sieve {
+    fn deserialize<D: Deserializer<'de>>(from: D) -> std::result::Result<Self, D::Error> {
+        let (decoding, flags) = <(Decoding, Vec<Proxy<Flag>>)>::deserialize(from)?;
+        drop(flags);
+        match decoding {
+            Decoding::Drops => Ok(Self(decoding, Vec::new())),
+            Decoding::Fails => Err(serde::de::Error::custom("no")),
+            Decoding::Panics => panic!("on purpose"),
+        }
+    }
+}
+
+#[test]
+fn what_a_result_refers_to_is_gone_when_it_is_dropped_or_not_understood() -> Result<()> {
+    in_time(|| {
+        for decoding in [Decoding::Drops, Decoding::Fails, Decoding::Panics] {
+            let folder = tempfile::tempdir().expect("a folder");
+            let path = folder.path().join("is gone");
+            let manager = Manager::start()?;
+            let shelf = manager.list::<Proxy<Flag>>()?;
+            let maker = std::process::id();
+            let flag = manager.object(Flag {
+                maker,
+                path: path.clone(),
+            })?;
+            shelf.push(flag)?;
+            let take = |list: &mut Vec<Proxy<Flag>>, it| Sieve(it, std::mem::take(list));
+            let taken = catch_unwind(AssertUnwindSafe(|| shelf.call(take, decoding)));
+            let is_taken = taken.is_ok_and(|it| it.is_ok());
+            assert_eq!(is_taken, decoding == Decoding::Drops);
+            assert!(shelf.is_empty()?);
+            eventually("the object is gone", || path.exists());
+        }
         Ok(())
     })
 }

@@ -11,7 +11,7 @@ use procpool::{
     LockProxy, Manager, Process, QueueProxy, RLockProxy, Result, SemaphoreProxy, StartMethod,
     ValueProxy,
 };
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Serialize, Serializer};
 use std::{thread, time::Duration};
 
 /// A limit that is never reached.
@@ -396,6 +396,58 @@ fn many_items_are_put_as_there_is_room_and_taken_as_they_are_there() -> Result<(
         assert!(joinable.join_timeout(Duration::ZERO).is_err());
         joinable.task_done()?;
         joinable.join()
+    })
+}
+
+#[test]
+fn nothing_is_put_and_taken_at_once_whoever_waits() -> Result<()> {
+    in_time(|| {
+        let manager = Manager::start()?;
+        let (empty, full) = (manager.queue::<u8>(1)?, manager.queue::<u8>(1)?);
+        full.put(&1)?;
+        thread::scope(|scope| {
+            let getter = scope.spawn(|| empty.get());
+            let putter = scope.spawn(|| full.put(&2));
+            // At the latest the last of them come while the others wait.
+            for _ in 0..500 {
+                assert_eq!(empty.get_many(0)?, []);
+                full.put_many(&[])?;
+            }
+            empty.put(&3)?;
+            assert_eq!((getter.join().expect("no panic")?, full.get()?), (3, 1));
+            putter.join().expect("no panic")
+        })
+    })
+}
+
+/// Cannot leave the server, where it is number 2.
+#[derive(Debug, Clone, PartialEq, Deserialize)]
+struct Item {
+    number: u32,
+    maker: u32,
+}
+
+impl Serialize for Item {
+    fn serialize<S: Serializer>(&self, to: S) -> std::result::Result<S::Ok, S::Error> {
+        if self.number == 2 && self.maker != std::process::id() {
+            return Err(serde::ser::Error::custom("it stays"));
+        }
+        (self.number, self.maker).serialize(to)
+    }
+}
+
+#[test]
+fn one_item_that_cannot_be_sent_costs_no_other() -> Result<()> {
+    in_time(|| {
+        let manager = Manager::start()?;
+        let queue = manager.queue::<Item>(10)?;
+        let maker = std::process::id();
+        let items: Vec<_> = (1..=3).map(|number| Item { number, maker }).collect();
+        queue.put_many(&items)?;
+        let error = failure(queue.get_many(10));
+        assert_eq!(error.kind(), ErrorKind::Codec, "{error}");
+        assert_eq!(queue.get_many(10)?, [items[0].clone(), items[2].clone()]);
+        Ok(())
     })
 }
 

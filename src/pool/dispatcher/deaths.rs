@@ -8,6 +8,7 @@ use crate::pool::{
     unit::Unit,
 };
 use crate::process::fault::Fault;
+use crate::sys::signal;
 use std::{
     mem,
     time::{Duration, Instant},
@@ -17,7 +18,7 @@ use std::{
 const GRACE: Duration = Duration::from_secs(2);
 
 /// Failed starts in a row, in one place, after which a pool without a living worker is broken.
-pub(super) const MOST_FAILURES: u32 = 6;
+const MOST_FAILURES: u32 = 6;
 
 /// The same when the last of them was killed by SIGKILL, with which it has nothing to do itself: that comes from outside, from the
 /// system when memory is short say, and may pass.
@@ -80,11 +81,8 @@ impl State {
             return self.retire(slot);
         }
         if !was_ready {
-            let is_killed = error.worker().and_then(|it| it.signal) == Some(libc::SIGKILL);
-            let most = if is_killed { MOST_KILLS } else { MOST_FAILURES };
             let message = format!("failed to start a worker: {error}");
-            let error = Error::new(ErrorKind::StartFailed, message);
-            return self.vacate(slot, error, most, told);
+            return self.vacate(slot, error.with_message(message), told);
         }
         self.counts.restarted(reason_of_restart);
         self.slots[slot] = Slot::Vacant(Instant::now());
@@ -128,8 +126,10 @@ impl State {
         }
     }
 
-    /// Leaves a place empty for a while after a failed start, or gives up after `most` in a row.
-    pub(super) fn vacate(&mut self, slot: usize, error: Error, most: u32, told: &mut Told) {
+    /// Leaves a place empty for a while after a failed start, or gives up.
+    pub(super) fn vacate(&mut self, slot: usize, error: Error, told: &mut Told) {
+        let is_killed = error.worker().and_then(|it| it.signal) == Some(signal::KILL);
+        let most = if is_killed { MOST_KILLS } else { MOST_FAILURES };
         self.failures[slot] += 1;
         let failures = self.failures[slot];
         let doublings = (failures - 1).min(16);

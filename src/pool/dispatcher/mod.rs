@@ -227,7 +227,7 @@ impl State {
             self.slots[slot] = Slot::Retired;
             return;
         }
-        self.vacate(slot, error, deaths::MOST_FAILURES, told);
+        self.vacate(slot, error, told);
     }
 
     /// Notes what a descriptor's readiness means.
