@@ -7,6 +7,8 @@ mod processes;
 
 #[path = "manager/deaths.rs"]
 mod deaths;
+#[path = "manager/destructors.rs"]
+mod destructors;
 #[path = "manager/hostile.rs"]
 mod hostile;
 #[path = "manager/leaks.rs"]

@@ -7,6 +7,7 @@ use super::{
     link::{Link, gone},
     passage,
     protocol::{ROOT, Welcome},
+    reference::Reference,
     server::{self, Server},
 };
 use crate::error::{Error, ErrorKind, Result};
@@ -18,12 +19,15 @@ use parking_lot::Mutex;
 use serde::Serialize;
 use std::{
     collections::{HashMap, hash_map::Entry},
-    mem,
+    io, mem,
     sync::{Arc, Weak},
 };
 
 /// Connections that are kept for the next calls.
 const MOST_FREE: usize = 16;
+
+/// Proxies that are claimed with one message: 16 kB of them, which whoever limits messages has room for.
+const CLAIMED_AT_ONCE: usize = 1000;
 
 /// The servers that this process has to do with.
 static CLIENTS: Mutex<Vec<Weak<Client>>> = Mutex::new(Vec::new());
@@ -137,7 +141,9 @@ impl Client {
     fn open(&self) -> Result<Link> {
         let opened = Link::open(&self.address, &self.key);
         let (link, Welcome { server, .. }) = opened.map_err(|error| match error.kind() {
-            ErrorKind::Io => gone(error),
+            // The key was right before: the server has ended in the middle of the handshake.
+            ErrorKind::AuthenticationFailed => gone(error),
+            ErrorKind::Io if is_of_a_server_that_is_gone(&error) => gone(error),
             _ => error,
         })?;
         if server != self.server {
@@ -146,16 +152,18 @@ impl Client {
         Ok(link)
     }
 
-    /// Calls something of the server's own.
-    pub(super) fn ask<A: Serialize, R: Wire>(
+    /// Has the server make an object, or find one.
+    pub(super) fn make<A: Serialize>(
         self: &Arc<Self>,
         handler: Handler<Server>,
         argument: &A,
-    ) -> Result<R> {
+    ) -> Result<Reference> {
         let link = self.take()?;
-        let outcome = passage::during(self, || ask(&link, handler, argument));
+        let made = passage::during(self, || ask(&link, handler, argument));
+        // As long as the connection is not used again, the token in the reply holds.
+        let made = made.and_then(|it| Reference::claimed(self, it));
         self.give_back(link);
-        outcome
+        made
     }
 
     /// Refers to an object by the token of a proxy, for one more proxy.
@@ -171,9 +179,14 @@ impl Client {
     /// Refers to objects by the ids and tokens of proxies that are counted already.
     pub(super) fn claim_all(&self, arrived: &[(u64, u64)]) -> Result<()> {
         let mut references = self.own_references();
-        self.on_lifeline(&mut references, |link| {
-            ask(link, server::claim_all, &arrived)
-        })
+        let mut outcome = Ok(());
+        // All of them, also if some are gone: the server must know what is counted here.
+        for some in arrived.chunks(CLAIMED_AT_ONCE) {
+            let claimed =
+                self.on_lifeline(&mut references, |link| ask(link, server::claim_all, &some));
+            outcome = outcome.and(claimed);
+        }
+        outcome
     }
 
     /// Makes a token for a proxy that leaves this process.
@@ -250,6 +263,21 @@ fn ask<A: Serialize, R: Wire>(link: &Link, handler: Handler<Server>, argument: &
         |message| codec::encode(argument, message),
         |reply| codec::decode(reply),
     )
+}
+
+/// Not of this process, which may be out of descriptors.
+fn is_of_a_server_that_is_gone(error: &Error) -> bool {
+    use std::error::Error as _;
+    let source = error.source().and_then(|it| it.downcast_ref::<io::Error>());
+    source.is_some_and(|it| {
+        let kinds = [
+            io::ErrorKind::NotFound,
+            io::ErrorKind::ConnectionRefused,
+            io::ErrorKind::ConnectionReset,
+            io::ErrorKind::BrokenPipe,
+        ];
+        kinds.contains(&it.kind())
+    })
 }
 
 /// What is wrong with a handle whose server is this very process, and which names something that is gone.

@@ -32,6 +32,8 @@ pub(super) struct Link {
 enum Way {
     Socket {
         connection: Connection<(), ()>,
+        /// The server's name.
+        server: u64,
         /// Bytes of the largest request.
         most: usize,
     },
@@ -57,6 +59,7 @@ impl Link {
         let welcome: Welcome = decode_reply(welcome.payload(), given, |it| codec::decode(it))?;
         let way = Way::Socket {
             connection,
+            server: welcome.server,
             most: usize::try_from(welcome.message_limit).unwrap_or(usize::MAX),
         };
         Ok((Self::new(way), welcome))
@@ -92,10 +95,15 @@ impl Link {
             Request::put_head(target, method, message);
             encode(message)
         };
-        let (connection, most) = match &self.way {
-            Way::Socket { connection, most } => (connection, *most),
+        let (connection, server, most) = match &self.way {
+            Way::Socket {
+                connection,
+                server,
+                most,
+            } => (connection, *server, *most),
             Way::Here(server, session) => return call_here(server, session, request, decode),
         };
+        let request = |message: &mut Vec<u8>| handle::address_to(server, || request(message));
         let sent = connection.send_encoded(most, request);
         sent.map_err(|it| self.not_sent(it))?;
         let reply = connection.recv_message(usize::MAX, None);

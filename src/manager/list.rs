@@ -17,6 +17,9 @@ proxy! {
     /// Its methods are those of `Vec`, each one message there and back and none in the middle of another; what none of them does, a
     /// function sent with [`call`](Self::call) does. Clones, and copies that were sent elsewhere, mean the same list. It may hold proxies.
     ///
+    /// Items that take up no bytes, `()` say, can be copied or taken out together only up to four million: more are taken for a lie
+    /// about their number.
+    ///
     /// Every method blocks while a function that was sent with `call` runs on this list. Its errors are those of
     /// [`Proxy::call`](crate::Proxy::call).
     ///

@@ -261,8 +261,7 @@ impl Manager {
     }
 
     fn make<A: Serialize>(&self, handler: Handler<Server>, argument: &A) -> Result<Reference> {
-        let made = self.client.ask(handler, argument)?;
-        Reference::claimed(&self.client, made)
+        self.client.make(handler, argument)
     }
 }
 

@@ -7,6 +7,7 @@
 
 use super::{client::Client, reference::Reference};
 use crate::error::Result;
+use crate::wire::handle;
 use std::{cell::RefCell, mem, sync::Arc};
 
 thread_local! {
@@ -46,8 +47,11 @@ impl Passage {
     }
 }
 
-/// Whether a reference that leaves this process needs no token.
+/// Whether a reference that leaves this process needs no token. What the user's own `Serialize` sends elsewhere meanwhile does.
 pub(super) fn sends(reference: &Reference, server: u64) -> bool {
+    if handle::audience() != server {
+        return false;
+    }
     let sends = |passage: &mut Passage| passage.sent.push(reference.clone());
     in_call_to(server, sends).is_some()
 }

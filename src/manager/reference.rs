@@ -14,6 +14,7 @@ use crate::sys::pid;
 use crate::wire::{
     Wire,
     codec::{self, Reason},
+    handle,
 };
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de::Error as _, ser::Error as _};
 use std::{
@@ -93,7 +94,14 @@ impl Reference {
 
     fn leave(&self) -> Result<Ticket> {
         let (server, token, address) = match &self.0 {
-            Place::Here(server, object) => (server.name(), server.pin(object), server.address()),
+            Place::Here(server, object) => {
+                let is_of_a_reply = handle::audience() == server.name();
+                let token = match is_of_a_reply {
+                    true => server.pin_for_reply(object),
+                    false => server.pin(object),
+                };
+                (server.name(), token, server.address())
+            }
             Place::There(there) => {
                 there.ensure_counted()?;
                 let client = &there.client;

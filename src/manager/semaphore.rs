@@ -9,13 +9,13 @@ use super::{
 use crate::error::{ErrorKind, Result};
 use crate::process::function::{Failure, Invocation};
 use parking_lot::Mutex;
-use std::time::Duration;
+use std::{sync::Arc, time::Duration};
 
 proxy! {
     /// A semaphore in a manager's server, made by [`Manager::semaphore`](crate::Manager::semaphore).
     ///
     /// A permit is nobody's: those that a process has when it dies are gone until somebody releases them. One that dies while it
-    /// waits takes none.
+    /// waits takes none, unless it is given one in that very moment, before the server has heard of its death.
     ///
     /// ```
     /// let manager = procpool::Manager::start()?;
@@ -90,7 +90,7 @@ macro_rules! semaphore_proxy {
 semaphore_proxy!(SemaphoreProxy);
 semaphore_proxy!(BoundedSemaphoreProxy);
 
-struct Semaphore(Mutex<State>);
+struct Semaphore(Arc<Mutex<State>>);
 
 struct State {
     permits: usize,
@@ -105,7 +105,7 @@ fn make(server: &Server, permits: usize, most: usize, call: &mut Invocation<'_>)
         most,
         line,
     };
-    server.create(Semaphore(Mutex::new(state)), call)
+    server.create(Semaphore(Arc::new(Mutex::new(state))), call)
 }
 
 /// Makes one with so many permits.
@@ -126,14 +126,16 @@ fn acquire(semaphore: &Semaphore, call: &mut Invocation<'_>) -> Answer {
         it.permits = it.permits.checked_sub(1)?;
         Some(())
     };
-    let taken = wait_in(
-        &semaphore.0,
-        |it| &mut it.line,
-        Session::of(call),
-        wait,
-        attempt,
-    );
-    taken.map_err(|it| it.into_failure(wait, ErrorKind::WouldBlock, "there is no permit"))
+    let session = Session::of(call);
+    let taken = wait_in(&semaphore.0, |it| &mut it.line, session, wait, attempt);
+    taken.map_err(|it| it.into_failure(wait, ErrorKind::WouldBlock, "there is no permit"))?;
+    let state = Arc::clone(&semaphore.0);
+    session.if_undelivered(move || {
+        let mut state = state.lock();
+        state.permits += 1;
+        state.line.wake();
+    });
+    Ok(())
 }
 
 fn release(semaphore: &Semaphore, _: &mut Invocation<'_>) -> Answer {

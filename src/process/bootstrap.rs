@@ -163,7 +163,7 @@ fn invoke(
     let callable = function.resolve().map_err(unknown)?;
     let mut handles = Handles {
         given: fds,
-        left: Vec::new(),
+        ..Handles::default()
     };
     let mut invocation = Invocation {
         argument,

@@ -7,7 +7,7 @@ use nix::sys::{
 };
 use std::{
     io,
-    os::fd::{AsFd, BorrowedFd},
+    os::fd::{AsFd, BorrowedFd, OwnedFd},
 };
 
 /// The number of SIGKILL.
@@ -99,12 +99,8 @@ pub(crate) struct ChildDeaths(SignalFd);
 impl ChildDeaths {
     /// Blocks SIGCHLD for good; only for a process that is entirely ours.
     pub(crate) fn watch() -> io::Result<Self> {
-        let mut mask = SigSet::empty();
-        mask.add(Signal::SIGCHLD);
-        sigprocmask(SigmaskHow::SIG_BLOCK, Some(&mask), None)?;
-        let flags = SfdFlags::SFD_CLOEXEC | SfdFlags::SFD_NONBLOCK;
-        let fd = above_stdio(SignalFd::with_flags(&mask, flags)?.into())?;
-        // SAFETY: it is the signalfd that was just made, or another number for it.
+        let fd = block_and_watch([Signal::SIGCHLD])?;
+        // SAFETY: it is a signalfd.
         Ok(Self(unsafe { SignalFd::from_owned_fd(fd) }))
     }
 
@@ -119,6 +115,19 @@ impl AsFd for ChildDeaths {
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.0.as_fd()
     }
+}
+
+/// What asks this process to end, SIGTERM and SIGHUP, as a descriptor that becomes readable. Blocks both for good, in this thread and
+/// those that it starts; only for a process that is entirely ours.
+pub(crate) fn watch_for_end() -> io::Result<OwnedFd> {
+    block_and_watch([Signal::SIGTERM, Signal::SIGHUP])
+}
+
+fn block_and_watch(signals: impl IntoIterator<Item = Signal>) -> io::Result<OwnedFd> {
+    let mask: SigSet = signals.into_iter().collect();
+    sigprocmask(SigmaskHow::SIG_BLOCK, Some(&mask), None)?;
+    let flags = SfdFlags::SFD_CLOEXEC | SfdFlags::SFD_NONBLOCK;
+    above_stdio(SignalFd::with_flags(&mask, flags)?.into())
 }
 
 #[cfg(test)]

@@ -24,9 +24,14 @@ thread_local! {
     static START: Cell<usize> = const { Cell::new(NOWHERE) };
     /// How long all the lists are.
     static END: Cell<usize> = const { Cell::new(0) };
+    /// For whom the innermost encoding is.
+    static AUDIENCE: Cell<u64> = const { Cell::new(ANYBODY) };
     /// The list of the innermost decoding; none outside of one. What has been claimed is gone.
     static DECODING: Cell<Option<Vec<Option<Descriptor>>>> = const { Cell::new(None) };
 }
+
+/// The audience of a value that may arrive anywhere.
+pub(crate) const ANYBODY: u64 = 0;
 
 /// In the place of a number.
 const NOWHERE: usize = usize::MAX;
@@ -98,10 +103,11 @@ impl Descriptor {
 #[inline]
 pub(crate) fn collect<T>(list: &mut Vec<Descriptor>, encode: impl FnOnce() -> T) -> T {
     /// Puts back the outer list, also when the encoding panics.
-    struct PutBack(usize);
+    struct PutBack(usize, u64);
     impl Drop for PutBack {
         #[inline]
         fn drop(&mut self) {
+            AUDIENCE.set(self.1);
             let start = START.replace(self.0);
             if END.get() > start {
                 drop(split_off(start));
@@ -109,13 +115,32 @@ pub(crate) fn collect<T>(list: &mut Vec<Descriptor>, encode: impl FnOnce() -> T)
         }
     }
     let start = END.get();
-    let _outer = PutBack(START.replace(start));
+    let _outer = PutBack(START.replace(start), AUDIENCE.replace(ANYBODY));
     let outcome = encode();
     // The list is not touched for a value without handles: that would cost as much as encoding a number.
     if END.get() > start {
         list.append(&mut split_off(start));
     }
     outcome
+}
+
+/// Has what encodes a part of the innermost encoding know for whom it is, by a number that those two agree on.
+#[inline]
+pub(crate) fn address_to<T>(audience: u64, encode: impl FnOnce() -> T) -> T {
+    struct PutBack(u64);
+    impl Drop for PutBack {
+        #[inline]
+        fn drop(&mut self) {
+            AUDIENCE.set(self.0);
+        }
+    }
+    let _outer = PutBack(AUDIENCE.replace(audience));
+    encode()
+}
+
+/// For whom what is encoded now is.
+pub(crate) fn audience() -> u64 {
+    AUDIENCE.get()
 }
 
 /// The lists from `start` on.

@@ -1,19 +1,26 @@
 //! Servers: where they listen, who may connect, and how they end.
 
 use crate::{
-    common::{failure, in_time},
-    processes::{Process as Seen, Program, eventually, process, say},
+    common::{alone, failure, in_time},
+    processes::{Process as Seen, Program, eventually, listen, process, say},
+};
+use nix::{
+    sys::signal::{Signal, killpg},
+    unistd::Pid,
 };
 use procpool::{Address, ErrorKind, ListProxy, Manager, Process, Result, authkey};
 use std::{
     env, fs,
     net::{Ipv4Addr, Ipv6Addr, SocketAddr},
-    os::unix::fs::PermissionsExt,
+    os::unix::{fs::PermissionsExt, process::CommandExt},
     path::{Path, PathBuf},
     thread,
 };
 
-pub(crate) const PROGRAMS: &[(&str, fn())] = &[("connect to a manager", connect_to_a_manager)];
+pub(crate) const PROGRAMS: &[(&str, fn())] = &[
+    ("connect to a manager", connect_to_a_manager),
+    ("own a manager", own_a_manager),
+];
 
 fn path_of(manager: &Manager) -> PathBuf {
     match manager.address() {
@@ -130,6 +137,52 @@ fn a_server_that_listens_everywhere_is_found_by_its_owners_children() -> Result<
         }
         Ok(())
     })
+}
+
+/// Has a manager, and tells where it is.
+fn own_a_manager() {
+    let manager = Manager::start().expect("a manager");
+    manager.list::<u8>().expect("a list");
+    say(path_of(&manager).display());
+    while listen() {}
+}
+
+#[test]
+fn a_signal_that_ends_a_program_and_its_server_together_leaves_no_file() {
+    in_time(|| {
+        for signal in [Signal::SIGTERM, Signal::SIGHUP, Signal::SIGINT] {
+            let mut command = Program::command("own a manager");
+            command.process_group(0);
+            let mut program = Program::start_by(command);
+            let socket = PathBuf::from(program.hear());
+            let folder = socket.parent().expect("a folder of its own").to_owned();
+            assert!(socket.exists());
+            let group = Pid::from_raw(program.pid().cast_signed());
+            killpg(group, signal).expect("the program's process group");
+            assert!(!program.finish().status.success());
+            eventually("the folder is gone", || !folder.exists());
+        }
+    });
+}
+
+#[test]
+fn a_client_without_a_descriptor_for_a_connection_is_told_so() {
+    alone("ulimit -n 64", || {
+        let manager = Manager::start().expect("a manager");
+        let list = manager.list::<u8>().expect("a list");
+        // A held lock keeps its connection, and none is free after a few.
+        let locks: Vec<_> = (0..5).map(|_| manager.lock().expect("a lock")).collect();
+        let held: Vec<_> = locks
+            .iter()
+            .map(|it| it.acquire().expect("it is free"))
+            .collect();
+        let open = || fs::File::open("/dev/null").ok();
+        let files: Vec<_> = std::iter::from_fn(open).collect();
+        let error = failure(list.len());
+        assert_eq!(error.kind(), ErrorKind::Io, "{error}");
+        drop((files, held));
+        assert_eq!(list.len().expect("a server"), 0);
+    });
 }
 
 /// Where a program finds the manager.

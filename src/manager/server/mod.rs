@@ -4,6 +4,7 @@
 //! Locks are taken for a few steps, never while anything of the user's runs or is dropped; a call waits for nothing but the
 //! turn at its object.
 
+mod garbage;
 mod object;
 mod pins;
 mod serving;
@@ -28,11 +29,12 @@ use crate::process::{
 };
 use crate::shm::{Buffer, Cursor, Slab, Slabs};
 use crate::wire::codec::{self, Output};
+use garbage::Garbage;
 use parking_lot::{Mutex, RwLock};
 use pins::Pins;
 use std::{
     any::Any,
-    cell::Cell,
+    cell::{Cell, RefCell},
     collections::HashMap,
     os::fd::OwnedFd,
     sync::{
@@ -47,6 +49,8 @@ static HERE: OnceLock<Server> = OnceLock::new();
 thread_local! {
     /// The session in whose name this thread acts; 0 for none.
     static ACTING_FOR: Cell<u64> = const { Cell::new(0) };
+    /// The tokens in the reply that this thread makes.
+    static REPLIED: RefCell<Vec<u64>> = const { RefCell::new(Vec::new()) };
 }
 
 /// The objects of a server process.
@@ -58,6 +62,7 @@ pub(super) struct Server {
     objects: RwLock<HashMap<u64, Weak<Object>>>,
     last_id: AtomicU64,
     pins: Mutex<Pins>,
+    garbage: Garbage,
     /// The namespace that is there from the start.
     globals: OnceLock<Arc<Object>>,
 }
@@ -72,12 +77,15 @@ impl Server {
     fn settle(address: Address) -> Result<&'static Self> {
         let name = getrandom::u64()
             .map_err(|it| Error::io("failed to name a manager's server", it.into()))?;
+        let garbage = Garbage::collector()
+            .map_err(|it| Error::io("failed to start a thread of a manager's server", it))?;
         let server = HERE.get_or_init(|| Self {
             name,
             address,
             objects: RwLock::default(),
             last_id: AtomicU64::new(ROOT),
             pins: Mutex::default(),
+            garbage,
             globals: OnceLock::new(),
         });
         server
@@ -119,8 +127,24 @@ impl Server {
     pub(super) fn pin(&self, object: &Arc<Object>) -> u64 {
         let pinned = self.pins.lock().add(Arc::clone(object), ACTING_FOR.get());
         let (token, gone) = pinned;
-        drop(gone);
+        self.garbage.take(gone);
         token
+    }
+
+    /// As [`pin`](Self::pin), until the client has read the reply that is made now: it claims what is in there before it asks for
+    /// anything else on the same connection.
+    pub(super) fn pin_for_reply(&self, object: &Arc<Object>) -> u64 {
+        let token = self.pins.lock().add_to_reply(Arc::clone(object));
+        REPLIED.with_borrow_mut(|it| it.push(token));
+        token
+    }
+
+    /// Nobody claims tokens in the last reply of a session any more.
+    fn unpin_reply(&self, session: &Session) {
+        for token in session.take_replied() {
+            let object = self.pins.lock().claim(token);
+            self.garbage.take(object);
+        }
     }
 
     /// The object of a proxy that has arrived, by its token or, if somebody was faster, its id.
@@ -140,12 +164,15 @@ impl Server {
 
     /// Answers with an object's id, and a token for it.
     fn answer_with(&self, object: &Arc<Object>, call: &mut Invocation<'_>) -> Answer {
-        call.encode(&(object.id(), self.pin(object)))
+        call.encode(&(object.id(), self.pin_for_reply(object)))
     }
 
-    fn maker_has_gone(&self, session: u64) {
-        let gone = self.pins.lock().maker_has_gone(session);
-        drop(gone);
+    /// A session has ended, and with it its references.
+    fn has_ended(&self, session: &Session) {
+        self.unpin_reply(session);
+        let gone = self.pins.lock().maker_has_gone(session.number());
+        self.garbage.take(gone);
+        self.garbage.take(session.take_references());
     }
 
     /// Does what a request asks for, and leaves the reply. Nothing of the user's that panics gets further than here.
@@ -156,17 +183,22 @@ impl Server {
         given: Vec<OwnedFd>,
         reply: &mut Reply,
     ) {
+        self.unpin_reply(session);
         reply.clear();
         reply.buffer.put(&[VALUE]);
         reply.handles.given = given;
-        let outer = ACTING_FOR.replace(session.number());
+        reply.handles.audience = self.name;
+        let outer = (ACTING_FOR.replace(session.number()), REPLIED.take());
         let outcome = panic::run(|| self.dispatch(session, request, reply));
-        ACTING_FOR.set(outer);
-        match outcome {
-            Ok(Ok(())) => {}
-            Ok(Err(failure)) => reply.fail(&failure.into()),
-            Err(fault) => reply.fail(&fault),
-        }
+        ACTING_FOR.set(outer.0);
+        session.has_replied(REPLIED.replace(outer.1));
+        let fault: Fault = match outcome {
+            Ok(Ok(())) => return,
+            Ok(Err(failure)) => failure.into(),
+            Err(fault) => *fault,
+        };
+        reply.fail(&fault);
+        self.unpin_reply(session);
     }
 
     fn dispatch(&self, session: &Session, request: &[u8], reply: &mut Reply) -> Answer {
@@ -196,7 +228,7 @@ fn gone() -> Failure {
 pub(super) fn claim(server: &Server, call: &mut Invocation<'_>) -> Answer {
     let (id, token) = call.decode()?;
     let object = server.claim(id, token).ok_or_else(gone)?;
-    Session::of(call).refer_to(object);
+    server.garbage.take(Session::of(call).refer_to(object));
     Ok(())
 }
 
@@ -207,7 +239,7 @@ pub(super) fn claim_all(server: &Server, call: &mut Invocation<'_>) -> Answer {
     let mut are_there = true;
     for (id, token) in arrived {
         match server.claim(id, token) {
-            Some(object) => session.refer_to(object),
+            Some(object) => server.garbage.take(session.refer_to(object)),
             None => are_there = false,
         }
     }
@@ -218,14 +250,14 @@ pub(super) fn claim_all(server: &Server, call: &mut Invocation<'_>) -> Answer {
 pub(super) fn claim_again(server: &Server, call: &mut Invocation<'_>) -> Answer {
     let ids: Vec<u64> = call.decode()?;
     let found = ids.into_iter().filter_map(|it| server.find(it));
-    found.for_each(|it| Session::of(call).refer_to(it));
+    found.for_each(|it| server.garbage.take(Session::of(call).refer_to(it)));
     Ok(())
 }
 
 /// Takes a reference back: the client has dropped its last proxy.
-pub(super) fn release(_: &Server, call: &mut Invocation<'_>) -> Answer {
+pub(super) fn release(server: &Server, call: &mut Invocation<'_>) -> Answer {
     let id = call.decode()?;
-    Session::of(call).release(id);
+    server.garbage.take(Session::of(call).release(id));
     Ok(())
 }
 

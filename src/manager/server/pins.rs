@@ -2,13 +2,14 @@
 //!
 //! | a token | keeps its object until |
 //! |---|---|
+//! | in a reply | it is claimed, or the connection is used again or ends |
 //! | whose maker is there | it is claimed |
 //! | whose maker has gone | it is claimed, or [`GRACE`] has passed |
 //! | behind which there are [`MOST`] others | then: what is encoded and thrown away must not fill the server |
 
 use super::object::Object;
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, HashMap, hash_map::Entry},
     sync::Arc,
     time::{Duration, Instant},
 };
@@ -25,6 +26,9 @@ pub(super) struct Pins {
     last: u64,
     /// In the order in which they were made.
     pins: BTreeMap<u64, Pin>,
+    /// How many of those each session has made.
+    makers: HashMap<u64, usize>,
+    replied: HashMap<u64, Arc<Object>>,
     /// When the first of those may go whose makers have.
     next_to_go: Option<Instant>,
 }
@@ -38,31 +42,60 @@ struct Pin {
 }
 
 impl Pins {
-    /// Makes a token. What comes with it is to be dropped without the lock.
+    /// Makes a token for one that goes somewhere. What comes with it is to be dropped without the lock.
     pub(super) fn add(&mut self, object: Arc<Object>, maker: u64) -> (u64, Vec<Arc<Object>>) {
-        self.last += 1;
+        let token = self.next();
         let until = None;
         let pin = Pin {
             object,
             maker,
             until,
         };
-        self.pins.insert(self.last, pin);
+        self.pins.insert(token, pin);
+        *self.makers.entry(maker).or_default() += 1;
         let mut gone = self.expired(Instant::now());
-        if self.pins.len() > MOST {
-            gone.extend(self.pins.pop_first().map(|(_, it)| it.object));
+        if self.pins.len() > MOST
+            && let Some((oldest, _)) = self.pins.first_key_value()
+        {
+            gone.extend(self.claim(*oldest));
         }
-        (self.last, gone)
+        (token, gone)
+    }
+
+    /// Makes a token for one that goes to a client in a reply.
+    pub(super) fn add_to_reply(&mut self, object: Arc<Object>) -> u64 {
+        let token = self.next();
+        self.replied.insert(token, object);
+        token
+    }
+
+    fn next(&mut self) -> u64 {
+        self.last += 1;
+        self.last
     }
 
     /// Takes a token back.
     pub(super) fn claim(&mut self, token: u64) -> Option<Arc<Object>> {
-        self.pins.remove(&token).map(|it| it.object)
+        if let Some(object) = self.replied.remove(&token) {
+            return Some(object);
+        }
+        let Pin { object, maker, .. } = self.pins.remove(&token)?;
+        if let Entry::Occupied(mut count) = self.makers.entry(maker) {
+            *count.get_mut() -= 1;
+            if *count.get() == 0 {
+                count.remove();
+            }
+        }
+        Some(object)
     }
 
     /// A session has ended. What comes back is to be dropped without the lock.
     pub(super) fn maker_has_gone(&mut self, maker: u64) -> Vec<Arc<Object>> {
         let now = Instant::now();
+        // Of nearly all there are none, and nothing is to be searched.
+        if self.makers.remove(&maker).is_none() {
+            return self.expired(now);
+        }
         let until = now + GRACE;
         for pin in self.pins.values_mut().filter(|it| it.maker == maker) {
             pin.until = Some(until);
@@ -78,8 +111,7 @@ impl Pins {
         let is_over = |it: &Pin| it.until.is_some_and(|it| it <= now);
         let over = self.pins.iter().filter(|it| is_over(it.1));
         let over: Vec<u64> = over.map(|(token, _)| *token).collect();
-        let gone = over.iter().filter_map(|it| self.pins.remove(it));
-        let gone = gone.map(|it| it.object).collect();
+        let gone = over.into_iter().filter_map(|it| self.claim(it)).collect();
         self.next_to_go = self.pins.values().filter_map(|it| it.until).min();
         gone
     }

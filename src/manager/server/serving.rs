@@ -7,7 +7,6 @@ use crate::manager::protocol::{Hello, Welcome};
 use crate::process::{fault::Fault, panic};
 use crate::wire::codec::{self, Output};
 use std::{
-    sync::Arc,
     thread,
     time::{Duration, Instant},
 };
@@ -22,7 +21,7 @@ pub(super) fn serve(
     connection: &Connection<(), ()>,
     limits: Limits,
 ) {
-    let session = Arc::new(Session::new());
+    let session = Session::new();
     session.runs_on(thread::current());
     let Ok(_watch) = watcher.watch(&session, connection) else {
         return refuse(
@@ -38,7 +37,7 @@ pub(super) fn serve(
     {
         refuse(connection, ErrorKind::InvalidInput, &error.to_string());
     }
-    // What the client referred to may end with it, and a destructor of the user's may panic.
+    // What it was sent last may end with it, and a destructor of the user's may panic.
     let _ = panic::run(|| drop(session));
 }
 

@@ -19,22 +19,37 @@ pub(in crate::manager) trait Holdable: Send + Sync {
     fn holder_has_gone(&self, session: u64);
 }
 
+/// Whoever waits in a client's name, as the watcher knows it: nothing of the client's ends with this.
+#[derive(Debug, Default)]
+pub(super) struct Waiter {
+    /// Set when the client has gone; who waits looks at it. Nothing else is read on its account.
+    has_gone: AtomicBool,
+    thread: OnceLock<Thread>,
+}
+
+impl Waiter {
+    /// The client has gone: a wait in its name ends.
+    pub(super) fn hang_up(&self) {
+        self.has_gone.store(true, Ordering::Release);
+        if let Some(thread) = self.thread.get() {
+            thread.unpark();
+        }
+    }
+}
+
 type Undo = Box<dyn FnOnce() + Send>;
 
 /// A client, as far as one of its connections goes. It ends with the connection.
 pub(in crate::manager) struct Session {
     number: u64,
-    /// Set when the client has gone; whoever waits in its name looks at it. Nothing else is read on its account.
-    has_gone: AtomicBool,
-    /// Who waits in its name.
-    thread: OnceLock<Thread>,
+    waiter: Arc<Waiter>,
     peer: OnceLock<Arc<Peer>>,
     references: Mutex<HashMap<u64, Arc<Object>>>,
     held: Mutex<Vec<Arc<dyn Holdable>>>,
     /// What takes the last call back if its reply cannot be delivered.
     undo: Mutex<Option<Undo>>,
-    /// Let go of, and dropped when the reply was sent.
-    garbage: Mutex<Vec<Arc<Object>>>,
+    /// The tokens in the last reply.
+    replied: Mutex<Vec<u64>>,
 }
 
 impl Session {
@@ -42,13 +57,12 @@ impl Session {
         static LAST: AtomicU64 = AtomicU64::new(0);
         Self {
             number: LAST.fetch_add(1, Ordering::Relaxed) + 1,
-            has_gone: AtomicBool::new(false),
-            thread: OnceLock::new(),
+            waiter: Arc::default(),
             peer: OnceLock::new(),
             references: Mutex::default(),
             held: Mutex::default(),
             undo: Mutex::default(),
-            garbage: Mutex::default(),
+            replied: Mutex::default(),
         }
     }
 
@@ -75,30 +89,38 @@ impl Session {
 
     /// Whether nobody waits for what is done in its name.
     pub(in crate::manager) fn has_gone(&self) -> bool {
-        self.has_gone.load(Ordering::Acquire)
+        self.waiter.has_gone.load(Ordering::Acquire)
     }
 
     pub(super) fn runs_on(&self, thread: Thread) {
         // Each session has one thread, and this is said once.
-        let _ = self.thread.set(thread);
+        let _ = self.waiter.thread.set(thread);
     }
 
-    /// The client has gone: a wait in its name ends.
-    pub(super) fn hang_up(&self) {
-        self.has_gone.store(true, Ordering::Release);
-        if let Some(thread) = self.thread.get() {
-            thread.unpark();
-        }
+    pub(super) fn waiter(&self) -> Arc<Waiter> {
+        Arc::clone(&self.waiter)
     }
 
-    pub(super) fn refer_to(&self, object: Arc<Object>) {
-        let before = self.references.lock().insert(object.id(), object);
-        self.garbage.lock().extend(before);
+    /// Refers to an object in the client's name; the reference that there was before.
+    pub(super) fn refer_to(&self, object: Arc<Object>) -> Option<Arc<Object>> {
+        self.references.lock().insert(object.id(), object)
     }
 
-    pub(super) fn release(&self, id: u64) {
-        let object = self.references.lock().remove(&id);
-        self.garbage.lock().extend(object);
+    /// Takes a reference back.
+    pub(super) fn release(&self, id: u64) -> Option<Arc<Object>> {
+        self.references.lock().remove(&id)
+    }
+
+    pub(super) fn take_references(&self) -> impl Iterator<Item = Arc<Object>> {
+        mem::take(&mut *self.references.lock()).into_values()
+    }
+
+    pub(super) fn has_replied(&self, tokens: Vec<u64>) {
+        *self.replied.lock() = tokens;
+    }
+
+    pub(super) fn take_replied(&self) -> Vec<u64> {
+        mem::take(&mut *self.replied.lock())
     }
 
     /// Notes what is held in its name.
@@ -127,12 +149,10 @@ impl Session {
         }
     }
 
-    /// Drops what the client has let go of, and what it was sent.
+    /// Drops what the client was sent.
     pub(in crate::manager) fn clean(&self) {
         let undo = self.undo.lock().take();
         drop(undo);
-        let garbage = mem::take(&mut *self.garbage.lock());
-        drop(garbage);
     }
 }
 
@@ -142,7 +162,7 @@ impl Drop for Session {
             held.holder_has_gone(self.number);
         }
         if let Some(server) = Server::here() {
-            server.maker_has_gone(self.number);
+            server.has_ended(self);
         }
     }
 }

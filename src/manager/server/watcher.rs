@@ -1,17 +1,17 @@
 //! The thread that notices whose end nobody reads about: clients that hang up while a call of theirs waits, and the owner.
 
-use super::session::Session;
+use super::session::{Session, Waiter};
 use crate::sys::{
     child::PidFd,
     poll::{self, Interest, Set},
-    socket,
+    signal, socket,
 };
 use parking_lot::Mutex;
 use std::{
     collections::HashMap,
     io,
     os::fd::{AsFd, OwnedFd},
-    sync::{Arc, Weak},
+    sync::Arc,
 };
 
 /// The number of what ends the server when it can be read from: the owner's process, or its word.
@@ -21,13 +21,15 @@ const END: u64 = 0;
 #[derive(Debug)]
 pub(super) struct Watcher {
     set: Set,
+    /// SIGTERM and SIGHUP, which may reach it together with its owner: it ends in order then, too.
+    _signals: OwnedFd,
     /// By the numbers of their sessions.
     clients: Mutex<HashMap<u64, Watched>>,
 }
 
 #[derive(Debug)]
 struct Watched {
-    session: Weak<Session>,
+    waiter: Arc<Waiter>,
     peer: Arc<Peer>,
 }
 
@@ -47,8 +49,11 @@ impl Peer {
 
 impl Watcher {
     pub(super) fn new() -> io::Result<Self> {
+        let (set, signals) = (Set::new()?, signal::watch_for_end()?);
+        set.add(&signals, END, Interest::Read)?;
         Ok(Self {
-            set: Set::new()?,
+            set,
+            _signals: signals,
             clients: Mutex::default(),
         })
     }
@@ -61,7 +66,7 @@ impl Watcher {
     /// Watches a client for as long as the result lives.
     pub(super) fn watch<'a>(
         &'a self,
-        session: &Arc<Session>,
+        session: &Session,
         socket: impl AsFd,
     ) -> io::Result<Watch<'a>> {
         let number = session.number();
@@ -74,7 +79,7 @@ impl Watcher {
         let peer = Arc::new(Peer { socket, process });
         session.is_with(&peer);
         let watched = Watched {
-            session: Arc::downgrade(session),
+            waiter: session.waiter(),
             peer,
         };
         self.clients.lock().insert(number, watched);
@@ -100,18 +105,16 @@ impl Watcher {
     }
 
     fn hang_up(&self, number: u64) {
-        let session = {
+        let waiter = {
             let clients = self.clients.lock();
             let Some(client) = clients.get(&number) else {
                 return;
             };
             // Also when a copy of the client holds the socket open: nobody is to talk in its name.
             socket::shut_down(&client.peer.socket);
-            client.session.upgrade()
+            Arc::clone(&client.waiter)
         };
-        if let Some(session) = session {
-            session.hang_up();
-        }
+        waiter.hang_up();
     }
 }
 

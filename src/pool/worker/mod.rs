@@ -388,7 +388,7 @@ fn initialize(call: EncodedCall, given: Vec<OwnedFd>) -> std::result::Result<(),
     let argument = Cursor::new(&call.argument);
     let mut handles = Handles {
         given,
-        left: Vec::new(),
+        ..Handles::default()
     };
     let mut invocation = Invocation {
         argument,

@@ -1,0 +1,104 @@
+//! What a trampoline works on, and why it may give no value.
+
+use crate::error::ErrorKind;
+use crate::shm::{Buffer, Cursor};
+use crate::wire::{
+    Wire, codec,
+    handle::{self, Descriptor},
+};
+use serde::Serialize;
+use std::{any::Any, mem, os::fd::OwnedFd};
+
+/// Why a call gave no value, when it did not panic.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Failure {
+    /// The argument could not be decoded.
+    Decode(codec::Reason),
+    /// The result could not be encoded.
+    Encode(codec::Reason),
+    /// An initializer returned this error.
+    Initializer(String),
+    /// What was called has said no.
+    Refused(ErrorKind, String),
+}
+
+/// What a trampoline works on.
+pub(crate) struct Invocation<'a> {
+    /// The encoded argument.
+    pub(crate) argument: Cursor<'a>,
+    /// The decoded context of a `map_with`.
+    pub(crate) context: Option<&'a dyn Any>,
+    /// Where the encoded result goes.
+    pub(crate) result: &'a mut Buffer,
+    /// The handles in argument and result.
+    pub(crate) handles: &'a mut Handles,
+}
+
+/// Descriptors beside a call.
+#[derive(Debug, Default)]
+pub(crate) struct Handles {
+    /// Those in its argument.
+    pub(crate) given: Vec<OwnedFd>,
+    /// Those in its result.
+    pub(crate) left: Vec<Descriptor>,
+    /// For whom the result is, if for somebody special.
+    pub(crate) audience: u64,
+}
+
+impl Invocation<'_> {
+    /// Decodes the argument. The list of handles is there meanwhile, not while the user's function runs.
+    #[inline]
+    pub(crate) fn decode<A: Wire>(&mut self) -> Result<A, Failure> {
+        let argument = &mut self.argument;
+        let decoded = if self.handles.given.is_empty() {
+            codec::decode(argument)
+        } else {
+            let given = mem::take(&mut self.handles.given);
+            handle::provide(given, || codec::decode(argument))
+        };
+        decoded.map_err(Failure::Decode)
+    }
+
+    /// Encodes the result, or what serde takes for it.
+    #[inline]
+    pub(crate) fn encode<R: Serialize>(&mut self, value: &R) -> Result<(), Failure> {
+        self.encode_by(|result| codec::encode(value, result))
+    }
+
+    /// Encodes a slice that is decoded as a `Vec<R>`.
+    pub(crate) fn encode_slice<R: Serialize>(&mut self, items: &[R]) -> Result<(), Failure> {
+        self.encode_by(|result| codec::encode_slice(items, result))
+    }
+
+    /// Encodes a result that is decoded as a `Vec<R>`.
+    pub(crate) fn encode_items<'a, R: Serialize + 'a>(
+        &mut self,
+        items: impl IntoIterator<Item = &'a R>,
+    ) -> Result<(), Failure> {
+        self.encode_by(|result| codec::encode_items(items, result))
+    }
+
+    #[inline]
+    fn encode_by(
+        &mut self,
+        encode: impl FnOnce(&mut Buffer) -> Result<(), codec::Reason>,
+    ) -> Result<(), Failure> {
+        let (result, audience) = (&mut *self.result, self.handles.audience);
+        let encoded = handle::collect(&mut self.handles.left, || {
+            handle::address_to(audience, || encode(result))
+        });
+        encoded.map_err(Failure::Encode)
+    }
+}
+
+/// An object whose users take turns.
+pub(crate) trait Exclusive<T> {
+    /// Has one turn.
+    fn with<X>(&self, turn: impl FnOnce(&mut T) -> X) -> Result<X, Failure>;
+}
+
+/// An object of keys and values, of which some can be dropped.
+pub(crate) trait Retain<K, V> {
+    /// Drops those that `keep` says no to: all of them, or none if it panics.
+    fn retain(&self, keep: impl FnMut(&K, &mut V) -> bool) -> Result<(), Failure>;
+}

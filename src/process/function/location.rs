@@ -1,0 +1,78 @@
+//! Where code lies: in a module, so far from its start.
+
+use crate::error::{Error, ErrorKind, Result};
+use crate::sys::modules::{self, ModuleId};
+
+/// Code, by its module and the offset from where that module is loaded.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub(crate) struct Location {
+    module: ModuleId,
+    offset: u64,
+}
+
+impl Location {
+    /// Bytes on the wire.
+    pub(crate) const SIZE: usize = 16;
+
+    pub(super) fn of(address: usize) -> Result<Self> {
+        let program = modules::program();
+        if let Some(offset) = program.offset_of(address) {
+            return Ok(Self {
+                module: program.id,
+                offset,
+            });
+        }
+        let module = modules::containing(address);
+        let place = module.and_then(|it| Some((it.id, it.offset_of(address)?)));
+        let (module, offset) = place.ok_or_else(|| {
+            unknown("the function lies in no loaded module, so no other process can find it")
+        })?;
+        Ok(Self { module, offset })
+    }
+
+    pub(super) fn address(self) -> Result<usize> {
+        if self.module == ModuleId::PROGRAM {
+            return modules::program()
+                .address_of(self.offset)
+                .ok_or_else(|| unknown("the function's address holds no code"));
+        }
+        let module = modules::with_id(self.module)
+            .ok_or_else(|| unknown("the function's module is not loaded in the worker"))?;
+        module
+            .address_of(self.offset)
+            .ok_or_else(|| unknown("the function's address holds no code"))
+    }
+
+    /// The offset, if the program holds it and it has 32 bits.
+    pub(super) fn short(self) -> Option<u32> {
+        let offset = u32::try_from(self.offset).ok()?;
+        (self.module == ModuleId::PROGRAM).then_some(offset)
+    }
+
+    pub(super) fn in_program(offset: u32) -> Self {
+        Self {
+            module: ModuleId::PROGRAM,
+            offset: offset.into(),
+        }
+    }
+
+    pub(crate) fn to_bytes(self) -> [u8; Self::SIZE] {
+        let mut bytes = [0; Self::SIZE];
+        bytes[..8].copy_from_slice(&self.module.0.to_le_bytes());
+        bytes[8..].copy_from_slice(&self.offset.to_le_bytes());
+        bytes
+    }
+
+    pub(crate) fn from_bytes(bytes: &[u8; Self::SIZE]) -> Self {
+        let (module, offset) = bytes.split_at(8);
+        let word = |it: &[u8]| u64::from_le_bytes(it.try_into().expect("half of 16 bytes"));
+        Self {
+            module: ModuleId(word(module)),
+            offset: word(offset),
+        }
+    }
+}
+
+fn unknown(message: &str) -> Error {
+    Error::new(ErrorKind::UnknownFunction, message)
+}
