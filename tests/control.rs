@@ -11,6 +11,8 @@ mod crash_matrix;
 mod idle;
 #[path = "control/kernel.rs"]
 mod kernel;
+#[path = "control/meetings.rs"]
+mod meetings;
 #[path = "control/pressure.rs"]
 mod pressure;
 #[path = "control/priorities.rs"]

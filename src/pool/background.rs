@@ -35,6 +35,7 @@ impl Shared {
     /// what follows from them.
     pub(super) fn run_in_background(&self) {
         let mut ready = Vec::new();
+        self.state.lock().background = Some(thread::current().id());
         loop {
             self.wait_for_events(Some(Instant::now()), &mut ready);
             {
@@ -44,8 +45,7 @@ impl Shared {
             if !self.advance() || self.is_paused.load(Ordering::Acquire) {
                 return;
             }
-            let vacancies = self.state.lock().take_vacancies();
-            vacancies.into_iter().for_each(|it| self.start_worker(it));
+            self.fill_vacancies();
             // It never spins: nobody waits for what it does, and it would take a core from those who do the work.
             self.wait_at_the_gate();
         }
@@ -83,6 +83,12 @@ impl Shared {
         self.chores.lower();
         let mut state = self.state.lock();
         (state.is_armed, state.timer) = (false, None);
+    }
+
+    /// Starts a worker in each place that is to be filled now.
+    pub(super) fn fill_vacancies(&self) {
+        let vacancies = self.state.lock().take_vacancies();
+        vacancies.into_iter().for_each(|it| self.start_worker(it));
     }
 
     fn start_worker(&self, slot: usize) {

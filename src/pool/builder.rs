@@ -1,8 +1,13 @@
 //! How a pool is built.
 
 use super::{
-    ProcessPoolExecutor, demands::Demands, dispatcher::Stay, limits::ResourceLimits,
-    output::Output, reusable, shared::Settings,
+    ProcessPoolExecutor,
+    demands::Demands,
+    dispatcher::{MOST_WORKERS, Stay},
+    limits::ResourceLimits,
+    output::Output,
+    reusable,
+    shared::Settings,
 };
 use crate::error::{Error, ErrorKind, Result};
 use crate::process::{StartMethod, call::EncodedCall, cpu_count, function::Function, start_method};
@@ -320,6 +325,12 @@ impl ProcessPoolBuilder {
     }
 
     fn check(&self) -> Result<()> {
+        if let Some(workers) = self.workers.filter(|it| *it > MOST_WORKERS) {
+            let message = format!(
+                "a pool cannot be built with {workers} workers: it has at most {MOST_WORKERS}"
+            );
+            return Err(Error::new(ErrorKind::InvalidInput, message));
+        }
         let some = |it: Option<u64>| it.map(|it| usize::from(it > 0));
         let numbers = [
             ("workers", self.workers),

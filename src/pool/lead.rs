@@ -91,9 +91,13 @@ impl Shared {
     fn drive(&self, deadline: Option<Instant>, done: &dyn Fn() -> bool) -> Led {
         self.wake_up();
         let mut ready = Vec::new();
+        let is_background = self.state.lock().is_led_in_background();
         loop {
             self.look_at_events(&mut ready);
             let goes_on = self.advance();
+            if is_background {
+                self.fill_vacancies();
+            }
             if done() {
                 return Led::Done;
             }
@@ -139,7 +143,11 @@ impl Shared {
                 self.set_gate(Interest::None);
             }
             self.clear_relief(&mut state);
-            let due = [state.fall_asleep(), state.next_deadline(false), deadline];
+            let due = [
+                state.fall_asleep(),
+                state.next_deadline(state.is_led_in_background()),
+                deadline,
+            ];
             state.leader_until = due.into_iter().flatten().min();
             state.leader_until
         };

@@ -86,9 +86,10 @@ impl ResourceLimits {
 
     /// Puts them on this process; says which one failed.
     pub(super) fn assume(&self) -> Result<(), (&'static str, io::Error)> {
-        let seconds = self
-            .cpu_time
-            .map(|it| it.as_secs() + u64::from(it.subsec_nanos() > 0));
+        let seconds = self.cpu_time.map(|it| {
+            it.as_secs()
+                .saturating_add(u64::from(it.subsec_nanos() > 0))
+        });
         let all = [
             ("memory", Limited::RLIMIT_AS, self.memory, 0),
             // At the hard limit the kernel would send SIGKILL, which does not tell why.

@@ -396,8 +396,12 @@ impl ProcessPoolExecutor {
     /// [`ErrorKind::InvalidInput`] for 0 workers, [`ErrorKind::Shutdown`] once the pool is closed.
     pub fn resize(&self, workers: usize) -> Result<()> {
         self.shared.check_owner()?;
-        self.shared.with_state(|state, _| state.resize(workers))?;
-        self.shared.workers.store(workers, Ordering::Relaxed);
+        self.shared.with_state(|state, _| {
+            state.resize(workers)?;
+            // Under the lock: of several threads the last one decides, here and there.
+            self.shared.workers.store(workers, Ordering::Relaxed);
+            Ok::<(), Error>(())
+        })?;
         self.shared.chores.raise();
         Ok(())
     }

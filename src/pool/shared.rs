@@ -23,7 +23,7 @@ use crate::sys::{
     poll::{Alarm, Interest, Set, Signal},
     spin::Spin,
 };
-use parking_lot::{Mutex, RwLock};
+use parking_lot::{Mutex, MutexGuard, RwLock};
 use std::{
     ffi::OsString,
     mem,
@@ -207,20 +207,15 @@ impl Shared {
     /// Looks at the state or changes it, then does for others what follows from that.
     pub(super) fn with_state<T>(&self, change: impl FnOnce(&mut State, &mut Told) -> T) -> T {
         let mut told = Told::default();
-        let (value, leader_sleeps) = {
-            let mut state = self.state.lock();
-            let value = change(&mut state, &mut told);
-            state.settle(&mut told);
-            if state.leader.is_none() {
-                let due = state.next_deadline(true);
-                self.care_for_timers(&mut state, due);
-            }
-            (value, state.leader_sleeps)
-        };
-        self.tell(told);
-        if leader_sleeps {
-            self.control.raise();
+        let mut state = self.state.lock();
+        let before = state.changes;
+        let value = change(&mut state, &mut told);
+        state.settle(&mut told);
+        if state.leader.is_none() {
+            let due = state.next_deadline(true);
+            self.care_for_timers(&mut state, due);
         }
+        self.conclude(state, before, told);
         value
     }
 
@@ -279,7 +274,9 @@ impl Shared {
             state.submit(unit, &mut told);
             // Something failed on its way to a worker, and the leader may wait for it; or it would wake too late.
             let wake_leader = state.leader_sleeps
-                && (state.outstanding < expected || is_timed && state.leader_oversleeps());
+                && (state.outstanding < expected
+                    || is_timed && state.leader_oversleeps()
+                    || state.wants_start && state.is_led_in_background());
             if state.leader.is_none() {
                 let due = state.next_deadline(true);
                 self.care_for_timers(&mut state, due);
@@ -349,13 +346,20 @@ impl Shared {
         let mut state = self.state.lock();
         let before = state.changes;
         state.progress(&mut told);
-        let changed = state.changes != before;
+        let goes_on = !matches!(state.phase, Phase::Ended(_));
+        self.conclude(state, before, told);
+        goes_on
+    }
+
+    /// Tells others what follows for them from what was done to the state, which had seen so many changes before.
+    fn conclude(&self, mut state: MutexGuard<'_, State>, changes: u64, told: Told) {
+        let changed = state.changes != changes;
         if changed {
             self.refresh_pages(&state);
         }
-        let goes_on = !matches!(state.phase, Phase::Ended(_));
+        let has_ended = matches!(state.phase, Phase::Ended(_));
         let wants_start = mem::take(&mut state.wants_start) || changed;
-        let has_chores = !goes_on || wants_start && state.has_vacancies();
+        let has_chores = has_ended || wants_start && state.has_vacancies();
         let leader_sleeps = state.leader_sleeps;
         drop(state);
         self.tell(told);
@@ -366,7 +370,6 @@ impl Shared {
             // Then this is another thread, and the leader may wait for just what it did.
             self.control.raise();
         }
-        goes_on
     }
 
     /// Tells those who wait: outside of the lock, as wakers and callbacks are the user's code.

@@ -31,6 +31,8 @@ pub struct PoolStats {
     pub codec: u64,
     /// Of those, tasks that were cut off by the end of the pool.
     pub shut_down: u64,
+    /// Of those, tasks of a pool whose workers could not be started.
+    pub start_failed: u64,
     /// Tries of tasks that were followed by another.
     pub retried: u64,
     /// How long tasks waited that were started and ended in a worker: from their submission, or that of their chunk, to their start,
@@ -114,6 +116,7 @@ pub(super) struct Counts {
     cancelled: u64,
     codec: u64,
     shut_down: u64,
+    start_failed: u64,
     pub(super) retried: u64,
     restarts: RestartReasons,
 }
@@ -154,6 +157,7 @@ impl Counts {
             ErrorKind::Cancelled => self.cancelled += tasks,
             ErrorKind::Codec => self.codec += tasks,
             ErrorKind::Shutdown => self.shut_down += tasks,
+            ErrorKind::StartFailed => self.start_failed += tasks,
             _ => {}
         }
     }
@@ -177,6 +181,7 @@ impl Counts {
             cancelled: self.cancelled,
             codec: self.codec,
             shut_down: self.shut_down,
+            start_failed: self.start_failed,
             retried: self.retried,
             restarts: self.restarts.sum(),
             restart_reasons: self.restarts,

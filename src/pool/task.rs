@@ -185,17 +185,20 @@ impl Task {
     /// Ends the task, unless it has ended: frees its argument and says who is to be told.
     pub(super) fn complete(&self, outcome: Result<Body>, told: &mut Told) {
         let mut cell = self.cell.lock();
-        if self.outcome.set(outcome).is_err() {
+        if self.is_done() {
             return;
         }
         let argument = mem::replace(&mut cell.argument, Payload::EMPTY);
-        let reserved = cell.reserved.take();
+        // Before anybody can see that it is done: who has waited for that finds its room free.
+        drop(cell.reserved.take());
+        // It is set under the lock alone.
+        let _ = self.outcome.set(outcome);
         // Under the lock: a callback that is added behind these must be called behind them, too.
         for observer in mem::take(&mut cell.observers) {
             told.add(observer);
         }
         drop(cell);
-        drop((argument, reserved));
+        drop(argument);
     }
 
     /// Has `observer` told when the task is done; gives it back when it is done already.

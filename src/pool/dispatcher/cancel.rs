@@ -99,14 +99,15 @@ impl State {
             self.request_stop(task);
             return false;
         }
-        let is_another = |it: &Unit| !matches!(it, Unit::Call(queued) if Arc::ptr_eq(queued, task));
-        let before = self.queue.len() + self.delayed.len();
-        self.queue.retain(&is_another);
-        self.delayed.retain(|it| is_another(&it.1));
-        self.outstanding -= (before - self.queue.len() - self.delayed.len()) as u64;
         let outcome = Err(cancelled());
         self.counts.add(&outcome, 1);
         task.complete(outcome, told);
+        self.outstanding -= 1;
+        let is_it = |it: &Unit| matches!(it, Unit::Call(queued) if Arc::ptr_eq(queued, task));
+        match self.delayed.iter().position(|it| is_it(&it.1)) {
+            Some(at) => drop(self.delayed.swap_remove(at)),
+            None => self.queue.forget_one(),
+        }
         true
     }
 

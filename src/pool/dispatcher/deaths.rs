@@ -86,6 +86,7 @@ impl State {
         }
         self.counts.restarted(reason_of_restart);
         self.slots[slot] = Slot::Vacant(Instant::now());
+        self.wants_start = true;
     }
 
     /// Ends an item that lost its worker or panicked, or has it tried again after a pause.
@@ -135,6 +136,7 @@ impl State {
         let doublings = (failures - 1).min(16);
         let pause = (FIRST_PAUSE * (1 << doublings)).min(LONGEST_PAUSE);
         self.slots[slot] = Slot::Vacant(Instant::now() + pause);
+        self.wants_start = true;
         let any_ready = self
             .slots
             .iter()

@@ -32,7 +32,7 @@ use std::{
     time::{Duration, Instant},
 };
 use workers::Place;
-pub(super) use workers::Stay;
+pub(super) use workers::{MOST_WORKERS, Stay};
 
 /// Replies to shorter items are worth gathering before a sleeping pool is woken for them.
 const SHORT_NANOS: u64 = 500_000;
@@ -79,6 +79,8 @@ pub(super) struct State {
     pub(super) followers: Vec<Thread>,
     /// The caller that leads.
     pub(super) leader: Option<ThreadId>,
+    /// The background thread: a waker that it runs may wait for the pool, and so lead, and nobody else starts workers.
+    pub(super) background: Option<ThreadId>,
     /// When a leader last looked at events.
     pub(super) looked: Instant,
     /// Whether that caller sleeps, and must be woken for what others do.
@@ -132,6 +134,7 @@ impl State {
             kill_at: None,
             followers: Vec::new(),
             leader: None,
+            background: None,
             looked: Instant::now(),
             leader_sleeps: false,
             leader_until: None,
@@ -277,6 +280,11 @@ impl State {
         links().for_each(|it| times.add(&it.page));
         let tasks = (self.outstanding, running);
         self.counts.stats(tasks, times, workers.collect())
+    }
+
+    /// Whether the background thread leads, in a waker.
+    pub(super) fn is_led_in_background(&self) -> bool {
+        self.leader.is_some() && self.leader == self.background
     }
 
     /// Whether the leader sleeps beyond what is due.

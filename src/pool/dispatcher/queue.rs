@@ -1,63 +1,87 @@
 //! What waits for a worker: the most urgent first, and among equals whatever came first.
 
 use crate::pool::unit::Unit;
-use std::{
-    collections::{VecDeque, vec_deque},
-    mem,
-};
+use std::{collections::VecDeque, mem};
 
 /// Units in the order in which they are to start.
 ///
-/// Where all are equally urgent, which is the rule, both ends are reached at once; another place is found by bisection.
+/// Where all are equally urgent, which is the rule, both ends are reached at once; another place is found by bisection. A call that
+/// was cancelled stays where it is, until it would be its turn or half of the queue is of its kind: who cancels many of them does not
+/// look through all others for each.
 #[derive(Debug, Default)]
-pub(super) struct Queue(VecDeque<Unit>);
+pub(super) struct Queue {
+    units: VecDeque<Unit>,
+    /// Calls among them that are done.
+    cancelled: usize,
+}
 
 impl Queue {
     pub(super) fn is_empty(&self) -> bool {
-        self.0.is_empty()
+        self.len() == 0
     }
 
     pub(super) fn len(&self) -> usize {
-        self.0.len()
+        self.units.len() - self.cancelled
     }
 
     /// Puts a unit behind all that are as urgent.
     pub(super) fn push_back(&mut self, unit: Unit) {
         let priority = unit.priority();
-        match self.0.back() {
+        match self.units.back() {
             Some(last) if last.priority() < priority => {
-                let at = self.0.partition_point(|it| it.priority() >= priority);
-                self.0.insert(at, unit);
+                let at = self.units.partition_point(|it| it.priority() >= priority);
+                self.units.insert(at, unit);
             }
-            _ => self.0.push_back(unit),
+            _ => self.units.push_back(unit),
         }
     }
 
     /// Puts a unit before all that are as urgent.
     pub(super) fn push_front(&mut self, unit: Unit) {
         let priority = unit.priority();
-        let at = self.0.partition_point(|it| it.priority() > priority);
-        self.0.insert(at, unit);
+        let at = self.units.partition_point(|it| it.priority() > priority);
+        self.units.insert(at, unit);
     }
 
     pub(super) fn pop_front(&mut self) -> Option<Unit> {
-        self.0.pop_front()
+        loop {
+            let unit = self.units.pop_front()?;
+            if !is_done(&unit) {
+                return Some(unit);
+            }
+            self.cancelled -= 1;
+        }
     }
 
-    pub(super) fn retain(&mut self, keep: impl FnMut(&Unit) -> bool) {
-        self.0.retain(keep);
+    /// A call in here was cancelled.
+    pub(super) fn forget_one(&mut self) {
+        self.cancelled += 1;
+        if self.cancelled * 2 > self.units.len() {
+            self.units.retain(|it| !is_done(it));
+            self.cancelled = 0;
+        }
     }
 
     /// Takes all of them.
-    pub(super) fn take(&mut self) -> vec_deque::IntoIter<Unit> {
-        mem::take(&mut self.0).into_iter()
+    pub(super) fn take(&mut self) -> impl Iterator<Item = Unit> + use<> {
+        let units = mem::take(self).units;
+        units.into_iter().filter(|it| !is_done(it))
     }
+}
+
+fn is_done(unit: &Unit) -> bool {
+    matches!(unit, Unit::Call(task) if task.is_done())
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::pool::{demands::Demands, payload::Payload, task::Task};
+    use crate::pool::{
+        demands::Demands,
+        dispatcher::cancelled,
+        payload::Payload,
+        task::{Task, Told},
+    };
     use crate::process::function::Function;
     use std::sync::Arc;
 
@@ -85,6 +109,26 @@ mod tests {
         units.into_iter().for_each(|it| queue.push_back(it));
         let order: Vec<u64> = queue.take().map(|it| id(&it)).collect();
         assert_eq!(order, [1, 4, 5, 0, 3, 2].map(|it| ids[it]));
+    }
+
+    #[test]
+    fn what_was_cancelled_is_skipped_and_forgotten() {
+        let mut queue = Queue::default();
+        (0..10).for_each(|_| queue.push_back(unit(0)));
+        let call = |it: &Unit| match it {
+            Unit::Call(task) => Arc::clone(task),
+            Unit::Items(_) => unreachable!("only calls are queued here"),
+        };
+        let calls: Vec<_> = queue.units.iter().map(call).collect();
+        let mut told = Told::default();
+        for (number, call) in calls.iter().enumerate().take(9) {
+            call.complete(Err(cancelled()), &mut told);
+            queue.forget_one();
+            assert_eq!(queue.len(), 9 - number);
+            assert!(queue.units.len() <= 2 * queue.len() + 1);
+        }
+        assert_eq!(queue.pop_front().map(|it| id(&it)), Some(calls[9].id));
+        assert!(queue.is_empty() && queue.pop_front().is_none());
     }
 
     #[test]

@@ -1,10 +1,11 @@
 //! Replies on their way from a worker's ring to their tasks.
 
 use super::{Phase, State, into_body};
-use crate::error::Result;
+use crate::error::{ErrorKind, Result};
 use crate::pool::{
     batch::{Part, Values},
     descriptors::Batch,
+    link::Verdict,
     page::{RecordHead, Tag},
     payload::Payload,
     protocol::InSlab,
@@ -111,7 +112,10 @@ impl State {
                     link.send_slab_again();
                 }
                 let error = fault.into_error();
-                if demands.retries_after(&error) {
+                let is_killed =
+                    |it: &Verdict| it.item == head.item && it.error.kind() == ErrorKind::Cancelled;
+                let is_killed = link.verdict.as_ref().is_some_and(is_killed);
+                if demands.retries_after(&error) && !is_killed {
                     let unit = link.take_front()?;
                     self.fail_or_retry(unit, error, told);
                     return Some(used);

@@ -20,6 +20,9 @@ use std::{
 /// How long a task may go on after SIGTERM, if it handles that, before SIGKILL.
 const GRACE: Duration = Duration::from_secs(1);
 
+/// How often it is looked at the most whether an item with a limit has started.
+const LOOK: Duration = Duration::from_millis(2);
+
 impl State {
     /// Stops what is out of time, and kills what has not ended within its grace.
     pub(super) fn watch_the_clock(&mut self) {
@@ -46,8 +49,19 @@ impl State {
             return false;
         };
         let behind = link.take_back(item.wrapping_add(1));
-        let runs = link.runs(item);
-        if runs {
+        // What is left behind it has started: then this one has ended, and its reply is not read yet.
+        let runs = link.runs(item) && link.items == 1;
+        if !runs {
+            // What runs instead may be limited, too: look again when the reply has been read.
+            let mut left = link.in_flight.iter();
+            let any_limited = left.any(|it| it.unit.demands().timeout.is_some());
+            link.due = any_limited.then(Instant::now);
+        } else if let Some(earlier) = &mut link.verdict {
+            // It was told to end already: its grace goes on, and a kill counts more than a limit.
+            if error.kind() == ErrorKind::Cancelled {
+                earlier.error = error;
+            }
+        } else {
             link.stop(Verdict {
                 item,
                 error,
@@ -118,7 +132,7 @@ impl Link {
     fn overdue(&mut self, now: Instant) -> Option<(u32, Duration)> {
         let limits = self.in_flight.iter();
         let shortest = limits.filter_map(|it| it.unit.demands().timeout).min();
-        self.due = shortest.and_then(|it| now.checked_add(it));
+        self.due = shortest.and_then(|it| now.checked_add(it.max(LOOK)));
         let front = self.in_flight.front()?;
         let (item, limit) = (front.item, front.unit.demands().timeout?);
         let age = self.age(now)?;

@@ -18,6 +18,9 @@ pub(super) struct Place {
     pub(super) follows: Option<usize>,
 }
 
+/// Workers that a pool may have: as many processes as a system has by default, and more.
+pub(in crate::pool) const MOST_WORKERS: usize = 1 << 16;
+
 /// How long workers stay.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub(in crate::pool) struct Stay {
@@ -108,8 +111,10 @@ impl State {
 
     /// Has the pool keep so many workers.
     pub(in crate::pool) fn resize(&mut self, workers: usize) -> Result<()> {
-        if workers == 0 {
-            let message = "a pool cannot be resized to 0 workers";
+        if !(1..=MOST_WORKERS).contains(&workers) {
+            let message = format!(
+                "a pool cannot be resized to {workers} workers: it has at least 1 and at most {MOST_WORKERS}"
+            );
             return Err(Error::new(ErrorKind::InvalidInput, message));
         }
         if let Some(refusal) = self.refusal() {
@@ -144,7 +149,10 @@ impl State {
             && self.outstanding > 0
             && let Phase::Open | Phase::Closed = self.phase
         {
-            let useful = usize::try_from(self.outstanding).unwrap_or(usize::MAX);
+            // Not for what waits for another try: they would have nothing to do until then, end, and be hired again.
+            let waiting: u64 = self.delayed.iter().map(|it| u64::from(it.1.count())).sum();
+            let useful =
+                usize::try_from(self.outstanding.saturating_sub(waiting)).unwrap_or(usize::MAX);
             self.fill_up_to(self.target.min(useful));
         }
     }
