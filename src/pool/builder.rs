@@ -7,10 +7,12 @@ use super::{
     limits::ResourceLimits,
     output::Output,
     reusable,
-    shared::Settings,
+    shared::{Settings, Shared},
 };
 use crate::error::{Error, ErrorKind, Result};
-use crate::process::{StartMethod, call::EncodedCall, cpu_count, function::Function, start_method};
+use crate::process::{
+    StartMethod, call::EncodedCall, cpu_count, function::Function, own_threads, start_method,
+};
 use crate::sys::{child::Threads, environment};
 use crate::wire::{Wire, codec, handle};
 use std::{
@@ -273,7 +275,7 @@ impl ProcessPoolBuilder {
     /// encoded, [`ErrorKind::StartFailed`] if no worker can be had, [`ErrorKind::Unsupported`] for [`StartMethod::Fork`] with
     /// threads running.
     pub fn build(self) -> Result<ProcessPoolExecutor> {
-        ProcessPoolExecutor::start(self.settings()?)
+        start(self.settings()?)
     }
 
     /// The executor that all of the process shares, as [`ProcessPoolExecutor::reusable`] says: the one there is if it was built
@@ -351,6 +353,16 @@ impl ProcessPoolBuilder {
         }
         Ok(())
     }
+}
+
+/// Starts a pool.
+pub(super) fn start(settings: Settings) -> Result<ProcessPoolExecutor> {
+    let shared = Shared::start(settings)?;
+    shared.start_thread().map_err(|it| {
+        Error::io("failed to start the pool's thread", it).with_kind(ErrorKind::StartFailed)
+    })?;
+    own_threads::register(&shared);
+    Ok(ProcessPoolExecutor { shared })
 }
 
 fn encode_initializer<A: Wire + 'static, E: fmt::Display + 'static>(

@@ -62,10 +62,9 @@ pub use wait::{AsCompleted, ReturnWhen, Waited, as_completed, wait};
 pub use worker::{Worker, current_worker};
 
 use crate::error::{Error, ErrorKind, Result};
-use crate::process::own_threads;
 use crate::wire::Wire;
 use dispatcher::{Slot, State, stopped};
-use shared::{Settings, Shared};
+use shared::Shared;
 use std::{
     fmt,
     sync::{Arc, atomic::Ordering},
@@ -161,15 +160,6 @@ impl ProcessPoolExecutor {
     /// As [`ProcessPoolBuilder::build`].
     pub fn reusable() -> Result<Arc<Self>> {
         Self::builder().reusable()
-    }
-
-    fn start(settings: Settings) -> Result<Self> {
-        let shared = Shared::start(settings)?;
-        shared.start_thread().map_err(|it| {
-            Error::io("failed to start the pool's thread", it).with_kind(ErrorKind::StartFailed)
-        })?;
-        own_threads::register(&shared);
-        Ok(Self { shared })
     }
 
     /// The same calls with settings of their own: `pool.options().chunk_size(64).map(f, items)`.

@@ -1,7 +1,7 @@
 //! The executor that all of a process shares.
 
 use super::{
-    ProcessPoolExecutor,
+    ProcessPoolExecutor, builder,
     shared::{Settings, Shared},
 };
 use crate::error::Result;
@@ -27,7 +27,7 @@ pub(super) fn get(settings: Settings) -> Result<Arc<ProcessPoolExecutor>> {
     if let Some(pool) = current.as_ref().filter(|it| fits(it, &settings)) {
         return Ok(Arc::clone(pool));
     }
-    let pool = Arc::new(ProcessPoolExecutor::start(settings)?);
+    let pool = Arc::new(builder::start(settings)?);
     let replaced = current.replace(Arc::clone(&pool));
     drop(current);
     // Finishes what was submitted, if nobody else holds it: no reason for others to wait.

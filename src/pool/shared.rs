@@ -26,7 +26,7 @@ use crate::sys::{
 use parking_lot::{Mutex, MutexGuard, RwLock};
 use std::{
     ffi::OsString,
-    mem,
+    io, mem,
     panic::{AssertUnwindSafe, catch_unwind},
     path::PathBuf,
     sync::{
@@ -132,22 +132,7 @@ impl Shared {
             origin: Origin::new(settings.method, settings.threads)?,
             settings,
         });
-        shared
-            .events
-            .add(&shared.control, CONTROL, Interest::Read)
-            .map_err(fail)?;
-        shared
-            .gate
-            .add(&*shared.events, EVENTS, Interest::ReadOnce)
-            .map_err(fail)?;
-        shared
-            .gate
-            .add(&shared.chores, CHORES, Interest::Read)
-            .map_err(fail)?;
-        shared
-            .gate
-            .add(&shared.relief, RELIEF, Interest::Read)
-            .map_err(fail)?;
+        shared.watch().map_err(fail)?;
         for slot in 0..shared.settings.workers {
             let link = Link::start(&shared.origin, &shared.setup(slot));
             let link = link.map_err(|it| it.with_kind(ErrorKind::StartFailed))?;
@@ -155,6 +140,14 @@ impl Shared {
         }
         shared.refresh_pages(&shared.state.lock());
         Ok(shared)
+    }
+
+    /// Has leaders and the background thread notice what is raised for them.
+    fn watch(&self) -> io::Result<()> {
+        self.events.add(&self.control, CONTROL, Interest::Read)?;
+        self.gate.add(&*self.events, EVENTS, Interest::ReadOnce)?;
+        self.gate.add(&self.chores, CHORES, Interest::Read)?;
+        self.gate.add(&self.relief, RELIEF, Interest::Read)
     }
 
     pub(super) fn setup(&self, worker: usize) -> Setup {

@@ -1,7 +1,7 @@
 //! Workers that die or cannot be started, and the end of the pool.
 
 use super::{Phase, Slot, State, closed};
-use crate::error::{Error, ErrorKind};
+use crate::error::{Error, ErrorKind, WorkerExit};
 use crate::pool::{
     stats::RestartReason,
     task::{Place, Told},
@@ -51,18 +51,11 @@ impl State {
         if let Some(requests) = &link.requests {
             self.events.remove(requests);
         }
-        let reason_of_restart = match link.verdict {
+        let reason = match link.verdict {
             Some(_) => RestartReason::Stopped,
             None => RestartReason::Died,
         };
-        let exit = link.how_it_ended();
-        let reason = exit.signal.zip(self.limits.as_ref());
-        let reason = reason.and_then(|(signal, limits)| limits.reason(signal));
-        let mut error = Error::worker_died(exit);
-        if let Some(reason) = reason {
-            let message = format!("{error}: {reason}");
-            error = error.with_message(message);
-        }
+        let error = self.error_of(link.how_it_ended());
         let front = link.front();
         let units = front.map(|it| link.take_back(it)).unwrap_or_default();
         for sent in mem::take(&mut link.in_flight) {
@@ -72,21 +65,32 @@ impl State {
             self.fail_or_retry(sent.unit, error, told);
         }
         self.put_back(units);
-        let (was_ready, was_leaving) = (link.is_ready, link.is_leaving);
-        drop(link);
         if !matches!(self.phase, Phase::Open | Phase::Closed) {
-            return self.end_when_done();
-        }
-        if was_leaving {
-            return self.retire(slot);
-        }
-        if !was_ready {
+            self.end_when_done();
+        } else if link.is_leaving {
+            self.retire(slot);
+        } else if !link.is_ready {
             let message = format!("failed to start a worker: {error}");
-            return self.vacate(slot, error.with_message(message), told);
+            self.vacate(slot, error.with_message(message), told);
+        } else {
+            self.counts.restarted(reason);
+            self.slots[slot] = Slot::Vacant(Instant::now());
+            self.wants_start = true;
         }
-        self.counts.restarted(reason_of_restart);
-        self.slots[slot] = Slot::Vacant(Instant::now());
-        self.wants_start = true;
+    }
+
+    /// The error of an item whose worker has ended so, with the limit that it has run into.
+    fn error_of(&self, exit: WorkerExit) -> Error {
+        let reason = exit.signal.zip(self.limits.as_ref());
+        let reason = reason.and_then(|(signal, limits)| limits.reason(signal));
+        let error = Error::worker_died(exit);
+        match reason {
+            None => error,
+            Some(reason) => {
+                let message = format!("{error}: {reason}");
+                error.with_message(message)
+            }
+        }
     }
 
     /// Ends an item that lost its worker or panicked, or has it tried again after a pause.

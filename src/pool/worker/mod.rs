@@ -298,6 +298,23 @@ impl WorkerLoop {
         if head.has_handles {
             self.answers.give(self.inbox.take_handles());
         }
+        let done = self.run_each(head)?;
+        // An item that was taken back has left its own.
+        self.answers.give(Vec::new());
+        let end = clock::now();
+        let busy = Duration::from_nanos(end.saturating_sub(begin));
+        self.answers.replies.account(waited, busy, done);
+        let looked = Duration::from_nanos(end.saturating_sub(self.looked_at_memory));
+        if self.max_memory.is_some() && looked >= MEMORY_INTERVAL {
+            self.looked_at_memory = end;
+            self.look_at_memory();
+        }
+        Some(())
+    }
+
+    /// Runs the items of a frame, as far as they are not taken back; how many.
+    #[inline]
+    fn run_each(&mut self, head: RequestHead) -> Option<u32> {
         let mut items = Items::new(self.requests.payload(), head.count);
         let mut parts = Some((&mut self.inbox, &mut self.contexts));
         let mut frame = None;
@@ -319,17 +336,7 @@ impl WorkerLoop {
             }
             done += 1;
         }
-        // An item that was taken back has left its own.
-        self.answers.give(Vec::new());
-        let end = clock::now();
-        let busy = Duration::from_nanos(end.saturating_sub(begin));
-        self.answers.replies.account(waited, busy, done);
-        let looked = Duration::from_nanos(end.saturating_sub(self.looked_at_memory));
-        if self.max_memory.is_some() && looked >= MEMORY_INTERVAL {
-            self.looked_at_memory = end;
-            self.look_at_memory();
-        }
-        Some(())
+        Some(done)
     }
 
     /// Tells the pool, once, when this process takes up more memory than it may.

@@ -117,14 +117,7 @@ impl Invited {
         let control = kept.pop().expect("two were kept");
         child::set_name("procpool-server");
         child::adopt_orphans()?;
-        Ok(Server {
-            control,
-            owner,
-            children: Vec::new(),
-            message: vec![0; Request::SIZE + MOST_BESIDE],
-            spin: Spin::default(),
-            is_template: false,
-        })
+        Ok(Server::new(control, owner, false))
     }
 }
 
@@ -154,14 +147,18 @@ impl Server {
     pub(crate) fn template(control: OwnedFd, owner: PidFd) -> io::Result<Self> {
         child::set_name("procpool-server");
         child::adopt_orphans()?;
-        Ok(Self {
+        Ok(Self::new(control, owner, true))
+    }
+
+    fn new(control: OwnedFd, owner: PidFd, is_template: bool) -> Self {
+        Self {
             control,
             owner,
             children: Vec::new(),
             message: vec![0; Request::SIZE + MOST_BESIDE],
             spin: Spin::default(),
-            is_template: true,
-        })
+            is_template,
+        }
     }
 
     /// Serves until the owner is gone.
