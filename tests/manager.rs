@@ -11,6 +11,8 @@ mod deaths;
 mod destructors;
 #[path = "manager/hostile.rs"]
 mod hostile;
+#[path = "manager/killed.rs"]
+mod killed;
 #[path = "manager/leaks.rs"]
 mod leaks;
 #[path = "manager/objects.rs"]
