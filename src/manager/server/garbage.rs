@@ -7,31 +7,38 @@ use std::{
     io,
     sync::{
         Arc,
-        mpsc::{self, Sender},
+        mpsc::{self, SyncSender, TrySendError},
     },
     thread,
 };
 
-/// Where references go that the server lets go of. One that never ends keeps those behind it, and nothing else.
+/// How many may wait for that: more are dropped by whoever lets go of them, so that no more piles up than is dropped, and a
+/// destructor which never ends keeps no others.
+const MOST: usize = 64;
+
+/// Where references go that the server lets go of.
 #[derive(Debug)]
-pub(super) struct Garbage(Sender<Arc<Object>>);
+pub(super) struct Garbage(SyncSender<Arc<Object>>);
 
 impl Garbage {
     /// Starts the thread.
     pub(super) fn collector() -> io::Result<Self> {
-        let (sender, receiver) = mpsc::channel();
-        thread::Builder::new().spawn(move || {
-            for object in receiver {
-                let _ = panic::run(|| drop(object));
-            }
-        })?;
+        let (sender, receiver) = mpsc::sync_channel(MOST);
+        thread::Builder::new().spawn(move || receiver.into_iter().for_each(destroy))?;
         Ok(Self(sender))
     }
 
     pub(super) fn take(&self, objects: impl IntoIterator<Item = Arc<Object>>) {
         for object in objects {
             // The thread is there as long as the server.
-            let _ = self.0.send(object);
+            if let Err(TrySendError::Full(object)) = self.0.try_send(object) {
+                destroy(object);
+            }
         }
     }
+}
+
+/// What a destructor panics with has been reported, and is nobody else's business.
+fn destroy(object: Arc<Object>) {
+    let _ = panic::run(|| drop(object));
 }
