@@ -1,5 +1,6 @@
 //! The crate's one error type, its kinds, and what it carries of a panic or a death.
 
+use serde::{Deserialize, Serialize};
 use std::{error::Error as StdError, fmt, io, sync::Arc};
 
 /// What every fallible call of this crate returns.
@@ -12,18 +13,21 @@ pub type Result<T, E = Error> = std::result::Result<T, E>;
 ///
 /// The message is complete: it ends with the text of [`source`](StdError::source), which is there as data (an [`io::Error`]).
 /// Print the message and not the chain, or that text appears twice.
-#[derive(Clone)]
+///
+/// An error is itself a value that can be sent, without its source: a task or a process may return a `Result` of this crate's.
+#[derive(Clone, Serialize, Deserialize)]
 pub struct Error(Box<Repr>);
 
-#[derive(Clone)]
+#[derive(Clone, Serialize, Deserialize)]
 struct Repr {
     kind: ErrorKind,
     message: String,
     detail: Detail,
+    #[serde(skip)]
     source: Option<Arc<dyn StdError + Send + Sync>>,
 }
 
-#[derive(Clone)]
+#[derive(Clone, Serialize, Deserialize)]
 enum Detail {
     None,
     Panic(RemotePanic),
@@ -32,7 +36,7 @@ enum Detail {
 
 /// The sorts of failure, for `match`.
 #[non_exhaustive]
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub enum ErrorKind {
     /// The task panicked; see [`Error::remote_panic`].
     Panicked,
@@ -40,7 +44,7 @@ pub enum ErrorKind {
     WorkerDied,
     /// A time limit passed.
     TimedOut,
-    /// The task was cancelled before it started.
+    /// The task was cancelled before it started, or killed.
     Cancelled,
     /// The pool takes no more tasks, or was stopped before this one was done.
     Shutdown,
@@ -48,7 +52,7 @@ pub enum ErrorKind {
     StartFailed,
     /// A value could not be encoded or decoded.
     Codec,
-    /// A bounded queue has no room.
+    /// There is no room: in a bounded queue, a pool's budget, among a manager's clients.
     Full,
     /// A queue has no item.
     Empty,
@@ -60,7 +64,7 @@ pub enum ErrorKind {
     OwnerDied,
     /// A party of the barrier gave up, or it was aborted.
     BrokenBarrier,
-    /// The peer does not know the key.
+    /// The two ends do not have the same key.
     AuthenticationFailed,
     /// The worker has no module with the function that was sent.
     UnknownFunction,
@@ -74,7 +78,7 @@ pub enum ErrorKind {
 
 /// A panic of another process, as text. Message and backtrace are each cut at 24 KiB, and end in `…` then.
 #[non_exhaustive]
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct RemotePanic {
     /// What was said in `panic!`.
     pub message: String,
@@ -86,7 +90,7 @@ pub struct RemotePanic {
 
 /// How a worker ended.
 #[non_exhaustive]
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct WorkerExit {
     /// Its process id, which may be in use again by now.
     pub pid: u32,
@@ -177,7 +181,7 @@ impl fmt::Display for Error {
         match &self.0.detail {
             Detail::None => f.write_str(&self.0.message),
             _ if !self.0.message.is_empty() => f.write_str(&self.0.message),
-            Detail::Panic(panic) => write!(f, "the task panicked{panic}"),
+            Detail::Panic(panic) => write!(f, "the function panicked{panic}"),
             Detail::Exit(exit) => write!(f, "worker {} {exit} before it answered", exit.pid),
         }
     }

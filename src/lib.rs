@@ -63,7 +63,7 @@
 //! | | one task | many items |
 //! |---|---|---|
 //! | wait for it | [`apply`](ProcessPoolExecutor::apply) | [`map`](ProcessPoolExecutor::map), [`starmap`](ProcessPoolExecutor::starmap), [`map_with`](ProcessPoolExecutor::map_with), [`map_results`](ProcessPoolExecutor::map_results) |
-//! | get a future | [`submit`](ProcessPoolExecutor::submit) | [`map_async`](ProcessPoolExecutor::map_async) |
+//! | get a future | [`submit`](ProcessPoolExecutor::submit), [`try_submit`](ProcessPoolExecutor::try_submit) | [`map_async`](ProcessPoolExecutor::map_async) |
 //! | be called back | [`apply_async`](ProcessPoolExecutor::apply_async) | [`add_done_callback`](TaskFuture::add_done_callback) |
 //! | read lazily | | [`imap`](ProcessPoolExecutor::imap), [`imap_unordered`](ProcessPoolExecutor::imap_unordered), either `.into_stream()` |
 //!

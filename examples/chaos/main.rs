@@ -60,10 +60,10 @@ impl Goal {
     fn from_arguments(mut arguments: impl Iterator<Item = String>) -> Result<Self> {
         let (mut seconds, mut tasks) = (None, None);
         while let Some(flag) = arguments.next() {
-            let number = arguments.next().ok_or("a number is missing")?.parse()?;
-            match flag.as_str() {
-                "--seconds" => seconds = Some(number),
-                "--tasks" => tasks = Some(number),
+            let number = arguments.next().and_then(|it| it.parse().ok());
+            match (flag.as_str(), number) {
+                ("--seconds", Some(number)) => seconds = Some(number),
+                ("--tasks", Some(number)) => tasks = Some(number),
                 _ => return Err("usage: chaos [--seconds N] [--tasks N]".into()),
             }
         }

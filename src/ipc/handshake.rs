@@ -88,6 +88,9 @@ impl AsFd for Handshake {
     }
 }
 
+/// Why a client gets no further.
+const OTHER_KEY: &str = "this process and the listener do not have the same key";
+
 /// A client's end: blocks until both have proved that they know the key.
 pub(super) fn prove(socket: impl AsFd, key: &AuthKey, deadline: Instant) -> Result<()> {
     let challenge = Incoming::<CHALLENGE>::receive(&socket, deadline)?;
@@ -100,11 +103,11 @@ pub(super) fn prove(socket: impl AsFd, key: &AuthKey, deadline: Instant) -> Resu
     send(&socket, [&ours, &mac(b"client").finalize().into_bytes()])?;
     let proof =
         Incoming::<PROOF>::receive(&socket, deadline).map_err(|error| match error.kind() {
-            ErrorKind::Disconnected => refused("the listener does not know the key"),
+            ErrorKind::Disconnected => refused(OTHER_KEY),
             _ => error,
         })?;
     let verified = mac(b"server").verify_slice(&proof);
-    verified.map_err(|_| refused("the listener does not know the key"))
+    verified.map_err(|_| refused(OTHER_KEY))
 }
 
 /// A message of `N` bytes, as far as it has come.

@@ -84,7 +84,13 @@ impl Client {
         if let Some(client) = Self::known(server) {
             return Ok(client);
         }
-        let client = Self::connect(address, &known_key(address))?;
+        let client = Self::connect(address, &known_key(address)).map_err(|error| {
+            let is_of_the_key = error.kind() == ErrorKind::AuthenticationFailed;
+            let message = format!(
+                "{error}; a process that is older than the manager calls `Manager::connect` with its key first"
+            );
+            if is_of_the_key { error.with_message(message) } else { error }
+        })?;
         if client.server != server {
             return Err(gone("another one is at its address"));
         }

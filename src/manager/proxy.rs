@@ -82,6 +82,7 @@ proxy! {
 
 impl<T: Wire + Send + 'static> Proxy<T> {
     /// Calls a function on the object, in the server. Blocks until it has returned, and before that until those before it have.
+    /// It takes `&mut T` and one argument: a tuple for several, `()` for none.
     ///
     /// # Errors
     ///

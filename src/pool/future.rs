@@ -105,9 +105,9 @@ impl<R: Wire> TaskFuture<R> {
     ///
     /// # Errors
     ///
-    /// [`Panicked`](ErrorKind::Panicked), [`WorkerDied`](ErrorKind::WorkerDied), [`Codec`](ErrorKind::Codec),
-    /// [`UnknownFunction`](ErrorKind::UnknownFunction): what became of this task alone.
-    /// [`Cancelled`](ErrorKind::Cancelled), [`Shutdown`](ErrorKind::Shutdown),
+    /// [`Panicked`](ErrorKind::Panicked), [`WorkerDied`](ErrorKind::WorkerDied), [`TimedOut`](ErrorKind::TimedOut),
+    /// [`Codec`](ErrorKind::Codec), [`UnknownFunction`](ErrorKind::UnknownFunction): what became of this task alone.
+    /// [`Cancelled`](ErrorKind::Cancelled): it was cancelled before it started, or killed. [`Shutdown`](ErrorKind::Shutdown),
     /// [`StartFailed`](ErrorKind::StartFailed): it never ran, or was cut off.
     pub fn result(mut self) -> Result<R> {
         self.wait(None)?;
@@ -146,7 +146,7 @@ impl<R: Wire> TaskFuture<R> {
         }) && !self.task.is_done()
     }
 
-    /// Whether the task was cancelled before it started.
+    /// Whether the task was cancelled before it started, or killed.
     #[must_use]
     pub fn is_cancelled(&self) -> bool {
         self.task.is_cancelled()

@@ -23,7 +23,10 @@ pub(super) const BUCKETS: usize = ((u64::BITS - FINE_BITS + 1) << FINE_BITS) as 
 /// assert!(times.quantile(0.5) < times.quantile(1.0));
 /// # Ok::<(), procpool::Error>(())
 /// ```
+///
+/// Serialized it is a list of pairs, as [`buckets`](Self::buckets) gives them: nanoseconds, and how many times.
 #[derive(Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(into = "Vec<(u64, u64)>", from = "Vec<(u64, u64)>")]
 pub struct Histogram {
     /// By bucket, as far as there is anything.
     counts: Vec<u64>,
@@ -64,6 +67,26 @@ impl Histogram {
             }
             self.counts[bucket] += count;
         }
+    }
+}
+
+impl From<Histogram> for Vec<(u64, u64)> {
+    fn from(histogram: Histogram) -> Self {
+        let nanos = |it: Duration| u64::try_from(it.as_nanos()).unwrap_or(u64::MAX);
+        let buckets = histogram.buckets();
+        buckets.map(|(end, count)| (nanos(end), count)).collect()
+    }
+}
+
+impl From<Vec<(u64, u64)>> for Histogram {
+    fn from(buckets: Vec<(u64, u64)>) -> Self {
+        let mut counts = vec![0; BUCKETS];
+        for (end, count) in buckets {
+            counts[bucket_of(end)] += count;
+        }
+        let mut histogram = Self::default();
+        histogram.add(counts.into_iter());
+        histogram
     }
 }
 
@@ -111,6 +134,19 @@ mod tests {
             assert!(bucket == 0 || end_of(bucket - 1) < nanos);
         }
         assert_eq!(bucket_of(u64::MAX), BUCKETS - 1);
+    }
+
+    #[test]
+    fn what_was_serialized_comes_back() {
+        let mut counts = [0; BUCKETS];
+        for nanos in [1, 5, 1_000_000, u64::MAX] {
+            counts[bucket_of(nanos)] += u64::from(nanos.ilog2()) + 1;
+        }
+        let mut histogram = Histogram::default();
+        histogram.add(counts.into_iter());
+        let buckets = Vec::from(histogram.clone());
+        assert_eq!((buckets.len(), buckets[0]), (4, (1, 1)));
+        assert_eq!(Histogram::from(buckets), histogram);
     }
 
     #[test]

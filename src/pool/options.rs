@@ -70,7 +70,8 @@ impl<'a> TaskOptions<'a> {
     ///
     /// The clock starts when the task starts, not when it is submitted. When the limit has passed, the worker is ended in the
     /// middle of it (SIGTERM, and SIGKILL 1 s later if the task handles that), and replaced; the task is
-    /// [`ErrorKind::TimedOut`]. Whatever else was sent to that worker runs elsewhere, the items of the same chunk too.
+    /// [`ErrorKind::TimedOut`]. Whatever else was sent to that worker runs elsewhere, the items of the same chunk too. A task that
+    /// handles SIGTERM and returns within that second keeps its result.
     ///
     /// ```
     /// use procpool::{ErrorKind, ProcessPoolExecutor};

@@ -16,33 +16,9 @@ pub(crate) enum Fault {
     Encode(String),
     Unknown(String),
     Initializer(String),
-    Refused(#[serde(with = "Kind")] ErrorKind, String),
+    Refused(ErrorKind, String),
     /// The process could not be set up, or what it said cannot be read.
     Setup(String),
-}
-
-/// An error's kind, as it travels.
-#[derive(Serialize, Deserialize)]
-#[serde(remote = "ErrorKind")]
-enum Kind {
-    Panicked,
-    WorkerDied,
-    TimedOut,
-    Cancelled,
-    Shutdown,
-    StartFailed,
-    Codec,
-    Full,
-    Empty,
-    WouldBlock,
-    Disconnected,
-    OwnerDied,
-    BrokenBarrier,
-    AuthenticationFailed,
-    UnknownFunction,
-    InvalidInput,
-    Unsupported,
-    Io,
 }
 
 impl Fault {

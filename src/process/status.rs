@@ -7,7 +7,7 @@ use std::fmt;
 ///
 /// Neither a code nor a signal is known of a process whose status was taken by other code of this program, or whose fork
 /// server was killed before it.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Clone, Copy, PartialEq, Eq)]
 pub struct ExitStatus(pub(super) Option<WaitStatus>);
 
 impl ExitStatus {
@@ -27,6 +27,12 @@ impl ExitStatus {
     #[must_use]
     pub fn signal(&self) -> Option<i32> {
         self.0.and_then(WaitStatus::signal)
+    }
+}
+
+impl fmt::Debug for ExitStatus {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "ExitStatus({self})")
     }
 }
 

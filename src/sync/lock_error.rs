@@ -10,7 +10,8 @@ pub type LockResult<G> = std::result::Result<G, LockError<G>>;
 ///
 /// Of the kind [`OwnerDied`](ErrorKind::OwnerDied), it holds the lock: what the lock protects may be half changed, which is for
 /// the caller to mend. [`into_inner`](Self::into_inner) goes on with it, dropping the error lets it go; whoever takes it next is told
-/// nothing. Of any other kind, the lock is not held.
+/// nothing. Of any other kind, the lock is not held. `?` makes an [`Error`] of it, which holds nothing; in a function with another
+/// error type that is `lock.acquire().map_err(procpool::Error::from)?`.
 ///
 /// ```
 /// let lock = procpool::Lock::new()?;

@@ -111,7 +111,9 @@ impl<'a, I: Input> Decoder<'a, I> {
 
 #[cold]
 fn too_short() -> Fault {
-    Fault::custom("there are fewer bytes than the value claims")
+    Fault::custom(
+        "there are fewer bytes than the value claims: does serde skip fields (`skip_serializing_if`), or look at the data first (`flatten`, `untagged`)?",
+    )
 }
 
 #[cold]

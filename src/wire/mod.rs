@@ -18,7 +18,8 @@ use serde::{Serialize, de::DeserializeOwned};
 #[diagnostic::on_unimplemented(
     message = "`{Self}` cannot be sent to another process",
     label = "does not implement `serde::Serialize` and `serde::de::DeserializeOwned`",
-    note = "derive `serde::Serialize` and `serde::Deserialize` for it, and send owned values instead of references"
+    note = "derive `serde::Serialize` and `serde::Deserialize` for it, and send owned values instead of references",
+    note = "of what is not yours: a `File` or a socket travels as a `procpool::Descriptor`, an error as its text"
 )]
 pub trait Wire: Serialize + DeserializeOwned {}
 

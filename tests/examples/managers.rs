@@ -42,7 +42,10 @@ fn manager_types_are_each_used_across_processes() {
 
 #[test]
 fn manager_bank_loses_no_money() {
-    assert_eq!(printed_by("manager_bank"), ["Err(true)", "400 in all"]);
+    assert_eq!(
+        printed_by("manager_bank"),
+        ["too large a transfer is refused: true", "400 in all"]
+    );
 }
 
 #[test]

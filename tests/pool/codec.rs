@@ -587,3 +587,32 @@ fn a_codec_error_is_no_workers_death() {
         assert!(error.worker().is_none() && error.remote_panic().is_none());
     });
 }
+
+/// A task that has a pool of its own, and hands on what becomes of its task.
+fn hand_on(what: u32) -> procpool::Result<u32> {
+    let task = |what| -> u32 {
+        match what {
+            0 => panic!("on purpose"),
+            1 => std::process::abort(),
+            _ => what,
+        }
+    };
+    pool_of(1).apply(task, what)
+}
+
+#[test]
+fn an_error_of_this_crates_is_a_result_with_all_that_it_tells() -> Result<()> {
+    in_time(|| {
+        let pool = pool_of(1);
+        let panicked = failure(pool.apply(hand_on, 0)?);
+        assert_eq!(panicked.kind(), ErrorKind::Panicked);
+        let panic = panicked.remote_panic().expect("what it said");
+        assert_eq!(panic.message, "on purpose");
+        assert!(panicked.to_string().ends_with(": on purpose"), "{panicked}");
+        let died = failure(pool.apply(hand_on, 1)?);
+        assert_eq!(died.kind(), ErrorKind::WorkerDied);
+        assert_eq!(died.worker().and_then(|it| it.signal), Some(6));
+        assert_eq!(pool.apply(hand_on, 2)??, 2);
+        Ok(())
+    })
+}

@@ -72,7 +72,8 @@ pub struct Worker {
 
 impl Worker {
     /// Whether the task that runs in this worker was asked to stop: by [`TaskFuture::cancel`](crate::TaskFuture::cancel), which
-    /// lets it go on, or by what ends its worker next, a timeout say. A load from shared memory: a long loop may ask often.
+    /// lets it go on, or by a limit of time or a kill, which send SIGTERM at once: only a task that handles that comes to ask. A load
+    /// from shared memory: a long loop may ask often.
     ///
     /// ```
     /// let pool = procpool::ProcessPoolExecutor::builder().workers(1).build()?;
