@@ -26,9 +26,6 @@ use std::{
 /// Connections that are kept for the next calls.
 const MOST_FREE: usize = 16;
 
-/// Proxies that are claimed with one message: 16 kB of them, which whoever limits messages has room for.
-const CLAIMED_AT_ONCE: usize = 1000;
-
 /// The servers that this process has to do with.
 static CLIENTS: Mutex<Vec<Weak<Client>>> = Mutex::new(Vec::new());
 
@@ -185,14 +182,12 @@ impl Client {
     /// Refers to objects by the ids and tokens of proxies that are counted already.
     pub(super) fn claim_all(&self, arrived: &[(u64, u64)]) -> Result<()> {
         let mut references = self.own_references();
-        let mut outcome = Ok(());
-        // All of them, also if some are gone: the server must know what is counted here.
-        for some in arrived.chunks(CLAIMED_AT_ONCE) {
-            let claimed =
-                self.on_lifeline(&mut references, |link| ask(link, server::claim_all, &some));
-            outcome = outcome.and(claimed);
-        }
-        outcome
+        self.on_lifeline(&mut references, |link| {
+            // All of them, also if some are gone: the server must know what is counted here.
+            let parts = arrived.chunks(link.room_for(size_of::<(u64, u64)>()));
+            let claimed = parts.map(|it| ask(link, server::claim_all, &it));
+            claimed.fold(Ok(()), Result::and)
+        })
     }
 
     /// Makes a token for a proxy that leaves this process.

@@ -82,6 +82,16 @@ impl Link {
         self.is_broken.load(Ordering::Relaxed)
     }
 
+    /// How many items of so many bytes a request has room for, at least one.
+    pub(super) fn room_for(&self, bytes: usize) -> usize {
+        /// More than what stands before them.
+        const HEAD: usize = 64;
+        match &self.way {
+            Way::Socket { most, .. } => (most.saturating_sub(HEAD) / bytes).max(1),
+            Way::Here(..) => usize::MAX,
+        }
+    }
+
     /// Calls a method of an object, and waits for what it gives. What is decoded of the reply is all of it.
     #[inline]
     pub(super) fn call<R>(
