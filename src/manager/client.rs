@@ -250,7 +250,8 @@ impl Client {
         let link = self.open()?;
         if !references.counts.is_empty() {
             let ids: Vec<u64> = references.counts.keys().copied().collect();
-            ask::<_, ()>(&link, server::claim_again, &ids)?;
+            let mut parts = ids.chunks(link.room_for(size_of::<u64>()));
+            parts.try_for_each(|it| ask::<_, ()>(&link, server::claim_again, &it))?;
         }
         Ok(link)
     }

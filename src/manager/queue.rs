@@ -383,8 +383,11 @@ fn get_many<T: Wire + Send + 'static>(queue: &Queue<T>, call: &mut Invocation<'_
         got.map_err(|it| it.into_failure(wait, ErrorKind::Empty, "the queue is empty"))??;
     if let Err(failure) = call.encode_slice(&items) {
         // The failure is that of some; the others are there for whoever asks next.
-        let others = items.into_iter();
-        queue.put_back(others.filter(|it| codec::encode(it, &mut Vec::new()).is_ok()));
+        let others: Vec<T> = items
+            .into_iter()
+            .filter(|it| call.encode(it).is_ok())
+            .collect();
+        queue.put_back(others.into_iter());
         return Err(failure);
     }
     queue.put_back_if_undelivered(items, session);

@@ -85,10 +85,19 @@ impl Shared {
         (state.is_armed, state.timer) = (false, None);
     }
 
+    /// Whether this thread is the background thread, which runs a waker of the user's then.
+    pub(super) fn is_background_here(&self) -> bool {
+        self.look(|it| it.background == Some(thread::current().id()))
+    }
+
     /// Starts a worker in each place that is to be filled now.
     pub(super) fn fill_vacancies(&self) {
-        let vacancies = self.state.lock().take_vacancies();
-        vacancies.into_iter().for_each(|it| self.start_worker(it));
+        loop {
+            // One after the other: a failure may be told to a waker, which waits for the end of the pool, and so for all that start.
+            let vacancy = self.state.lock().take_vacancy();
+            let Some(slot) = vacancy else { return };
+            self.start_worker(slot);
+        }
     }
 
     fn start_worker(&self, slot: usize) {

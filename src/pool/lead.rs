@@ -2,6 +2,7 @@
 
 use super::{
     dispatcher::{Phase, State},
+    link::earlier,
     page::full_barrier,
     shared::{Shared, park_until},
 };
@@ -18,6 +19,9 @@ const ABSENCE: Duration = Duration::from_micros(250);
 
 /// Between two looks at events of callers that never sleep on them.
 const LOOK: Duration = Duration::from_millis(1);
+
+/// How long the background thread waits for others at once, where it does so in a waker.
+pub(super) const TURN: Duration = Duration::from_millis(5);
 
 impl Shared {
     /// Waits until `done`, or until the deadline: false. The caller drives the pool meanwhile if nobody else does.
@@ -55,15 +59,27 @@ impl Shared {
             }
             let current = thread::current();
             state.followers.push(current.clone());
+            let is_background = state.background == Some(current.id());
             drop(state);
             register(&current);
-            let timed_out = !done() && park_until(deadline);
+            let timed_out = !done() && self.follow(is_background, deadline);
             let is_done = done();
             self.withdraw(&current, timed_out || is_done);
             if timed_out {
                 return is_done;
             }
         }
+    }
+
+    /// Waits until somebody has news, or looks again for another reason; true when the deadline has passed. The background thread,
+    /// where a waker waits in it, starts workers meanwhile: nobody else does.
+    fn follow(&self, is_background: bool, deadline: Option<Instant>) -> bool {
+        if !is_background {
+            return park_until(deadline);
+        }
+        self.fill_vacancies();
+        park_until(earlier(deadline, Some(Instant::now() + TURN)));
+        deadline.is_some_and(|it| it <= Instant::now())
     }
 
     /// Takes a follower from the list. One that is not there was handed the lead; if it leaves, the next is.

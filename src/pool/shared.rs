@@ -355,7 +355,6 @@ impl Shared {
         let has_chores = has_ended || wants_start && state.has_vacancies();
         let leader_sleeps = state.leader_sleeps;
         drop(state);
-        self.tell(told);
         if has_chores {
             self.chores.raise();
         }
@@ -363,6 +362,8 @@ impl Shared {
             // Then this is another thread, and the leader may wait for just what it did.
             self.control.raise();
         }
+        // At last: wakers are the user's code, and may wait for what was raised.
+        self.tell(told);
     }
 
     /// Tells those who wait: outside of the lock, as wakers and callbacks are the user's code.

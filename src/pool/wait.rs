@@ -2,6 +2,8 @@
 
 use super::{
     future::TaskFuture,
+    lead::TURN,
+    link::earlier,
     shared::{Shared, park_until},
     task::{Completions, Observer},
 };
@@ -119,9 +121,25 @@ fn wait_until(
         pool.wait_until(deadline, &register, holds);
         return;
     }
+    // In a waker that the thread of one of them runs, nobody else drives that one.
+    let own = pools.iter().find(|it| it.is_background_here());
     loop {
         register(&thread::current());
-        if holds() || park_until(deadline) {
+        if holds() {
+            return;
+        }
+        let Some(pool) = own else {
+            if park_until(deadline) {
+                return;
+            }
+            continue;
+        };
+        pool.wait_until(
+            earlier(deadline, Some(Instant::now() + TURN)),
+            &register,
+            holds,
+        );
+        if deadline.is_some_and(|it| it <= Instant::now()) {
             return;
         }
     }

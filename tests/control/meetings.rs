@@ -5,7 +5,9 @@ use crate::{
     processes::eventually,
 };
 use nix::sys::signal::{SigSet, Signal};
-use procpool::{ErrorKind, ProcessPoolExecutor, Result, TaskFuture, Wire, current_worker};
+use procpool::{
+    ErrorKind, ProcessPoolExecutor, Result, ReturnWhen, TaskFuture, Wire, current_worker, wait,
+};
 use std::{
     fs,
     future::Future,
@@ -179,6 +181,75 @@ fn a_waker_can_wait_for_a_pool_whose_workers_rest() {
         let builder = ProcessPoolExecutor::builder().workers(1);
         let pool = builder.idle_timeout(Duration::ZERO).build();
         a_waker_waits(pool.expect("a pool"), pass);
+    });
+}
+
+#[test]
+fn a_waker_can_wait_for_a_pool_that_has_just_lost_its_worker_while_others_wait() {
+    in_time(|| {
+        race(|| {
+            let (pool, gate) = (Arc::new(pool_of(1)), Gate::new());
+            let (tell, told) = mpsc::channel();
+            let crash = |gate| -> () {
+                pass(gate);
+                process::abort();
+            };
+            let mut held = pool.submit(crash, gate.path());
+            let same = Arc::clone(&pool);
+            send_on_an_errand(&mut held, move || {
+                let squared = same.apply(square, 3);
+                tell.send(squared.ok()).expect("the test waits");
+            });
+            gate.wait_for(1);
+            let behind = [4, 5].map(|it| pool.submit(square, it));
+            thread::scope(|scope| {
+                let waiting = behind.map(|it| scope.spawn(|| it.result().ok()));
+                gate.open();
+                assert_eq!(told.recv(), Ok(Some(9)));
+                let squares = waiting.map(|it| it.join().expect("no panic"));
+                assert_eq!(squares, [Some(16), Some(25)]);
+            });
+        });
+    });
+}
+
+#[test]
+fn a_waker_can_wait_for_several_pools() {
+    in_time(|| {
+        let (pool, gate) = (Arc::new(pool_of(1)), Gate::new());
+        let (tell, told) = mpsc::channel();
+        let crash = |gate| -> () {
+            pass(gate);
+            process::abort();
+        };
+        let mut held = pool.submit(crash, gate.path());
+        let same = Arc::clone(&pool);
+        send_on_an_errand(&mut held, move || {
+            let other = pool_of(1);
+            let futures = [same.submit(square, 3), other.submit(square, 4)];
+            let waited = wait(&futures, ReturnWhen::AllCompleted, None);
+            tell.send(waited.done).expect("the test waits");
+        });
+        gate.wait_for(1);
+        gate.open();
+        assert_eq!(told.recv(), Ok(vec![0, 1]));
+    });
+}
+
+#[test]
+fn a_task_that_is_killed_as_it_fails_is_not_tried_again() {
+    in_time(|| {
+        let pool = pool_of(1);
+        race(|| {
+            let panics = |()| -> () { panic!("on purpose") };
+            let options = pool.options().retries(1000).retry_panics(true);
+            let future = options.submit(panics, ());
+            // Whenever it is: it ends with this, and not after a thousand tries.
+            while !future.kill() && !future.is_done() {
+                thread::yield_now();
+            }
+            assert_eq!(failure(future.result()).kind(), ErrorKind::Cancelled);
+        });
     });
 }
 

@@ -134,9 +134,13 @@ impl Server {
     /// As [`pin`](Self::pin), until the client has read the reply that is made now: it claims what is in there before it asks for
     /// anything else on the same connection.
     pub(super) fn pin_for_reply(&self, object: &Arc<Object>) -> u64 {
-        let token = self.pins.lock().add_to_reply(Arc::clone(object));
-        REPLIED.with_borrow_mut(|it| it.push(token));
-        token
+        let pinned = REPLIED.try_with(|replied| {
+            let token = self.pins.lock().add_to_reply(Arc::clone(object));
+            replied.borrow_mut().push(token);
+            token
+        });
+        // At the end of a thread of the user's, in a destructor of which a proxy is used, there is no list.
+        pinned.unwrap_or_else(|_| self.pin(object))
     }
 
     /// Nobody claims tokens in the last reply of a session any more.
@@ -188,10 +192,13 @@ impl Server {
         reply.buffer.put(&[VALUE]);
         reply.handles.given = given;
         reply.handles.audience = self.name;
-        let outer = (ACTING_FOR.replace(session.number()), REPLIED.take());
+        let outer = (
+            ACTING_FOR.replace(session.number()),
+            replace_replied(Vec::new()),
+        );
         let outcome = panic::run(|| self.dispatch(session, request, reply));
         ACTING_FOR.set(outer.0);
-        session.has_replied(REPLIED.replace(outer.1));
+        session.has_replied(replace_replied(outer.1));
         let fault: Fault = match outcome {
             Ok(Ok(())) => return,
             Ok(Err(failure)) => failure.into(),
@@ -216,6 +223,12 @@ impl Server {
         let object = self.find(request.target).ok_or_else(gone)?;
         request.method.call(object.value(), &mut call)
     }
+}
+
+/// Sets the tokens in the reply that this thread makes; what they were. None at the end of a thread of the user's.
+fn replace_replied(tokens: Vec<u64>) -> Vec<u64> {
+    let replaced = REPLIED.try_with(|it| it.replace(tokens));
+    replaced.unwrap_or_default()
 }
 
 /// What has become of an object that is no longer there.

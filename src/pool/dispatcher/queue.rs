@@ -46,10 +46,15 @@ impl Queue {
     pub(super) fn pop_front(&mut self) -> Option<Unit> {
         loop {
             let unit = self.units.pop_front()?;
-            if !is_done(&unit) {
-                return Some(unit);
+            if is_done(&unit) {
+                self.cancelled -= 1;
+                continue;
             }
-            self.cancelled -= 1;
+            if self.is_empty() {
+                // What is left was cancelled, and nobody would come to see that.
+                *self = Self::default();
+            }
+            return Some(unit);
         }
     }
 

@@ -17,17 +17,13 @@ const LEAST_AHEAD: u64 = 2;
 const TINY_NANOS: u64 = 20_000;
 
 impl State {
-    /// The places to be filled now; the caller starts a worker for each.
-    pub(in crate::pool) fn take_vacancies(&mut self) -> Vec<usize> {
+    /// A place that is to be filled now; the caller starts a worker for it.
+    pub(in crate::pool) fn take_vacancy(&mut self) -> Option<usize> {
         let now = Instant::now();
-        let due = |slot: &Slot| matches!(slot, Slot::Vacant(at) if *at <= now);
-        let places: Vec<usize> = (0..self.slots.len())
-            .filter(|it| due(&self.slots[*it]))
-            .collect();
-        places
-            .iter()
-            .for_each(|it| self.slots[*it] = Slot::Starting);
-        places
+        let is_due = |slot: &Slot| matches!(slot, Slot::Vacant(at) if *at <= now);
+        let slot = self.slots.iter().position(is_due)?;
+        self.slots[slot] = Slot::Starting;
+        Some(slot)
     }
 
     /// Whether a place is to be filled, now or later.

@@ -85,6 +85,10 @@ impl State {
         if task.is_done() {
             return task.is_cancelled();
         }
+        if task.place() == Place::Queue {
+            // It has failed just now, and was to be tried again.
+            return self.cancel(task, told);
+        }
         self.condemn(slot, item, killed())
     }
 
