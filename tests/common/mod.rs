@@ -233,6 +233,11 @@ pub(crate) fn process_id((): ()) -> u32 {
 
 /// Bytes that differ from place to place and from seed to seed.
 pub(crate) fn pattern(length: usize, seed: usize) -> Vec<u8> {
+    /// After so many bytes they are the same again.
+    const PERIOD: usize = 1 << 16;
     let byte = |at: usize| (at.wrapping_mul(31) ^ (at >> 8) ^ seed.wrapping_mul(7)) as u8;
-    (0..length).map(byte).collect()
+    let block: Vec<u8> = (0..length.min(PERIOD)).map(byte).collect();
+    let mut bytes = block.repeat(length.div_ceil(PERIOD));
+    bytes.truncate(length);
+    bytes
 }
