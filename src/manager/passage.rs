@@ -3,7 +3,7 @@
 //! | a proxy | what keeps its object until it has arrived | messages |
 //! |---|---|---|
 //! | in the argument | a copy of the sender's reference, until the reply is there | none |
-//! | in the result | a token of the server's | one, which claims all of them |
+//! | in the result | a token of the server's | one, which claims all of them that it has room for |
 
 use super::{client::Client, reference::Reference};
 use crate::error::Result;

@@ -127,7 +127,7 @@ macro_rules! queue_proxy {
             ///
             /// # Errors
             ///
-            /// As [`get`](Self::get).
+            /// As [`get`](Self::get). Those that the server cannot encode are gone then, and the others stay.
             pub fn get_many(&self, most: usize) -> Result<Vec<T>> {
                 self.0.ask(get_many::<T>, &most)
             }

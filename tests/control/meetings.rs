@@ -79,6 +79,12 @@ fn panic_when_stopped(tries: PathBuf) {
     panic!("it was asked to stop");
 }
 
+/// A task that ends its worker once it was let in.
+fn pass_and_crash(gate: PathBuf) {
+    pass(gate);
+    process::abort();
+}
+
 fn wait_until_it_runs<R: Wire>(future: &TaskFuture<R>) {
     eventually("the task runs", || future.is_running());
 }
@@ -168,10 +174,7 @@ fn a_waker_waits(pool: ProcessPoolExecutor, task: fn(PathBuf)) {
 #[test]
 fn a_waker_can_wait_for_a_pool_that_has_just_lost_its_worker() {
     in_time(|| {
-        a_waker_waits(pool_of(1), |gate| {
-            pass(gate);
-            process::abort();
-        });
+        a_waker_waits(pool_of(1), pass_and_crash);
     });
 }
 
@@ -190,11 +193,7 @@ fn a_waker_can_wait_for_a_pool_that_has_just_lost_its_worker_while_others_wait()
         race(|| {
             let (pool, gate) = (Arc::new(pool_of(1)), Gate::new());
             let (tell, told) = mpsc::channel();
-            let crash = |gate| -> () {
-                pass(gate);
-                process::abort();
-            };
-            let mut held = pool.submit(crash, gate.path());
+            let mut held = pool.submit(pass_and_crash, gate.path());
             let same = Arc::clone(&pool);
             send_on_an_errand(&mut held, move || {
                 let squared = same.apply(square, 3);
@@ -218,11 +217,7 @@ fn a_waker_can_wait_for_several_pools() {
     in_time(|| {
         let (pool, gate) = (Arc::new(pool_of(1)), Gate::new());
         let (tell, told) = mpsc::channel();
-        let crash = |gate| -> () {
-            pass(gate);
-            process::abort();
-        };
-        let mut held = pool.submit(crash, gate.path());
+        let mut held = pool.submit(pass_and_crash, gate.path());
         let same = Arc::clone(&pool);
         send_on_an_errand(&mut held, move || {
             let other = pool_of(1);
