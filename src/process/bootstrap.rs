@@ -6,19 +6,14 @@ use super::{
     identity::Identity,
     luggage::Luggage,
     method::{StartMethod, set_start_method},
-    outcome::{self, Report},
+    outcome::{self, FreshSlabs, Report},
     panic::{self, Report as Printing},
 };
 use crate::error::Error;
 use crate::shm::{Buffer, Cursor};
 use crate::sys::{child, environment, signal, socket};
-use crate::wire::handle::Descriptor;
 use serde::{Deserialize, Serialize};
-use std::{
-    io,
-    os::fd::{AsFd, OwnedFd},
-    sync::Arc,
-};
+use std::{io, os::fd::OwnedFd, sync::Arc};
 
 /// The code of a child that could not even begin: "internal software error" of sysexits.h.
 const SOFTWARE: i32 = 70;
@@ -60,30 +55,27 @@ pub(super) struct Setup {
     pub(super) handles: usize,
 }
 
-/// Runs a child: it gets the pipe where its end is reported, a place for the outcome, a socket with handles, and its luggage.
+/// Runs a child: it gets its socket, where its end is reported, too, and its luggage.
 pub(super) fn main(given: Given) -> i32 {
     run(given).unwrap_or(SOFTWARE)
 }
 
 fn run(given: Given) -> Option<i32> {
     let mut fds = given.fds.into_iter();
-    // The pipe stays open as long as the process lives, and so does the mark of one that runs on.
-    let (_report, place, handles) = (fds.next()?, fds.next()?, fds.next()?);
+    // It stays open as long as the process lives, and so does the mark of one that runs on.
+    let report = Report::new(fds.next()?);
     let luggage = Luggage::received(given.bytes, &mut fds).ok()?;
     let _mark = fds.next();
     let setup = luggage.setup()?;
     let function = Function::from_bytes(&setup.function);
-    outcome::own_place(&place);
-    let report = Arc::new(Report::new(place).ok()?);
     panic::install_hook(Printing::Printed, outcome::last_words);
     let count = setup.handles;
-    match become_it(setup).and_then(|()| receive(&handles, count)) {
-        Ok(fds) => Some(call(function, luggage.argument(), fds?, &report, &handles)),
+    match become_it(setup).and_then(|()| receive(report.socket(), count)) {
+        Ok(fds) => Some(call(function, luggage.argument(), fds?, &report)),
         Err(error) => {
-            report.fault(
-                None,
-                &Fault::Setup(format!("failed to set up the process: {error}")),
-            );
+            report.fault(&Fault::Setup(format!(
+                "failed to set up the process: {error}"
+            )));
             Some(SOFTWARE)
         }
     }
@@ -117,38 +109,13 @@ fn receive(socket: &OwnedFd, count: usize) -> io::Result<Option<Vec<OwnedFd>>> {
     Ok(Some(fds))
 }
 
-/// Sends descriptors into the socket, where they wait. An error if they are more than it takes.
-pub(super) fn send(socket: &OwnedFd, handles: &[Descriptor]) -> io::Result<()> {
-    for batch in handles.chunks(socket::MAX_FDS) {
-        let fds: Vec<_> = batch.iter().map(AsFd::as_fd).collect();
-        socket::try_send(socket, &[Word::Handles as u8], &fds)?;
-    }
-    Ok(())
-}
-
-fn call(
-    function: Function,
-    argument: Cursor<'_>,
-    fds: Vec<OwnedFd>,
-    report: &Arc<Report>,
-    socket: &OwnedFd,
-) -> i32 {
-    let mut result = Buffer::new(Arc::clone(report) as _);
-    let outcome = invoke(function, argument, fds, &mut result, socket);
-    let large = result.take_slab();
-    match outcome {
-        Ok(()) => {
-            let left = report.value(large, result.private());
-            left.map_or(SOFTWARE, |()| 0)
-        }
-        Err(fault) => {
-            report.fault(large.map(|it| it.0), &fault);
-            if let Fault::Panicked { .. } = fault {
-                PANICKED
-            } else {
-                SOFTWARE
-            }
-        }
+fn call(function: Function, argument: Cursor<'_>, fds: Vec<OwnedFd>, report: &Report) -> i32 {
+    let outcome = invoke(function, argument, fds, report);
+    let Err(fault) = outcome else { return 0 };
+    report.fault(&fault);
+    match fault {
+        Fault::Panicked { .. } => PANICKED,
+        _ => SOFTWARE,
     }
 }
 
@@ -156,8 +123,7 @@ fn invoke(
     function: Function,
     argument: Cursor<'_>,
     fds: Vec<OwnedFd>,
-    result: &mut Buffer,
-    socket: &OwnedFd,
+    report: &Report,
 ) -> Result<(), Fault> {
     let unknown = |error: Error| Fault::Unknown(error.to_string());
     let callable = function.resolve().map_err(unknown)?;
@@ -165,14 +131,17 @@ fn invoke(
         given: fds,
         ..Handles::default()
     };
+    let mut result = Buffer::new(Arc::new(FreshSlabs));
     let mut invocation = Invocation {
         argument,
         context: None,
-        result,
+        result: &mut result,
         handles: &mut handles,
     };
     let outcome = panic::run(|| callable.invoke(&mut invocation));
     outcome.map_err(|it| *it)?.map_err(Fault::from)?;
-    send(socket, &handles.left)
-        .map_err(|it| Fault::Encode(format!("its handles could not be sent: {it}")))
+    let unsent = |it| Fault::Encode(format!("its handles could not be sent: {it}"));
+    report.handles(&handles.left).map_err(unsent)?;
+    let unsent = |it| Fault::Encode(format!("it could not be sent: {it}"));
+    report.value(&mut result).map_err(unsent)
 }

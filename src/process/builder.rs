@@ -1,23 +1,23 @@
 //! Settings of a process, and its start.
 
 use super::{
-    bootstrap::{self, Setup, Word, send},
+    bootstrap::{self, Setup, Word},
     child::ChildProcess,
     function::Function,
     handle::Process,
     identity::Identity,
     luggage::Luggage,
     method::{StartMethod, start_method},
-    outcome::Outcome,
+    outcome::{FreshSlabs, Outcome, send},
     start::{self, Child, Flags, Start},
 };
 use crate::error::{Error, ErrorKind, Result};
-use crate::shm::{Buffer, Slab, Slabs};
-use crate::sys::{child::Threads, environment, pipe, socket};
+use crate::shm::Buffer;
+use crate::sys::{child::Threads, environment, socket};
 use crate::wire::{Wire, codec, handle};
 use std::{
     ffi::{OsStr, OsString},
-    fmt, io,
+    fmt, iter,
     os::fd::{AsFd, OwnedFd},
     sync::Arc,
 };
@@ -108,9 +108,6 @@ impl<A: Wire, R: Wire> ProcessBuilder<A, R> {
     /// As [`Process::start`]; [`ErrorKind::InvalidInput`] for a variable whose name is empty or has an `=` or a zero byte in it,
     /// or whose value has a zero byte.
     pub fn start(self) -> Result<Process<R>> {
-        if self.method != StartMethod::Fork {
-            start::forkserver::wake();
-        }
         let environment = self.whole_environment()?;
         let function = Function::unary(self.function)?;
         let identity = Identity::of_a_child(self.name.clone());
@@ -135,16 +132,12 @@ impl<A: Wire, R: Wire> ProcessBuilder<A, R> {
         luggage: &Luggage,
         descriptors: &[handle::Descriptor],
     ) -> Result<ChildProcess> {
-        let ends = Ends::new().map_err(|it| Error::io("failed to create a process's pipes", it))?;
-        send(&ends.handles, descriptors)
+        let pair = socket::pair();
+        let (ours, theirs) =
+            pair.map_err(|it| Error::io("failed to create a process's socket", it))?;
+        send(&ours, Word::Handles as u8, descriptors)
             .map_err(|it| Error::io("failed to hand over the handles in an argument", it))?;
-        let outcome = Outcome::new()?;
-        let always = [
-            ends.report_theirs.as_fd(),
-            outcome.as_fd(),
-            ends.handles_theirs.as_fd(),
-        ];
-        let passed: Vec<_> = always.into_iter().chain(luggage.file()).collect();
+        let passed: Vec<_> = iter::once(theirs.as_fd()).chain(luggage.file()).collect();
         let start = Start {
             main: bootstrap::main,
             passed: &passed,
@@ -154,12 +147,9 @@ impl<A: Wire, R: Wire> ProcessBuilder<A, R> {
                 executes: self.method == StartMethod::Spawn,
             },
         };
-        let child = self.start_child(&start, &ends.handles)?;
+        let child = self.start_child(&start, &ours)?;
         let kind = (self.is_daemon, self.method);
-        let (report, handles) = (ends.report, ends.handles);
-        Ok(ChildProcess::new(
-            name, kind, child, report, outcome, handles,
-        ))
+        Ok(ChildProcess::new(name, kind, child, Outcome::new(ours)))
     }
 
     /// Has the child made, and tells it to run.
@@ -198,37 +188,9 @@ fn start_failed(error: Error) -> Error {
     }
 }
 
-/// Both ends of what connects a child.
-struct Ends {
-    report: OwnedFd,
-    report_theirs: OwnedFd,
-    handles: OwnedFd,
-    handles_theirs: OwnedFd,
-}
-
-impl Ends {
-    fn new() -> io::Result<Self> {
-        let (report, report_theirs) = pipe::pipe()?;
-        let (handles, handles_theirs) = socket::pair()?;
-        Ok(Self {
-            report,
-            report_theirs,
-            handles,
-            handles_theirs,
-        })
-    }
-}
-
 /// Encodes an argument: a large one into a slab of its own.
 fn encoded<A: Wire>(argument: &A) -> Result<(Buffer, Vec<handle::Descriptor>)> {
-    struct Fresh;
-    impl Slabs for Fresh {
-        fn take(&self, bytes: usize) -> Option<Slab> {
-            Slab::new(0, bytes).ok()
-        }
-        fn give_back(&self, _slab: Slab) {}
-    }
-    let mut buffer = Buffer::new(Arc::new(Fresh));
+    let mut buffer = Buffer::new(Arc::new(FreshSlabs));
     let mut descriptors = Vec::new();
     let outcome = handle::collect(&mut descriptors, || codec::encode(argument, &mut buffer));
     outcome.map_err(|reason| {

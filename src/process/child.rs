@@ -1,20 +1,14 @@
 //! A started child, whatever its function returns: waited for, signalled, and asked how it ended.
 
-use super::{
-    method::StartMethod,
-    outcome::{Left, Outcome},
-    start::{Child, ExitRecord},
-    status::ExitStatus,
-};
+use super::{method::StartMethod, outcome::Outcome, start::Child, status::ExitStatus};
 use crate::error::{Error, Result};
 use crate::sys::{
     child::{PidFd, WaitStatus},
-    pid, pipe, poll, socket,
+    pid, poll,
 };
 use parking_lot::Mutex;
 use std::{
-    io,
-    os::fd::{AsFd, BorrowedFd, OwnedFd},
+    os::fd::{AsFd, BorrowedFd},
     time::{Duration, Instant},
 };
 
@@ -34,11 +28,7 @@ pub(super) struct ChildProcess {
     pub(super) is_daemon: bool,
     method: StartMethod,
     pidfd: PidFd,
-    /// Where the fork server reports its end.
-    report: OwnedFd,
     pub(super) outcome: Outcome,
-    /// The socket with the handles in its result.
-    handles: OwnedFd,
     status: Mutex<Option<ExitStatus>>,
 }
 
@@ -47,9 +37,7 @@ impl ChildProcess {
         name: String,
         (is_daemon, method): (bool, StartMethod),
         child: Child,
-        report: OwnedFd,
         outcome: Outcome,
-        handles: OwnedFd,
     ) -> Self {
         Self {
             owner: pid::current(),
@@ -58,9 +46,7 @@ impl ChildProcess {
             is_daemon,
             method,
             pidfd: child.pidfd,
-            report,
             outcome,
-            handles,
             status: Mutex::new(None),
         }
     }
@@ -104,52 +90,18 @@ impl ChildProcess {
     }
 
     fn take_status(&self) -> Option<WaitStatus> {
+        // The one who started it would miss what is taken here.
+        if self.is_foreign() {
+            return self.pidfd.status_after_reaping();
+        }
         let taken = match self.method {
-            // The one who started it would miss what is taken here.
-            _ if self.is_foreign() => None,
             StartMethod::Fork => self.pidfd.take_status(),
-            StartMethod::ForkServer | StartMethod::Spawn => self.read_record(),
+            // A dead child's parent may need a moment to reap it.
+            StartMethod::ForkServer | StartMethod::Spawn => self.outcome.record(STATUS_LIMIT),
         };
-        taken
-            .or_else(|| self.pidfd.status_after_reaping())
-            .or_else(|| match self.outcome.look() {
-                // It was on its way out, with the code that follows from what it left.
-                Left::Value => Some(WaitStatus::of_code(0)),
-                Left::Fault(_) | Left::Nothing => None,
-            })
-    }
-
-    /// Reads the fork server's record, for which a dead child's parent may have to wait a moment.
-    fn read_record(&self) -> Option<WaitStatus> {
-        let deadline = Instant::now() + STATUS_LIMIT;
-        let mut bytes = Vec::new();
-        loop {
-            let left = deadline.saturating_duration_since(Instant::now());
-            if !poll::readable(&self.report, Some(left)).ok()? {
-                return None;
-            }
-            let mut part = [0; 64];
-            let count = pipe::read(&self.report, &mut part).ok()?;
-            bytes.extend_from_slice(&part[..count]);
-            match ExitRecord::find(&bytes) {
-                Some(ExitRecord(status)) => return Some(status),
-                None if count == 0 => return None,
-                None => {}
-            }
-        }
-    }
-
-    /// Takes the handles in its result.
-    pub(super) fn take_handles(&self) -> io::Result<Vec<OwnedFd>> {
-        let mut fds = Vec::new();
-        loop {
-            match socket::try_receive(&self.handles, &mut [0]) {
-                Ok((0, _)) => return Ok(fds),
-                Ok((_, received)) => fds.extend(received),
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(fds),
-                Err(error) => return Err(error),
-            }
-        }
+        let taken = taken.or_else(|| self.pidfd.status_after_reaping());
+        // With a value it was on its way out, with the code that follows from that.
+        taken.or_else(|| self.outcome.has_value().then(|| WaitStatus::of_code(0)))
     }
 
     /// What dropping its handle does: a daemon is stopped, any other waited for.

@@ -1,14 +1,18 @@
 //! `Process`: one function in a process of its own.
 
 use super::{
-    builder::ProcessBuilder, child::ChildProcess, outcome::Left, registry, status::ExitStatus,
+    builder::ProcessBuilder,
+    child::ChildProcess,
+    outcome::{Left, Payload},
+    registry,
+    status::ExitStatus,
 };
 use crate::error::{Error, ErrorKind, Result, WorkerExit};
 use crate::wire::{Wire, codec, handle};
 use std::{
     fmt,
     marker::PhantomData,
-    os::fd::{AsFd, BorrowedFd},
+    os::fd::{AsFd, BorrowedFd, OwnedFd},
     sync::Arc,
     time::{Duration, Instant},
 };
@@ -16,7 +20,7 @@ use std::{
 /// A function that runs in a process of its own.
 ///
 /// Made by [`start`](Self::start) or with settings by [`builder`](Self::builder). The handle may be shared between threads.
-/// What the function returns waits in shared memory until [`result`](Self::result) takes it, whatever its size: the child
+/// What the function returns waits until [`result`](Self::result) takes it, whatever its size: the child
 /// never waits for its parent. If it panics, its message is printed, the process ends with code 101, and `result` is
 /// [`ErrorKind::Panicked`].
 ///
@@ -123,8 +127,9 @@ impl<R: Wire> Process<R> {
         self.check_owner()?;
         let status = self.join()?;
         let child = self.child();
-        match child.outcome.look() {
-            Left::Value => Self::decode(child),
+        let (left, handles) = child.outcome.take();
+        match left {
+            Left::Value(value) => Self::decode(&value, handles),
             Left::Fault(fault) => Err(fault.into_error()),
             Left::Nothing => Err(Error::process_died(WorkerExit {
                 pid: child.pid(),
@@ -134,18 +139,14 @@ impl<R: Wire> Process<R> {
         }
     }
 
-    fn decode(child: &ChildProcess) -> Result<R> {
+    fn decode(value: &Payload, handles: Vec<OwnedFd>) -> Result<R> {
         let fail = |reason: String| {
             let message = format!("failed to decode the result of the process: {reason}");
             Error::new(ErrorKind::Codec, message)
         };
-        let handles = child.take_handles().map_err(|it| fail(it.to_string()))?;
-        let decoded = child
-            .outcome
-            .read(|mut bytes| handle::provide(handles, || codec::decode(&mut bytes)));
-        decoded
-            .ok_or_else(|| fail("its shared memory could not be mapped here".to_owned()))?
-            .map_err(fail)
+        let decoded =
+            value.read(|mut bytes| handle::provide(handles, || codec::decode(&mut bytes)));
+        decoded.and_then(|it| it).map_err(fail)
     }
 }
 

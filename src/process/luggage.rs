@@ -35,7 +35,7 @@ impl Luggage {
         }
         let (mut slab, end) = match slab {
             Some(large) => large,
-            None => (in_slab(argument)?, argument.len()),
+            None => (Slab::holding(argument)?, argument.len()),
         };
         slab.reserve(end + length)?;
         slab.write_at(end, &bytes[LENGTH..]);
@@ -102,10 +102,4 @@ impl Luggage {
         let length = self.bytes().first_chunk()?;
         usize::try_from(u64::from_le_bytes(*length)).ok()
     }
-}
-
-fn in_slab(bytes: &[u8]) -> Result<Slab> {
-    let slab = Slab::new(0, bytes.len())?;
-    slab.write_at(0, bytes);
-    Ok(slab)
 }

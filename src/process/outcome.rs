@@ -1,137 +1,261 @@
-//! What became of a child's function: in shared memory, so that a child never waits for a parent that does not read.
+//! What becomes of a child: messages in the socket that its starter has the other end of. Large values lie in shared memory,
+//! so that a child never waits for a parent that does not read.
+//!
+//! | message | from | meaning |
+//! |---|---|---|
+//! | `Handles`, and descriptors | the child | they belong to the value that follows |
+//! | `Value` | the child | what its function has returned |
+//! | `Fault` | the child | why there is no value |
+//! | an [`ExitRecord`] | the fork server | how it has ended; nothing follows |
 
-use super::fault::Fault;
+use super::{fault::Fault, start::ExitRecord};
 use crate::error::Result;
-use crate::shm::{Cursor, Slab, Slabs};
-use crate::wire::codec;
-use parking_lot::Mutex;
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use crate::shm::{Buffer, Cursor, SPILL, Slab, Slabs};
+use crate::sys::{child::WaitStatus, poll, socket};
+use crate::wire::{codec, handle::Descriptor};
+use parking_lot::{Mutex, MutexGuard};
+use std::{
+    io,
+    os::fd::{AsFd, OwnedFd},
+    time::{Duration, Instant},
+};
 
-/// What lies in the slab, where it is not 0, nothing.
+/// What a message of a child is, in its first byte.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Kind {
-    Value = 1,
-    Fault = 2,
+enum Said {
+    Handles = ExitRecord::MARK as isize + 1,
+    /// Followed by its encoding.
+    Value,
+    Fault,
+    /// Followed by the length of its encoding, which lies in a slab that comes along.
+    LargeValue,
+    LargeFault,
 }
 
-/// A child's end: it leaves the outcome here, once.
+/// A child's end.
 #[derive(Debug)]
-pub(super) struct Report(Mutex<Option<Slab>>);
+pub(super) struct Report(OwnedFd);
 
-/// The report of this process, where the panic hook finds it.
-static OWN: Mutex<Option<OwnedFd>> = Mutex::new(None);
+/// That of this process, where the panic hook finds it.
+static OWN: Mutex<Option<Report>> = Mutex::new(None);
+
+/// Makes a slab for each large value.
+pub(super) struct FreshSlabs;
+
+impl Slabs for FreshSlabs {
+    fn take(&self, bytes: usize) -> Option<Slab> {
+        Slab::new(0, bytes).ok()
+    }
+
+    fn give_back(&self, _slab: Slab) {}
+}
 
 impl Report {
-    pub(super) fn new(file: OwnedFd) -> Result<Self> {
-        Ok(Self(Mutex::new(Some(Slab::from_fd(0, file)?))))
-    }
-
-    /// Leaves a value, which lies in the slab that was taken for it, or here.
-    pub(super) fn value(&self, large: Option<(Slab, usize)>, small: &[u8]) -> Option<()> {
-        let (slab, length) = match large {
-            Some(large) => large,
-            None => (self.filled(small)?, small.len()),
-        };
-        slab.publish(Kind::Value as u64, length as u64);
-        Some(())
-    }
-
-    /// Leaves why there is no value. `taken` is the slab, if a part of a value lies in it.
-    pub(super) fn fault(&self, taken: Option<Slab>, fault: &Fault) {
-        if taken.is_some() {
-            *self.0.lock() = taken;
+    /// The child's end of its socket. Its last words go there, and not to that of a process which this one is a copy of.
+    pub(super) fn new(socket: OwnedFd) -> Self {
+        // Where a panic unwinds there are none.
+        if cfg!(panic = "abort") {
+            *OWN.lock() = socket.try_clone().ok().map(Self);
         }
+        Self(socket)
+    }
+
+    pub(super) fn socket(&self) -> &OwnedFd {
+        &self.0
+    }
+
+    /// Leaves the handles in a value, before that.
+    pub(super) fn handles(&self, handles: &[Descriptor]) -> io::Result<()> {
+        send(&self.0, Said::Handles as u8, handles)
+    }
+
+    /// Leaves a value, the only one in the buffer.
+    pub(super) fn value(&self, result: &mut Buffer) -> Result<(), String> {
+        match result.take_slab() {
+            Some((slab, length)) => self.say_large(Said::LargeValue, &slab, length),
+            None => self.say([Said::Value, Said::LargeValue], result.private()),
+        }
+    }
+
+    /// Leaves why there is no value.
+    pub(super) fn fault(&self, fault: &Fault) {
         let mut bytes = Vec::new();
         // Text in memory cannot fail to encode; and there is nobody else to tell.
         let _ = codec::encode(fault, &mut bytes);
-        if let Some(slab) = self.filled(&bytes) {
-            slab.publish(Kind::Fault as u64, bytes.len() as u64);
+        let _ = self.say([Said::Fault, Said::LargeFault], &bytes);
+    }
+
+    /// In a message, or in shared memory where that is too long for one.
+    fn say(&self, [small, large]: [Said; 2], bytes: &[u8]) -> Result<(), String> {
+        let message = || [&[small as u8], bytes].concat();
+        if bytes.len() <= SPILL && socket::try_send(&self.0, &message(), &[]).is_ok() {
+            return Ok(());
         }
+        let slab = Slab::holding(bytes).map_err(|it| it.to_string())?;
+        self.say_large(large, &slab, bytes.len())
     }
 
-    fn filled(&self, bytes: &[u8]) -> Option<Slab> {
-        let slab = self.take(bytes.len())?;
-        slab.write_at(0, bytes);
-        Some(slab)
-    }
-}
-
-impl Slabs for Report {
-    fn take(&self, bytes: usize) -> Option<Slab> {
-        let mut slab = self.0.lock().take()?;
-        slab.reserve(bytes).ok().map(|()| slab)
-    }
-
-    fn give_back(&self, slab: Slab) {
-        *self.0.lock() = Some(slab);
-    }
-}
-
-/// Has [`last_words`] go to this place, and not to that of a process which this one is a copy of.
-pub(super) fn own_place(file: &OwnedFd) {
-    // Where a panic unwinds there are none.
-    if cfg!(panic = "abort") {
-        *OWN.lock() = file.try_clone().ok();
+    fn say_large(&self, what: Said, slab: &Slab, length: usize) -> Result<(), String> {
+        let mut message = [what as u8; 9];
+        message[1..].copy_from_slice(&(length as u64).to_le_bytes());
+        match socket::try_send(&self.0, &message, &[slab.as_fd()]) {
+            // Nobody wants to know any more.
+            Err(error) if !socket::is_closed(&error) => Err(error.to_string()),
+            _ => Ok(()),
+        }
     }
 }
 
 /// Leaves a fault that ends this process before anything else can be said.
 pub(super) fn last_words(fault: Fault) {
-    let file = OWN.lock().take();
-    if let Some(report) = file.and_then(|it| Report::new(it).ok()) {
-        report.fault(None, &fault);
+    if let Some(report) = OWN.lock().take() {
+        report.fault(&fault);
     }
 }
 
-/// The parent's end.
+/// Sends descriptors into a socket, where they wait, in messages of this byte. An error if they are more than it takes.
+pub(super) fn send(socket: &OwnedFd, word: u8, handles: &[Descriptor]) -> io::Result<()> {
+    for batch in handles.chunks(socket::MAX_FDS) {
+        let fds: Vec<_> = batch.iter().map(AsFd::as_fd).collect();
+        socket::try_send(socket, &[word], &fds)?;
+    }
+    Ok(())
+}
+
+/// The parent's end, and what has come there.
 #[derive(Debug)]
-pub(super) struct Outcome(Slab);
+pub(super) struct Outcome {
+    socket: OwnedFd,
+    heard: Mutex<Heard>,
+}
+
+#[derive(Debug, Default)]
+struct Heard {
+    handles: Vec<OwnedFd>,
+    left: Left,
+    /// How it ended, by the fork server's record.
+    status: Option<WaitStatus>,
+    is_over: bool,
+}
 
 /// What a child has left.
+#[derive(Debug, Default)]
 pub(super) enum Left {
+    #[default]
     Nothing,
-    Value,
+    Value(Payload),
     Fault(Fault),
 }
 
-impl Outcome {
-    pub(super) fn new() -> Result<Self> {
-        Ok(Self(Slab::new(0, 0)?))
-    }
+/// The encoding of a value.
+#[derive(Debug)]
+pub(super) enum Payload {
+    Message(Vec<u8>),
+    Shared(OwnedFd, usize),
+    /// Its shared memory has found no room among this process's descriptors.
+    Lost,
+}
 
-    /// What the child has left so far; nothing more comes when it has ended.
-    pub(super) fn look(&self) -> Left {
-        match self.0.published() {
-            (kind, _) if kind == Kind::Value as u64 => Left::Value,
-            (kind, length) if kind == Kind::Fault as u64 => {
-                let fault = self.with(length, |mut bytes| codec::decode(&mut bytes));
-                let garbled = || Fault::Setup("what the process said cannot be read".to_owned());
-                Left::Fault(
-                    fault
-                        .and_then(std::result::Result::ok)
-                        .unwrap_or_else(garbled),
-                )
-            }
-            _ => Left::Nothing,
+impl Outcome {
+    pub(super) fn new(socket: OwnedFd) -> Self {
+        Self {
+            socket,
+            heard: Mutex::default(),
         }
     }
 
-    /// Reads the value's bytes; none if they are not there.
-    pub(super) fn read<T>(&self, read: impl FnOnce(Cursor<'_>) -> T) -> Option<T> {
-        let (kind, length) = self.0.published();
-        (kind == Kind::Value as u64).then(|| self.with(length, read))?
+    /// How it ended, by the fork server's record, which may need a moment; none if it does not come.
+    pub(super) fn record(&self, limit: Duration) -> Option<WaitStatus> {
+        let deadline = Instant::now() + limit;
+        loop {
+            let heard = self.hear();
+            if heard.is_over || heard.status.is_some() {
+                return heard.status;
+            }
+            drop(heard);
+            let left = deadline.saturating_duration_since(Instant::now());
+            if !poll::readable(&self.socket, Some(left)).ok()? {
+                return None;
+            }
+        }
     }
 
-    fn with<T>(&self, length: u64, read: impl FnOnce(Cursor<'_>) -> T) -> Option<T> {
-        let length = usize::try_from(length).ok()?;
-        // The child may have made it longer.
-        let slab = self.0.mapped_again().ok()?;
-        (length <= slab.capacity()).then(|| read(slab.read(length)))
+    /// Whether it has left a value so far.
+    pub(super) fn has_value(&self) -> bool {
+        matches!(self.hear().left, Left::Value(_))
+    }
+
+    /// Takes what it has left, and the handles in that; nothing more comes when it has ended.
+    pub(super) fn take(&self) -> (Left, Vec<OwnedFd>) {
+        let mut heard = self.hear();
+        (
+            std::mem::take(&mut heard.left),
+            std::mem::take(&mut heard.handles),
+        )
+    }
+
+    /// Takes in what has come.
+    fn hear(&self) -> MutexGuard<'_, Heard> {
+        let mut heard = self.heard.lock();
+        // Another error means as little as that nothing more is there.
+        while let Ok((message, fds)) = socket::try_receive_whole(&self.socket) {
+            if message.is_empty() {
+                heard.is_over = true;
+                break;
+            }
+            heard.add(message, fds);
+        }
+        heard
     }
 }
 
-impl AsFd for Outcome {
-    fn as_fd(&self) -> BorrowedFd<'_> {
-        self.0.as_fd()
+impl Heard {
+    fn add(&mut self, message: Vec<u8>, mut fds: Vec<OwnedFd>) {
+        let is = |it: Said| message[0] == it as u8;
+        if is(Said::Handles) {
+            self.handles.append(&mut fds);
+        } else if is(Said::Value) {
+            self.left = Left::Value(Payload::Message(message));
+        } else if is(Said::Fault) {
+            self.left = Left::Fault(fault(&Payload::Message(message)));
+        } else if is(Said::LargeValue) {
+            self.left = Left::Value(Payload::shared(&message, fds.pop()));
+        } else if is(Said::LargeFault) {
+            self.left = Left::Fault(fault(&Payload::shared(&message, fds.pop())));
+        } else if let Some(ExitRecord(status)) = ExitRecord::find(&message) {
+            self.status = Some(status);
+        }
+    }
+}
+
+fn fault(payload: &Payload) -> Fault {
+    let read = payload.read(|mut bytes| codec::decode(&mut bytes));
+    let garbled = |_| Fault::Setup("what the process said cannot be read".to_owned());
+    read.and_then(|it| it).unwrap_or_else(garbled)
+}
+
+impl Payload {
+    fn shared(message: &[u8], fd: Option<OwnedFd>) -> Self {
+        let length = message[1..].first_chunk().copied();
+        match (fd, length.map(u64::from_le_bytes)) {
+            (Some(fd), Some(length)) => Self::Shared(fd, length as usize),
+            _ => Self::Lost,
+        }
+    }
+
+    /// Has it read; an error says why it is not there.
+    pub(super) fn read<T>(&self, read: impl FnOnce(Cursor<'_>) -> T) -> Result<T, String> {
+        match self {
+            Self::Message(message) => Ok(read(Cursor::new(&message[1..]))),
+            Self::Shared(fd, length) => {
+                let file = fd.try_clone().map_err(|it| it.to_string())?;
+                let slab = Slab::from_fd(0, file).map_err(|it| it.to_string())?;
+                if *length > slab.capacity() {
+                    return Err("its shared memory is shorter than it says".to_owned());
+                }
+                Ok(read(slab.read(*length)))
+            }
+            Self::Lost => Err("no descriptor was left for its shared memory".to_owned()),
+        }
     }
 }

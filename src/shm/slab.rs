@@ -54,6 +54,13 @@ impl Slab {
         })
     }
 
+    /// Makes one that holds these bytes.
+    pub(crate) fn holding(bytes: &[u8]) -> Result<Self> {
+        let slab = Self::new(0, bytes.len())?;
+        slab.write_at(0, bytes);
+        Ok(slab)
+    }
+
     /// Maps one that the peer made.
     pub(crate) fn from_fd(id: u32, file: OwnedFd) -> Result<Self> {
         Ok(Self {

@@ -296,6 +296,11 @@ pub(crate) fn is_full(error: &io::Error) -> bool {
     error.kind() == io::ErrorKind::WouldBlock || error.raw_os_error() == Some(libc::ETOOMANYREFS)
 }
 
+/// Whether sending failed because it is no socket.
+pub(crate) fn is_none(error: &io::Error) -> bool {
+    error.raw_os_error() == Some(libc::ENOTSOCK)
+}
+
 /// Whether sending or receiving failed because the other end is closed, or its machine is not there any more.
 pub(crate) fn is_closed(error: &io::Error) -> bool {
     matches!(
@@ -322,6 +327,21 @@ pub(crate) fn try_receive(
     buffer: &mut [u8],
 ) -> io::Result<(usize, Vec<OwnedFd>)> {
     receive_with(socket, buffer, libc::MSG_DONTWAIT, &mut [0; CONTROL_WORDS])
+}
+
+/// As [`try_receive`], whatever the length of the message.
+pub(crate) fn try_receive_whole(socket: impl AsFd) -> io::Result<(Vec<u8>, Vec<OwnedFd>)> {
+    let flags = MsgFlags::MSG_PEEK | MsgFlags::MSG_TRUNC | MsgFlags::MSG_DONTWAIT;
+    let number = socket.as_fd().as_raw_fd();
+    let length = retry(|| match nix::sys::socket::recv(number, &mut [], flags) {
+        // As in `receive_with`.
+        Err(Errno::ECONNRESET) => Err(Errno::EINTR),
+        length => length,
+    })?;
+    let mut message = vec![0; length];
+    let (length, fds) = try_receive(socket, &mut message)?;
+    message.truncate(length);
+    Ok((message, fds))
 }
 
 /// By libc: nix keeps the descriptors of a message to itself that not all were taken in of, and they stay open for ever.

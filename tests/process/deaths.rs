@@ -8,11 +8,15 @@ use crate::{
     processes::{Program, eventually, fork_server, kill, listen, process, say},
     start,
 };
-use nix::sys::{
-    resource::{Resource, getrlimit, setrlimit},
-    signal::Signal,
+use nix::{
+    errno::Errno,
+    sys::{
+        resource::{Resource, getrlimit, setrlimit},
+        signal::Signal,
+        socket::{MsgFlags, send},
+    },
 };
-use procpool::{ErrorKind, Process, Receiver, Result, StartMethod, one_way};
+use procpool::{ErrorKind, Process, Receiver, Result, StartMethod, one_way, wait_ready};
 use std::{
     path::PathBuf,
     sync::atomic::{AtomicBool, Ordering},
@@ -270,6 +274,27 @@ fn a_daemon_ends_with_its_owner_and_not_with_the_thread_that_forked_it() {
         eventually("the daemon is gone", || !daemon.runs());
         drop(program.finish());
     });
+}
+
+/// Writes into every socket of this process that takes it, until none has room.
+fn fill_every_socket((): ()) {
+    for number in 3..300 {
+        while let Ok(_) | Err(Errno::EINTR) = send(number, &[0; 4096], MsgFlags::MSG_DONTWAIT) {}
+    }
+}
+
+#[test]
+fn a_process_that_fills_its_own_socket_does_not_hold_up_the_fork_server() -> Result<()> {
+    in_time(|| {
+        let full = start(StartMethod::ForkServer, fill_every_socket, ())?;
+        let server = fork_server();
+        // Not joined, which takes what is in the socket.
+        wait_ready(&[&full.sentinel()], None)?;
+        assert_eq!(start(StartMethod::ForkServer, square, 7)?.result()?, 49);
+        assert_eq!(fork_server(), server);
+        assert_eq!(failure(full.result()).kind(), ErrorKind::WorkerDied);
+        Ok(())
+    })
 }
 
 fn give_too_many_handles() {

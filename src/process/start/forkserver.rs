@@ -10,7 +10,7 @@ use crate::process::{
     per_process::PerProcess,
     start::{
         Child, Request, Start, fork,
-        server::{GREETING, READY, Reply, WAKE},
+        server::{GREETING, READY, Reply},
     },
 };
 use crate::sys::{
@@ -32,18 +32,6 @@ const FORK_LIMIT: Duration = Duration::from_secs(10);
 
 /// The server of this process, once there is one.
 static OWN: PerProcess<Mutex<Option<ForkServer>>> = PerProcess::new();
-
-/// Wakes the fork server, if there is one, for a request that is about to come: it wakes while that is put together.
-pub(crate) fn wake() {
-    // Whoever has it is about to send something.
-    let Some(server) = OWN.get().try_lock() else {
-        return;
-    };
-    if let Some(running) = server.as_ref() {
-        // A server that is gone or stopped is found out by the request.
-        let _ = socket::try_send(&running.control, &[WAKE], &[]);
-    }
-}
 
 /// Starts a child of the fork server, which is started or replaced first where that is needed.
 pub(crate) fn start(start: &Start<'_>) -> Result<Child> {

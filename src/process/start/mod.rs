@@ -13,13 +13,19 @@ pub(crate) mod origin;
 pub(crate) mod server;
 
 use crate::process::function::{ChildMain, Given, Location};
-use crate::sys::child::{self, PidFd, WaitStatus};
-use std::{io, os::fd::BorrowedFd};
+use crate::sys::{
+    child::{self, PidFd, WaitStatus},
+    pipe, socket,
+};
+use std::{
+    io,
+    os::fd::{BorrowedFd, OwnedFd},
+};
 
 /// What a child is to be given.
 ///
-/// The first descriptor is the writing end of a pipe, of which the starter keeps a copy: when the child has ended, an
-/// [`ExitRecord`] is written to it.
+/// The first descriptor is the writing end of a pipe, or an end of a socket, of which the fork server keeps a copy: when the
+/// child has ended, an [`ExitRecord`] is left there.
 pub(crate) struct Start<'a> {
     pub(crate) main: ChildMain,
     pub(crate) passed: &'a [BorrowedFd<'a>],
@@ -101,8 +107,17 @@ pub(crate) struct ExitRecord(pub(crate) WaitStatus);
 impl ExitRecord {
     /// What the child itself may write: a call to look at its shared memory.
     pub(crate) const BELL: u8 = 0;
-    const MARK: u8 = 1;
+    pub(crate) const MARK: u8 = 1;
     const SIZE: usize = 5;
+
+    /// Leaves it, without waiting, for a starter that may be gone.
+    fn leave(self, place: &OwnedFd) {
+        let bytes = self.to_bytes();
+        // Nobody fills the pipe of a worker. A process may fill its own socket: then there is no record.
+        if socket::try_send(place, &bytes, &[]).is_err_and(|it| socket::is_none(&it)) {
+            let _ = pipe::write(place, &bytes);
+        }
+    }
 
     fn to_bytes(self) -> [u8; Self::SIZE] {
         let [a, b, c, d] = self.0.0.to_le_bytes();

@@ -5,7 +5,7 @@
 //!
 //! - *The owner* (or its socket): the pidfd or the socket becomes readable; every daemon is killed and reaped, then what they
 //!   leave behind, then the server ends; a child that is no daemon runs on. A copy of the owner that holds the socket open does not matter: the pidfd tells.
-//! - *A child*: its status goes to its pipe, and its own children, which become the server's, are killed. Among them may be
+//! - *A child*: its status goes to its pipe or socket, and its own children, which become the server's, are killed. Among them may be
 //!   the fork server of a nested pool, whose children follow in the next round.
 //! - *The server*: the kernel kills its children (PDEATHSIG; the server has one thread, so the signal that follows the
 //!   thread follows the process). The owner sees the end of the socket and starts another server.
@@ -17,10 +17,9 @@ use crate::process::{
 };
 use crate::sys::{
     child::{self, Forked, PidFd, Threads},
-    fd, pid, pipe, poll,
+    fd, pid, poll,
     signal::{self, ChildDeaths},
     socket,
-    spin::Spin,
 };
 use std::{
     cell::Cell,
@@ -33,9 +32,6 @@ use std::{
 pub(super) const GREETING: &[u8] = b"procpool fork server 1";
 /// What the server says when it can take requests; a pidfd of its own comes with it.
 pub(super) const READY: &[u8] = b"ready";
-
-/// A message of this byte alone says that a request is about to come.
-pub(super) const WAKE: u8 = 1;
 
 /// What is said of a failure that was not the system's.
 const EIO: i32 = 5;
@@ -128,8 +124,6 @@ pub(crate) struct Server {
     children: Vec<Served>,
     /// Where a request comes in.
     message: Vec<u8>,
-    /// Waits for a request that was announced.
-    spin: Spin,
     /// Whether it is a copy of its owner, whose children keep what that one had open.
     is_template: bool,
 }
@@ -137,7 +131,7 @@ pub(crate) struct Server {
 /// A child of the server.
 struct Served {
     pid: u32,
-    /// The pipe where its end is to be reported.
+    /// Where its end is to be reported.
     report: OwnedFd,
     is_daemon: bool,
 }
@@ -156,7 +150,6 @@ impl Server {
             owner,
             children: Vec::new(),
             message: vec![0; Request::SIZE + MOST_BESIDE],
-            spin: Spin::default(),
             is_template,
         }
     }
@@ -208,11 +201,6 @@ impl Server {
     /// Takes one request; false when the owner has closed the socket.
     fn answer(&mut self) -> io::Result<bool> {
         let (length, fds) = socket::receive(&self.control, &mut self.message)?;
-        if self.message[..length] == [WAKE] {
-            let is_there = || poll::readable(&self.control, Some(Duration::ZERO)).unwrap_or(true);
-            self.spin.until(is_there);
-            return Ok(true);
-        }
         let Some((request, bytes)) = self.message[..length].split_first_chunk() else {
             return Ok(false);
         };
@@ -283,8 +271,7 @@ impl Server {
                 continue;
             };
             let Served { report, .. } = self.children.swap_remove(at);
-            // The owner may have closed its end: then nobody wants to know. The pipe never blocks.
-            let _ = pipe::write(&report, &ExitRecord(status).to_bytes());
+            ExitRecord(status).leave(&report);
         }
         any
     }
