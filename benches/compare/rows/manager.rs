@@ -1,24 +1,26 @@
-//! A manager's dict from one process and from two threads of it, against a bare connection over a Unix socket.
+//! A manager's dict from one thread and from two, against a bare connection over a Unix socket.
 
+use std::mem;
 use std::path::PathBuf;
 use std::thread;
 use std::time::Duration;
 
-use procpool::{Connection, DictProxy, Listener, Manager, Process, connect};
+use procpool::{Connection, DictProxy, Listener, Manager, Process, Proxy, connect};
 
 use crate::Result;
+use crate::machine::{Pinned, two_cores};
 use crate::plan::Plan;
 use crate::report::{Bar, Report, Row, Unit};
 use crate::samples::{median_call, timed};
 
 pub(crate) const GET: [&str; 1] = ["manager: dict get"];
 pub(crate) const SET: [&str; 1] = ["manager: dict set"];
-pub(crate) const CLIENTS: [&str; 1] = ["manager: two clients, as many calls"];
+pub(crate) const CLIENTS: [&str; 1] = ["manager: two clients, a core each"];
 
 /// Of what a bare connection takes.
 const BAR: Bar = Bar::RatioAtMost(1.3);
 
-/// Two clients have done as much as one in at most this part of the time, where each of the four threads has a core.
+/// Two clients have done as much as one in at most this part of the time.
 const TOGETHER: Bar = Bar::RatioAtMost(0.67);
 
 const ROUNDS: usize = 11;
@@ -82,33 +84,45 @@ fn send_back(path: PathBuf) {
 }
 
 pub(crate) fn clients(plan: &Plan, report: &mut Report<'_>) -> Result<()> {
-    let calls = plan.size(4000, 50);
+    let calls = plan.size(40_000, 50);
     let manager = Manager::start()?;
     let dict: Dict = manager.dict()?;
-    let mut together = || Ok(timed(|| share(&dict, 2, calls / 2))?.0);
-    let mut alone = || Ok(timed(|| share(&dict, 1, calls))?.0);
+    let pin: Proxy<()> = manager.object(())?;
+    let (first, second) = two_cores()?;
+    let mut together = || Ok(timed(|| share(&dict, &pin, &[first, second], calls / 2))?.0);
+    let mut alone = || Ok(timed(|| share(&dict, &pin, &[first], calls))?.0);
     let [together, alone] = plan.interleave(ROUNDS, [&mut together, &mut alone])?;
     report.row(&Row {
         name: CLIENTS[0],
         unit: Unit::Seconds,
         ours: &together,
         theirs: Some(("one client", &alone)),
-        bar: if procpool::cpu_count() < 4 {
-            Bar::None
-        } else {
-            TOGETHER
-        },
+        bar: TOGETHER,
     });
     Ok(())
 }
 
-fn share(dict: &Dict, clients: usize, calls: usize) -> Result<()> {
-    let work = || (0..calls).try_for_each(|_| dict.get(&7).map(drop));
+/// A client on each of the cores, with its thread of the server beside it: so a single one leaves the other cores free.
+fn share(dict: &Dict, pin: &Proxy<()>, cores: &[usize], calls: usize) -> Result<()> {
+    let work = |core| -> Result<()> {
+        let _pinned = Pinned::to(core)?;
+        pin.call(pin_this_thread, core)?;
+        (0..calls).try_for_each(|_| Ok(dict.get(&7).map(drop)?))
+    };
     thread::scope(|scope| {
-        let threads: Vec<_> = (0..clients).map(|_| scope.spawn(work)).collect();
-        threads
-            .into_iter()
-            .try_for_each(|it| it.join().expect("no panic"))
+        let work = &work;
+        let start = |core: &usize| {
+            let core = *core;
+            scope.spawn(move || work(core).map_err(|it| it.to_string()))
+        };
+        let threads: Vec<_> = cores.iter().map(start).collect();
+        let mut threads = threads.into_iter();
+        threads.try_for_each(|it| it.join().expect("no panic"))
     })?;
     Ok(())
+}
+
+/// In the server: its thread for the calling client stays on this core.
+fn pin_this_thread(_object: &mut (), core: usize) {
+    mem::forget(Pinned::to(core).expect("a core of the client's"));
 }
