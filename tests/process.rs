@@ -19,6 +19,8 @@ mod methods;
 mod pool_handles;
 #[path = "process/pools.rs"]
 mod pools;
+#[path = "process/results.rs"]
+mod results;
 #[path = "process/started.rs"]
 mod started;
 

@@ -6,11 +6,12 @@ use super::{
     identity::Identity,
     luggage::Luggage,
     method::{StartMethod, set_start_method},
-    outcome::{self, FreshSlabs, Report},
+    outcome::{self, Report},
     panic::{self, Report as Printing},
+    words::Word,
 };
 use crate::error::Error;
-use crate::shm::{Buffer, Cursor};
+use crate::shm::{Buffer, Cursor, FreshSlabs};
 use crate::sys::{child, environment, signal, socket};
 use serde::{Deserialize, Serialize};
 use std::{io, os::fd::OwnedFd, sync::Arc};
@@ -20,26 +21,6 @@ const SOFTWARE: i32 = 70;
 
 /// The code of a child whose function panicked, as of a Rust program.
 const PANICKED: i32 = 101;
-
-/// What a message to a child says.
-///
-/// A child runs nothing before its starter has it: else its function might run although the start has failed.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Word {
-    /// Handles of the argument come with it.
-    Handles = 0,
-    /// The starter has the process: run.
-    Go = 1,
-    /// The start has failed. The end of the socket says the same, but a copy of the starter may hold that open.
-    Stop = 2,
-}
-
-impl Word {
-    /// Tells a child, whose socket always has room for it. It can be told before it exists.
-    pub(super) fn tell(self, socket: &OwnedFd) -> io::Result<()> {
-        socket::try_send(socket, &[self as u8], &[])
-    }
-}
 
 /// What a child is told, beside its encoded argument.
 #[derive(Serialize, Deserialize)]
@@ -55,14 +36,13 @@ pub(super) struct Setup {
     pub(super) handles: usize,
 }
 
-/// Runs a child: it gets its socket, where its end is reported, too, and its luggage.
+/// Runs a child: it gets its socket, its luggage, and the mark of one that runs on.
 pub(super) fn main(given: Given) -> i32 {
     run(given).unwrap_or(SOFTWARE)
 }
 
 fn run(given: Given) -> Option<i32> {
     let mut fds = given.fds.into_iter();
-    // It stays open as long as the process lives, and so does the mark of one that runs on.
     let report = Report::new(fds.next()?);
     let luggage = Luggage::received(given.bytes, &mut fds).ok()?;
     let _mark = fds.next();

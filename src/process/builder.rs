@@ -1,18 +1,19 @@
 //! Settings of a process, and its start.
 
 use super::{
-    bootstrap::{self, Setup, Word},
+    bootstrap::{self, Setup},
     child::ChildProcess,
     function::Function,
     handle::Process,
     identity::Identity,
     luggage::Luggage,
     method::{StartMethod, start_method},
-    outcome::{FreshSlabs, Outcome, send},
+    outcome::Outcome,
     start::{self, Child, Flags, Start},
+    words::{Word, send_handles},
 };
 use crate::error::{Error, ErrorKind, Result};
-use crate::shm::Buffer;
+use crate::shm::{Buffer, FreshSlabs};
 use crate::sys::{child::Threads, environment, socket};
 use crate::wire::{Wire, codec, handle};
 use std::{
@@ -135,7 +136,7 @@ impl<A: Wire, R: Wire> ProcessBuilder<A, R> {
         let pair = socket::pair();
         let (ours, theirs) =
             pair.map_err(|it| Error::io("failed to create a process's socket", it))?;
-        send(&ours, Word::Handles as u8, descriptors)
+        send_handles(&ours, descriptors)
             .map_err(|it| Error::io("failed to hand over the handles in an argument", it))?;
         let passed: Vec<_> = iter::once(theirs.as_fd()).chain(luggage.file()).collect();
         let start = Start {

@@ -20,9 +20,9 @@ use std::{
 /// A function that runs in a process of its own.
 ///
 /// Made by [`start`](Self::start) or with settings by [`builder`](Self::builder). The handle may be shared between threads.
-/// What the function returns waits until [`result`](Self::result) takes it, whatever its size: the child
-/// never waits for its parent. If it panics, its message is printed, the process ends with code 101, and `result` is
-/// [`ErrorKind::Panicked`].
+/// What the function returns waits until [`result`](Self::result) takes it, whatever its size: the child never waits for its
+/// parent. More than 64 KiB wait in shared memory, which takes a descriptor of either. If the function panics, its message is
+/// printed, the process ends with code 101, and `result` is [`ErrorKind::Panicked`].
 ///
 /// Dropping the handle waits for the process; a daemon gets SIGTERM, and SIGKILL after 2 s. [`detach`](Self::detach) does
 /// neither. A daemon ends with the program that started it, however that ends; any other process runs on to its end.
@@ -129,7 +129,7 @@ impl<R: Wire> Process<R> {
         let child = self.child();
         let (left, handles) = child.outcome.take();
         match left {
-            Left::Value(value) => Self::decode(&value, handles),
+            Left::Value(value) => Self::decode(value, handles),
             Left::Fault(fault) => Err(fault.into_error()),
             Left::Nothing => Err(Error::process_died(WorkerExit {
                 pid: child.pid(),
@@ -139,7 +139,7 @@ impl<R: Wire> Process<R> {
         }
     }
 
-    fn decode(value: &Payload, handles: Vec<OwnedFd>) -> Result<R> {
+    fn decode(value: Payload, handles: Vec<OwnedFd>) -> Result<R> {
         let fail = |reason: String| {
             let message = format!("failed to decode the result of the process: {reason}");
             Error::new(ErrorKind::Codec, message)

@@ -25,6 +25,7 @@ pub(crate) mod per_process;
 mod registry;
 pub(crate) mod start;
 mod status;
+mod words;
 
 pub use builder::ProcessBuilder;
 pub use entry::init;

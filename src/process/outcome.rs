@@ -1,36 +1,22 @@
-//! What becomes of a child: messages in the socket that its starter has the other end of. Large values lie in shared memory,
-//! so that a child never waits for a parent that does not read.
+//! What becomes of a child: it leaves that in its socket, where it waits for a starter that may never read.
 //!
-//! | message | from | meaning |
-//! |---|---|---|
-//! | `Handles`, and descriptors | the child | they belong to the value that follows |
-//! | `Value` | the child | what its function has returned |
-//! | `Fault` | the child | why there is no value |
-//! | an [`ExitRecord`] | the fork server | how it has ended; nothing follows |
+//! A large value lies in shared memory, which only its descriptor waits for. So a result takes no more than two of the
+//! starter's descriptors before it is wanted, however many handles are in it.
 
-use super::{fault::Fault, start::ExitRecord};
-use crate::error::Result;
-use crate::shm::{Buffer, Cursor, SPILL, Slab, Slabs};
+use super::{
+    fault::Fault,
+    start::ExitRecord,
+    words::{Said, send_handles},
+};
+use crate::shm::{Buffer, Cursor, SPILL, Slab};
 use crate::sys::{child::WaitStatus, poll, socket};
 use crate::wire::{codec, handle::Descriptor};
 use parking_lot::{Mutex, MutexGuard};
 use std::{
-    io,
-    os::fd::{AsFd, OwnedFd},
+    io, mem,
+    os::fd::{AsFd, BorrowedFd, OwnedFd},
     time::{Duration, Instant},
 };
-
-/// What a message of a child is, in its first byte.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Said {
-    Handles = ExitRecord::MARK as isize + 1,
-    /// Followed by its encoding.
-    Value,
-    Fault,
-    /// Followed by the length of its encoding, which lies in a slab that comes along.
-    LargeValue,
-    LargeFault,
-}
 
 /// A child's end.
 #[derive(Debug)]
@@ -38,17 +24,6 @@ pub(super) struct Report(OwnedFd);
 
 /// That of this process, where the panic hook finds it.
 static OWN: Mutex<Option<Report>> = Mutex::new(None);
-
-/// Makes a slab for each large value.
-pub(super) struct FreshSlabs;
-
-impl Slabs for FreshSlabs {
-    fn take(&self, bytes: usize) -> Option<Slab> {
-        Slab::new(0, bytes).ok()
-    }
-
-    fn give_back(&self, _slab: Slab) {}
-}
 
 impl Report {
     /// The child's end of its socket. Its last words go there, and not to that of a process which this one is a copy of.
@@ -66,7 +41,13 @@ impl Report {
 
     /// Leaves the handles in a value, before that.
     pub(super) fn handles(&self, handles: &[Descriptor]) -> io::Result<()> {
-        send(&self.0, Said::Handles as u8, handles)
+        if handles.is_empty() {
+            return Ok(());
+        }
+        // What was sent can be received when this end is closed.
+        let (ours, theirs) = socket::pair()?;
+        send_handles(&ours, handles)?;
+        self.send(&[Said::Handles as u8], &[theirs.as_fd()])
     }
 
     /// Leaves a value, the only one in the buffer.
@@ -79,31 +60,46 @@ impl Report {
 
     /// Leaves why there is no value.
     pub(super) fn fault(&self, fault: &Fault) {
-        let mut bytes = Vec::new();
-        // Text in memory cannot fail to encode; and there is nobody else to tell.
-        let _ = codec::encode(fault, &mut bytes);
-        let _ = self.say([Said::Fault, Said::LargeFault], &bytes);
+        let kinds = [Said::Fault, Said::LargeFault];
+        if self.say(kinds, &encoded(fault)).is_err() {
+            // There is nobody else to tell.
+            let _ = self.say(kinds, &encoded(&fault.clone().shortened()));
+        }
     }
 
     /// In a message, or in shared memory where that is too long for one.
     fn say(&self, [small, large]: [Said; 2], bytes: &[u8]) -> Result<(), String> {
-        let message = || [&[small as u8], bytes].concat();
-        if bytes.len() <= SPILL && socket::try_send(&self.0, &message(), &[]).is_ok() {
+        let send = || self.send(&[&[small as u8], bytes].concat(), &[]);
+        if bytes.len() <= SPILL && send().is_ok() {
             return Ok(());
         }
-        let slab = Slab::holding(bytes).map_err(|it| it.to_string())?;
-        self.say_large(large, &slab, bytes.len())
+        let slab = Slab::holding(bytes).map_err(|it| it.to_string());
+        let said = slab.and_then(|it| self.say_large(large, &it, bytes.len()));
+        // A socket takes longer ones, up to its limit: where this process can have no shared memory any more, they are tried.
+        said.or_else(|why| send().map_err(|_| why))
     }
 
     fn say_large(&self, what: Said, slab: &Slab, length: usize) -> Result<(), String> {
         let mut message = [what as u8; 9];
         message[1..].copy_from_slice(&(length as u64).to_le_bytes());
-        match socket::try_send(&self.0, &message, &[slab.as_fd()]) {
-            // Nobody wants to know any more.
-            Err(error) if !socket::is_closed(&error) => Err(error.to_string()),
-            _ => Ok(()),
+        let sent = self.send(&message, &[slab.as_fd()]);
+        sent.map_err(|it| it.to_string())
+    }
+
+    /// To a starter that is gone, nothing is sent.
+    fn send(&self, message: &[u8], fds: &[BorrowedFd<'_>]) -> io::Result<()> {
+        match socket::try_send(&self.0, message, fds) {
+            Err(error) if socket::is_closed(&error) => Ok(()),
+            sent => sent,
         }
     }
+}
+
+/// Text in memory cannot fail to encode.
+fn encoded(fault: &Fault) -> Vec<u8> {
+    let mut bytes = Vec::new();
+    let _ = codec::encode(fault, &mut bytes);
+    bytes
 }
 
 /// Leaves a fault that ends this process before anything else can be said.
@@ -113,16 +109,7 @@ pub(super) fn last_words(fault: Fault) {
     }
 }
 
-/// Sends descriptors into a socket, where they wait, in messages of this byte. An error if they are more than it takes.
-pub(super) fn send(socket: &OwnedFd, word: u8, handles: &[Descriptor]) -> io::Result<()> {
-    for batch in handles.chunks(socket::MAX_FDS) {
-        let fds: Vec<_> = batch.iter().map(AsFd::as_fd).collect();
-        socket::try_send(socket, &[word], &fds)?;
-    }
-    Ok(())
-}
-
-/// The parent's end, and what has come there.
+/// The starter's end, and what has come there.
 #[derive(Debug)]
 pub(super) struct Outcome {
     socket: OwnedFd,
@@ -131,11 +118,15 @@ pub(super) struct Outcome {
 
 #[derive(Debug, Default)]
 struct Heard {
-    handles: Vec<OwnedFd>,
+    /// Where the handles in the value lie.
+    handles: Option<OwnedFd>,
     left: Left,
     /// How it ended, by the fork server's record.
     status: Option<WaitStatus>,
+    /// Whether nothing more comes.
     is_over: bool,
+    /// Why what is there could not be taken in.
+    stopped: Option<String>,
 }
 
 /// What a child has left.
@@ -147,13 +138,15 @@ pub(super) enum Left {
     Fault(Fault),
 }
 
-/// The encoding of a value.
+/// The encoding of what was left.
 #[derive(Debug)]
 pub(super) enum Payload {
+    /// Behind the first byte of a message.
     Message(Vec<u8>),
+    /// So many bytes of a slab.
     Shared(OwnedFd, usize),
-    /// Its shared memory has found no room among this process's descriptors.
-    Lost,
+    /// Why it is not there.
+    Lost(String),
 }
 
 impl Outcome {
@@ -169,11 +162,11 @@ impl Outcome {
         let deadline = Instant::now() + limit;
         loop {
             let heard = self.hear();
-            if heard.is_over || heard.status.is_some() {
+            let left = deadline.saturating_duration_since(Instant::now());
+            if heard.is_done() || left.is_zero() {
                 return heard.status;
             }
             drop(heard);
-            let left = deadline.saturating_duration_since(Instant::now());
             if !poll::readable(&self.socket, Some(left)).ok()? {
                 return None;
             }
@@ -188,47 +181,68 @@ impl Outcome {
     /// Takes what it has left, and the handles in that; nothing more comes when it has ended.
     pub(super) fn take(&self) -> (Left, Vec<OwnedFd>) {
         let mut heard = self.hear();
-        (
-            std::mem::take(&mut heard.left),
-            std::mem::take(&mut heard.handles),
-        )
+        let (left, handles) = (mem::take(&mut heard.left), heard.handles.take());
+        let left = match (left, heard.stopped.take()) {
+            (Left::Nothing, Some(reason)) => Left::Value(Payload::Lost(reason)),
+            (left, _) => left,
+        };
+        drop(heard);
+        (left, handles.map(receive_handles).unwrap_or_default())
     }
 
     /// Takes in what has come.
     fn hear(&self) -> MutexGuard<'_, Heard> {
         let mut heard = self.heard.lock();
-        // Another error means as little as that nothing more is there.
-        while let Ok((message, fds)) = socket::try_receive_whole(&self.socket) {
-            if message.is_empty() {
-                heard.is_over = true;
-                break;
+        heard.stopped = loop {
+            match socket::try_receive_whole(&self.socket) {
+                Ok((message, fds)) if !message.is_empty() => heard.add(message, fds),
+                Ok(_) => {
+                    heard.is_over = true;
+                    break None;
+                }
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => break None,
+                // This process has no room for what comes along, say, and may have it later.
+                Err(error) => break Some(error.to_string()),
             }
-            heard.add(message, fds);
-        }
+        };
         heard
     }
 }
 
+/// The descriptors that lie in a socket; those for which this process has no room are missing.
+fn receive_handles(socket: OwnedFd) -> Vec<OwnedFd> {
+    let received = std::iter::from_fn(|| match socket::try_receive(&socket, &mut [0]) {
+        Ok((1.., fds)) => Some(fds),
+        _ => None,
+    });
+    received.flatten().collect()
+}
+
 impl Heard {
+    /// Whether there is nothing to wait for.
+    fn is_done(&self) -> bool {
+        self.is_over || self.stopped.is_some() || self.status.is_some()
+    }
+
     fn add(&mut self, message: Vec<u8>, mut fds: Vec<OwnedFd>) {
         let is = |it: Said| message[0] == it as u8;
         if is(Said::Handles) {
-            self.handles.append(&mut fds);
+            self.handles = fds.pop();
         } else if is(Said::Value) {
             self.left = Left::Value(Payload::Message(message));
         } else if is(Said::Fault) {
-            self.left = Left::Fault(fault(&Payload::Message(message)));
+            self.left = Left::Fault(fault(Payload::Message(message)));
         } else if is(Said::LargeValue) {
             self.left = Left::Value(Payload::shared(&message, fds.pop()));
         } else if is(Said::LargeFault) {
-            self.left = Left::Fault(fault(&Payload::shared(&message, fds.pop())));
-        } else if let Some(ExitRecord(status)) = ExitRecord::find(&message) {
-            self.status = Some(status);
+            self.left = Left::Fault(fault(Payload::shared(&message, fds.pop())));
+        } else if message[0] == ExitRecord::MARK {
+            self.status = ExitRecord::find(&message).map(|it| it.0);
         }
     }
 }
 
-fn fault(payload: &Payload) -> Fault {
+fn fault(payload: Payload) -> Fault {
     let read = payload.read(|mut bytes| codec::decode(&mut bytes));
     let garbled = |_| Fault::Setup("what the process said cannot be read".to_owned());
     read.and_then(|it| it).unwrap_or_else(garbled)
@@ -239,23 +253,22 @@ impl Payload {
         let length = message[1..].first_chunk().copied();
         match (fd, length.map(u64::from_le_bytes)) {
             (Some(fd), Some(length)) => Self::Shared(fd, length as usize),
-            _ => Self::Lost,
+            _ => Self::Lost("its shared memory has not come with it".to_owned()),
         }
     }
 
     /// Has it read; an error says why it is not there.
-    pub(super) fn read<T>(&self, read: impl FnOnce(Cursor<'_>) -> T) -> Result<T, String> {
+    pub(super) fn read<T>(self, read: impl FnOnce(Cursor<'_>) -> T) -> Result<T, String> {
         match self {
             Self::Message(message) => Ok(read(Cursor::new(&message[1..]))),
             Self::Shared(fd, length) => {
-                let file = fd.try_clone().map_err(|it| it.to_string())?;
-                let slab = Slab::from_fd(0, file).map_err(|it| it.to_string())?;
-                if *length > slab.capacity() {
+                let slab = Slab::from_fd(0, fd).map_err(|it| it.to_string())?;
+                if length > slab.capacity() {
                     return Err("its shared memory is shorter than it says".to_owned());
                 }
-                Ok(read(slab.read(*length)))
+                Ok(read(slab.read(length)))
             }
-            Self::Lost => Err("no descriptor was left for its shared memory".to_owned()),
+            Self::Lost(reason) => Err(reason),
         }
     }
 }

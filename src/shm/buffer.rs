@@ -20,6 +20,17 @@ pub(crate) trait Slabs: Send + Sync {
     fn give_back(&self, slab: Slab);
 }
 
+/// Makes a slab for each large value.
+pub(crate) struct FreshSlabs;
+
+impl Slabs for FreshSlabs {
+    fn take(&self, bytes: usize) -> Option<Slab> {
+        Slab::new(0, bytes).ok()
+    }
+
+    fn give_back(&self, _slab: Slab) {}
+}
+
 /// Encoded values in a row, of which the last may lie in a slab.
 pub(crate) struct Buffer {
     private: Vec<u8>,

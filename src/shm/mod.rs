@@ -13,7 +13,7 @@ mod shared_memory;
 mod slab;
 mod view;
 
-pub(crate) use buffer::{Buffer, SPILL, Slabs};
+pub(crate) use buffer::{Buffer, FreshSlabs, SPILL, Slabs};
 pub(crate) use object::{Kind, Object, fingerprint};
 pub(crate) use segment::Segment;
 pub use shared_memory::SharedMemory;

@@ -7,7 +7,7 @@ use nix::{
     sys::{
         socket::{
             AddressFamily, Backlog, MsgFlags, Shutdown, SockFlag, SockType, UnixAddr, accept4,
-            getsockopt, sendmsg, setsockopt, socketpair, sockopt,
+            getsockopt, recvmsg, sendmsg, setsockopt, socketpair, sockopt,
         },
         stat::Mode,
         time::{TimeVal, TimeValLike},
@@ -297,7 +297,7 @@ pub(crate) fn is_full(error: &io::Error) -> bool {
 }
 
 /// Whether sending failed because it is no socket.
-pub(crate) fn is_none(error: &io::Error) -> bool {
+pub(crate) fn is_no_socket(error: &io::Error) -> bool {
     error.raw_os_error() == Some(libc::ENOTSOCK)
 }
 
@@ -329,15 +329,20 @@ pub(crate) fn try_receive(
     receive_with(socket, buffer, libc::MSG_DONTWAIT, &mut [0; CONTROL_WORDS])
 }
 
-/// As [`try_receive`], whatever the length of the message.
+/// As [`try_receive`], whatever the length of the message. An error, and the message stays, where this process has no room for
+/// a descriptor that comes with it.
 pub(crate) fn try_receive_whole(socket: impl AsFd) -> io::Result<(Vec<u8>, Vec<OwnedFd>)> {
     let flags = MsgFlags::MSG_PEEK | MsgFlags::MSG_TRUNC | MsgFlags::MSG_DONTWAIT;
     let number = socket.as_fd().as_raw_fd();
-    let length = retry(|| match nix::sys::socket::recv(number, &mut [], flags) {
+    let (length, flags) = retry(|| match recvmsg::<()>(number, &mut [], None, flags) {
         // As in `receive_with`.
         Err(Errno::ECONNRESET) => Err(Errno::EINTR),
-        length => length,
+        peeked => peeked.map(|it| (it.bytes, it.flags)),
     })?;
+    if flags.contains(MsgFlags::MSG_CTRUNC) {
+        // Something comes along. This takes its place until then.
+        drop(socket.as_fd().try_clone_to_owned()?);
+    }
     let mut message = vec![0; length];
     let (length, fds) = try_receive(socket, &mut message)?;
     message.truncate(length);

@@ -1,8 +1,7 @@
-//! A manager's dict from one thread and from two, against a bare connection over a Unix socket.
+//! A manager's dict from one process and from two, against a bare connection over a Unix socket.
 
 use std::mem;
 use std::path::PathBuf;
-use std::thread;
 use std::time::Duration;
 
 use procpool::{Connection, DictProxy, Listener, Manager, Process, Proxy, connect};
@@ -104,22 +103,19 @@ pub(crate) fn clients(plan: &Plan, report: &mut Report<'_>) -> Result<()> {
 
 /// A client on each of the cores, with its thread of the server beside it: so a single one leaves the other cores free.
 fn share(dict: &Dict, pin: &Proxy<()>, cores: &[usize], calls: usize) -> Result<()> {
-    let work = |core| -> Result<()> {
-        let _pinned = Pinned::to(core)?;
-        pin.call(pin_this_thread, core)?;
-        (0..calls).try_for_each(|_| Ok(dict.get(&7).map(drop)?))
-    };
-    thread::scope(|scope| {
-        let work = &work;
-        let start = |core: &usize| {
-            let core = *core;
-            scope.spawn(move || work(core).map_err(|it| it.to_string()))
-        };
-        let threads: Vec<_> = cores.iter().map(start).collect();
-        let mut threads = threads.into_iter();
-        threads.try_for_each(|it| it.join().expect("no panic"))
-    })?;
+    let start = |core: &usize| Process::start(call, (dict.clone(), pin.clone(), *core, calls));
+    let clients: procpool::Result<Vec<_>> = cores.iter().map(start).collect();
+    clients?.into_iter().try_for_each(Process::result)?;
     Ok(())
+}
+
+/// In a client, which has one connection.
+fn call((dict, pin, core, calls): (Dict, Proxy<()>, usize, usize)) {
+    let _pinned = Pinned::to(core).expect("a core of its parent's");
+    pin.call(pin_this_thread, core).expect("a server");
+    for _ in 0..calls {
+        dict.get(&7).expect("a server");
+    }
 }
 
 /// In the server: its thread for the calling client stays on this core.

@@ -99,7 +99,7 @@ impl Function {
         let trampoline = ptr::with_exposed_provenance::<()>(self.trampoline.address()?);
         let function = ptr::with_exposed_provenance::<()>(self.function.address()?);
         // SAFETY: a `Function` is made by `pair` alone, of a `Trampoline`, in a process that has loaded the same build of
-        // the same module; its bytes reach us from our owner only, through a pipe that nobody else can write to.
+        // the same module; its bytes reach us from our owner only, in what nobody else can write to.
         let trampoline = unsafe { mem::transmute::<*const (), Trampoline>(trampoline) };
         Ok(Callable {
             trampoline,

@@ -212,7 +212,7 @@ impl ForkServer {
         socket::send(&self.control, &message, &passed).map_err(|_| Refusal::Gone)?;
         match self.reply(limit)? {
             (Reply { pid, errno: 0, .. }, Some(pidfd)) => Ok(Child { pid, pidfd }),
-            // Its descriptor was lost: this process has too many. The child ends by itself, as its pipes are closed or as it is
+            // Its descriptor was lost: this process has too many. The child ends by itself, as our ends are closed or as it is
             // told.
             (Reply { errno: 0, .. }, None) => Err(Refusal::Failed(io::Error::other(
                 "no descriptor is left for the new process",

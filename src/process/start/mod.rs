@@ -100,12 +100,12 @@ pub(crate) struct Child {
     pub(crate) pidfd: PidFd,
 }
 
-/// How a child ended, as it is written to the pipe: a byte that a child itself never writes there, then the status.
+/// How a child ended, as it is left in its pipe or socket: a byte that the child itself never begins with, then the status.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct ExitRecord(pub(crate) WaitStatus);
 
 impl ExitRecord {
-    /// What the child itself may write: a call to look at its shared memory.
+    /// What a worker itself may write to its pipe: a call to look at its shared memory.
     pub(crate) const BELL: u8 = 0;
     pub(crate) const MARK: u8 = 1;
     const SIZE: usize = 5;
@@ -114,7 +114,7 @@ impl ExitRecord {
     fn leave(self, place: &OwnedFd) {
         let bytes = self.to_bytes();
         // Nobody fills the pipe of a worker. A process may fill its own socket: then there is no record.
-        if socket::try_send(place, &bytes, &[]).is_err_and(|it| socket::is_none(&it)) {
+        if socket::try_send(place, &bytes, &[]).is_err_and(|it| socket::is_no_socket(&it)) {
             let _ = pipe::write(place, &bytes);
         }
     }

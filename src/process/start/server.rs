@@ -218,7 +218,7 @@ impl Server {
             socket::send(&self.control, &reply.to_bytes(), &[pidfd.as_fd()])
         });
         if let Err(error) = told {
-            // A child that the owner does not get ends by itself: the owner closes its pipes, or tells it to.
+            // A child that the owner does not get ends by itself: the owner closes its ends, or tells it to.
             let errno = error.raw_os_error().unwrap_or(EIO);
             let reply = Reply {
                 number,

@@ -1,0 +1,58 @@
+//! What a child and its starter say to each other, in the socket between them.
+//!
+//! | message | from | meaning |
+//! |---|---|---|
+//! | [`Word::Handles`] | the starter | descriptors in the argument come with it |
+//! | [`Word::Go`], [`Word::Stop`] | the starter | the child runs, or ends |
+//! | [`Said::Handles`] | the child | a socket comes with it, in which the descriptors in its result lie |
+//! | [`Said::Value`], [`Said::LargeValue`] | the child | what its function has returned |
+//! | [`Said::Fault`], [`Said::LargeFault`] | the child | why there is no value |
+//! | an [`ExitRecord`] | the fork server | how the child has ended; nothing follows |
+
+use super::start::ExitRecord;
+use crate::sys::socket;
+use crate::wire::handle::Descriptor;
+use std::{
+    io,
+    os::fd::{AsFd, OwnedFd},
+};
+
+/// What a message to a child says.
+///
+/// A child runs nothing before its starter has it: else its function might run although the start has failed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Word {
+    Handles = 0,
+    /// The starter has the process.
+    Go = 1,
+    /// The start has failed. The end of the socket says the same, but a copy of the starter may hold that open.
+    Stop = 2,
+}
+
+impl Word {
+    /// Tells a child, whose socket always has room for it. It can be told before it exists.
+    pub(super) fn tell(self, socket: &OwnedFd) -> io::Result<()> {
+        socket::try_send(socket, &[self as u8], &[])
+    }
+}
+
+/// What a message of a child says, in its first byte.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Said {
+    Handles = ExitRecord::MARK as isize + 1,
+    /// Followed by its encoding.
+    Value,
+    Fault,
+    /// Followed by the length of its encoding, which lies in a slab that comes along.
+    LargeValue,
+    LargeFault,
+}
+
+/// Sends handles into a socket, where they wait. An error if they are more than it takes.
+pub(super) fn send_handles(socket: &OwnedFd, handles: &[Descriptor]) -> io::Result<()> {
+    for batch in handles.chunks(socket::MAX_FDS) {
+        let fds: Vec<_> = batch.iter().map(AsFd::as_fd).collect();
+        socket::try_send(socket, &[Word::Handles as u8], &fds)?;
+    }
+    Ok(())
+}
