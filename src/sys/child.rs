@@ -19,7 +19,10 @@ use std::{
     io,
     os::{
         fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd},
-        unix::ffi::{OsStrExt, OsStringExt},
+        unix::{
+            ffi::{OsStrExt, OsStringExt},
+            fs::MetadataExt,
+        },
     },
     time::Duration,
 };
@@ -142,8 +145,8 @@ pub(crate) fn fork(threads: Threads) -> io::Result<Forked> {
 /// Threads of this process.
 pub(crate) fn thread_count() -> io::Result<u64> {
     // The link count of a directory in /proc is its subdirectories and two.
-    let status = nix::sys::stat::stat("/proc/self/task")?;
-    Ok(status.st_nlink.saturating_sub(2))
+    let links = std::fs::metadata("/proc/self/task")?.nlink();
+    Ok(links.saturating_sub(2))
 }
 
 /// The parent's process id; it changes when the parent dies.

@@ -120,8 +120,12 @@ const REFUSALS: &[Refusal] = &[
     },
     any("recvmsg", libc::SYS_recvmsg, Errno::EINTR),
     any("ppoll", libc::SYS_ppoll, Errno::EINTR),
+    // Newer architectures have only the calls with a signal mask.
+    #[cfg(target_arch = "x86_64")]
     any("poll", libc::SYS_poll, Errno::EINTR),
     any("epoll_pwait2", libc::SYS_epoll_pwait2, Errno::EINTR),
+    any("epoll_pwait", libc::SYS_epoll_pwait, Errno::EINTR),
+    #[cfg(target_arch = "x86_64")]
     any("epoll_wait", libc::SYS_epoll_wait, Errno::EINTR),
     Refusal {
         name: "futex",
