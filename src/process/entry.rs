@@ -23,7 +23,7 @@ use crate::process::{
 };
 use crate::sys::{
     child::{self, PidFd},
-    fd, modules, signal,
+    fd, modules, signal, threads,
 };
 use std::{
     ffi::{OsString, c_char, c_int},
@@ -110,7 +110,7 @@ fn invited_socket() -> Option<i32> {
 
 /// Withdraws an invitation; not from a process with threads, which may read the environment.
 fn unset_variable() {
-    if child::thread_count().ok() == Some(1) {
+    if threads::count().ok() == Some(1) {
         // SAFETY: this process has one thread, as was just checked.
         unsafe { std::env::remove_var(VARIABLE) };
     }

@@ -2,7 +2,7 @@
 
 use super::{
     fd::{self, above_stdio, cvt, retry},
-    named, poll,
+    named, poll, threads,
 };
 use nix::{
     spawn::{PosixSpawnAttr, PosixSpawnFileActions, PosixSpawnFlags, posix_spawn},
@@ -19,10 +19,7 @@ use std::{
     io,
     os::{
         fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd},
-        unix::{
-            ffi::{OsStrExt, OsStringExt},
-            fs::MetadataExt,
-        },
+        unix::ffi::{OsStrExt, OsStringExt},
     },
     time::Duration,
 };
@@ -127,7 +124,7 @@ pub(crate) enum Threads {
 
 /// Forks by libc's `fork()`: a raw `clone` would leave glibc's cached thread id stale, and robust locks lost.
 pub(crate) fn fork(threads: Threads) -> io::Result<Forked> {
-    if threads == Threads::One && thread_count()? != 1 {
+    if threads == Threads::One && threads::count()? != 1 {
         return Err(io::Error::other(
             "another thread runs in the process to be forked",
         ));
@@ -140,13 +137,6 @@ pub(crate) fn fork(threads: Threads) -> io::Result<Forked> {
             Ok(Forked::Parent(child.as_raw().cast_unsigned()))
         }
     }
-}
-
-/// Threads of this process.
-pub(crate) fn thread_count() -> io::Result<u64> {
-    // The link count of a directory in /proc is its subdirectories and two.
-    let links = std::fs::metadata("/proc/self/task")?.nlink();
-    Ok(links.saturating_sub(2))
 }
 
 /// The parent's process id; it changes when the parent dies.

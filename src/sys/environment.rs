@@ -1,6 +1,6 @@
 //! The environment, as it travels to a child: one piece of `NAME=value`s, each with a zero byte behind it.
 
-use super::child;
+use super::threads;
 use std::{
     collections::HashSet,
     ffi::{CStr, OsStr, OsString, c_char},
@@ -44,7 +44,7 @@ fn put(all: &mut Vec<u8>, name: &OsStr, value: &OsStr) {
 ///
 /// Of two variables with one name, the first counts, as for `getenv`.
 pub(crate) fn assume(wanted: &[u8]) -> io::Result<()> {
-    if child::thread_count()? != 1 {
+    if threads::count()? != 1 {
         if with(&[]) == wanted {
             return Ok(());
         }

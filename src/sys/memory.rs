@@ -130,7 +130,7 @@ pub(crate) fn release_unused() {
         libc::malloc_trim(0)
     };
     // Another thread might unmap what is listed, and map something else there.
-    if super::child::thread_count().ok() != Some(1) {
+    if super::threads::listed().ok() != Some(1) {
         return;
     }
     // Without the list nothing is released, and nothing is lost.

@@ -24,3 +24,4 @@ pub(crate) mod robust;
 pub(crate) mod signal;
 pub(crate) mod socket;
 pub(crate) mod spin;
+pub(crate) mod threads;

@@ -6,6 +6,7 @@ use crate::{
     processes::{fork_server, kill_fork_server},
     start,
 };
+use nix::sched::{CloneFlags, unshare};
 use procpool::{
     ErrorKind, Process, ProcessPoolExecutor, Result, StartMethod, current_process, current_worker,
     parent_process,
@@ -120,6 +121,47 @@ fn a_pools_own_threads_do_not_stand_in_the_way_of_a_fork() -> Result<()> {
             }
             first.join().map_err(text)?;
             second.join().map_err(text)
+        })
+    })
+}
+
+/// Ends with much to do for the kernel: this thread has a table of descriptors of its own by then.
+fn end_slowly() {
+    unshare(CloneFlags::CLONE_FILES).expect("memory for a table");
+    let null = || fs::File::open("/dev/null").ok();
+    std::mem::forget((0..500).map_while(|_| null()).collect::<Vec<_>>());
+}
+
+// 1. A thread ends, and is joined. 2. This process counts its threads. 3. The kernel takes the thread off its list.
+#[test]
+fn a_thread_that_was_joined_does_not_stand_in_the_way_of_a_fork() -> Result<()> {
+    in_time(|| {
+        in_a_process_with_one_thread(|()| {
+            let text = |it: procpool::Error| it.to_string();
+            let mut outcome = Ok(());
+            race(|| {
+                let ended = thread::spawn(end_slowly).join().is_ok();
+                let copied = procpool::fork_map(1, &[ended], |it| *it).map_err(text);
+                outcome = outcome.clone().and(copied.map(drop));
+            });
+            outcome
+        })
+    })
+}
+
+// As above, of the thread of a pool that was dropped.
+#[test]
+fn a_pool_that_was_dropped_does_not_stand_in_the_way_of_a_fork() -> Result<()> {
+    in_time(|| {
+        in_a_process_with_one_thread(|()| {
+            let text = |it: procpool::Error| it.to_string();
+            let mut outcome = Ok(());
+            race(|| {
+                drop(pool_by(StartMethod::ForkServer, 1));
+                let forked = pool_by(StartMethod::Fork, 1).map_err(text);
+                outcome = outcome.clone().and(forked.map(drop));
+            });
+            outcome
         })
     })
 }

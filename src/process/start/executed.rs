@@ -7,7 +7,7 @@ use crate::process::{
     function::{self, ChildMain, Given, Location},
     start::{MOST_BESIDE, Request, server::KeepOnly},
 };
-use crate::sys::{child, fd, socket};
+use crate::sys::{child, fd, socket, threads};
 use std::{
     convert::Infallible,
     io,
@@ -53,7 +53,7 @@ pub(crate) fn accept(control: i32) -> Option<Executed> {
 impl Executed {
     /// Has `keep_only` close every other descriptor, if this process has one thread.
     pub(crate) fn claim_process(&mut self, keep_only: KeepOnly) -> io::Result<()> {
-        if child::thread_count()? != 1 {
+        if threads::count()? != 1 {
             return Err(io::ErrorKind::Unsupported.into());
         }
         fd::fill_stdio()?;

@@ -12,7 +12,7 @@ use crate::process::{
 };
 use crate::sys::{
     child::{self, Forked, PidFd, Threads},
-    parent_death, socket,
+    parent_death, socket, threads,
 };
 use std::{
     io,
@@ -104,7 +104,7 @@ fn failed(error: io::Error) -> Error {
 /// Has the calling thread be the only one, if the others are our own.
 fn only_thread() -> Result<Paused> {
     let paused = own_threads::pause();
-    let threads = child::thread_count();
+    let threads = threads::count();
     let threads = threads.map_err(|it| Error::io("failed to count this process's threads", it))?;
     if threads == 1 {
         return Ok(paused);

@@ -19,7 +19,7 @@ use crate::sys::{
     child::{self, Forked, PidFd, Threads},
     fd, pid, poll,
     signal::{self, ChildDeaths},
-    socket,
+    socket, threads,
 };
 use std::{
     cell::Cell,
@@ -90,7 +90,7 @@ pub(crate) fn accept(control: i32) -> Option<Invited> {
 /// Tells the owner if constructors have started threads: the server's children would be copies of one thread, with the
 /// locks of the others.
 fn has_one_thread(control: &OwnedFd) -> io::Result<bool> {
-    if child::thread_count()? == 1 {
+    if threads::count()? == 1 {
         return Ok(true);
     }
     socket::send(

@@ -1,0 +1,91 @@
+//! The threads of this process.
+
+use std::{
+    fs, io,
+    os::unix::fs::MetadataExt,
+    path::Path,
+    thread,
+    time::{Duration, Instant},
+};
+
+/// How long a thread may take to leave the kernel's list, which needs a slice of a busy machine.
+const LEAVING: Duration = Duration::from_secs(2);
+
+/// Between two looks at the list.
+const PAUSE: Duration = Duration::from_micros(20);
+
+/// `PF_EXITING` of the kernel's `linux/sched.h`.
+const EXITING: u32 = 4;
+
+/// Counts the threads of this process, ended ones that the kernel still lists among them.
+pub(crate) fn listed() -> io::Result<u64> {
+    // The link count of a directory in /proc is its subdirectories and two.
+    Ok(fs::metadata("/proc/self/task")?.nlink().saturating_sub(2))
+}
+
+/// Counts the threads of this process. Blocks for at most 2 s while all but the calling one are ending.
+///
+/// The kernel wakes who joins a thread before it takes the thread off its list: 1. A thread ends, and is joined. 2. The
+/// caller counts threads. 3. The list gets shorter.
+pub(crate) fn count() -> io::Result<u64> {
+    let deadline = Instant::now() + LEAVING;
+    loop {
+        let count = listed()?;
+        if count == 1 || !others_are_ending()? || Instant::now() >= deadline {
+            return Ok(count);
+        }
+        thread::sleep(PAUSE);
+    }
+}
+
+/// Whether each thread but the calling one runs no more code of the program.
+fn others_are_ending() -> io::Result<bool> {
+    let own = nix::unistd::gettid().to_string();
+    let main = std::process::id().to_string();
+    for entry in fs::read_dir("/proc/self/task")?.flatten() {
+        let id = entry.file_name();
+        // The main thread stays on the list until the whole process ends.
+        let stays = id.to_str() == Some(&main);
+        if id.to_str() != Some(&own) && (stays || !is_ending(&entry.path().join("stat"))) {
+            return Ok(false);
+        }
+    }
+    Ok(true)
+}
+
+/// Whether a thread is ending, or has left the list meanwhile.
+fn is_ending(stat: &Path) -> bool {
+    let Ok(stat) = fs::read(stat) else {
+        return true;
+    };
+    flags_in_stat(&stat).is_some_and(|it| it & EXITING != 0)
+}
+
+/// The ninth field of `/proc/*/stat`; the second is a name in brackets with anything in it.
+fn flags_in_stat(stat: &[u8]) -> Option<u32> {
+    let after_name = stat.iter().rposition(|it| *it == b')')?;
+    let fields = std::str::from_utf8(&stat[after_name + 1..]).ok()?;
+    fields.split_ascii_whitespace().nth(6)?.parse().ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_flags_are_found_behind_any_name() {
+        let stat = b"7 (a ) name) R 1 2 3 4 -1 4194308 0 0";
+        assert_eq!(flags_in_stat(stat), Some(4_194_308));
+        assert_eq!(flags_in_stat(b"7 (name) R 1"), None);
+        assert_eq!(flags_in_stat(b""), None);
+    }
+
+    #[test]
+    fn a_thread_that_runs_is_not_ending() {
+        let (stop, stopped) = std::sync::mpsc::channel::<()>();
+        let thread = thread::spawn(move || stopped.recv());
+        assert!(!others_are_ending().expect("a list"));
+        drop(stop);
+        assert!(thread.join().is_ok_and(|it| it.is_err()));
+    }
+}
