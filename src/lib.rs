@@ -131,7 +131,7 @@
 //! The first pool starts the *fork server*: this program once more (`/proc/self/exe`), which turns into a server before
 //! `main` and forks every worker and every replacement. So workers cost the same from a program with many threads and much
 //! memory, where a plain `fork` is slow and unsafe, and they start fresh: no thread, no lock, no `static` of the running
-//! program is in them, only its environment and working directory as they are at that moment. Constructors that run before
+//! program is in them, only its environment and working directory as they are when the pool is built. Constructors that run before
 //! `main` (crates `ctor`, `inventory`) run in the server, too. Nothing has to be added to `main`, tests, examples or
 //! benches; see [`init`] for the one exception.
 //!

@@ -219,7 +219,8 @@ impl ProcessPoolBuilder {
         self
     }
 
-    /// Sets an environment variable for the workers, besides those of this process when they start.
+    /// Sets an environment variable for the workers, besides those that this process has in `build`: also for workers that
+    /// replace others, whatever this process has made of its environment since.
     ///
     /// ```
     /// let pool = procpool::ProcessPoolExecutor::builder().workers(1).env("LANG", "C").build()?;
@@ -232,8 +233,8 @@ impl ProcessPoolBuilder {
         self
     }
 
-    /// Has the workers start in this directory; by default in that of this process at that moment. If it is not there, the pool is
-    /// broken as by an initializer.
+    /// Sets the directory in which workers start, also those that replace others: by default that of this process in `build`.
+    /// If it does not exist, the pool is broken as by an initializer.
     pub fn current_dir(mut self, directory: impl Into<PathBuf>) -> Self {
         self.directory = Some(directory.into());
         self

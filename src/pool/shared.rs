@@ -71,6 +71,8 @@ pub(super) struct Shared {
     pub(super) settings: Settings,
     /// Where workers come from.
     pub(super) origin: Origin,
+    /// Theirs, as this process's was when the pool was built, and with the variables of the settings.
+    environment: Vec<u8>,
     /// How many it keeps by now.
     pub(super) workers: AtomicUsize,
     /// The process that built it: a copy made by `fork` must not touch its workers.
@@ -130,6 +132,7 @@ impl Shared {
             thread: Mutex::new(None),
             is_paused: AtomicBool::new(false),
             origin: Origin::new(settings.method, settings.threads)?,
+            environment: environment::with(&settings.environment),
             settings,
         });
         shared.watch().map_err(fail)?;
@@ -155,7 +158,7 @@ impl Shared {
         Setup {
             worker,
             identity: Identity::of_a_worker(format!("Worker-{worker}")),
-            environment: environment::with(&self.settings.environment),
+            environment: self.environment.clone(),
             initializer,
             limits: self.settings.limits.clone(),
             is_pinned: self.settings.is_pinned,

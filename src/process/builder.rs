@@ -164,7 +164,9 @@ impl<A: Wire, R: Wire> ProcessBuilder<A, R> {
             go()?;
             return start::fork::start(start, self.threads);
         }
-        let child = start::forkserver::start(start).and_then(|it| go().map(|()| it));
+        let directory = start::directory()?;
+        let child = start::forkserver::start(start, directory.as_fd());
+        let child = child.and_then(|it| go().map(|()| it));
         // The server may have made one all the same. If it cannot be told, there is none, or it finds the end of the socket.
         child.inspect_err(|_| drop(Word::Stop.tell(socket)))
     }

@@ -16,6 +16,7 @@ use std::{
     sync::{Mutex, OnceLock},
     thread,
 };
+use tempfile::NamedTempFile;
 
 pub(crate) const PROGRAMS: &[(&str, fn())] = &[
     ("compare constructors", compare_constructors),
@@ -43,7 +44,7 @@ static LAST: Constructor = last;
 
 extern "C" fn first() {
     note("first");
-    if env::var(ACT).is_ok_and(|it| it == "open") {
+    if act_of_this_process() == "open" {
         HELD.get_or_init(|| [(); 20].map(|()| File::open("/dev/null").ok()));
     }
 }
@@ -99,16 +100,21 @@ fn constructors_before_and_after_ours_run_once_in_workers() {
     });
 }
 
-/// Names what the constructor of a copy is to do.
+/// Names a file that says what the constructors of copies do from then on.
 const ACT: &str = "PROCPOOL_TEST_CONSTRUCTOR";
 
-/// Does what the environment asks for, which nobody does but the program that the copy is made of.
+fn act_of_this_process() -> String {
+    let file = env::var_os(ACT).map(fs::read_to_string);
+    file.and_then(Result::ok).unwrap_or_default()
+}
+
+/// Does what the program asks for that this process is a copy of.
 fn act() {
-    match env::var(ACT).as_deref() {
-        Ok("thread") => drop(thread::spawn(|| thread::sleep(DEADLINE))),
-        Ok("exit") => process::exit(3),
-        Ok("panic") => panic!("in a constructor"),
-        Ok("print") => {
+    match act_of_this_process().as_str() {
+        "thread" => drop(thread::spawn(|| thread::sleep(DEADLINE))),
+        "exit" => process::exit(3),
+        "panic" => panic!("in a constructor"),
+        "print" => {
             print!("=> half a line");
             // It stays in the buffer.
         }
@@ -116,9 +122,17 @@ fn act() {
     }
 }
 
+/// Runs a program whose constructors do nothing until [`have_constructors`]; what it says.
+fn succeed(name: &str) -> Vec<String> {
+    let file = NamedTempFile::new().expect("a temporary file");
+    let mut command = Program::command(name);
+    command.env(ACT, file.path());
+    Program::start_by(command).succeed()
+}
+
 fn have_constructors(act: &str) {
-    // SAFETY: the program's other threads are the test harness's, which does not touch the environment now.
-    unsafe { env::set_var(ACT, act) };
+    let file = env::var_os(ACT).expect("the path of a file");
+    fs::write(file, act).expect("a file");
 }
 
 fn build_behind_an_actor() {
@@ -141,7 +155,7 @@ fn build_behind_an_actor() {
 
 #[test]
 fn a_constructor_that_ends_its_process_or_starts_a_thread_makes_the_start_fail() {
-    in_time(|| drop(Program::start("build behind a constructor that acts").succeed()));
+    in_time(|| drop(succeed("build behind a constructor that acts")));
 }
 
 /// What is open under the numbers of the files that a constructor of this process has opened.
@@ -161,7 +175,7 @@ fn hold_a_file() {
 
 #[test]
 fn a_file_that_a_constructor_holds_does_not_become_a_descriptor_of_the_worker() {
-    in_time(|| drop(Program::start("hold a file from a constructor").succeed()));
+    in_time(|| drop(succeed("hold a file from a constructor")));
 }
 
 fn print_in_a_constructor() {
@@ -176,7 +190,7 @@ fn print_in_a_constructor() {
 #[test]
 fn what_a_constructor_prints_appears_once_and_not_in_every_worker() {
     in_time(|| {
-        let said = Program::start("print in a constructor").succeed();
+        let said = succeed("print in a constructor");
         assert_eq!(said, ["half a line", "done"]);
     });
 }

@@ -6,8 +6,8 @@
 )]
 
 use crate::{
-    common::{failure, in_time, pool_of, square},
-    processes::{Program, listen, say},
+    common::{in_time, pool_of, square},
+    processes::{Program, fork_server, listen, say},
 };
 use std::{
     collections::BTreeMap,
@@ -19,7 +19,6 @@ use std::{
         process::CommandExt,
     },
     path::PathBuf,
-    process::abort,
 };
 
 pub(crate) const PROGRAMS: &[(&str, fn())] = &[
@@ -28,6 +27,7 @@ pub(crate) const PROGRAMS: &[(&str, fn())] = &[
         "read a variable that is there twice",
         read_a_double_variable,
     ),
+    ("change what the loader needs", change_what_the_loader_needs),
     ("use a pool later", use_a_pool_later),
 ];
 
@@ -48,10 +48,9 @@ fn surroundings((): ()) -> Surroundings {
 }
 
 fn compare_surroundings() {
-    let pool = pool_of(1);
     let check = || {
-        let seen = pool.apply(surroundings, ()).expect("a pool that works");
-        assert_eq!(seen, surroundings(()));
+        let seen = pool_of(1).apply(surroundings, ());
+        assert_eq!(seen.expect("a pool that works"), surroundings(()));
     };
     check();
     let directory = tempfile::tempdir().expect("a temporary directory");
@@ -63,7 +62,6 @@ fn compare_surroundings() {
     }
     // SAFETY: as above.
     unsafe { env::remove_var("PATH") };
-    failure(pool.apply(|()| -> () { abort() }, ()));
     check();
 }
 
@@ -114,6 +112,38 @@ fn workers_see_the_same_one_of_two_variables_with_one_name() {
         };
         // SAFETY: it calls nothing but execve, and allocates nothing unless that fails.
         unsafe { command.pre_exec(become_it) };
+        Program::start_by(command).succeed();
+    });
+}
+
+/// The environment with which a process was started.
+fn started_with(pid: u32) -> Vec<OsString> {
+    let block = fs::read(format!("/proc/{pid}/environ")).expect("a process of this user");
+    let variables = block.split(|it| *it == 0).filter(|it| !it.is_empty());
+    let variables = variables.map(|it| OsStr::from_bytes(it).to_owned());
+    let is_invitation = |it: &OsString| it.as_bytes().starts_with(b"PROCPOOL_FORK_SERVER=");
+    variables.filter(|it| !is_invitation(it)).collect()
+}
+
+fn change_what_the_loader_needs() {
+    // SAFETY: the program's other threads are the test harness's, which does not touch the environment now.
+    unsafe { env::remove_var("LD_LIBRARY_PATH") };
+    // SAFETY: as above.
+    unsafe { env::set_var("LD_PRELOAD", "/dev/null") };
+    let pool = pool_of(1);
+    let seen = pool.apply(surroundings, ()).expect("a pool that works");
+    assert_eq!(seen, surroundings(()));
+    assert_eq!(
+        started_with(fork_server()),
+        started_with(std::process::id())
+    );
+}
+
+#[test]
+fn the_fork_server_is_started_with_the_environment_of_the_programs_start() {
+    in_time(|| {
+        let mut command = Program::command("change what the loader needs");
+        command.env("LD_LIBRARY_PATH", "/nowhere");
         Program::start_by(command).succeed();
     });
 }

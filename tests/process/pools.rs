@@ -1,5 +1,7 @@
 //! Pools under every start method.
 
+#![expect(unsafe_code, reason = "an environment that changes")]
+
 use crate::{
     common::{alone, failure, in_time, process_id, race, square},
     for_every_method, in_a_process_with_one_thread,
@@ -12,7 +14,8 @@ use procpool::{
     parent_process,
 };
 use std::{
-    fs,
+    env, fs,
+    path::PathBuf,
     sync::atomic::{AtomicU64, Ordering},
     thread,
 };
@@ -22,6 +25,12 @@ static STATE: AtomicU64 = AtomicU64::new(1);
 fn pool_by(method: StartMethod, workers: usize) -> Result<ProcessPoolExecutor> {
     let builder = ProcessPoolExecutor::builder().workers(workers);
     builder.start_method(method).build()
+}
+
+const VARIABLE: &str = "PROCPOOL_TEST_VARIABLE";
+
+fn surroundings((): ()) -> (Option<PathBuf>, Option<String>) {
+    (env::current_dir().ok(), env::var(VARIABLE).ok())
 }
 
 for_every_method! {
@@ -59,6 +68,47 @@ for_every_method! {
             deeper.map_err(|it| it.to_string())?.map(|it| it + 1)
         }
         assert_eq!(descend((method, 10)), Ok(10));
+        Ok(())
+    }
+
+    fn a_pool_that_is_there_does_not_change_with_the_directory_and_the_environment(method) {
+        fn changed(method: StartMethod) -> std::result::Result<(), String> {
+            let pool = pool_by(method, 2).map_err(|it| it.to_string())?;
+            let seen = || {
+                let seen = [(); 8].map(|()| pool.submit(surroundings, ()));
+                let seen = seen.map(|it| it.result().map_err(|it| it.to_string()));
+                seen.into_iter().collect::<std::result::Result<Vec<_>, _>>()
+            };
+            let before = seen()?;
+            env::set_current_dir("/proc/self").map_err(|it| it.to_string())?;
+            // SAFETY: of this process's threads none but this one touches the environment.
+            unsafe { env::set_var(VARIABLE, "new") };
+            pool.resize(3).map_err(|it| it.to_string())?;
+            failure(pool.apply(|()| -> () { std::process::abort() }, ()));
+            assert_eq!(seen()?, before);
+            Ok(())
+        }
+        // In a process of its own, whose directory and environment are its own.
+        assert_eq!(start(StartMethod::ForkServer, changed, method)?.result()?, Ok(()));
+        Ok(())
+    }
+
+    fn a_variable_that_no_program_can_be_started_with_reaches_workers_and_is_not_shown(method) {
+        fn set(method: StartMethod) -> std::result::Result<(), String> {
+            // Linux starts no program with a variable of 128 KiB.
+            let value = "secret".repeat(50_000);
+            // SAFETY: of this process's threads none but this one touches the environment.
+            unsafe { env::set_var(VARIABLE, &value) };
+            let pool = pool_by(method, 1).map_err(|it| it.to_string())?;
+            let look = |()| (env::var(VARIABLE).ok(), fs::read("/proc/self/environ").ok());
+            let (seen, shown) = pool.apply(look, ()).map_err(|it| it.to_string())?;
+            assert_eq!(seen, Some(value));
+            let shown = shown.ok_or("its environment cannot be read")?;
+            assert!(!String::from_utf8_lossy(&shown).contains("secret"));
+            Ok(())
+        }
+        // In a process of its own, whose environment is its own.
+        assert_eq!(start(StartMethod::ForkServer, set, method)?.result()?, Ok(()));
         Ok(())
     }
 

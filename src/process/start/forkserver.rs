@@ -15,7 +15,7 @@ use crate::process::{
 };
 use crate::sys::{
     child::{self, PidFd, Threads},
-    fd, poll, socket,
+    poll, socket,
 };
 use parking_lot::Mutex;
 use std::{
@@ -33,9 +33,9 @@ const FORK_LIMIT: Duration = Duration::from_secs(10);
 /// The server of this process, once there is one.
 static OWN: PerProcess<Mutex<Option<ForkServer>>> = PerProcess::new();
 
-/// Starts a child of the fork server, which is started or replaced first where that is needed.
-pub(crate) fn start(start: &Start<'_>) -> Result<Child> {
-    let order = Order::new(start)?;
+/// Starts a child of the fork server in a directory. The server is started or replaced first where that is needed.
+pub(crate) fn start(start: &Start<'_>, directory: BorrowedFd<'_>) -> Result<Child> {
+    let order = Order::new(start, directory)?;
     let mut server = OWN.get().lock();
     if let Some(running) = server.as_mut() {
         match running.start(&order, FORK_LIMIT) {
@@ -56,12 +56,11 @@ struct Order<'a> {
     request: Request,
     passed: &'a [BorrowedFd<'a>],
     bytes: &'a [u8],
-    directory: OwnedFd,
+    directory: BorrowedFd<'a>,
 }
 
 impl<'a> Order<'a> {
-    fn new(start: &Start<'a>) -> Result<Self> {
-        let directory = child::working_directory().or_else(|_| root_directory());
+    fn new(start: &Start<'a>, directory: BorrowedFd<'a>) -> Result<Self> {
         Ok(Self {
             request: Request {
                 number: 0,
@@ -70,8 +69,7 @@ impl<'a> Order<'a> {
             },
             passed: start.passed,
             bytes: start.bytes,
-            directory: directory
-                .map_err(|it| Error::io("failed to open the working directory", it))?,
+            directory,
         })
     }
 }
@@ -100,9 +98,9 @@ impl Template {
         })
     }
 
-    /// Starts a child of it.
-    pub(super) fn start(&self, start: &Start<'_>) -> Result<Child> {
-        let order = Order::new(start)?;
+    /// Starts a child of it in a directory.
+    pub(super) fn start(&self, start: &Start<'_>, directory: BorrowedFd<'_>) -> Result<Child> {
+        let order = Order::new(start, directory)?;
         let started = self.server.lock().start(&order, FORK_LIMIT);
         started.map_err(|it| match it {
             Refusal::Gone => self.gone(),
@@ -118,10 +116,6 @@ impl Template {
         );
         Error::new(ErrorKind::StartFailed, message)
     }
-}
-
-fn root_directory() -> io::Result<OwnedFd> {
-    fd::above_stdio(std::fs::File::open("/")?.into())
 }
 
 fn start_failed(what: &str, error: io::Error) -> Error {
@@ -202,7 +196,7 @@ impl ForkServer {
 
     fn start(&mut self, order: &Order<'_>, limit: Duration) -> Result<Child, Refusal> {
         let mut passed = order.passed.to_vec();
-        passed.push(order.directory.as_fd());
+        passed.push(order.directory);
         self.asked = self.asked.wrapping_add(1);
         let request = Request {
             number: self.asked,
@@ -267,7 +261,7 @@ mod tests {
     use crate::process::start::Flags;
     use std::process::Command;
 
-    fn order() -> Order<'static> {
+    fn order(directory: BorrowedFd<'_>) -> Order<'_> {
         let flags = Flags {
             is_daemon: true,
             executes: false,
@@ -278,7 +272,7 @@ mod tests {
             bytes: &[],
             flags,
         };
-        Order::new(&start).expect("a function of this program")
+        Order::new(&start, directory).expect("a function of this program")
     }
 
     /// Takes a request as a server does, and gives its number.
@@ -312,11 +306,13 @@ mod tests {
             control,
             asked: 0,
         };
-        let given_up = server.start(&order(), Duration::ZERO);
+        let directory = crate::process::start::directory().expect("room for a descriptor");
+        let order = order(directory.as_fd());
+        let given_up = server.start(&order, Duration::ZERO);
         assert!(matches!(given_up, Err(Refusal::Gone)));
         answer(&theirs, take(&theirs), late.id());
         answer(&theirs, 2, next.id());
-        let started = server.start(&order(), FORK_LIMIT);
+        let started = server.start(&order, FORK_LIMIT);
         assert_eq!(started.map(|it| it.pid).ok(), Some(next.id()));
         assert_eq!(take(&theirs), 2);
         // Nobody has the first child: it is killed.

@@ -12,12 +12,14 @@ pub(crate) mod forkserver;
 pub(crate) mod origin;
 pub(crate) mod server;
 
+use crate::error::{Error, Result};
 use crate::process::function::{ChildMain, Given, Location};
 use crate::sys::{
     child::{self, PidFd, WaitStatus},
-    pipe, socket,
+    fd, pipe, socket,
 };
 use std::{
+    fs::File,
     io,
     os::fd::{BorrowedFd, OwnedFd},
 };
@@ -32,6 +34,13 @@ pub(crate) struct Start<'a> {
     /// At most [`MOST_BESIDE`].
     pub(crate) bytes: &'a [u8],
     pub(crate) flags: Flags,
+}
+
+/// Opens the directory in which a child of this process starts: the root where the working directory cannot be opened.
+pub(crate) fn directory() -> Result<OwnedFd> {
+    let root = |_| fd::above_stdio(File::open("/")?.into());
+    let directory = child::working_directory().or_else(root);
+    directory.map_err(|it| Error::io("failed to open the working directory", it))
 }
 
 /// Bytes beside a request: a message of a socket holds several times as much, and what is larger costs less in shared memory.

@@ -1,17 +1,24 @@
 //! Where a pool's workers come from: one place for all of them, replacements too.
 
 use super::{
-    Child, Flags, Start,
+    Child, Flags, Start, directory,
     forkserver::{self, Template},
 };
 use crate::error::Result;
 use crate::process::{function::ChildMain, method::StartMethod};
 use crate::sys::child::Threads;
-use std::os::fd::BorrowedFd;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 /// A source of workers.
 #[derive(Debug)]
-pub(crate) enum Origin {
+pub(crate) struct Origin {
+    method: Method,
+    /// Where workers start: a later change of this process's directory concerns only pools that are built later.
+    directory: OwnedFd,
+}
+
+#[derive(Debug)]
+enum Method {
     ForkServer,
     /// The fork server, whose children execute the program again.
     Spawn,
@@ -22,18 +29,20 @@ pub(crate) enum Origin {
 impl Origin {
     /// Prepares for workers by this method.
     pub(crate) fn new(method: StartMethod, threads: Threads) -> Result<Self> {
-        Ok(match method {
-            StartMethod::ForkServer => Self::ForkServer,
-            StartMethod::Spawn => Self::Spawn,
-            StartMethod::Fork => Self::Template(Template::new(threads)?),
-        })
+        let directory = directory()?;
+        let method = match method {
+            StartMethod::ForkServer => Method::ForkServer,
+            StartMethod::Spawn => Method::Spawn,
+            StartMethod::Fork => Method::Template(Template::new(threads)?),
+        };
+        Ok(Self { method, directory })
     }
 
     /// Starts a worker.
     pub(crate) fn start(&self, main: ChildMain, passed: &[BorrowedFd<'_>]) -> Result<Child> {
         let flags = Flags {
             is_daemon: true,
-            executes: matches!(self, Self::Spawn),
+            executes: matches!(self.method, Method::Spawn),
         };
         let start = Start {
             main,
@@ -41,9 +50,10 @@ impl Origin {
             bytes: &[],
             flags,
         };
-        match self {
-            Self::ForkServer | Self::Spawn => forkserver::start(&start),
-            Self::Template(template) => template.start(&start),
+        let directory = self.directory.as_fd();
+        match &self.method {
+            Method::ForkServer | Method::Spawn => forkserver::start(&start, directory),
+            Method::Template(template) => template.start(&start, directory),
         }
     }
 }
