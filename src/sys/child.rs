@@ -1,6 +1,7 @@
 //! Processes: starting this program again, forking, watching, signalling and reaping.
 
 use super::{
+    environment,
     fd::{self, above_stdio, cvt, retry},
     named, poll, threads,
 };
@@ -24,8 +25,8 @@ use std::{
     time::Duration,
 };
 
-/// Starts this program's executable again with the same arguments, one more environment variable, one descriptor under
-/// its own number, and no signal blocked but SIGINT.
+/// Starts this program's executable again with the arguments and the environment of its start, one more variable, one
+/// descriptor under its own number, and no signal blocked but SIGINT.
 ///
 /// The program is `/proc/self/exe`: the file that runs, even if another has taken its name since. posix_spawn does not copy
 /// the parent's page tables, so that the start costs the same from a large parent.
@@ -42,7 +43,7 @@ pub(crate) fn spawn_self(name: &str, value: &OsStr, passed: BorrowedFd<'_>) -> i
         PosixSpawnFlags::POSIX_SPAWN_SETSIGMASK | PosixSpawnFlags::POSIX_SPAWN_SETSIGDEF,
     )?;
     let arguments: Vec<CString> = std::env::args_os().filter_map(c_string).collect();
-    let environment = environment_with(name, value);
+    let environment = environment::initial_with(name, value);
     let pid = posix_spawn(
         "/proc/self/exe",
         &actions,
@@ -64,7 +65,7 @@ pub(crate) fn execute_self(
     Ok(execve(
         c"/proc/self/exe",
         &arguments,
-        &environment_with(name, value),
+        &environment::initial_with(name, value),
     )?)
 }
 
@@ -86,18 +87,6 @@ fn was_started_with(pid: u32, name: &str, value: &OsStr) -> bool {
     // Nothing can be read of a process that has ended.
     let environment = std::fs::read(format!("/proc/{pid}/environ")).unwrap_or_default();
     environment.split(|it| *it == 0).any(|it| it == variable)
-}
-
-fn environment_with(name: &str, value: &OsStr) -> Vec<CString> {
-    std::env::vars_os()
-        .filter(|(key, _)| key != name)
-        .chain([(name.into(), value.to_owned())])
-        .filter_map(|(mut key, value)| {
-            key.push("=");
-            key.push(value);
-            c_string(key)
-        })
-        .collect()
 }
 
 /// None for text with a zero byte, which no argument and no variable has.

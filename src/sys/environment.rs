@@ -3,7 +3,7 @@
 use super::threads;
 use std::{
     collections::HashSet,
-    ffi::{CStr, OsStr, OsString, c_char},
+    ffi::{CStr, CString, OsStr, OsString, c_char},
     io,
     os::unix::ffi::OsStrExt,
 };
@@ -20,6 +20,44 @@ pub(crate) fn with(changes: &[(OsString, OsString)]) -> Vec<u8> {
         put(&mut all, name, value);
     }
     all
+}
+
+/// Returns what a copy of this program is started with: the environment with which this program was started itself, and one
+/// variable more.
+///
+/// The present environment may be one in which the program does not start: without the `LD_LIBRARY_PATH` that its loader
+/// needs, or with a variable that is longer than `execve` takes (128 KiB). It may also have secrets in it, which
+/// `/proc/*/environ` would show.
+pub(crate) fn initial_with(name: &str, value: &OsStr) -> Vec<CString> {
+    // Unreadable for a process that has changed its user.
+    let block = std::fs::read("/proc/self/environ").ok();
+    let initial = block.and_then(|it| split(&it)).unwrap_or_else(present);
+    let is_another = |it: &CString| {
+        let value = it.as_bytes().strip_prefix(name.as_bytes());
+        value.is_none_or(|it| !it.starts_with(b"="))
+    };
+    let added = CString::new([name.as_bytes(), b"=", value.as_bytes()].concat());
+    initial
+        .into_iter()
+        .filter(is_another)
+        .chain(added.ok())
+        .collect()
+}
+
+/// The variables in `/proc/self/environ`. `None` if the program has overwritten them, with a title for `ps` say.
+fn split(block: &[u8]) -> Option<Vec<CString>> {
+    let variables = block.split_inclusive(|it| *it == 0).map(|it| {
+        let variable = CStr::from_bytes_with_nul(it).ok();
+        variable.filter(|it| it.to_bytes().contains(&b'='))
+    });
+    variables.map(|it| it.map(CStr::to_owned)).collect()
+}
+
+fn present() -> Vec<CString> {
+    let all = with(&[]);
+    let variables = all.split_inclusive(|it| *it == 0);
+    let variables = variables.map(CStr::from_bytes_with_nul);
+    variables.flatten().map(CStr::to_owned).collect()
 }
 
 /// Whether a variable can have this name and this value.
@@ -119,6 +157,17 @@ mod tests {
         // SAFETY: no test of this crate's units changes the environment.
         let found = [&own[..], less, &more].map(|it| unsafe { is(it) });
         assert_eq!(found, [true, false, false]);
+    }
+
+    #[test]
+    fn an_environment_that_was_overwritten_is_none() {
+        let length = |block: &[u8]| split(block).map(|it| it.len());
+        assert_eq!(length(b""), Some(0));
+        assert_eq!(length(b"A=b\0C=\0=D\0"), Some(3));
+        for block in [&b"\0\0\0"[..], b"a title\0A=b\0", b"A=b\0C=cut off"] {
+            assert_eq!(length(block), None, "{block:?}");
+        }
+        assert_eq!(split(&with(&[])), Some(present()));
     }
 
     #[test]

@@ -12,7 +12,7 @@ pub(crate) mod forkserver;
 pub(crate) mod origin;
 pub(crate) mod server;
 
-use crate::error::{Error, Result};
+use crate::error::{Error, ErrorKind, Result};
 use crate::process::function::{ChildMain, Given, Location};
 use crate::sys::{
     child::{self, PidFd, WaitStatus},
@@ -40,7 +40,9 @@ pub(crate) struct Start<'a> {
 pub(crate) fn directory() -> Result<OwnedFd> {
     let root = |_| fd::above_stdio(File::open("/")?.into());
     let directory = child::working_directory().or_else(root);
-    directory.map_err(|it| Error::io("failed to open the working directory", it))
+    directory.map_err(|it| {
+        Error::io("failed to open the working directory", it).with_kind(ErrorKind::StartFailed)
+    })
 }
 
 /// Bytes beside a request: a message of a socket holds several times as much, and what is larger costs less in shared memory.
