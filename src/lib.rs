@@ -120,6 +120,7 @@
 //! | pool dropped | what was submitted is finished, then the workers end; [`terminate`](ProcessPoolExecutor::terminate) for those who cannot wait |
 //! | program killed with SIGKILL, or ended with a pool in a `static` | workers are killed by the kernel and the fork server, those that are busy, too, with what they started |
 //! | Ctrl-C | reaches the program; workers ignore SIGINT and go with it |
+//! | SIGTERM or SIGHUP to the whole process group or service | the program decides; see [Signals](#signals) |
 //! | fork server killed | running tasks fail as in any worker's death; the rest goes on with new workers from a new server (the template of a pool under `Fork` cannot be replaced: its calls are [`StartFailed`](ErrorKind::StartFailed)) |
 //! | program forks itself | in the copy, using the pool is [`Unsupported`](ErrorKind::Unsupported), dropping it does nothing |
 //! | program reaps children, ignores SIGCHLD, closes stdin, changes directory | the pool works |
@@ -142,6 +143,20 @@
 //! Two other [start methods](StartMethod) can be asked for: `Spawn` executes the program again for each worker, and `Fork`
 //! copies this process as it is, if it has one thread. [Choosing a start method](guide::choosing_a_start_method) has the table of
 //! what each inherits, costs and forbids; [From Python's multiprocessing](guide::from_python) says what Python's names are here.
+//!
+//! # Signals
+//!
+//! systemd, `timeout` and a terminal that hangs up signal every process of the program at once. Workers, the fork server and
+//! a manager's server do not end by a SIGTERM, SIGHUP or SIGINT that comes from outside: a program that handles the signal
+//! can finish what it has begun. They end when the program does, however it ends. A unit of systemd needs no setting for this:
+//! the default, `KillMode=control-group`, is fine, and `TimeoutStopSec` is the time that the program has.
+//!
+//! A SIGTERM from the pool (a limit of time, `kill`, `terminate`) ends a worker, unless the task handles it. So does
+//! a SIGTERM that a task sends to its own process. A [`Process`] ends at each of the three signals, unless its function handles
+//! it.
+//!
+//! A signal that the program ignores when it starts a process is ignored there, too: nothing ends at a hang-up under
+//! `nohup`. SIGCHLD and SIGTERM are not inherited in this way.
 //!
 //! # Processes and messages
 //!

@@ -25,6 +25,8 @@ mod panics;
 mod races;
 #[path = "crash/server.rs"]
 mod server;
+#[path = "crash/signals.rs"]
+mod signals;
 
 #[test]
 #[ignore = "a program that other tests start"]
@@ -34,6 +36,7 @@ fn program() {
         hosts::PROGRAMS,
         owner::PROGRAMS,
         panics::PROGRAMS,
+        signals::PROGRAMS,
     ];
     processes::run(&lists.concat());
 }

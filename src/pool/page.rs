@@ -53,6 +53,8 @@ const ITEMS_DONE: usize = 328;
 const STARTED_ITEM: usize = 384;
 const STARTED_AT: usize = 392;
 const STOP: usize = 448;
+/// Not 0 once the pool has the worker end: written by the pool before it sends SIGTERM, read by the worker's handler.
+const END: usize = 456;
 /// Histograms, in a page of their own: an idle worker touches none of it.
 const WAIT_TIMES: usize = 4096;
 const RUN_TIMES: usize = WAIT_TIMES + BUCKETS * size_of::<u64>();
@@ -287,6 +289,13 @@ impl Page {
         word == 1 << 32 | u64::from(item)
     }
 
+    /// Returns the word that is not 0 once the pool ends this worker. A handler reads it at any time, so the page is never
+    /// unmapped.
+    pub(super) fn end_word(&self) -> &'static AtomicU32 {
+        let page: &'static Self = Box::leak(Box::new(self.clone()));
+        page.0.view().atomic_u32(END)
+    }
+
     /// Adds to what the pool measures tasks by: some items that waited for so long and took so long together.
     pub(super) fn account(&self, waited: u64, busy: u64, items: u64) {
         self.add(BUSY_NANOS, busy);
@@ -323,6 +332,13 @@ impl Page {
             .view()
             .atomic_u64(STOP)
             .store(word, Ordering::Relaxed);
+    }
+
+    /// Tells the worker that the SIGTERM that comes next is the pool's.
+    pub(super) fn tell_to_end(&self) {
+        let word = self.0.view().atomic_u32(END);
+        // Release: pairs with the handler's load.
+        word.store(1, Ordering::Release);
     }
 
     /// The number of the item that would start next.

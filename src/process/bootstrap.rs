@@ -28,6 +28,8 @@ pub(super) struct Setup {
     pub(super) identity: Identity,
     /// Whether it is a copy of its parent, whose signal handlers are its own.
     pub(super) is_copy: bool,
+    /// Whether it ends when its owner does, and not at a signal that asks it to.
+    pub(super) is_service: bool,
     pub(super) method: StartMethod,
     #[serde(with = "serde_bytes")]
     pub(super) environment: Vec<u8>,
@@ -64,8 +66,9 @@ fn run(given: Given) -> Option<i32> {
 fn become_it(setup: Setup) -> io::Result<()> {
     child::set_name(&setup.identity.name);
     environment::assume(&setup.environment)?;
-    if !setup.is_copy {
-        signal::default_interrupt()?;
+    // A service says itself what it does at the signals that ask it to end, which wait meanwhile.
+    if !setup.is_copy && !setup.is_service {
+        signal::unblock_all()?;
     }
     setup.identity.assume();
     set_start_method(setup.method).map_err(io::Error::other)

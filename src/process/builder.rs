@@ -43,6 +43,7 @@ pub struct ProcessBuilder<A, R> {
     argument: A,
     name: Option<String>,
     is_daemon: bool,
+    is_service: bool,
     method: StartMethod,
     environment: Vec<(OsString, OsString)>,
     threads: Threads,
@@ -55,6 +56,7 @@ impl<A: Wire, R: Wire> ProcessBuilder<A, R> {
             argument,
             name: None,
             is_daemon: false,
+            is_service: false,
             method: start_method(),
             environment: Vec::new(),
             threads: Threads::One,
@@ -72,6 +74,13 @@ impl<A: Wire, R: Wire> ProcessBuilder<A, R> {
     /// by default.
     pub fn daemon(mut self, daemon: bool) -> Self {
         self.is_daemon = daemon;
+        self
+    }
+
+    /// Blocks the signals that ask the process to end until its function calls
+    /// [`leave_the_end_to_the_owner`](crate::sys::signal::leave_the_end_to_the_owner).
+    pub(crate) fn service(mut self) -> Self {
+        self.is_service = true;
         self
     }
 
@@ -117,6 +126,7 @@ impl<A: Wire, R: Wire> ProcessBuilder<A, R> {
         let setup = Setup {
             identity,
             is_copy: self.method == StartMethod::Fork,
+            is_service: self.is_service,
             method: start_method(),
             environment,
             function: function.to_bytes(),

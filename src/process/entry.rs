@@ -23,7 +23,9 @@ use crate::process::{
 };
 use crate::sys::{
     child::{self, PidFd},
-    fd, modules, signal, threads,
+    fd, modules,
+    signal::{self, Ignored},
+    threads,
 };
 use std::{
     ffi::{OsString, c_char, c_int},
@@ -120,9 +122,11 @@ fn enter(run_constructors: impl FnOnce() + panic::UnwindSafe) {
     let Some(socket) = invited_socket() else {
         return;
     };
+    // Before a constructor changes it.
+    let ignored = Ignored::now();
     if let Some(executed) = executed::accept(socket) {
         unset_variable();
-        run_executed(executed, run_constructors);
+        run_executed(executed, ignored, run_constructors);
     }
     let Some(invited) = server::accept(socket) else {
         return unset_variable();
@@ -133,8 +137,8 @@ fn enter(run_constructors: impl FnOnce() + panic::UnwindSafe) {
         // a constructor has kept is found closed by whoever asks for it, as is documented.
         let ready = invited.claim_process(|kept| unsafe { fd::keep_only(kept) })?;
         run_constructors();
-        signal::reset()?;
-        ready.serve()
+        signal::reset(ignored);
+        ready.serve(ignored)
     });
     // 70: "internal software error" of sysexits.h; the owner sees the end of the socket, whatever the code.
     child::exit_now(if matches!(served, Ok(Ok(()))) { 0 } else { 70 })
@@ -152,12 +156,16 @@ pub(crate) fn run_child(main: ChildMain, given: Given) -> ! {
 }
 
 /// Becomes what the program was executed again for.
-fn run_executed(mut executed: Executed, run_constructors: impl FnOnce() + panic::UnwindSafe) -> ! {
+fn run_executed(
+    mut executed: Executed,
+    ignored: Ignored,
+    run_constructors: impl FnOnce() + panic::UnwindSafe,
+) -> ! {
     let ready = panic::catch_unwind(move || -> std::io::Result<_> {
         // SAFETY: as for the fork server.
         executed.claim_process(|kept| unsafe { fd::keep_only(kept) })?;
         run_constructors();
-        signal::reset()?;
+        signal::reset(ignored);
         executed.into_parts()
     });
     match ready {
@@ -169,10 +177,11 @@ fn run_executed(mut executed: Executed, run_constructors: impl FnOnce() + panic:
 /// Serves as a template, in a copy of the owner that was just forked, and ends the process.
 pub(crate) fn run_template(control: OwnedFd, owner: PidFd) -> ! {
     let served = panic::catch_unwind(move || -> std::io::Result<()> {
-        signal::reset()?;
+        let ignored = Ignored::now();
+        signal::reset(ignored);
         // Its children have what it has there.
         fd::fill_stdio()?;
-        server::Server::template(control, owner)?.serve()
+        server::Server::template(control, owner)?.serve(ignored)
     });
     child::exit_now(if matches!(served, Ok(Ok(()))) { 0 } else { 70 })
 }

@@ -225,6 +225,9 @@ impl<R> Process<R> {
 
     /// Sends SIGTERM; nothing happens to a process that has ended.
     ///
+    /// The process ends unless its function handles the signal. A SIGTERM from elsewhere, to the whole process group say,
+    /// does the same.
+    ///
     /// # Errors
     ///
     /// [`ErrorKind::Unsupported`] in a copy of the process that started it.

@@ -3,14 +3,14 @@
 use super::{
     environment,
     fd::{self, above_stdio, cvt, retry},
-    named, poll, threads,
+    named, poll, signal, threads,
 };
 use nix::{
     spawn::{PosixSpawnAttr, PosixSpawnFileActions, PosixSpawnFlags, posix_spawn},
     sys::{
         memfd::{MFdFlags, memfd_create},
         prctl,
-        signal::{SigSet, Signal},
+        signal::Signal,
     },
     unistd::{Pid, execve},
 };
@@ -25,8 +25,11 @@ use std::{
     time::Duration,
 };
 
-/// Starts this program's executable again with the arguments and the environment of its start, one more variable, one
-/// descriptor under its own number, and no signal blocked but SIGINT.
+/// Starts this program's executable again with the arguments and the environment of its start, one more variable, and one
+/// descriptor under its own number.
+///
+/// No signal is blocked in the copy except those that ask a process to end, which wait until it has set its handlers. What
+/// this process ignores, the copy ignores, too.
 ///
 /// The program is `/proc/self/exe`: the file that runs, even if another has taken its name since. posix_spawn does not copy
 /// the parent's page tables, so that the start costs the same from a large parent.
@@ -34,14 +37,8 @@ pub(crate) fn spawn_self(name: &str, value: &OsStr, passed: BorrowedFd<'_>) -> i
     let mut actions = PosixSpawnFileActions::init()?;
     actions.add_dup2(passed.as_raw_fd(), passed.as_raw_fd())?;
     let mut attributes = PosixSpawnAttr::init()?;
-    // Ctrl-C waits until the copy has a handler for it.
-    let mut mask = SigSet::empty();
-    mask.add(Signal::SIGINT);
-    attributes.set_sigmask(&mask)?;
-    attributes.set_sigdefault(&SigSet::all())?;
-    attributes.set_flags(
-        PosixSpawnFlags::POSIX_SPAWN_SETSIGMASK | PosixSpawnFlags::POSIX_SPAWN_SETSIGDEF,
-    )?;
+    attributes.set_sigmask(&signal::ending())?;
+    attributes.set_flags(PosixSpawnFlags::POSIX_SPAWN_SETSIGMASK)?;
     let arguments: Vec<CString> = std::env::args_os().filter_map(c_string).collect();
     let environment = environment::initial_with(name, value);
     let pid = posix_spawn(

@@ -7,52 +7,196 @@ use nix::sys::{
 };
 use std::{
     io,
-    os::fd::{AsFd, BorrowedFd, OwnedFd},
+    os::fd::{AsFd, BorrowedFd},
+    sync::atomic::{AtomicPtr, AtomicU32, Ordering},
 };
 
 /// The number of SIGKILL.
 pub(crate) const KILL: i32 = Signal::SIGKILL as i32;
 
+/// Signals that ask a process to end, and that reach every process of a terminal, a group or a service.
+///
+/// The crate's own processes leave the answer to their owner: they end when it does.
+const ENDING: [Signal; 3] = [Signal::SIGINT, Signal::SIGTERM, Signal::SIGHUP];
+
+/// Signals that suspend a process with the others of its terminal.
+const SUSPENDING: [Signal; 3] = [Signal::SIGTSTP, Signal::SIGTTIN, Signal::SIGTTOU];
+
+/// Signals that are not inherited as ignored: SIGCHLD reports how children end, SIGTERM is how this crate ends a process, and
+/// SIGPIPE is ignored in any case, as in every Rust program.
+const NEVER_IGNORED: [Signal; 3] = [Signal::SIGCHLD, Signal::SIGTERM, Signal::SIGPIPE];
+
+/// The signals that a process ignores: the processes that it starts ignore them, too, under `nohup` say.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Ignored(u64);
+
+impl Ignored {
+    /// Returns those of this process at this moment.
+    pub(crate) fn now() -> Self {
+        let mut bits = 0;
+        for signal in all().filter(|it| !NEVER_IGNORED.iter().any(|never| *never as i32 == *it)) {
+            if action_of(signal) == Some(libc::SIG_IGN) {
+                bits |= bit(signal);
+            }
+        }
+        Self(bits)
+    }
+
+    pub(crate) fn to_bits(self) -> u64 {
+        self.0
+    }
+
+    pub(crate) fn from_bits(bits: u64) -> Self {
+        Self(bits)
+    }
+
+    /// Makes this process ignore `others` instead of these. It must handle no signal, and may have been forked just now.
+    pub(crate) fn replace_with(self, others: Self) {
+        let changed = self.0 ^ others.0;
+        for signal in all().filter(|it| changed & bit(*it) != 0) {
+            others.apply(signal);
+        }
+    }
+
+    fn apply(self, signal: libc::c_int) {
+        let action = if self.has(signal) {
+            libc::SIG_IGN
+        } else {
+            libc::SIG_DFL
+        };
+        // SAFETY: it fails for SIGKILL and SIGSTOP, and changes nothing then; neither action runs code of this process.
+        unsafe { libc::signal(signal, action) };
+    }
+
+    fn has(self, signal: libc::c_int) -> bool {
+        self.0 & bit(signal) != 0
+    }
+}
+
+fn bit(signal: libc::c_int) -> u64 {
+    1 << (signal - 1)
+}
+
+/// The numbers of all signals except those that the C library keeps for itself.
+fn all() -> impl Iterator<Item = libc::c_int> {
+    let standard = Signal::iterator().map(|it| it as libc::c_int);
+    standard.chain(libc::SIGRTMIN()..=libc::SIGRTMAX())
+}
+
+/// Returns what this process does at a signal.
+fn action_of(signal: libc::c_int) -> Option<libc::sighandler_t> {
+    // SAFETY: all zeros are a valid action, and sigaction overwrites it.
+    let mut action: libc::sigaction = unsafe { std::mem::zeroed() };
+    // SAFETY: it changes nothing, and the action is ours.
+    let asked = unsafe { libc::sigaction(signal, std::ptr::null(), &raw mut action) };
+    (asked == 0).then_some(action.sa_sigaction)
+}
+
+/// Sets every signal to its default, except `ignored` and SIGPIPE, which are ignored.
+pub(crate) fn reset(ignored: Ignored) {
+    all().for_each(|it| ignored.apply(it));
+    Ignored(bit(libc::SIGPIPE)).apply(libc::SIGPIPE);
+}
+
+/// Blocks every signal that could end this process, except SIGKILL and its own faults, which the kernel does not let it block.
+///
+/// Only for the fork server: its children unblock.
+pub(crate) fn block_what_comes_from_outside() -> io::Result<()> {
+    let mut mask = SigSet::all();
+    SUSPENDING.iter().for_each(|it| mask.remove(*it));
+    Ok(sigprocmask(SigmaskHow::SIG_SETMASK, Some(&mask), None)?)
+}
+
+/// Returns the signals that ask a process to end. A new process starts with them blocked, so that none is lost before its
+/// handler is set.
+pub(crate) fn ending() -> SigSet {
+    ENDING.into_iter().collect()
+}
+
+/// Blocks the signals that ask a process to end, and no others.
+pub(crate) fn block_only_ending() -> io::Result<()> {
+    Ok(sigprocmask(SigmaskHow::SIG_SETMASK, Some(&ending()), None)?)
+}
+
 extern "C" fn nothing(_signal: libc::c_int) {}
 
-/// Puts every signal to its default, unblocked, but for two: SIGPIPE is ignored, as in every Rust program, and SIGINT
-/// does nothing.
+/// The word that the owner sets before it sends a SIGTERM that ends this process; null if there is none.
 ///
-/// An empty handler, not `SIG_IGN`: a program that this process starts gets the default back by `exec`.
-pub(crate) fn reset() -> io::Result<()> {
-    for signal in Signal::iterator() {
-        let handler = match signal {
-            Signal::SIGKILL | Signal::SIGSTOP => continue,
-            Signal::SIGPIPE => SigHandler::SigIgn,
-            Signal::SIGINT => SigHandler::Handler(nothing),
-            _ => SigHandler::SigDfl,
-        };
-        let action = SigAction::new(handler, SaFlags::SA_RESTART, SigSet::empty());
-        // SAFETY: the only handler is `nothing`, which does nothing.
-        unsafe { sigaction(signal, &action) }?;
-    }
-    for signal in libc::SIGRTMIN()..=libc::SIGRTMAX() {
-        // SAFETY: the default action runs no code of this process.
+/// Written once, by this process, before the handler is set.
+static TOLD_TO_END: AtomicPtr<AtomicU32> = AtomicPtr::new(std::ptr::null_mut());
+
+/// The process that has set `end_if_meant`; another number in a copy of it, which ends as by default.
+static SET_BY: AtomicU32 = AtomicU32::new(0);
+
+/// Ends this process by the signal if the word says so, or if the process has sent it to itself.
+///
+/// Runs at any time: it only reads atomics, and makes system calls that a handler may make.
+extern "C" fn end_if_meant(
+    signal: libc::c_int,
+    info: *mut libc::siginfo_t,
+    _context: *mut libc::c_void,
+) {
+    let own = std::process::id();
+    // Relaxed: it was written by this process before the handler was set.
+    let is_copy = SET_BY.load(Ordering::Relaxed) != own;
+    let is_meant = is_copy || is_told_to_end() || sender_of(info) == Some(own);
+    // A handler that a task has set may call this one, the one before it: the task's decides.
+    let is_own = action_of(signal) == Some(end_if_meant as Handler as usize);
+    if is_meant && is_own {
+        // SAFETY: the default action runs no code of this process; both calls may be made by a handler. The signal is blocked
+        // until this returns, and ends the process then.
         unsafe { libc::signal(signal, libc::SIG_DFL) };
+        // SAFETY: as above.
+        unsafe { libc::kill(own.cast_signed(), signal) };
+    }
+}
+
+type Handler = extern "C" fn(libc::c_int, *mut libc::siginfo_t, *mut libc::c_void);
+
+fn is_told_to_end() -> bool {
+    // Acquire: the word is mapped before its address is stored.
+    let word = TOLD_TO_END.load(Ordering::Acquire);
+    // SAFETY: null, or a word that lives for ever, says `leave_the_end_to_the_owner`.
+    let word = unsafe { word.as_ref() };
+    // Acquire: pairs with the store before the signal.
+    word.is_some_and(|it| it.load(Ordering::Acquire) != 0)
+}
+
+/// Returns the process that has sent a signal, if one did.
+fn sender_of(info: *mut libc::siginfo_t) -> Option<u32> {
+    // SAFETY: null, or what the kernel passes to a handler, which lives until that returns.
+    let info = unsafe { info.as_ref() }?;
+    let is_sent = [libc::SI_USER, libc::SI_TKILL, libc::SI_QUEUE].contains(&info.si_code);
+    // SAFETY: a signal that was sent names its sender.
+    is_sent.then(|| unsafe { info.si_pid() }.cast_unsigned())
+}
+
+/// Lets SIGINT, SIGTERM and SIGHUP from outside pass, as the owner ends this process, and unblocks every signal.
+///
+/// SIGTERM and SIGHUP end it if `told` is not 0, or if this process has sent them. What is ignored stays ignored.
+/// These are handlers, not `SIG_IGN`: a program that this process starts gets the default back by `exec`.
+pub(crate) fn leave_the_end_to_the_owner(told: Option<&'static AtomicU32>) -> io::Result<()> {
+    let told = told.map_or(std::ptr::null_mut(), |it| std::ptr::from_ref(it).cast_mut());
+    SET_BY.store(std::process::id(), Ordering::Relaxed);
+    TOLD_TO_END.store(told, Ordering::Release);
+    for signal in ENDING {
+        if action_of(signal as libc::c_int) == Some(libc::SIG_IGN) {
+            continue;
+        }
+        let (handler, flags) = match signal {
+            Signal::SIGINT => (SigHandler::Handler(nothing), SaFlags::empty()),
+            _ => (SigHandler::SigAction(end_if_meant), SaFlags::SA_SIGINFO),
+        };
+        let action = SigAction::new(handler, flags | SaFlags::SA_RESTART, SigSet::empty());
+        // SAFETY: one handler does nothing, the other what one may.
+        unsafe { sigaction(signal, &action) }?;
     }
     unblock_all()
 }
 
-/// Has SIGINT end this process again.
-pub(crate) fn default_interrupt() -> io::Result<()> {
-    let action = SigAction::new(SigHandler::SigDfl, SaFlags::empty(), SigSet::empty());
-    // SAFETY: the default action runs no code of this process.
-    unsafe { sigaction(Signal::SIGINT, &action) }?;
-    Ok(())
-}
-
 /// Whether writing to a pipe that nobody reads ends this process: a program that is not Rust's, or has asked for that.
 pub(crate) fn broken_pipe_kills() -> bool {
-    // SAFETY: all zeros are a valid action, and sigaction overwrites it.
-    let mut action: libc::sigaction = unsafe { std::mem::zeroed() };
-    // SAFETY: it changes nothing, and the action is ours.
-    let asked = unsafe { libc::sigaction(libc::SIGPIPE, std::ptr::null(), &raw mut action) };
-    asked == 0 && action.sa_sigaction == libc::SIG_DFL
+    action_of(libc::SIGPIPE) == Some(libc::SIG_DFL)
 }
 
 /// Does something on this thread that may raise SIGPIPE, which then reaches nobody.
@@ -99,7 +243,10 @@ pub(crate) struct ChildDeaths(SignalFd);
 impl ChildDeaths {
     /// Blocks SIGCHLD for good; only for a process that is entirely ours.
     pub(crate) fn watch() -> io::Result<Self> {
-        let fd = block_and_watch([Signal::SIGCHLD])?;
+        let mask = SigSet::from(Signal::SIGCHLD);
+        sigprocmask(SigmaskHow::SIG_BLOCK, Some(&mask), None)?;
+        let flags = SfdFlags::SFD_CLOEXEC | SfdFlags::SFD_NONBLOCK;
+        let fd = above_stdio(SignalFd::with_flags(&mask, flags)?.into())?;
         // SAFETY: it is a signalfd.
         Ok(Self(unsafe { SignalFd::from_owned_fd(fd) }))
     }
@@ -115,19 +262,6 @@ impl AsFd for ChildDeaths {
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.0.as_fd()
     }
-}
-
-/// What asks this process to end, SIGTERM and SIGHUP, as a descriptor that becomes readable. Blocks both for good, in this thread and
-/// those that it starts; only for a process that is entirely ours.
-pub(crate) fn watch_for_end() -> io::Result<OwnedFd> {
-    block_and_watch([Signal::SIGTERM, Signal::SIGHUP])
-}
-
-fn block_and_watch(signals: impl IntoIterator<Item = Signal>) -> io::Result<OwnedFd> {
-    let mask: SigSet = signals.into_iter().collect();
-    sigprocmask(SigmaskHow::SIG_BLOCK, Some(&mask), None)?;
-    let flags = SfdFlags::SFD_CLOEXEC | SfdFlags::SFD_NONBLOCK;
-    above_stdio(SignalFd::with_flags(&mask, flags)?.into())
 }
 
 #[cfg(test)]

@@ -79,6 +79,7 @@ pub(in crate::manager) fn start(
     };
     let process = Process::builder(run, order)
         .name("Manager")
+        .service()
         .start_method(StartMethod::ForkServer)
         .start()?;
     let address = reported.recv().map_err(|error| {
@@ -137,7 +138,7 @@ fn prepare(
 ) -> Result<(&'static Server, Listener, Watcher)> {
     panic::install_hook(Report::Silent, |_| ());
     fd::allow_many();
-    let prepared = signal::reset().and_then(|()| {
+    let prepared = signal::leave_the_end_to_the_owner(None).and_then(|()| {
         let watcher = Watcher::new()?;
         watcher.ends_with(owner)?;
         watcher.ends_with(end.as_fd())?;

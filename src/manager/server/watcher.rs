@@ -4,7 +4,7 @@ use super::session::{Session, Waiter};
 use crate::sys::{
     child::PidFd,
     poll::{self, Interest, Set},
-    signal, socket,
+    socket,
 };
 use parking_lot::Mutex;
 use std::{
@@ -21,8 +21,6 @@ const END: u64 = 0;
 #[derive(Debug)]
 pub(super) struct Watcher {
     set: Set,
-    /// SIGTERM and SIGHUP, which may reach it together with its owner: it ends in order then, too.
-    _signals: OwnedFd,
     /// By the numbers of their sessions.
     clients: Mutex<HashMap<u64, Watched>>,
 }
@@ -49,11 +47,8 @@ impl Peer {
 
 impl Watcher {
     pub(super) fn new() -> io::Result<Self> {
-        let (set, signals) = (Set::new()?, signal::watch_for_end()?);
-        set.add(&signals, END, Interest::Read)?;
         Ok(Self {
-            set,
-            _signals: signals,
+            set: Set::new()?,
             clients: Mutex::default(),
         })
     }

@@ -201,7 +201,7 @@ impl State {
             if at_once {
                 link.pidfd.kill()
             } else {
-                link.pidfd.terminate()
+                link.terminate()
             }
             link.items = 0;
             for sent in mem::take(&mut link.in_flight) {

@@ -356,8 +356,14 @@ impl Link {
     /// Tells the worker to end; the item may notice, and says so by its own end.
     pub(super) fn stop(&mut self, verdict: Verdict) {
         self.page.request_stop(verdict.item);
-        self.pidfd.terminate();
+        self.terminate();
         self.verdict = Some(verdict);
+    }
+
+    /// Sends SIGTERM, which the worker knows for the pool's: one that comes from outside does not end it.
+    pub(super) fn terminate(&self) {
+        self.page.tell_to_end();
+        self.pidfd.terminate();
     }
 
     /// Kills what has not ended within its grace.

@@ -28,7 +28,7 @@ use crate::shm::{Buffer, Cursor, Slab, Slabs};
 use crate::sys::{
     child, clock, environment,
     fd::{self, Stdio},
-    limits, memory, pid,
+    limits, memory, pid, signal,
     spin::Spin,
 };
 use crate::wire::codec;
@@ -148,7 +148,10 @@ pub(super) fn main(given: Given) -> i32 {
     let Ok(page) = Page::from_fd(page) else {
         return 0;
     };
-    if fd::set_nonblocking(&bell).is_err() {
+    let told_to_end = page.end_word();
+    if signal::leave_the_end_to_the_owner(Some(told_to_end)).is_err()
+        || fd::set_nonblocking(&bell).is_err()
+    {
         return 0;
     }
     let replies = Rc::new(Replies::new(bell, page));

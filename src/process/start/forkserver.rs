@@ -15,7 +15,9 @@ use crate::process::{
 };
 use crate::sys::{
     child::{self, PidFd, Threads},
-    poll, socket,
+    poll,
+    signal::Ignored,
+    socket,
 };
 use parking_lot::Mutex;
 use std::{
@@ -66,6 +68,7 @@ impl<'a> Order<'a> {
                 number: 0,
                 main: locate_main(start.main)?,
                 flags: start.flags,
+                ignored: Ignored::now(),
             },
             passed: start.passed,
             bytes: start.bytes,

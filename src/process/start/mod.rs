@@ -16,7 +16,9 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::process::function::{ChildMain, Given, Location};
 use crate::sys::{
     child::{self, PidFd, WaitStatus},
-    fd, pipe, socket,
+    fd, pipe,
+    signal::Ignored,
+    socket,
 };
 use std::{
     fs::File,
@@ -74,10 +76,12 @@ pub(crate) struct Request {
     pub(crate) number: u32,
     pub(crate) main: Location,
     pub(crate) flags: Flags,
+    /// What the child is to ignore: what its owner does at this moment.
+    pub(crate) ignored: Ignored,
 }
 
 impl Request {
-    pub(crate) const SIZE: usize = Location::SIZE + 5;
+    pub(crate) const SIZE: usize = Location::SIZE + 13;
 
     fn to_bytes(self) -> [u8; Self::SIZE] {
         let mut bytes = [0; Self::SIZE];
@@ -85,21 +89,25 @@ impl Request {
         let (main, rest) = bytes.split_at_mut(Location::SIZE);
         main.copy_from_slice(&self.main.to_bytes());
         rest[0] = flags;
-        rest[1..].copy_from_slice(&self.number.to_le_bytes());
+        rest[1..5].copy_from_slice(&self.number.to_le_bytes());
+        rest[5..].copy_from_slice(&self.ignored.to_bits().to_le_bytes());
         bytes
     }
 
     fn from_bytes(bytes: &[u8; Self::SIZE]) -> Self {
         let (main, rest) = bytes.split_first_chunk().expect("it is longer");
-        let (flags, number) = rest.split_first_chunk::<1>().expect("it is longer");
+        let (flags, rest) = rest.split_first_chunk::<1>().expect("it is longer");
+        let (number, ignored) = rest.split_first_chunk().expect("it is longer");
         let flags = Flags {
             is_daemon: flags[0] & 1 != 0,
             executes: flags[0] & 2 != 0,
         };
+        let ignored = ignored.first_chunk().expect("the rest");
         Self {
-            number: u32::from_le_bytes(*number.first_chunk().expect("the rest")),
+            number: u32::from_le_bytes(*number),
             main: Location::from_bytes(main),
             flags,
+            ignored: Ignored::from_bits(u64::from_le_bytes(*ignored)),
         }
     }
 }

@@ -7,7 +7,7 @@
 //!   leave behind, then the server ends; a child that is no daemon runs on. A copy of the owner that holds the socket open does not matter: the pidfd tells.
 //! - *A child*: its status goes to its pipe or socket, and its own children, which become the server's, are killed. Among them may be
 //!   the fork server of a nested pool, whose children follow in the next round.
-//! - *The server*: the kernel kills its children (PDEATHSIG; the server has one thread, so the signal that follows the
+//! - *The server*: no signal ends it but SIGKILL, and its own faults. The kernel kills its children (PDEATHSIG; the server has one thread, so the signal that follows the
 //!   thread follows the process). The owner sees the end of the socket and starts another server.
 
 use crate::process::{
@@ -18,7 +18,7 @@ use crate::process::{
 use crate::sys::{
     child::{self, Forked, PidFd, Threads},
     fd, pid, poll,
-    signal::{self, ChildDeaths},
+    signal::{self, ChildDeaths, Ignored},
     socket, threads,
 };
 use std::{
@@ -154,8 +154,9 @@ impl Server {
         }
     }
 
-    /// Serves until the owner is gone.
-    pub(crate) fn serve(mut self) -> io::Result<()> {
+    /// Serves until the owner is gone, in a process that ignores these signals and handles none.
+    pub(crate) fn serve(mut self, ignored: Ignored) -> io::Result<()> {
+        signal::block_what_comes_from_outside()?;
         // What constructors have printed must not be in the buffers of every child.
         entry::flush_output();
         warm_up();
@@ -167,12 +168,16 @@ impl Server {
         // This fails, and ends the process, when the owner has stopped waiting and closed its end.
         socket::send(&self.control, READY, &[own.as_fd()])?;
         drop(own);
-        let served = self.serve_until_the_owner_ends(&deaths);
+        let served = self.serve_until_the_owner_ends(&deaths, ignored);
         self.end_everything(&deaths);
         served
     }
 
-    fn serve_until_the_owner_ends(&mut self, deaths: &ChildDeaths) -> io::Result<()> {
+    fn serve_until_the_owner_ends(
+        &mut self,
+        deaths: &ChildDeaths,
+        ignored: Ignored,
+    ) -> io::Result<()> {
         let mut orphans_possible = false;
         loop {
             // Orphans are looked for while nothing else is to be done: without a list of children that takes a millisecond.
@@ -185,7 +190,7 @@ impl Server {
                     orphans_possible |= self.reap();
                 }
                 [_, true, _] => {
-                    if !self.answer()? {
+                    if !self.answer(ignored)? {
                         return Ok(());
                     }
                 }
@@ -199,7 +204,7 @@ impl Server {
     }
 
     /// Takes one request; false when the owner has closed the socket.
-    fn answer(&mut self) -> io::Result<bool> {
+    fn answer(&mut self, ignored: Ignored) -> io::Result<bool> {
         let (length, fds) = socket::receive(&self.control, &mut self.message)?;
         let Some((request, bytes)) = self.message[..length].split_first_chunk() else {
             return Ok(false);
@@ -208,7 +213,7 @@ impl Server {
         let number = request.number;
         // It is dropped here, behind the answer: the owner need not wait until all of it is closed.
         let mut given = Given { fds, bytes };
-        let started = self.start(request, &mut given);
+        let started = self.start(request, &mut given, ignored);
         let told = started.and_then(|(pid, pidfd)| {
             let reply = Reply {
                 number,
@@ -230,7 +235,12 @@ impl Server {
         Ok(true)
     }
 
-    fn start(&mut self, request: Request, given: &mut Given) -> io::Result<(u32, PidFd)> {
+    fn start(
+        &mut self,
+        request: Request,
+        given: &mut Given,
+        ignored: Ignored,
+    ) -> io::Result<(u32, PidFd)> {
         let main = function::resolve_main(request.main).map_err(io::Error::other)?;
         // Some come with every request; they have found no room here if they have not come.
         let no_room = || io::Error::from_raw_os_error(EMFILE);
@@ -242,6 +252,7 @@ impl Server {
             Forked::Child => {
                 // The answer comes first: on a busy machine the owner would have it only when this process sleeps or ends.
                 std::thread::yield_now();
+                ignored.replace_with(request.ignored);
                 let ready = prepare_child(server, request.flags, directory.as_fd());
                 match ready {
                     Ok(()) if self.is_template => entry::run_forked(main, mem::take(given)),
@@ -348,5 +359,6 @@ fn prepare_child(server: u32, flags: Flags, directory: BorrowedFd<'_>) -> io::Re
     }
     // The directory may have become unreachable; the server's own is as good as any then.
     let _ = child::set_working_directory(directory);
-    signal::unblock_all()
+    // What the child's main function does at the others is its own to say.
+    signal::block_only_ending()
 }
