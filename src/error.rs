@@ -1,5 +1,6 @@
 //! The crate's one error type, its kinds, and what it carries of a panic or a death.
 
+use crate::sys::stack::{Calls, Stack};
 use serde::{Deserialize, Serialize};
 use std::{error::Error as StdError, fmt, io, sync::Arc};
 
@@ -76,16 +77,47 @@ pub enum ErrorKind {
     Io,
 }
 
-/// A panic of another process, as text. Message and backtrace are each cut at 24 KiB, and end in `…` then.
+/// A panic of another process. The message is cut at 24 KiB, and ends in `…` then.
 #[non_exhaustive]
-#[derive(Debug, Clone, Serialize, Deserialize)]
+#[derive(Clone, Serialize, Deserialize)]
 pub struct RemotePanic {
     /// What was said in `panic!`.
     pub message: String,
     /// `file:line:column`, unless the task's own panic hook kept it to itself.
     pub location: Option<String>,
-    /// The stack of the worker at the panic, as `std::backtrace` prints it.
-    pub backtrace: String,
+    stack: Stack,
+}
+
+impl RemotePanic {
+    pub(crate) fn new(message: String, location: Option<String>, calls: Calls) -> Self {
+        Self {
+            message,
+            location,
+            stack: Stack::of_this_program(calls),
+        }
+    }
+
+    /// Returns the calls that led to the panic, as `std::backtrace` prints them: those of the function, at most 128.
+    ///
+    /// The process that panicked notes only where they are. This process names them when the text is first asked for (by
+    /// `Debug` of the error, too), which takes up to a second, as the program's debug information is read. A call in a shared
+    /// object that is not loaded here, or of another program, shows as the file of its code and an offset there.
+    ///
+    /// ```
+    /// fn panics(_: u32) {
+    ///     panic!("no");
+    /// }
+    ///
+    /// let pool = procpool::ProcessPoolExecutor::builder().workers(1).build()?;
+    /// let error = pool.apply(panics, 7).unwrap_err();
+    /// let panic = error.remote_panic().expect("a panic");
+    /// assert!(panic.backtrace().contains("panics"));
+    /// # Ok::<(), procpool::Error>(())
+    /// ```
+    #[must_use]
+    pub fn backtrace(&self) -> &str {
+        self.stack.text()
+    }
 }
 
 /// How a worker ended.
@@ -196,6 +228,16 @@ impl fmt::Display for RemotePanic {
     }
 }
 
+impl fmt::Debug for RemotePanic {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("RemotePanic")
+            .field("message", &self.message)
+            .field("location", &self.location)
+            .field("backtrace", &self.backtrace())
+            .finish()
+    }
+}
+
 impl fmt::Display for WorkerExit {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match (self.signal, self.exit_code) {
@@ -240,7 +282,7 @@ impl fmt::Debug for Error {
         debug.field("kind", &self.0.kind);
         debug.field("message", &self.to_string());
         if let Detail::Panic(panic) = &self.0.detail {
-            debug.field("backtrace", &panic.backtrace);
+            debug.field("backtrace", &panic.backtrace());
         }
         debug.finish()
     }

@@ -73,6 +73,8 @@ impl<'a> TaskOptions<'a> {
     /// [`ErrorKind::TimedOut`]. Whatever else was sent to that worker runs elsewhere, the items of the same chunk too. A task that
     /// handles SIGTERM and returns within that second keeps its result.
     ///
+    /// The clock stops while a panic is noted, for at most 1 s, and goes on for the destructors that run while it unwinds.
+    ///
     /// ```
     /// use procpool::{ErrorKind, ProcessPoolExecutor};
     /// use std::{thread, time::Duration};

@@ -26,6 +26,13 @@
 //! record counts from the moment when `tail` is stored behind it: it is there whole or not at all, whenever the worker is
 //! killed, and it outlives the worker. So a death costs the one item that had started and not replied.
 //!
+//! # The clock of a panic
+//!
+//! What the hook of a panic does takes none of its item's time: a limit that passes meanwhile would hide the panic. The worker
+//! stores when the hook began, then the item; at the hook's end it adds up the time, then stores 0 for the beginning. The pool
+//! loads the item, the beginning and the sum, in this order. So it may take a hook's time off twice, for a moment, and never
+//! leaves it out.
+//!
 //! # The bell
 //!
 //! The pool empties rings when it is awake. Before it sleeps it says when it wants to be rung for ([`Bell`]) and looks at the
@@ -55,6 +62,9 @@ const STARTED_AT: usize = 392;
 const STOP: usize = 448;
 /// Not 0 once the pool has the worker end: written by the pool before it sends SIGTERM, read by the worker's handler.
 const END: usize = 456;
+const PANIC_ITEM: usize = 512;
+const PANIC_SINCE: usize = 520;
+const PANIC_NANOS: usize = 528;
 /// Histograms, in a page of their own: an idle worker touches none of it.
 const WAIT_TIMES: usize = 4096;
 const RUN_TIMES: usize = WAIT_TIMES + BUCKETS * size_of::<u64>();
@@ -65,6 +75,10 @@ const RING_BYTES: usize = 128 << 10;
 
 /// How long a worker sleeps at most before it looks for room again.
 const ROOM_LIMIT: Duration = Duration::from_millis(100);
+
+/// How long the hook of a panic may stop the clock of its item: ten thousand times what it takes. The hook needs the loader's lock,
+/// which a thread of the task's may hold forever.
+const LONGEST_PANIC: Duration = Duration::from_secs(1);
 
 /// When a worker is to ring.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -283,6 +297,28 @@ impl Page {
         view.atomic_u32(STARTED_ITEM).store(item, Ordering::Release);
     }
 
+    /// Stops the item's clock: the hook of a panic begins.
+    pub(super) fn stop_clock(&self, item: u32) {
+        let view = self.0.view();
+        // Relaxed: nobody else stores these.
+        if view.atomic_u32(PANIC_ITEM).load(Ordering::Relaxed) != item {
+            view.atomic_u64(PANIC_NANOS).store(0, Ordering::Relaxed);
+        }
+        view.atomic_u64(PANIC_SINCE)
+            .store(clock::now(), Ordering::Relaxed);
+        // Release: whoever sees the item sees the two above.
+        view.atomic_u32(PANIC_ITEM).store(item, Ordering::Release);
+    }
+
+    /// Resumes the item's clock: the hook has ended.
+    pub(super) fn start_clock(&self) {
+        let view = self.0.view();
+        let since = view.atomic_u64(PANIC_SINCE).load(Ordering::Relaxed);
+        self.add(PANIC_NANOS, clock::now().saturating_sub(since));
+        // Release: whoever sees that the hook has ended sees how long it took.
+        view.atomic_u64(PANIC_SINCE).store(0, Ordering::Release);
+    }
+
     /// Whether the pool has asked this item to stop.
     pub(super) fn is_stop_requested(&self, item: u32) -> bool {
         let word = self.0.view().atomic_u64(STOP).load(Ordering::Relaxed);
@@ -323,6 +359,22 @@ impl Page {
         // Should the next item note its start between the two, it is not this one that runs.
         let then = view.atomic_u64(STARTED_AT).load(Ordering::Relaxed);
         (noted == item && then > 0).then(|| clock::since(then))
+    }
+
+    /// Returns how long the item's clock has stood still in the hooks of its panics.
+    pub(super) fn time_in_panics(&self, item: u32) -> Duration {
+        let view = self.0.view();
+        // Numbers are never used twice, and start at 0, as does a page.
+        if view.atomic_u32(PANIC_ITEM).load(Ordering::Acquire) != item {
+            return Duration::ZERO;
+        }
+        let since = view.atomic_u64(PANIC_SINCE).load(Ordering::Acquire);
+        let ended = Duration::from_nanos(view.atomic_u64(PANIC_NANOS).load(Ordering::Relaxed));
+        let running = match since {
+            0 => Duration::ZERO,
+            since => clock::since(since).min(LONGEST_PANIC),
+        };
+        ended.saturating_add(running)
     }
 
     /// Asks the item to stop, which it may notice.
@@ -523,6 +575,34 @@ mod tests {
         assert!(page.try_start(u32::MAX - 1) && page.try_start(u32::MAX));
         assert_eq!(page.take_back(u32::MAX - 1, 1), 0);
         assert!(!page.try_start(0));
+    }
+
+    #[test]
+    fn the_clock_of_an_item_stands_still_in_its_panics_alone() {
+        let page = page();
+        assert_eq!(page.time_in_panics(0), Duration::ZERO);
+        let stopped = clock::now();
+        page.stop_clock(7);
+        page.start_clock();
+        page.stop_clock(7);
+        page.start_clock();
+        assert!(page.time_in_panics(7) > Duration::ZERO);
+        assert!(page.time_in_panics(7) <= clock::since(stopped));
+        assert_eq!(page.time_in_panics(8), Duration::ZERO);
+        page.stop_clock(8);
+        assert_eq!(page.time_in_panics(7), Duration::ZERO);
+        assert!(page.time_in_panics(8) <= clock::since(stopped));
+    }
+
+    #[test]
+    fn a_clock_does_not_stand_still_forever() {
+        let page = page();
+        page.stop_clock(0);
+        page.0
+            .view()
+            .atomic_u64(PANIC_SINCE)
+            .store(1, Ordering::Relaxed);
+        assert_eq!(page.time_in_panics(0), LONGEST_PANIC);
     }
 
     #[test]

@@ -7,7 +7,7 @@ use super::{
     luggage::Luggage,
     method::{StartMethod, set_start_method},
     outcome::{self, Report},
-    panic::{self, Report as Printing},
+    panic::{self, OnPanic, Report as Printing},
     words::Word,
 };
 use crate::error::Error;
@@ -50,7 +50,11 @@ fn run(given: Given) -> Option<i32> {
     let _mark = fds.next();
     let setup = luggage.setup()?;
     let function = Function::from_bytes(&setup.function);
-    panic::install_hook(Printing::Printed, outcome::last_words);
+    panic::install_hook(OnPanic {
+        report: Printing::Printed,
+        last_words: outcome::last_words,
+        ..OnPanic::SILENT
+    });
     let count = setup.handles;
     match become_it(setup).and_then(|()| receive(report.socket(), count)) {
         Ok(fds) => Some(call(function, luggage.argument(), fds?, &report)),

@@ -2,6 +2,7 @@
 
 use crate::error::{Error, ErrorKind, RemotePanic};
 use crate::process::function::Failure;
+use crate::sys::stack::Calls;
 use serde::{Deserialize, Serialize};
 
 /// Why a call gave no value.
@@ -10,7 +11,7 @@ pub(crate) enum Fault {
     Panicked {
         message: String,
         location: Option<String>,
-        backtrace: String,
+        calls: Calls,
     },
     Decode(String),
     Encode(String),
@@ -28,11 +29,11 @@ impl Fault {
             Self::Panicked {
                 message,
                 location,
-                backtrace,
+                calls,
             } => Self::Panicked {
                 message: shortened(message),
                 location,
-                backtrace: shortened(backtrace),
+                calls,
             },
             Self::Decode(reason) => Self::Decode(shortened(reason)),
             Self::Encode(reason) => Self::Encode(shortened(reason)),
@@ -49,12 +50,8 @@ impl Fault {
             Self::Panicked {
                 message,
                 location,
-                backtrace,
-            } => Error::panicked(RemotePanic {
-                message,
-                location,
-                backtrace,
-            }),
+                calls,
+            } => Error::panicked(RemotePanic::new(message, location, calls)),
             Self::Decode(reason) => Error::new(
                 ErrorKind::Codec,
                 format!("the worker failed to decode the argument: {reason}"),

@@ -7,7 +7,7 @@
 use super::{
     entry,
     fault::Fault,
-    panic::{self, Report},
+    panic::{self, OnPanic},
     start::{Child, fork},
 };
 use crate::error::{Error, ErrorKind, Result, WorkerExit};
@@ -135,7 +135,7 @@ fn start_one<T, R: Wire>(
 
 /// What a copy does.
 fn work<T, R: Wire>(items: &[T], f: &impl Fn(&T) -> R, next: &Next, results: &mut Slab) {
-    panic::install_hook(Report::Silent, |_| ());
+    panic::install_hook(OnPanic::SILENT);
     let mut written = 0;
     while let Some(index) = next.take() {
         let outcome = panic::run(|| encoded(&f(&items[index])));

@@ -1,15 +1,12 @@
 //! What a task's panic says: taken by a hook while it happens, on the task's thread alone.
 
 use crate::process::fault::Fault;
+use crate::sys::stack::Calls;
 use std::{
     any::Any,
-    backtrace::Backtrace,
     cell::{Cell, RefCell},
     panic,
 };
-
-/// What is called when a panic will end the process: it reports the fault now, as nothing comes after.
-pub(crate) type LastWords = fn(Fault);
 
 thread_local! {
     /// Whether this thread runs a task.
@@ -20,7 +17,7 @@ thread_local! {
 struct Caught {
     message: String,
     location: Option<String>,
-    backtrace: String,
+    calls: Calls,
 }
 
 /// Whether a panic that is caught and told is printed as well.
@@ -30,26 +27,50 @@ pub(crate) enum Report {
     Printed,
 }
 
+/// What a process does about a panic of its task, besides handing it on.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct OnPanic {
+    pub(crate) report: Report,
+    /// Stops the task's clock, before anything else: what the hook does takes none of the task's time.
+    pub(crate) stop_clock: fn(),
+    /// Resumes the clock, for what the task's destructors do.
+    pub(crate) start_clock: fn(),
+    /// Reports the fault of a panic that ends the process, after which nothing comes.
+    pub(crate) last_words: fn(Fault),
+}
+
+impl OnPanic {
+    /// Does nothing else.
+    pub(crate) const SILENT: Self = Self {
+        report: Report::Silent,
+        stop_clock: || (),
+        start_clock: || (),
+        last_words: |_| (),
+    };
+}
+
 /// Puts our hook before the one that is there. It acts while [`run`] is on the thread that panics and leaves every other
 /// panic to the hook before it.
-pub(crate) fn install_hook(report: Report, last_words: LastWords) {
+pub(crate) fn install_hook(on_panic: OnPanic) {
     let previous = panic::take_hook();
     panic::set_hook(Box::new(move |info| {
         if !IN_TASK.get() {
             return previous(info);
         }
+        (on_panic.stop_clock)();
         let caught = Caught {
             message: text(info.payload()),
             location: info.location().map(ToString::to_string),
-            backtrace: Backtrace::force_capture().to_string(),
+            calls: Calls::here(),
         };
-        if report == Report::Printed {
+        if on_panic.report == Report::Printed {
             previous(info);
         }
         if cfg!(panic = "abort") {
-            return last_words(caught.into());
+            return (on_panic.last_words)(caught.into());
         }
         CAUGHT.set(Some(caught));
+        (on_panic.start_clock)();
     }));
 }
 
@@ -71,7 +92,7 @@ fn into_fault(payload: Box<dyn Any + Send>) -> Box<Fault> {
     let unknown = Caught {
         message,
         location: None,
-        backtrace: String::new(),
+        calls: Calls::default(),
     };
     Box::new(caught.unwrap_or(unknown).into())
 }
@@ -89,12 +110,12 @@ impl From<Caught> for Fault {
         let Caught {
             message,
             location,
-            backtrace,
+            calls,
         } = caught;
         Self::Panicked {
             message,
             location,
-            backtrace,
+            calls,
         }
     }
 }

@@ -24,4 +24,5 @@ pub(crate) mod robust;
 pub(crate) mod signal;
 pub(crate) mod socket;
 pub(crate) mod spin;
+pub(crate) mod stack;
 pub(crate) mod threads;

@@ -2,7 +2,7 @@
 
 use std::{
     collections::hash_map::DefaultHasher,
-    ffi::{c_int, c_void},
+    ffi::{CStr, c_char, c_int, c_void},
     hash::{Hash, Hasher},
     ops::Range,
     ptr, slice,
@@ -113,6 +113,68 @@ pub(crate) fn containing(address: usize) -> Option<Module> {
     find(|it| it.holds(address))
 }
 
+/// Returns the modules that hold code at any of these addresses, with their file names.
+///
+/// Unlike [`containing`], it takes one walk, and computes the identity of no other module.
+pub(crate) fn holding(addresses: &[usize]) -> Vec<(Module, String)> {
+    let mut search = Search {
+        addresses,
+        is_first: true,
+        found: Vec::new(),
+    };
+    // SAFETY: `collect_holding` is called before this returns, with the search that is passed here.
+    unsafe { libc::dl_iterate_phdr(Some(collect_holding), (&raw mut search).cast()) };
+    search.found
+}
+
+/// What [`holding`] looks for, and has found.
+struct Search<'a> {
+    addresses: &'a [usize],
+    /// Whether the next module is the program.
+    is_first: bool,
+    found: Vec<(Module, String)>,
+}
+
+unsafe extern "C" fn collect_holding(
+    info: *mut libc::dl_phdr_info,
+    _size: libc::size_t,
+    search: *mut c_void,
+) -> c_int {
+    // SAFETY: the loader passes a valid record, which it does not change during the call.
+    let info = unsafe { &*info };
+    // SAFETY: `holding` passes its search and does not touch it during the call.
+    let search = unsafe { &mut *search.cast::<Search<'_>>() };
+    let is_program = std::mem::take(&mut search.is_first);
+    // SAFETY: the loader's record names `dlpi_phnum` headers from `dlpi_phdr` on.
+    let headers = unsafe { slice::from_raw_parts(info.dlpi_phdr, info.dlpi_phnum.into()) };
+    let base = info.dlpi_addr as usize;
+    let code: Vec<_> = segments(base, headers, libc::PT_LOAD, libc::PF_X).collect();
+    let holds = |address: &usize| code.iter().any(|it| it.contains(address));
+    if search.addresses.iter().any(holds) {
+        // SAFETY: the module is loaded while the loader calls this: it holds its lock against `dlclose`.
+        let module = unsafe { describe(base, headers, is_program) };
+        // SAFETY: the loader's name of the module, which ends with a zero, if it has one.
+        let name = unsafe { file_name(info.dlpi_name) };
+        search.found.extend(module.map(|it| (it, name)));
+    }
+    0
+}
+
+/// Returns the last part of a path; nothing for the null pointer.
+///
+/// # Safety
+///
+/// A `path` that is not null must end with a zero byte.
+unsafe fn file_name(path: *const c_char) -> String {
+    if path.is_null() {
+        return String::new();
+    }
+    // SAFETY: says the caller.
+    let path = unsafe { CStr::from_ptr(path) }.to_string_lossy();
+    let name = path.rsplit('/').next().unwrap_or_default();
+    name.to_owned()
+}
+
 /// The loaded module with this identity.
 pub(crate) fn with_id(id: ModuleId) -> Option<Module> {
     find(|it| it.id == id)
@@ -157,15 +219,7 @@ unsafe extern "C" fn collect(
 ///
 /// `headers` must be those of a module that is loaded at `base`, and stays so meanwhile.
 unsafe fn describe(base: usize, headers: &[libc::Elf64_Phdr], is_program: bool) -> Option<Module> {
-    let place = |it: &libc::Elf64_Phdr| {
-        let start = base.wrapping_add(it.p_vaddr as usize);
-        start..start + it.p_memsz as usize
-    };
-    let segments = |wanted: u32, flags: u32| {
-        let is_wanted =
-            move |it: &&libc::Elf64_Phdr| it.p_type == wanted && it.p_flags & flags == flags;
-        headers.iter().filter(is_wanted).map(place)
-    };
+    let segments = |wanted, flags| segments(base, headers, wanted, flags);
     let id = if is_program {
         ModuleId::PROGRAM
     } else {
@@ -181,6 +235,21 @@ unsafe fn describe(base: usize, headers: &[libc::Elf64_Phdr], is_program: bool) 
         base,
         code: segments(libc::PT_LOAD, libc::PF_X).collect(),
         dynamic: segments(libc::PT_DYNAMIC, 0).next().map(|it| it.start),
+    })
+}
+
+/// Returns where the segments of a type lie that have all of these flags, in a module that is loaded at `base`.
+fn segments(
+    base: usize,
+    headers: &[libc::Elf64_Phdr],
+    wanted: u32,
+    flags: u32,
+) -> impl Iterator<Item = Range<usize>> {
+    let is_wanted =
+        move |it: &&libc::Elf64_Phdr| it.p_type == wanted && it.p_flags & flags == flags;
+    headers.iter().filter(is_wanted).map(move |it| {
+        let start = base.wrapping_add(it.p_vaddr as usize);
+        start..start + it.p_memsz as usize
     })
 }
 

@@ -74,7 +74,7 @@ fn a_panic_arrives_with_its_location() {
 fn a_panic_arrives_with_the_backtrace_of_its_task() {
     in_time(|| {
         let panic = panic_of(panics_on_a_known_line, ());
-        let backtrace = panic.backtrace;
+        let backtrace = panic.backtrace();
         assert!(backtrace.contains("panics_on_a_known_line"), "{backtrace}");
     });
 }

@@ -25,7 +25,7 @@ fn check_panicked(error: &Error, message: &str) {
     assert_eq!(panic.message, message);
     let location = panic.location.as_deref().unwrap_or_default();
     assert!(location.contains("main.rs:"), "{location}");
-    assert!(!panic.backtrace.is_empty());
+    assert!(!panic.backtrace().is_empty());
 }
 
 /// A panic in a task arrives, and its worker is replaced.

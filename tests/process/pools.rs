@@ -14,13 +14,25 @@ use procpool::{
     parent_process,
 };
 use std::{
-    env, fs,
+    env, fs, panic,
     path::PathBuf,
     sync::atomic::{AtomicU64, Ordering},
     thread,
+    time::Duration,
 };
 
 static STATE: AtomicU64 = AtomicU64::new(1);
+
+/// Short, for tasks that only their limit ends.
+const LIMIT: Duration = Duration::from_millis(50);
+
+fn panic_with_the_number_of_this_try((): ()) {
+    panic!("try {}", current_worker().map_or(0, |it| it.attempt));
+}
+
+fn panics_by_name(x: u32) -> u32 {
+    panic!("{x}");
+}
 
 fn pool_by(method: StartMethod, workers: usize) -> Result<ProcessPoolExecutor> {
     let builder = ProcessPoolExecutor::builder().workers(workers);
@@ -48,6 +60,58 @@ for_every_method! {
         let error = failure(pool.apply(|()| -> () { std::process::abort() }, ()));
         assert_eq!(error.kind(), ErrorKind::WorkerDied, "{error}");
         assert_ne!(pool.apply(process_id, ())?, before);
+        Ok(())
+    }
+
+    fn a_panic_under_a_limit_of_time_is_a_panic(method) {
+        // A new worker for each task: what a process does for the first time takes the longest.
+        let builder = ProcessPoolExecutor::builder().workers(1).max_tasks_per_worker(1);
+        let pool = builder.start_method(method).build()?;
+        for _ in 0..20 {
+            let limited = pool.options().timeout(Duration::from_millis(50)).retries(2);
+            let error = failure(limited.apply(panic_with_the_number_of_this_try, ()));
+            let panic = error.remote_panic().expect("a panic, and no limit");
+            assert_eq!(panic.message, "try 1");
+        }
+        Ok(())
+    }
+
+    fn a_task_that_never_ends_to_unwind_is_out_of_time(method) {
+        struct Endless;
+        impl Drop for Endless {
+            fn drop(&mut self) {
+                thread::sleep(Duration::MAX);
+            }
+        }
+        let pool = pool_by(method, 1)?;
+        let unwind = |()| -> () {
+            let _endless = Endless;
+            panic!("never heard");
+        };
+        let error = failure(pool.options().timeout(LIMIT).apply(unwind, ()));
+        assert_eq!(error.kind(), ErrorKind::TimedOut, "{error}");
+        Ok(())
+    }
+
+    fn a_task_that_panics_again_and_again_is_out_of_time(method) {
+        let pool = pool_by(method, 1)?;
+        let panics = |()| -> () {
+            loop {
+                let _ = panic::catch_unwind(|| panic!("caught"));
+            }
+        };
+        let error = failure(pool.options().timeout(LIMIT).apply(panics, ()));
+        assert_eq!(error.kind(), ErrorKind::TimedOut, "{error}");
+        Ok(())
+    }
+
+    fn the_error_of_a_panic_is_a_value_with_its_backtrace(method) {
+        fn ask(method: StartMethod) -> Result<u32> {
+            pool_by(method, 1)?.apply(|x: u32| -> u32 { panics_by_name(x) }, 7)
+        }
+        let error = failure(pool_by(method, 1)?.apply(ask, method)?);
+        let backtrace = error.remote_panic().expect("a panic").backtrace();
+        assert!(backtrace.contains("panics_by_name"), "{backtrace}");
         Ok(())
     }
 

@@ -1,11 +1,29 @@
 //! What results need of the processes that leave and take them: descriptors above all.
 
 use crate::{
-    common::{alone, failure},
-    start,
+    common::{alone, failure, in_time},
+    for_every_method, in_a_process_with_one_thread, start,
 };
-use procpool::{ErrorKind, Process, Receiver, StartMethod, one_way};
+use procpool::{ErrorKind, Process, Receiver, Result, StartMethod, one_way};
 use std::{fs::File, iter, mem};
+
+fn panics_by_name((): ()) {
+    panic!("out of tea");
+}
+
+for_every_method! {
+    fn a_panic_arrives_with_its_place_and_its_backtrace(method) {
+        let error = failure(start(method, panics_by_name, ())?.result());
+        let panic = error.remote_panic().expect("a panic");
+        assert_eq!(panic.message, "out of tea");
+        assert!(panic.location.as_deref().is_some_and(|it| it.starts_with(file!())), "{panic:?}");
+        let backtrace = panic.backtrace();
+        assert!(backtrace.contains("panics_by_name"), "{backtrace}");
+        // Neither what the hook calls, nor what has called the function.
+        assert!(!backtrace.contains("procpool::"), "{backtrace}");
+        Ok(())
+    }
+}
 
 /// Ends of pipes whose other ends are closed.
 fn many_handles(count: usize) -> Vec<Receiver<u64>> {

@@ -6,7 +6,7 @@ use crate::ipc::{Address, AuthKey, Connection, Listener, Receiver, Sender, one_w
 use crate::process::{
     Process, StartMethod,
     fault::Fault,
-    panic::{self, Report},
+    panic::{self, OnPanic},
 };
 use crate::sys::{
     child::{self, PidFd},
@@ -136,7 +136,7 @@ fn prepare(
     end: &Receiver<()>,
     limits: Limits,
 ) -> Result<(&'static Server, Listener, Watcher)> {
-    panic::install_hook(Report::Silent, |_| ());
+    panic::install_hook(OnPanic::SILENT);
     fd::allow_many();
     let prepared = signal::leave_the_end_to_the_owner(None).and_then(|()| {
         let watcher = Watcher::new()?;

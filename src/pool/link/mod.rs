@@ -350,7 +350,8 @@ impl Link {
     pub(super) fn age(&self, now: Instant) -> Option<Duration> {
         let (item, seen) = self.running?;
         let noted = self.page.age(item);
-        Some(noted.unwrap_or_else(|| now.duration_since(seen)))
+        let age = noted.unwrap_or_else(|| now.duration_since(seen));
+        Some(age.saturating_sub(self.page.time_in_panics(item)))
     }
 
     /// Tells the worker to end; the item may notice, and says so by its own end.

@@ -22,7 +22,7 @@ use crate::process::{
     entry,
     fault::Fault,
     function::{ContextLoader, Function, Given, Handles, Invocation},
-    panic::{self, Report},
+    panic::{self, OnPanic},
 };
 use crate::shm::{Buffer, Cursor, Slab, Slabs};
 use crate::sys::{
@@ -156,18 +156,41 @@ pub(super) fn main(given: Given) -> i32 {
     }
     let replies = Rc::new(Replies::new(bell, page));
     REPLIES.set(Some(Rc::clone(&replies)));
-    panic::install_hook(Report::Silent, |fault| {
-        let replies = REPLIES.with_borrow(Clone::clone);
-        if let Some(replies) = replies {
-            match replies.doing.get() {
-                Doing::Setup => replies.fault(0, Tag::SetupFault, &fault),
-                Doing::Item(item) => replies.fault(item, Tag::Fault, &fault),
-                Doing::Other => {}
-            }
-        }
+    panic::install_hook(OnPanic {
+        stop_clock,
+        start_clock,
+        last_words,
+        ..OnPanic::SILENT
     });
     WorkerLoop::new(replies, requests, socket).run();
     0
+}
+
+fn stop_clock() {
+    if let Some(replies) = REPLIES.with_borrow(Clone::clone)
+        && let Doing::Item(item) = replies.doing.get()
+    {
+        replies.page.stop_clock(item);
+    }
+}
+
+fn start_clock() {
+    if let Some(replies) = REPLIES.with_borrow(Clone::clone)
+        && let Doing::Item(_) = replies.doing.get()
+    {
+        replies.page.start_clock();
+    }
+}
+
+fn last_words(fault: Fault) {
+    let Some(replies) = REPLIES.with_borrow(Clone::clone) else {
+        return;
+    };
+    match replies.doing.get() {
+        Doing::Setup => replies.fault(0, Tag::SetupFault, &fault),
+        Doing::Item(item) => replies.fault(item, Tag::Fault, &fault),
+        Doing::Other => {}
+    }
 }
 
 struct WorkerLoop {
