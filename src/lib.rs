@@ -136,8 +136,8 @@
 //! `main` (crates `ctor`, `inventory`) run in the server, too. Nothing has to be added to `main`, tests, examples or
 //! benches; see [`init`] for the one exception.
 //!
-//! A worker has standard input, output and error of the program and no other of its descriptors. What it prints appears
-//! there. It ends with `_exit`, after flushing standard output: no exit handler runs. The processes that it leaves behind are
+//! A worker has standard output and error of the program, an empty standard input, and no other of its descriptors. What it
+//! prints appears there; [`stdin`](ProcessPoolBuilder::stdin) gives it the program's input. It ends with `_exit`, after flushing standard output: no exit handler runs. The processes that it leaves behind are
 //! killed, and with them all that were detached from other workers, but for a [`Process`] that is no daemon.
 //!
 //! Two other [start methods](StartMethod) can be asked for: `Spawn` executes the program again for each worker, and `Fork`
@@ -313,9 +313,10 @@ pub use manager::{
 };
 #[cfg(all(target_os = "linux", target_pointer_width = "64"))]
 pub use pool::{
-    AsCompleted, Histogram, Imap, ImapStream, ImapUnordered, Output, PoolStats, ProcessPoolBuilder,
-    ProcessPoolExecutor, ResourceLimits, RestartReasons, ReturnWhen, TaskFuture, TaskOptions,
-    TrySubmitError, Waited, Worker, WorkerStats, as_completed, current_worker, wait,
+    AsCompleted, Histogram, Imap, ImapStream, ImapUnordered, Input, Output, PoolStats,
+    ProcessPoolBuilder, ProcessPoolExecutor, ResourceLimits, RestartReasons, ReturnWhen,
+    TaskFuture, TaskOptions, TrySubmitError, Waited, Worker, WorkerStats, as_completed,
+    current_worker, wait,
 };
 #[cfg(all(target_os = "linux", target_pointer_width = "64"))]
 pub use process::{

@@ -9,6 +9,8 @@ mod processes;
 mod crash_matrix;
 #[path = "control/idle.rs"]
 mod idle;
+#[path = "control/input.rs"]
+mod input;
 #[path = "control/kernel.rs"]
 mod kernel;
 #[path = "control/meetings.rs"]
@@ -33,5 +35,5 @@ mod workers;
 #[test]
 #[ignore = "a program that other tests start"]
 fn program() {
-    processes::run(refusals::PROGRAMS);
+    processes::run(&[input::PROGRAMS, refusals::PROGRAMS].concat());
 }

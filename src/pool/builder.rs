@@ -4,6 +4,7 @@ use super::{
     ProcessPoolExecutor,
     demands::Demands,
     dispatcher::{MOST_WORKERS, Stay},
+    input::Input,
     limits::ResourceLimits,
     output::Output,
     reusable,
@@ -42,6 +43,7 @@ pub struct ProcessPoolBuilder {
     limits: Option<ResourceLimits>,
     is_pinned: bool,
     directory: Option<PathBuf>,
+    stdin: Input,
     stdout: Output,
     stderr: Output,
     stay: Stay,
@@ -62,6 +64,7 @@ impl ProcessPoolBuilder {
             limits: None,
             is_pinned: false,
             directory: None,
+            stdin: Input::default(),
             stdout: Output::Inherit,
             stderr: Output::Inherit,
             stay: Stay::default(),
@@ -193,6 +196,26 @@ impl ProcessPoolBuilder {
         self
     }
 
+    /// Sets where the workers' standard input comes from; by default it is empty, so that no task takes what the program is to
+    /// read.
+    ///
+    /// Under [`StartMethod::Fork`], a copy of what the program has read ahead into [`std::io::stdin`] is in its workers all the
+    /// same, as everything in its memory is.
+    ///
+    /// ```
+    /// use procpool::{Input, ProcessPoolExecutor};
+    /// use std::io::{read_to_string, stdin};
+    ///
+    /// let pool = ProcessPoolExecutor::builder().workers(1).build()?;
+    /// assert_eq!(pool.apply(|()| read_to_string(stdin()).ok(), ())?.as_deref(), Some(""));
+    /// let asking = ProcessPoolExecutor::builder().workers(1).stdin(Input::Inherit).build()?;
+    /// # Ok::<(), procpool::Error>(())
+    /// ```
+    pub fn stdin(mut self, input: Input) -> Self {
+        self.stdin = input;
+        self
+    }
+
     /// Where the workers' standard output goes; by default where this process's goes.
     ///
     /// ```
@@ -318,6 +341,7 @@ impl ProcessPoolBuilder {
             limits: self.limits,
             is_pinned: self.is_pinned,
             directory: self.directory,
+            stdin: self.stdin,
             stdout: self.stdout,
             stderr: self.stderr,
             stay: self.stay,

@@ -20,7 +20,7 @@ impl Output {
     pub(super) fn assume(self, stream: Stdio) -> io::Result<()> {
         match self {
             Self::Inherit => Ok(()),
-            Self::Null => fd::silence(stream),
+            Self::Null => fd::redirect_to_null(stream),
         }
     }
 }

@@ -1,6 +1,6 @@
 //! What pool and worker say to each other: request frames on the pipe, and the contents of reply records.
 
-use super::{limits::ResourceLimits, output::Output};
+use super::{input::Input, limits::ResourceLimits, output::Output};
 use crate::process::{call::EncodedCall, function::Function, identity::Identity};
 use serde::{Deserialize, Serialize};
 use std::path::PathBuf;
@@ -152,6 +152,7 @@ pub(super) struct Setup {
     pub(super) limits: Option<ResourceLimits>,
     pub(super) is_pinned: bool,
     pub(super) directory: Option<PathBuf>,
+    pub(super) stdin: Input,
     pub(super) stdout: Output,
     pub(super) stderr: Output,
     pub(super) max_memory: Option<u64>,

@@ -90,17 +90,20 @@ pub(crate) fn fill_stdio() -> io::Result<()> {
     }
 }
 
-/// What a process writes to.
+/// A standard stream of a process.
 #[derive(Debug, Clone, Copy)]
 pub(crate) enum Stdio {
+    Input,
     Output,
     Error,
 }
 
-/// Has what this process writes there go nowhere.
-pub(crate) fn silence(stream: Stdio) -> io::Result<()> {
-    let null = std::fs::File::options().write(true).open("/dev/null")?;
+/// Puts `/dev/null` in the place of a standard stream of this process.
+pub(crate) fn redirect_to_null(stream: Stdio) -> io::Result<()> {
+    let mut options = std::fs::File::options();
+    let null = options.read(true).write(true).open("/dev/null")?;
     match stream {
+        Stdio::Input => unistd::dup2_stdin(null)?,
         Stdio::Output => unistd::dup2_stdout(null)?,
         Stdio::Error => unistd::dup2_stderr(null)?,
     }

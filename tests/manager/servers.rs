@@ -166,6 +166,19 @@ fn a_signal_that_ends_a_program_and_its_server_together_leaves_no_file() {
 }
 
 #[test]
+fn a_server_leaves_the_input_of_the_program_to_it() {
+    in_time(|| {
+        let mut program = Program::start("own a manager");
+        program.hear();
+        let all = Seen::descendants_of(program.pid());
+        let server = all.iter().find(|it| it.name == "Manager");
+        let server = server.expect("a server").pid;
+        let input = fs::read_link(format!("/proc/{server}/fd/0"));
+        assert_eq!(input.expect("it is open"), Path::new("/dev/null"));
+    });
+}
+
+#[test]
 fn a_client_without_a_descriptor_for_a_connection_is_told_so() {
     alone("ulimit -n 64", || {
         let manager = Manager::start().expect("a manager");

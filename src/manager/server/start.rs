@@ -10,7 +10,8 @@ use crate::process::{
 };
 use crate::sys::{
     child::{self, PidFd},
-    fd, pid, signal,
+    fd::{self, Stdio},
+    pid, signal,
 };
 use crate::wire::handle::Descriptor;
 use serde::{Deserialize, Serialize};
@@ -139,6 +140,7 @@ fn prepare(
     panic::install_hook(OnPanic::SILENT);
     fd::allow_many();
     let prepared = signal::leave_the_end_to_the_owner(None).and_then(|()| {
+        fd::redirect_to_null(Stdio::Input)?;
         let watcher = Watcher::new()?;
         watcher.ends_with(owner)?;
         watcher.ends_with(end.as_fd())?;

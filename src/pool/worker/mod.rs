@@ -390,6 +390,8 @@ fn settle_in(setup: &Setup) -> std::result::Result<(), Fault> {
             )
         })?;
     }
+    let read = setup.stdin.assume();
+    read.map_err(|it| failed("standard input", it))?;
     for (output, stream, what) in [
         (setup.stdout, Stdio::Output, "standard output"),
         (setup.stderr, Stdio::Error, "standard error"),
