@@ -13,7 +13,7 @@ use std::{
     thread::Thread,
 };
 
-/// Bytes that a pending task takes beside its argument, about: benches/compare.rs measures them.
+/// Bytes that a pending task takes beside its argument, about: benches/compare measures them.
 const TASK_BYTES: u64 = 256;
 
 /// The room of one pool.

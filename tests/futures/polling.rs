@@ -1,9 +1,9 @@
-//! A future in async code: on tokio, on `futures::executor`, and polled by hand.
+//! A future in async code: on `futures::executor` and polled by hand.
 
 use crate::common::{Gate, failure, in_time, pass, pool_of, race, square};
 use futures::{
     executor::{LocalPool, block_on},
-    future::{Either, join_all, select, try_join},
+    future::{Either, select, try_join},
     task::{LocalSpawnExt, noop_waker},
 };
 use procpool::{ErrorKind, ProcessPoolExecutor, Result, TaskFuture};
@@ -19,7 +19,6 @@ use std::{
     thread,
     time::Duration,
 };
-use tokio::runtime;
 
 /// What can be awaited in any task, and polled without being pinned first.
 fn sendable<T: Send + Unpin + 'static>(value: T) -> T {
@@ -29,68 +28,9 @@ fn sendable<T: Send + Unpin + 'static>(value: T) -> T {
 // Runtimes.
 
 #[test]
-fn a_future_can_be_awaited_on_a_current_thread_runtime() -> Result<()> {
-    in_time(|| {
-        let pool = pool_of(1);
-        let runtime = runtime::Builder::new_current_thread().build();
-        let result = runtime.expect("a runtime").block_on(pool.submit(square, 7));
-        assert_eq!(result?, 49);
-        Ok(())
-    })
-}
-
-#[test]
-fn many_futures_can_be_awaited_on_a_current_thread_runtime() -> Result<()> {
-    in_time(|| {
-        let pool = pool_of(2);
-        let runtime = runtime::Builder::new_current_thread().build();
-        let futures = (0..1000).map(|x| pool.submit(square, x));
-        let results = runtime.expect("a runtime").block_on(join_all(futures));
-        let results: Result<Vec<u64>> = results.into_iter().collect();
-        assert!(results?.into_iter().eq((0..1000).map(square)));
-        Ok(())
-    })
-}
-
-#[test]
-fn many_tasks_of_a_multi_thread_runtime_await_futures() -> Result<()> {
-    in_time(|| {
-        let pool = Arc::new(pool_of(2));
-        let runtime = runtime::Builder::new_multi_thread()
-            .worker_threads(4)
-            .build();
-        let runtime = runtime.expect("a runtime");
-        let tasks = (0..1000).map(|x| {
-            let pool = Arc::clone(&pool);
-            runtime.spawn(async move { pool.submit(square, pool.submit(square, x).await?).await })
-        });
-        let results = runtime.block_on(join_all(tasks.collect::<Vec<_>>()));
-        for (x, result) in (0..).zip(results) {
-            assert_eq!(result.expect("no panic")?, square(square(x)));
-        }
-        Ok(())
-    })
-}
-
-#[test]
-fn a_future_can_be_awaited_in_another_task_than_it_was_made_in() -> Result<()> {
-    in_time(|| {
-        let pool = pool_of(1);
-        let runtime = runtime::Builder::new_multi_thread()
-            .worker_threads(2)
-            .build();
-        let runtime = runtime.expect("a runtime");
-        let future = sendable(pool.submit(square, 7));
-        let task = runtime.spawn(future);
-        assert_eq!(runtime.block_on(task).expect("no panic")?, 49);
-        Ok(())
-    })
-}
-
-#[test]
 fn a_future_can_be_awaited_by_the_executor_of_futures() -> Result<()> {
     in_time(|| {
-        assert_eq!(block_on(pool_of(1).submit(square, 7))?, 49);
+        assert_eq!(block_on(sendable(pool_of(1).submit(square, 7)))?, 49);
         Ok(())
     })
 }
@@ -171,22 +111,6 @@ fn the_loser_of_a_select_may_be_dropped() -> Result<()> {
         gate.open();
         gate.wait_for(1);
         pool.join()
-    })
-}
-
-#[test]
-fn a_future_can_be_awaited_again_after_a_timeout() -> Result<()> {
-    in_time(|| {
-        let pool = pool_of(1);
-        let gate = Gate::new();
-        let runtime = runtime::Builder::new_current_thread().enable_time().build();
-        runtime.expect("a runtime").block_on(async {
-            let mut future = pool.submit(pass, gate.path());
-            let timed_out = tokio::time::timeout(Duration::from_millis(5), &mut future).await;
-            assert!(timed_out.is_err());
-            gate.open();
-            future.await
-        })
     })
 }
 

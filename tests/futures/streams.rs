@@ -14,7 +14,6 @@ use std::{
     pin::Pin,
     task::{Context, Poll},
 };
-use tokio::runtime;
 
 /// A task: waits at the gate if there is one.
 fn number((x, gate): (u64, Option<PathBuf>)) -> u64 {
@@ -41,40 +40,6 @@ fn an_unordered_stream_gives_every_result_once() -> Result<()> {
         let mut squares: Vec<u64> = block_on(stream.try_collect())?;
         squares.sort();
         assert!(squares.into_iter().eq((0..5000).map(square)));
-        Ok(())
-    })
-}
-
-#[test]
-fn a_stream_can_be_read_on_a_current_thread_runtime() -> Result<()> {
-    in_time(|| {
-        let pool = pool_of(2);
-        let runtime = runtime::Builder::new_current_thread().build();
-        let stream = pool.imap(square, 0..5000).into_stream();
-        let squares: Vec<u64> = runtime.expect("a runtime").block_on(stream.try_collect())?;
-        assert!(squares.into_iter().eq((0..5000).map(square)));
-        Ok(())
-    })
-}
-
-#[test]
-fn streams_can_be_read_by_several_tasks_of_a_multi_thread_runtime() -> Result<()> {
-    in_time(|| {
-        let pool = pool_of(2);
-        let runtime = runtime::Builder::new_multi_thread()
-            .worker_threads(4)
-            .build();
-        let runtime = runtime.expect("a runtime");
-        let tasks = (0..8u64).map(|start| {
-            let stream = pool
-                .imap(|x| x, start * 1000..start * 1000 + 500)
-                .into_stream();
-            runtime.spawn(stream.try_collect::<Vec<u64>>())
-        });
-        for (start, task) in (0..).zip(tasks.collect::<Vec<_>>()) {
-            let results = runtime.block_on(task).expect("no panic")?;
-            assert!(results.into_iter().eq(start * 1000..start * 1000 + 500));
-        }
         Ok(())
     })
 }

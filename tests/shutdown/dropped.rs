@@ -170,20 +170,6 @@ fn a_pool_can_be_dropped_while_its_thread_panics() {
 }
 
 #[test]
-fn a_pool_can_be_dropped_in_async_code() -> Result<()> {
-    in_time(|| {
-        let runtime = tokio::runtime::Builder::new_current_thread().build();
-        runtime.expect("a runtime").block_on(async {
-            let pool = pool_of(1);
-            let future = pool.submit(square, 7);
-            drop(pool);
-            assert_eq!(future.await?, 49);
-            Ok(())
-        })
-    })
-}
-
-#[test]
 fn imap_of_a_dropped_pool_has_one_outcome_for_each_item_and_ends() -> Result<()> {
     in_time(|| {
         let pool = pool_of(2);
