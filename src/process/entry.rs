@@ -2,11 +2,11 @@
 //!
 //! The loader runs the functions in `.init_array` before `main`, in every program that has this crate linked in: binaries,
 //! tests, doctests, examples, benches. Ours returns at once unless an environment variable invites it; then it never
-//! returns. In this order, each step because of what happens without it:
+//! returns, whatever fails. In this order, each step because of what happens without it:
 //!
-//! 1. The variable names this copy of the crate (two versions may be linked into one program) and a descriptor; it is
-//!    unset, or every program that a worker starts would be invited too.
-//! 2. The descriptor must be a socket with our greeting in it: a variable that leaked into another program does nothing.
+//! 1. The variable names this copy of the crate (two versions may be linked into one program) and a socket, and is meant for
+//!    this process: `invitation` says how that is told from a variable that leaked into another program.
+//! 2. The variable is unset, or every program that a worker starts would be invited too.
 //! 3. Every other descriptor but 0, 1 and 2 is closed.
 //! 4. The module's constructors that come after ours run, or users of `inventory`, `linkme` and `ctor` would see half of
 //!    their registrations in workers.
@@ -14,16 +14,15 @@
 
 #![expect(unsafe_code, reason = "the loader's table of constructors")]
 
+use crate::error::{Error, ErrorKind, Result};
 use crate::process::{
     function::{ChildMain, Given},
-    start::{
-        executed::{self, Executed},
-        server,
-    },
+    invitation::{self, Invited},
+    start::{executed, server},
 };
 use crate::sys::{
     child::{self, PidFd},
-    fd, modules,
+    environment, fd, modules,
     signal::{self, Ignored},
     threads,
 };
@@ -44,8 +43,9 @@ static CONSTRUCTOR: Constructor = constructor;
 /// Whether `main` has said that it calls [`init`], so that a re-executed copy will, too.
 static INIT_CALLED: AtomicBool = AtomicBool::new(false);
 
-/// The name of the variable that invites a copy of the program to become the fork server.
-pub(crate) const VARIABLE: &str = "PROCPOOL_FORK_SERVER";
+/// Whether this process is a copy whose constructors run, so that it is no more to invite another than before it took over
+/// its invitation.
+static PREPARES: AtomicBool = AtomicBool::new(false);
 
 extern "C" fn constructor(
     count: c_int,
@@ -82,15 +82,39 @@ pub fn init() {
     enter(|| {});
 }
 
+/// Checks that a copy of this program can be invited by this process.
+pub(crate) fn check_reachable() -> Result<()> {
+    let reason = if !is_reachable() {
+        "this code is not part of the program's executable, so a copy of the program would not find it; call \
+         `procpool::init()` first thing in `main`"
+    } else if is_being_prepared() {
+        "a constructor, which runs before `main`, asks for it in a copy of the program that becomes the fork server itself; \
+         build pools and start processes in `main`"
+    } else if environment::is_strangers_in_a_copy() {
+        "this program has more rights than its caller (set-user-ID, set-group-ID or file capabilities), and a copy of it \
+         takes no orders from an environment; drop the rights before, or use `StartMethod::Fork`"
+    } else {
+        return Ok(());
+    };
+    let message = format!("failed to start the fork server: {reason}");
+    Err(Error::new(ErrorKind::StartFailed, message))
+}
+
 /// Whether a re-executed copy of this program will come by here.
-pub(crate) fn is_reachable() -> bool {
+fn is_reachable() -> bool {
     let address = CONSTRUCTOR as usize;
     modules::program().offset_of(address).is_some() || INIT_CALLED.load(Ordering::Relaxed)
 }
 
-/// The value of [`VARIABLE`] that invites this copy of the crate, with the number of its socket.
-pub(crate) fn invitation(socket: i32) -> OsString {
-    format!("{}:{socket}", this_copy()).into()
+/// Whether this process is a copy of the program in which constructors run.
+fn is_being_prepared() -> bool {
+    let invited = Invited::find(&this_copy());
+    PREPARES.load(Ordering::Relaxed) || invited.is_some_and(|it| it != Invited::Leaked)
+}
+
+/// The variable that invites this copy of the crate to a socket: its name and its value.
+pub(crate) fn invitation(socket: i32) -> (&'static str, OsString) {
+    (invitation::VARIABLE, invitation::to(&this_copy(), socket))
 }
 
 /// Tells this copy of the crate from others in the same program: its version, and where it lies.
@@ -104,44 +128,62 @@ fn this_copy() -> String {
     )
 }
 
-fn invited_socket() -> Option<i32> {
-    let value = std::env::var_os(VARIABLE)?;
-    let (copy, socket) = value.to_str()?.rsplit_once(':')?;
-    socket.parse().ok().filter(|_| copy == this_copy())
-}
-
 /// Withdraws an invitation; not from a process with threads, which may read the environment.
 fn unset_variable() {
     if threads::count().ok() == Some(1) {
         // SAFETY: this process has one thread, as was just checked.
-        unsafe { std::env::remove_var(VARIABLE) };
+        unsafe { std::env::remove_var(invitation::VARIABLE) };
     }
 }
 
 fn enter(run_constructors: impl FnOnce() + panic::UnwindSafe) {
-    let Some(socket) = invited_socket() else {
+    let Some(invited) = Invited::find(&this_copy()) else {
         return;
     };
-    // Before a constructor changes it.
-    let ignored = Ignored::now();
-    if let Some(executed) = executed::accept(socket) {
-        unset_variable();
-        run_executed(executed, ignored, run_constructors);
-    }
-    let Some(invited) = server::accept(socket) else {
-        return unset_variable();
+    let control = match invited {
+        Invited::By(socket) => invitation::take(socket),
+        Invited::Lost => None,
+        Invited::Leaked => return unset_variable(),
     };
     unset_variable();
+    PREPARES.store(true, Ordering::Relaxed);
+    // Before a constructor changes it.
+    let ignored = Ignored::now();
+    match control {
+        Some(control) if executed::is_for(&control) => {
+            run_executed(control, ignored, run_constructors)
+        }
+        Some(control) => run_server(control, ignored, run_constructors),
+        None => child::exit_now(SOFTWARE),
+    }
+}
+
+/// "Internal software error" of sysexits.h. The inviter sees the end of the socket, whatever the code.
+const SOFTWARE: i32 = 70;
+
+/// Becomes the fork server.
+fn run_server(
+    control: OwnedFd,
+    ignored: Ignored,
+    run_constructors: impl FnOnce() + panic::UnwindSafe,
+) -> ! {
     let served = panic::catch_unwind(move || -> std::io::Result<()> {
+        let invited = server::accept(control).ok_or(std::io::ErrorKind::InvalidData)?;
         // SAFETY: this process has one thread, as `claim_process` has found, which never leaves this function. A descriptor that
         // a constructor has kept is found closed by whoever asks for it, as is documented.
         let ready = invited.claim_process(|kept| unsafe { fd::keep_only(kept) })?;
-        run_constructors();
-        signal::reset(ignored);
+        prepare(ignored, run_constructors);
         ready.serve(ignored)
     });
-    // 70: "internal software error" of sysexits.h; the owner sees the end of the socket, whatever the code.
-    child::exit_now(if matches!(served, Ok(Ok(()))) { 0 } else { 70 })
+    let is_good = matches!(served, Ok(Ok(())));
+    child::exit_now(if is_good { 0 } else { SOFTWARE })
+}
+
+/// Does in a copy what comes between the invitation and its work.
+fn prepare(ignored: Ignored, run_constructors: impl FnOnce()) {
+    run_constructors();
+    PREPARES.store(false, Ordering::Relaxed);
+    signal::reset(ignored);
 }
 
 /// Runs the main function of a child that was just forked from the fork server, with no descriptor of the server's but
@@ -150,27 +192,27 @@ pub(crate) fn run_child(main: ChildMain, given: Given) -> ! {
     // SAFETY: the server has one thread, or `child::fork` would have refused, so its child has, too; and as this never returns,
     // what the server's functions own is not used here any more.
     let Ok(fds) = (unsafe { fd::keep_only(given.fds) }) else {
-        child::exit_now(70)
+        child::exit_now(SOFTWARE)
     };
     run_forked(main, Given { fds, ..given })
 }
 
 /// Becomes what the program was executed again for.
 fn run_executed(
-    mut executed: Executed,
+    control: OwnedFd,
     ignored: Ignored,
     run_constructors: impl FnOnce() + panic::UnwindSafe,
 ) -> ! {
     let ready = panic::catch_unwind(move || -> std::io::Result<_> {
+        let mut executed = executed::accept(control).ok_or(std::io::ErrorKind::InvalidData)?;
         // SAFETY: as for the fork server.
         executed.claim_process(|kept| unsafe { fd::keep_only(kept) })?;
-        run_constructors();
-        signal::reset(ignored);
+        prepare(ignored, run_constructors);
         executed.into_parts()
     });
     match ready {
         Ok(Ok((main, given))) => run_forked(main, given),
-        _ => child::exit_now(70),
+        _ => child::exit_now(SOFTWARE),
     }
 }
 
@@ -183,7 +225,8 @@ pub(crate) fn run_template(control: OwnedFd, owner: PidFd) -> ! {
         fd::fill_stdio()?;
         server::Server::template(control, owner)?.serve(ignored)
     });
-    child::exit_now(if matches!(served, Ok(Ok(()))) { 0 } else { 70 })
+    let is_good = matches!(served, Ok(Ok(())));
+    child::exit_now(if is_good { 0 } else { SOFTWARE })
 }
 
 /// Runs a child's main function and ends the process.

@@ -16,6 +16,7 @@ mod fork_map;
 pub(crate) mod function;
 mod handle;
 pub(crate) mod identity;
+mod invitation;
 mod luggage;
 pub(crate) mod method;
 mod outcome;

@@ -130,6 +130,11 @@ pub(crate) fn parent() -> u32 {
     nix::unistd::getppid().as_raw().cast_unsigned()
 }
 
+/// The user by whose rights this process acts.
+pub(crate) fn effective_user() -> u32 {
+    nix::unistd::geteuid().as_raw()
+}
+
 /// Has the kernel kill this process when the *thread* that forked it ends: for children of single-threaded processes.
 pub(crate) fn die_with_parent() -> io::Result<()> {
     Ok(prctl::set_pdeathsig(Signal::SIGKILL)?)

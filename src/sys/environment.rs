@@ -8,6 +8,24 @@ use std::{
     os::unix::ffi::OsStrExt,
 };
 
+/// Returns a variable that changes what this crate does; `None` if [`is_strangers`].
+pub(crate) fn trusted(name: &str) -> Option<OsString> {
+    (!is_strangers()).then(|| std::env::var_os(name)).flatten()
+}
+
+/// Whether this program has more rights than the process that executed it, which has chosen the environment: a file that
+/// is set-user-ID or set-group-ID or has capabilities.
+pub(crate) fn is_strangers() -> bool {
+    // SAFETY: it reads what the kernel has told this program at its start.
+    unsafe { libc::getauxval(libc::AT_SECURE) != 0 }
+}
+
+/// Whether [`is_strangers`] is true in this program or in a copy of it that this process executes.
+pub(crate) fn is_strangers_in_a_copy() -> bool {
+    use nix::unistd::{getegid, geteuid, getgid, getuid};
+    is_strangers() || getuid() != geteuid() || getgid() != getegid()
+}
+
 /// That of this process, with some variables set to other values.
 pub(crate) fn with(changes: &[(OsString, OsString)]) -> Vec<u8> {
     let is_changed = |name: &OsStr| changes.iter().any(|it| it.0 == name);

@@ -39,21 +39,24 @@ pub(crate) fn allow_many() {
         .and_then(|(_, most)| setrlimit(Resource::RLIMIT_NOFILE, most, most));
 }
 
+/// Whether a descriptor that this process was started with is open, above standard error, and what `is_ours` looks for.
+pub(crate) fn is_open(number: RawFd, is_ours: impl Fn(BorrowedFd<'_>) -> bool) -> bool {
+    // SAFETY: fcntl takes plain numbers.
+    if number < FIRST || unsafe { libc::fcntl(number, libc::F_GETFD) } < 0 {
+        return false;
+    }
+    // SAFETY: it is open, as was just seen, and is only looked at. Should a thread of the program close it meanwhile, the look
+    // fails, or is at another descriptor.
+    is_ours(unsafe { BorrowedFd::borrow_raw(number) })
+}
+
 /// Takes over a descriptor that this process was started with, if it is ours: if `is_ours` says so of what it looks at.
 /// Another's stays as it is.
 pub(crate) fn inherited(
     number: RawFd,
     is_ours: impl Fn(BorrowedFd<'_>) -> bool,
 ) -> Option<OwnedFd> {
-    if number < FIRST {
-        return None;
-    }
-    // SAFETY: fcntl takes plain numbers.
-    cvt(unsafe { libc::fcntl(number, libc::F_GETFD) }).ok()?;
-    // SAFETY: it is open, as was just seen. Only a copy of the program that was just started has an invitation that names
-    // it, and nothing in that has run which would close it.
-    let borrowed = unsafe { BorrowedFd::borrow_raw(number) };
-    if !is_ours(borrowed) {
+    if !is_open(number, is_ours) {
         return None;
     }
     // SAFETY: it was made for this process to take over, as `is_ours` has found.

@@ -102,8 +102,15 @@ pub(crate) fn set_up_tcp(socket: impl AsFd) -> io::Result<()> {
 
 /// The process at the other end of a Unix socket, as it was when it connected; none where it cannot be known.
 pub(crate) fn peer(socket: impl AsFd) -> Option<u32> {
-    let credentials = getsockopt(&socket, sockopt::PeerCredentials).ok()?;
-    u32::try_from(credentials.pid()).ok().filter(|it| *it > 0)
+    let (pid, _) = maker(socket).ok()?;
+    Some(pid).filter(|it| *it > 0)
+}
+
+/// The process at the other end of a Unix socket, as in [`peer`], and its effective user: of a [`pair`], the one that made it.
+/// The process is 0 where it is of no pid namespace that this one sees.
+pub(crate) fn maker(socket: impl AsFd) -> io::Result<(u32, u32)> {
+    let credentials = getsockopt(&socket, sockopt::PeerCredentials)?;
+    Ok((credentials.pid().cast_unsigned(), credentials.uid()))
 }
 
 /// Ends a connection for every process that has a copy of this end.

@@ -4,14 +4,16 @@
 
 use crate::{
     common::{DEADLINE, failure, in_time, pool_of},
-    processes::{Process, Program, say},
+    processes::{Process, Program, kill_fork_server, say},
 };
-use procpool::{ErrorKind, ProcessPoolExecutor};
+use nix::sys::resource::{Resource, setrlimit};
+use procpool::{ErrorKind, ProcessPoolExecutor, StartMethod};
 use std::{
     env,
     fs::{self, File},
     io::Write,
     os::fd::AsRawFd,
+    path::Path,
     process,
     sync::{Mutex, OnceLock},
     thread,
@@ -23,6 +25,11 @@ pub(crate) const PROGRAMS: &[(&str, fn())] = &[
     (
         "build behind a constructor that acts",
         build_behind_an_actor,
+    ),
+    ("build with copies that build", build_with_copies_that_build),
+    (
+        "build with copies that lose their socket",
+        build_with_copies_that_lose_their_socket,
     ),
     ("print in a constructor", print_in_a_constructor),
     ("hold a file from a constructor", hold_a_file),
@@ -44,8 +51,14 @@ static LAST: Constructor = last;
 
 extern "C" fn first() {
     note("first");
-    if act_of_this_process() == "open" {
-        HELD.get_or_init(|| [(); 20].map(|()| File::open("/dev/null").ok()));
+    match act_of_this_process().as_str() {
+        "open" => {
+            HELD.get_or_init(|| [(); 20].map(|()| File::open("/dev/null").ok()));
+        }
+        "build first" => build_and_log(),
+        "close" if log("close") < MOST => close_descriptors(),
+        "limit" if log("limit") < MOST => limit_descriptors(),
+        _ => {}
     }
 }
 
@@ -59,6 +72,65 @@ extern "C" fn middle() {
 
 extern "C" fn last() {
     note("last");
+    if act_of_this_process() == "build last" {
+        build_and_log();
+    }
+}
+
+/// So many copies act at most, each of which may be started by the one before.
+const MOST: usize = 3;
+
+/// Notes what a constructor has done, and returns how many have before.
+fn log(what: &str) -> usize {
+    let path = env::var_os(ACT).expect("the path of a file");
+    let path = Path::new(&path).with_extension("log");
+    let before = fs::read_to_string(&path).unwrap_or_default();
+    fs::write(&path, format!("{before}{what}\n")).expect("a file");
+    before.lines().count()
+}
+
+fn logged() -> Vec<String> {
+    let path = env::var_os(ACT).expect("the path of a file");
+    let path = Path::new(&path).with_extension("log");
+    let text = fs::read_to_string(&path).unwrap_or_default();
+    // There may be none.
+    let _ = fs::remove_file(path);
+    text.lines().map(str::to_owned).collect()
+}
+
+fn build_and_log() {
+    let outcome = if log("begun") < MOST {
+        ProcessPoolExecutor::builder().workers(1).build().map(drop)
+    } else {
+        Ok(())
+    };
+    let text = outcome.map_or_else(
+        |it| format!("{:?}: {it}", it.kind()),
+        |()| "built".to_owned(),
+    );
+    log(&text);
+}
+
+/// Closes every descriptor under its number. A copy of each stays open, so that nobody sees the end of a socket.
+fn close_descriptors() {
+    copy_descriptors();
+    for number in 3..100 {
+        // SAFETY: nothing in this process uses it yet.
+        unsafe { libc::close(number) };
+    }
+}
+
+/// Has this process take no descriptor more. A copy of each that it has stays open.
+fn limit_descriptors() {
+    copy_descriptors();
+    setrlimit(Resource::RLIMIT_NOFILE, 3, 3).expect("a lower limit");
+}
+
+fn copy_descriptors() {
+    for number in 3..100 {
+        // SAFETY: plain numbers.
+        unsafe { libc::fcntl(number, libc::F_DUPFD, 100) };
+    }
 }
 
 /// The constructors that have run in this process, and whether each found the invitation to become the fork server.
@@ -112,6 +184,7 @@ fn act_of_this_process() -> String {
 fn act() {
     match act_of_this_process().as_str() {
         "thread" => drop(thread::spawn(|| thread::sleep(DEADLINE))),
+        "joined thread" => drop(thread::spawn(|| ()).join()),
         "exit" => process::exit(3),
         "panic" => panic!("in a constructor"),
         "print" => {
@@ -144,7 +217,7 @@ fn build_behind_an_actor() {
         let children = Process::children_of(process::id());
         assert!(children.is_empty(), "{act}: {children:?}");
     }
-    have_constructors("nothing");
+    have_constructors("joined thread");
     assert_eq!(
         pool_of(2)
             .apply(|x: u64| x + 1, 2)
@@ -156,6 +229,63 @@ fn build_behind_an_actor() {
 #[test]
 fn a_constructor_that_ends_its_process_or_starts_a_thread_makes_the_start_fail() {
     in_time(|| drop(succeed("build behind a constructor that acts")));
+}
+
+fn build_with_copies_that_build() {
+    for method in [StartMethod::ForkServer, StartMethod::Spawn] {
+        for act in ["build first", "build last"] {
+            have_constructors(act);
+            let build = || {
+                ProcessPoolExecutor::builder()
+                    .workers(1)
+                    .start_method(method)
+            };
+            let pool = build().build().expect("a pool");
+            assert_eq!(pool.apply(|x: u64| x + 1, 2).expect("a pool that works"), 3);
+            let logged = logged();
+            let refused = logged.iter().filter(|it| it.starts_with("StartFailed: "));
+            assert!(
+                refused.clone().all(|it| it.contains("constructor")),
+                "{logged:?}"
+            );
+            assert_eq!(2 * refused.count(), logged.len(), "{logged:?}");
+            // Workers may build pools.
+            let nested = |()| {
+                let pool = ProcessPoolExecutor::builder().workers(1).build();
+                pool.and_then(|it| it.apply(|x: u64| x + 1, 2)).ok()
+            };
+            have_constructors("nothing");
+            assert_eq!(pool.apply(nested, ()).expect("a pool that works"), Some(3));
+            drop(pool);
+            // The next one is started with other constructors.
+            kill_fork_server();
+        }
+    }
+}
+
+#[test]
+fn a_pool_that_a_constructor_builds_in_a_copy_is_refused_and_starts_no_process() {
+    in_time(|| drop(succeed("build with copies that build")));
+}
+
+fn build_with_copies_that_lose_their_socket() {
+    say("main");
+    for act in ["close", "limit"] {
+        have_constructors(act);
+        let error = failure(ProcessPoolExecutor::builder().workers(1).build());
+        assert_eq!(error.kind(), ErrorKind::StartFailed, "{error}");
+        assert_eq!(logged(), [act]);
+        let children = Process::children_of(process::id());
+        assert!(children.is_empty(), "{act}: {children:?}");
+    }
+}
+
+#[test]
+fn a_copy_that_loses_its_socket_ends_and_does_not_run_main() {
+    in_time(|| {
+        let said = succeed("build with copies that lose their socket");
+        assert_eq!(said, ["main"]);
+    });
 }
 
 /// What is open under the numbers of the files that a constructor of this process has opened.

@@ -1,27 +1,37 @@
 //! The variable that invites a copy of the program to become the fork server: nobody else follows it.
 
 use crate::{
-    common::{in_time, pool_of, square},
+    common::{failure, in_time, pool_of, square},
     processes::{Program, fork_server, say},
 };
 use nix::{
     fcntl::{FcntlArg, FdFlag, fcntl},
-    sys::socket::{AddressFamily, MsgFlags, SockFlag, SockType, send, socketpair},
+    sys::socket::{
+        AddressFamily, ControlMessage, MsgFlags, SockFlag, SockType, send, sendmsg, socketpair,
+    },
     unistd::{pipe, write},
 };
+use procpool::{ErrorKind, ProcessPoolExecutor};
 use std::{
     env,
     ffi::OsStr,
-    fs::{self, File},
-    io::{Read, Seek, Write},
+    fs::{self, File, Permissions},
+    io::{IoSlice, Read, Seek, Write},
     os::{
         fd::{AsFd, AsRawFd, OwnedFd},
-        unix::ffi::OsStrExt,
+        unix::{
+            ffi::OsStrExt,
+            fs::{PermissionsExt, chown},
+            process::parent_id,
+        },
     },
+    process::{self, Command},
 };
 
 pub(crate) const PROGRAMS: &[(&str, fn())] = &[
     ("use a pool", use_a_pool),
+    ("say main", say_main),
+    ("build with more rights", build_with_more_rights),
     ("read from a descriptor and use a pool", read_and_use_a_pool),
 ];
 
@@ -83,8 +93,8 @@ fn read_raw(number: i32, into: &mut [u8]) -> std::io::Result<usize> {
     Ok(nix::sys::socket::recv(number, into, flags)?)
 }
 
-/// A true invitation of this program, with another descriptor in it.
-fn leaked_invitation(descriptor: i32) -> String {
+/// An invitation of this program to a descriptor, as a process with this number would make it.
+fn invitation_by(inviter: u32, descriptor: i32) -> String {
     let _pool = pool_of(1);
     let environment = fs::read(format!("/proc/{}/environ", fork_server())).expect("our child");
     let prefix = format!("{VARIABLE}=");
@@ -93,8 +103,15 @@ fn leaked_invitation(descriptor: i32) -> String {
         .find_map(|it| it.strip_prefix(prefix.as_bytes()))
         .expect("the invitation");
     let value = std::str::from_utf8(value).expect("text");
-    let (copy, _) = value.rsplit_once(':').expect("a descriptor");
-    format!("{copy}:{descriptor}")
+    let (rest, _) = value.rsplit_once(':').expect("a descriptor");
+    let (copy, own) = rest.rsplit_once(':').expect("a process");
+    assert_eq!(own, process::id().to_string());
+    format!("{copy}:{inviter}:{descriptor}")
+}
+
+/// One that has come to a process which its inviter has not started.
+fn leaked_invitation(descriptor: i32) -> String {
+    invitation_by(parent_id(), descriptor)
 }
 
 /// Starts a program with a true invitation that names a descriptor of quite another kind, which it must be able to read.
@@ -145,6 +162,95 @@ fn an_invitation_that_leaked_leaves_a_socket_alone() {
             send(ours.as_raw_fd(), b"hello", MsgFlags::empty()).expect("room in a socket");
             is_left_alone(&theirs);
         }
+    });
+}
+
+/// The ends of a socket in which lies what a fork server is invited with.
+fn greeted_sockets() -> (OwnedFd, OwnedFd) {
+    let (ours, theirs) = sockets(SockType::SeqPacket);
+    // Whatever descriptor it is: a fork server would take it for one of its owner.
+    let fds = [ours.as_raw_fd()];
+    let parts = [IoSlice::new(b"procpool fork server 1")];
+    let rights = [ControlMessage::ScmRights(&fds)];
+    sendmsg::<()>(ours.as_raw_fd(), &parts, &rights, MsgFlags::empty(), None).expect("room");
+    fcntl(&ours, FcntlArg::F_SETFD(FdFlag::FD_CLOEXEC)).expect("an open descriptor");
+    (ours, theirs)
+}
+
+/// What a program that was started with a socket has said there.
+fn said_in(socket: &OwnedFd) -> Vec<u8> {
+    let mut said = vec![0; 128];
+    let flags = MsgFlags::MSG_DONTWAIT;
+    let length = nix::sys::socket::recv(socket.as_raw_fd(), &mut said, flags);
+    said.truncate(length.unwrap_or_default());
+    said
+}
+
+fn say_main() {
+    say("main");
+}
+
+/// Starts a program with an invitation; a shell is its parent.
+fn say_main_below_a_shell(invitation: &str) -> Program {
+    let program = Program::command("say main");
+    let mut command = Command::new("sh");
+    command.args(["-c", "\"$0\" \"$@\"; exit $?"]);
+    command.arg(program.get_program()).args(program.get_args());
+    command.envs(program.get_envs().filter_map(|it| Some((it.0, it.1?))));
+    command.env(VARIABLE, invitation);
+    Program::start_by(command)
+}
+
+#[test]
+fn an_invitation_by_a_process_that_is_not_the_parent_is_not_followed() {
+    in_time(|| {
+        let (ours, theirs) = greeted_sockets();
+        let program = say_main_below_a_shell(&invitation_by(process::id(), theirs.as_raw_fd()));
+        assert_eq!(program.succeed(), ["main"]);
+        assert_eq!(said_in(&ours), b"");
+    });
+}
+
+#[test]
+fn a_copy_whose_inviter_has_ended_ends_and_does_not_run_main() {
+    in_time(|| {
+        let (ours, theirs) = greeted_sockets();
+        let mut ended = Command::new("true").spawn().expect("a program");
+        ended.wait().expect("a child of this process");
+        let program = say_main_below_a_shell(&invitation_by(ended.id(), theirs.as_raw_fd()));
+        let finished = program.finish();
+        assert_eq!((finished.status.code(), finished.said), (Some(70), vec![]));
+        assert_eq!(said_in(&ours), b"");
+    });
+}
+
+fn build_with_more_rights() {
+    let error = failure(ProcessPoolExecutor::builder().workers(1).build());
+    assert_eq!(error.kind(), ErrorKind::StartFailed, "{error}");
+    assert!(error.to_string().contains("set-user-ID"), "{error}");
+    say("main");
+}
+
+// Linux sets `AT_SECURE` for it, and whoever starts it has made its environment.
+#[test]
+fn a_program_that_is_set_user_id_follows_no_invitation_and_says_so_when_it_builds_a_pool() {
+    in_time(|| {
+        let nobody = 65534;
+        let folder = tempfile::tempdir().expect("a temporary directory");
+        let copy = folder.path().join("program");
+        fs::copy(env::current_exe().expect("the path of this test"), &copy).expect("a copy");
+        if chown(&copy, Some(nobody), None).is_err() {
+            eprintln!("only root can make a program another user's");
+            return;
+        }
+        for path in [folder.path(), &copy] {
+            fs::set_permissions(path, Permissions::from_mode(0o4755)).expect("our file");
+        }
+        let (ours, theirs) = greeted_sockets();
+        let mut command = Program::command_of(&copy, "build with more rights");
+        command.env(VARIABLE, invitation_by(process::id(), theirs.as_raw_fd()));
+        assert_eq!(Program::start_by(command).succeed(), ["main"]);
+        assert_eq!(said_in(&ours), b"");
     });
 }
 

@@ -11,7 +11,7 @@ use crate::sys::{child, fd, socket, threads};
 use std::{
     convert::Infallible,
     io,
-    os::fd::{AsFd, AsRawFd},
+    os::fd::{AsFd, AsRawFd, OwnedFd},
 };
 
 /// What lies in the socket before the location of the main function.
@@ -28,8 +28,8 @@ pub(super) fn execute(request: Request, given: &Given) -> io::Result<Infallible>
         // The one in the socket marks nothing. The new image closes this one when it has that.
         fd::keep_over_exec(mark)?;
     }
-    let value = entry::invitation(theirs.as_raw_fd());
-    child::execute_self(entry::VARIABLE, &value, theirs.as_fd())
+    let (name, value) = entry::invitation(theirs.as_raw_fd());
+    child::execute_self(name, &value, theirs.as_fd())
 }
 
 /// A new image of the program that has found its invitation.
@@ -38,9 +38,13 @@ pub(crate) struct Executed {
     given: Given,
 }
 
-/// Checks an invitation: the descriptor must be a socket with our greeting in it.
-pub(crate) fn accept(control: i32) -> Option<Executed> {
-    let control = fd::inherited(control, |it| socket::begins_with(it, GREETING))?;
+/// Whether an invitation is for an executed child.
+pub(crate) fn is_for(control: &OwnedFd) -> bool {
+    socket::begins_with(control, GREETING)
+}
+
+/// Takes what lies in the socket of an invitation. `None` if it cannot be taken.
+pub(crate) fn accept(control: OwnedFd) -> Option<Executed> {
     let mut message = vec![0; GREETING.len() + Location::SIZE + MOST_BESIDE];
     let (length, fds) = socket::try_receive(&control, &mut message).ok()?;
     message.truncate(length);

@@ -153,13 +153,7 @@ struct ForkServer {
 
 impl ForkServer {
     fn spawn() -> Result<Self> {
-        if !entry::is_reachable() {
-            return Err(Error::new(
-                ErrorKind::StartFailed,
-                "failed to start the fork server: this code is not part of the program's executable, so a copy of the \
-                 program would not find it; call `procpool::init()` first thing in `main`",
-            ));
-        }
+        entry::check_reachable()?;
         Self::spawn_reachable().map_err(|it| start_failed("start the fork server", it))
     }
 
@@ -168,12 +162,12 @@ impl ForkServer {
         let own = PidFd::open(std::process::id())?;
         // Before it starts: it looks for the greeting at once.
         socket::send(&control, GREETING, &[own.as_fd()])?;
-        let value = entry::invitation(theirs.as_raw_fd());
-        let pid = child::spawn_self(entry::VARIABLE, &value, theirs.as_fd())?;
+        let (name, value) = entry::invitation(theirs.as_raw_fd());
+        let pid = child::spawn_self(name, &value, theirs.as_fd())?;
         drop(theirs);
         let ready = Self::wait_for_ready(control);
         if ready.is_err() {
-            child::abandon(pid, entry::VARIABLE, &value);
+            child::abandon(pid, name, &value);
         }
         ready
     }

@@ -78,13 +78,23 @@ pub(crate) struct Invited {
 /// What closes every descriptor but those it is given.
 pub(crate) type KeepOnly = fn(Vec<OwnedFd>) -> io::Result<Vec<OwnedFd>>;
 
-/// Checks an invitation: the descriptor must be a socket with our greeting in it.
-pub(crate) fn accept(control: i32) -> Option<Invited> {
-    let control = fd::inherited(control, |it| socket::begins_with(it, GREETING))?;
+/// Takes what lies in the socket of an invitation. `None` if it is not for a server, or cannot be taken.
+pub(crate) fn accept(control: OwnedFd) -> Option<Invited> {
     let mut greeting = [0; GREETING.len() + 1];
     let (length, mut passed) = socket::try_receive(&control, &mut greeting).ok()?;
-    let owner = passed.pop().filter(|_| greeting[..length] == *GREETING)?;
-    Some(Invited { control, owner })
+    let owner = passed.pop().filter(|_| greeting[..length] == *GREETING);
+    if owner.is_none() {
+        // The owner sees the end of the socket otherwise.
+        let _ = socket::try_send(
+            &control,
+            b"the copy of the program has no room for a descriptor",
+            &[],
+        );
+    }
+    Some(Invited {
+        control,
+        owner: owner?,
+    })
 }
 
 /// Tells the owner if constructors have started threads: the server's children would be copies of one thread, with the
