@@ -23,6 +23,8 @@ const MARK: &str = "--helper-process";
 pub(crate) const FIRST_BYTE: &str = "first-byte";
 /// Pins itself to the given core and sends every byte back.
 pub(crate) const ECHO: &str = "echo";
+/// Sends every byte back, on whatever core the kernel picks.
+pub(crate) const BLOCKING_ECHO: &str = "blocking-echo";
 /// Forks for every byte; each child writes one and ends.
 pub(crate) const ZYGOTE: &str = "zygote";
 /// Writes one byte, then keeps a core busy until it is killed.
@@ -51,7 +53,8 @@ pub(crate) fn run_if_asked() {
         .unwrap_or_default();
     let outcome = match mode.as_str() {
         FIRST_BYTE => write_byte(),
-        ECHO => echo(number),
+        ECHO => pinned_echo(number),
+        BLOCKING_ECHO => echo(),
         ZYGOTE => fork_for_every_byte(),
         SPIN => spin_until_killed(),
         COLD_START => start::print_cold_start(number),
@@ -141,9 +144,13 @@ fn write_byte() -> Result<()> {
     Ok(output.flush()?)
 }
 
-/// On the bare descriptors: `Stdin` and `Stdout` buffer.
-fn echo(core: usize) -> Result<()> {
+fn pinned_echo(core: usize) -> Result<()> {
     let _pinned = Pinned::to(core)?;
+    echo()
+}
+
+/// On the bare descriptors: `Stdin` and `Stdout` buffer.
+fn echo() -> Result<()> {
     let mut input = File::from(io::stdin().as_fd().try_clone_to_owned()?);
     let mut output = File::from(io::stdout().as_fd().try_clone_to_owned()?);
     let mut byte = [0];

@@ -73,6 +73,21 @@ pub(crate) fn median_call(
     Ok(samples.median())
 }
 
+/// Mean seconds of one call, over `calls` of them or as many as fit into `budget`.
+pub(crate) fn mean_call(
+    calls: usize,
+    budget: Duration,
+    mut call: impl FnMut() -> Result<()>,
+) -> Result<f64> {
+    let start = Instant::now();
+    let mut made = 0;
+    while made < calls && (made < FEWEST_CALLS || start.elapsed() < budget) {
+        call()?;
+        made += 1;
+    }
+    Ok(start.elapsed().as_secs_f64() / made as f64)
+}
+
 /// Seconds that `work` takes, and what it returns.
 pub(crate) fn timed<T>(work: impl FnOnce() -> Result<T>) -> Result<(f64, T)> {
     let start = Instant::now();

@@ -7,6 +7,7 @@ pub(crate) mod killed;
 pub(crate) mod manager;
 pub(crate) mod map;
 pub(crate) mod messages;
+pub(crate) mod neighbours;
 pub(crate) mod outstanding;
 pub(crate) mod process;
 pub(crate) mod queue;
