@@ -1,6 +1,12 @@
 //! The pool's own thread: it notices what happens while no caller waits, and starts workers.
 
-use super::{link::Link, page::full_barrier, shared::Shared, task::Told};
+use super::{
+    link::Link,
+    page::full_barrier,
+    relief::Alarmed,
+    shared::{RELIEF, Shared},
+    task::Told,
+};
 use crate::error::Error;
 use crate::process::own_threads::OwnThreads;
 use crate::sys::poll::Interest;
@@ -60,7 +66,7 @@ impl Shared {
                 self.set_gate(Interest::ReadOnce);
                 state.is_armed = true;
             }
-            self.clear_relief(&mut state);
+            state.relief.cancel();
             let look = if state.leader.is_some() {
                 None
             } else {
@@ -77,12 +83,33 @@ impl Shared {
         if !is_led && self.has_records() {
             return;
         }
-        let limit = due.map(|it| it.saturating_duration_since(Instant::now()));
-        // It cannot fail for a set and a buffer of our own.
-        let _ = self.gate.wait(limit, &mut Vec::new());
+        self.sleep_at_the_gate(due);
         self.chores.lower();
         let mut state = self.state.lock();
         (state.is_armed, state.timer) = (false, None);
+    }
+
+    /// Sleeps until there is something to do or until `due`; an alarm that went off early is no reason to wake.
+    fn sleep_at_the_gate(&self, due: Option<Instant>) {
+        let mut ready = Vec::new();
+        loop {
+            let limit = due.map(|it| it.saturating_duration_since(Instant::now()));
+            // It cannot fail for a set and a buffer of our own.
+            let _ = self.gate.wait(limit, &mut ready);
+            if !ready.contains(&RELIEF) {
+                return;
+            }
+            self.relief.lower();
+            let mut state = self.state.lock();
+            match state.relief.alarm_goes_off(Instant::now()) {
+                Alarmed::Takes => return,
+                Alarmed::SleepsFor(delay) => self.relief.set(delay),
+                Alarmed::Sleeps => {}
+            }
+            if ready.len() > 1 {
+                return;
+            }
+        }
     }
 
     /// Whether this thread is the background thread, which runs a waker of the user's then.

@@ -13,10 +13,6 @@ use std::{
     time::{Duration, Instant},
 };
 
-/// How long a caller that led may stay away before the background thread takes over: longer than most take to come back
-/// for their next result, so that a loop over results does not wake it with each.
-const ABSENCE: Duration = Duration::from_micros(250);
-
 /// Between two looks at events of callers that never sleep on them.
 const LOOK: Duration = Duration::from_millis(1);
 
@@ -50,6 +46,7 @@ impl Shared {
             }
             if state.leader.is_none() && !has_ended {
                 state.leader = Some(thread::current().id());
+                state.relief.cancel();
                 drop(state);
                 match self.lead(deadline, done) {
                     Led::Done => return true,
@@ -158,7 +155,6 @@ impl Shared {
             if std::mem::take(&mut state.is_armed) {
                 self.set_gate(Interest::None);
             }
-            self.clear_relief(&mut state);
             let due = [
                 state.fall_asleep(),
                 state.next_deadline(state.is_led_in_background()),
@@ -215,9 +211,10 @@ impl Drop for Lead<'_> {
         heir.iter().for_each(Thread::unpark);
         let is_due = state.has_duties() || matches!(state.phase, Phase::Ended(_));
         if !state.is_armed && heir.is_none() && !is_due {
-            // No worker rings until then.
-            state.is_relieved = true;
-            return shared.relief.set(ABSENCE);
+            // No worker rings until the background thread takes over.
+            let is_idle = state.outstanding == 0;
+            let delay = state.relief.leader_leaves(Instant::now(), is_idle);
+            return shared.set_relief(delay);
         }
         shared.hand_to_background(state, is_due);
     }

@@ -3,7 +3,7 @@
 use super::{
     batch::{Batch, Chunk, Part},
     payload::{Payload, take_large},
-    shared::Shared,
+    shared::{Shared, Submitter},
     unit::{Items, Unit},
 };
 use crate::error::{Error, ErrorKind, Result};
@@ -384,7 +384,7 @@ impl<I, R> Run<I, R> {
             first: 0,
             count,
         }));
-        if let Err(error) = self.shared.submit(unit) {
+        if let Err(error) = self.shared.submit(unit, Submitter::Leaves) {
             self.batch.unsent(count.into());
             self.give_error(count, error);
         }

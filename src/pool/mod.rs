@@ -41,6 +41,7 @@ mod page;
 mod payload;
 mod protocol;
 mod refused;
+mod relief;
 mod requests;
 mod reusable;
 mod shared;

@@ -9,7 +9,7 @@ use super::{
     map::{Cut, Run},
     payload::encoded,
     refused::TrySubmitError,
-    shared::Shared,
+    shared::{Shared, Submitter},
     task::{Body, Observer, Task, Told},
     unit::Unit,
 };
@@ -145,7 +145,7 @@ impl<'a> TaskOptions<'a> {
         A: Wire + Send + 'static,
         R: Wire + Send + 'static,
     {
-        self.submit_observed(f, arg, |_| None)
+        self.submit_observed(f, arg, Submitter::Leaves, |_| None)
     }
 
     /// As [`ProcessPoolExecutor::try_submit`](crate::ProcessPoolExecutor::try_submit).
@@ -160,7 +160,8 @@ impl<'a> TaskOptions<'a> {
     {
         let task = self.encode_call(f, &arg, Shared::try_reserve);
         let submitted = task.map(Arc::new).and_then(|task| {
-            self.shared.submit(Unit::Call(Arc::clone(&task)))?;
+            self.shared
+                .submit(Unit::Call(Arc::clone(&task)), Submitter::Leaves)?;
             Ok(task)
         });
         match submitted {
@@ -175,7 +176,8 @@ impl<'a> TaskOptions<'a> {
         A: Wire + Send + 'static,
         R: Wire + Send + 'static,
     {
-        self.submit(f, arg).result()
+        self.submit_observed(f, arg, Submitter::Waits, |_| None)
+            .result()
     }
 
     /// As [`ProcessPoolExecutor::apply_async`](crate::ProcessPoolExecutor::apply_async).
@@ -190,7 +192,7 @@ impl<'a> TaskOptions<'a> {
         R: Wire + Send + 'static,
     {
         let shared = Arc::clone(self.shared);
-        self.submit_observed(f, arg, move |task| {
+        self.submit_observed(f, arg, Submitter::Leaves, move |task| {
             let mut result = TaskFuture::new(&shared, Arc::clone(task), decode_value::<R>);
             let call = Box::new(move || callback(&result.take()));
             Some(Observer::Callback(call, Arc::clone(&shared.callbacks)))
@@ -305,6 +307,7 @@ impl<'a> TaskOptions<'a> {
         &self,
         f: fn(A) -> R,
         arg: A,
+        submitter: Submitter,
         observer: impl FnOnce(&Arc<Task>) -> Option<Observer>,
     ) -> TaskFuture<R>
     where
@@ -315,7 +318,7 @@ impl<'a> TaskOptions<'a> {
         let task = Arc::new(task.unwrap_or_else(Task::failed));
         let late = observer(&task).and_then(|it| task.observe(it));
         if !task.is_done()
-            && let Err(error) = self.shared.submit(Unit::Call(Arc::clone(&task)))
+            && let Err(error) = self.shared.submit(Unit::Call(Arc::clone(&task)), submitter)
         {
             refuse(self.shared, &task, error);
         }

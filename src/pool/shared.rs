@@ -42,7 +42,16 @@ use std::{
 const CONTROL: u64 = u64::MAX;
 const EVENTS: u64 = 0;
 const CHORES: u64 = 1;
-const RELIEF: u64 = 2;
+pub(super) const RELIEF: u64 = 2;
+
+/// What the thread that submits a unit does next.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Submitter {
+    /// It waits for the unit, and so drives the pool if no other caller does.
+    Waits,
+    /// It may do anything else.
+    Leaves,
+}
 
 /// How the pool was built.
 #[derive(Debug, PartialEq)]
@@ -89,7 +98,7 @@ pub(super) struct Shared {
     pub(super) control: Signal,
     /// Something is to be done that only the background thread does: starting workers, which takes long, and ending.
     pub(super) chores: Signal,
-    /// The caller that led has been gone for long.
+    /// Goes off when a caller that led has been gone for long; set as `State::relief` says.
     pub(super) relief: Alarm,
     pub(super) spin: Mutex<Spin>,
     pub(super) slabs: Arc<PoolSlabs>,
@@ -213,6 +222,7 @@ impl Shared {
         if state.leader.is_none() {
             let due = state.next_deadline(true);
             self.care_for_timers(&mut state, due);
+            self.hurry_relief(&mut state);
         }
         self.conclude(state, before, told);
         value
@@ -260,7 +270,7 @@ impl Shared {
     }
 
     /// Takes a unit; its error, if the pool takes none.
-    pub(super) fn submit(&self, unit: Unit) -> Result<(), Error> {
+    pub(super) fn submit(&self, unit: Unit, submitter: Submitter) -> Result<(), Error> {
         self.check_owner()?;
         let mut told = Told::default();
         let (wake_leader, wants_start) = {
@@ -279,6 +289,9 @@ impl Shared {
             if state.leader.is_none() {
                 let due = state.next_deadline(true);
                 self.care_for_timers(&mut state, due);
+                if submitter == Submitter::Leaves {
+                    self.hurry_relief(&mut state);
+                }
             }
             (wake_leader, mem::take(&mut state.wants_start))
         };
@@ -397,10 +410,13 @@ impl Shared {
         }
     }
 
-    pub(super) fn clear_relief(&self, state: &mut State) {
-        if std::mem::take(&mut state.is_relieved) {
-            self.relief.clear();
-        }
+    /// Lets the background thread drive soon, where neither it nor a caller does now.
+    fn hurry_relief(&self, state: &mut State) {
+        self.set_relief(state.relief.hurry());
+    }
+
+    pub(super) fn set_relief(&self, delay: Option<Duration>) {
+        delay.into_iter().for_each(|delay| self.relief.set(delay));
     }
 
     pub(super) fn set_gate(&self, interest: Interest) {

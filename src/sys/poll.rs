@@ -208,10 +208,10 @@ impl Alarm {
         let _ = self.0.set(expiration, TimerSetTimeFlags::empty());
     }
 
-    /// Does not go off, or is silent again.
-    pub(crate) fn clear(&self) {
-        // It cannot fail for a timer of our own.
-        let _ = self.0.unset();
+    /// Is no longer readable after it went off.
+    pub(crate) fn lower(&self) {
+        // It fails only for a timer that has not gone off.
+        let _ = self.0.wait();
     }
 }
 

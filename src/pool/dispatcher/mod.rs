@@ -19,6 +19,7 @@ use crate::pool::{
     link::{Link, earlier},
     page::Page,
     payload::{Payload, PoolSlabs},
+    relief::Relief,
     stats::{Counts, PoolStats, Times, WorkerStats},
     task::{Body, Told},
     unit::Unit,
@@ -89,8 +90,8 @@ pub(super) struct State {
     pub(super) leader_until: Option<Instant>,
     /// Whether the background thread would notice an event.
     pub(super) is_armed: bool,
-    /// Whether it will look soon in any case, as the caller that led may lead again before.
-    pub(super) is_relieved: bool,
+    /// When it takes over from a caller that led and has left.
+    pub(super) relief: Relief,
     /// Counts changes of the workers.
     pub(super) changes: u64,
     pub(super) counts: Counts,
@@ -139,7 +140,7 @@ impl State {
             leader_sleeps: false,
             leader_until: None,
             is_armed: true,
-            is_relieved: false,
+            relief: Relief::default(),
             changes: 0,
             counts: Counts::default(),
             times: Times::default(),
