@@ -243,7 +243,7 @@ impl fmt::Display for WorkerExit {
         match (self.signal, self.exit_code) {
             (Some(signal), _) => write!(f, "was killed by {}", SignalName(signal)),
             (None, Some(code)) => write!(f, "exited with code {code}"),
-            (None, None) => write!(f, "ended, it is not known how,"),
+            (None, None) => f.write_str("exited with unknown status"),
         }
     }
 }
