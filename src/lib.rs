@@ -272,7 +272,7 @@
 //! # Ok::<(), procpool::Error>(())
 //! ```
 //!
-//! Linux 5.4 or later, 64-bit, with `/proc` mounted.
+//! Linux 5.4 or later, 64-bit, with `/proc` mounted: that of this pid namespace or of an outer one.
 
 #[cfg(not(all(target_os = "linux", target_pointer_width = "64")))]
 compile_error!("procpool runs on 64-bit Linux only: its workers stand on memfd, pidfd and futex");

@@ -15,6 +15,8 @@ mod forks;
 mod hosts;
 #[path = "crash/initializers.rs"]
 mod initializers;
+#[path = "crash/namespaces.rs"]
+mod namespaces;
 #[path = "crash/orphans.rs"]
 mod orphans;
 #[path = "crash/owner.rs"]
@@ -34,6 +36,7 @@ fn program() {
     let lists = [
         forks::PROGRAMS,
         hosts::PROGRAMS,
+        namespaces::PROGRAMS,
         owner::PROGRAMS,
         panics::PROGRAMS,
         signals::PROGRAMS,

@@ -3,7 +3,7 @@
 use super::{
     environment,
     fd::{self, above_stdio, cvt, retry},
-    named, poll, signal, threads,
+    named, poll, procfs, signal, threads,
 };
 use nix::{
     spawn::{PosixSpawnAttr, PosixSpawnFileActions, PosixSpawnFlags, posix_spawn},
@@ -82,7 +82,8 @@ pub(crate) fn abandon(pid: u32, name: &str, value: &OsStr) {
 fn was_started_with(pid: u32, name: &str, value: &OsStr) -> bool {
     let variable = [name.as_bytes(), b"=", value.as_bytes()].concat();
     // Nothing can be read of a process that has ended.
-    let environment = std::fs::read(format!("/proc/{pid}/environ")).unwrap_or_default();
+    let environment = procfs::folder_of(pid).and_then(|it| std::fs::read(it.join("environ")));
+    let environment = environment.unwrap_or_default();
     environment.split(|it| *it == 0).any(|it| it == variable)
 }
 
@@ -164,7 +165,7 @@ pub(crate) fn runs_on(pid: u32) -> bool {
 
 fn has_mark(pid: u32) -> bool {
     let name = format!("/memfd:{} ", RUNS_ON.to_string_lossy());
-    let open = std::fs::read_dir(format!("/proc/{pid}/fd"));
+    let open = procfs::folder_of(pid).and_then(|it| std::fs::read_dir(it.join("fd")));
     let mut open = open.into_iter().flatten().flatten();
     open.any(|it| {
         let target = std::fs::read_link(it.path()).unwrap_or_default();
@@ -242,20 +243,34 @@ pub(crate) fn reap(pid: u32) {
     let _ = retry(|| nix::sys::wait::waitpid(Pid::from_raw(pid.cast_signed()), None));
 }
 
-/// The living and dead children of this process, which must have one thread. None if, on the way, something else was to be
-/// done.
-pub(crate) fn children(interrupted: impl FnMut() -> bool) -> io::Result<Option<Vec<u32>>> {
-    // It is exact, as nobody takes a child away meanwhile: this thread alone reaps. Not every kernel has it.
-    if let Ok(list) = std::fs::read_to_string("/proc/thread-self/children") {
-        let pids = list.split_ascii_whitespace();
-        return Ok(Some(pids.filter_map(|it| it.parse().ok()).collect()));
-    }
-    walk_for_children(interrupted)
+/// Whether this process has a child of this number, which cannot become another's before it is reaped.
+pub(crate) fn is_child(pid: u32) -> bool {
+    use nix::sys::wait::{Id, WaitPidFlag, waitid};
+    let flags = WaitPidFlag::WEXITED | WaitPidFlag::WNOHANG | WaitPidFlag::WNOWAIT;
+    retry(|| waitid(Id::Pid(Pid::from_raw(pid.cast_signed())), flags)).is_ok()
 }
 
-/// The same by a walk through /proc, which takes a millisecond.
+/// Returns the living and dead children of this process, which must have one thread, or `None` if `interrupted` says on the way
+/// that there is something else to do.
+pub(crate) fn children(interrupted: impl FnMut() -> bool) -> io::Result<Option<Vec<u32>>> {
+    // It is exact, as nobody takes a child away meanwhile: this thread alone reaps. Not every kernel has it.
+    let numbers = match std::fs::read_to_string("/proc/thread-self/children") {
+        Ok(list) => {
+            let numbers = list.split_ascii_whitespace();
+            numbers.filter_map(|it| it.parse().ok()).collect()
+        }
+        Err(_) => match walk_for_children(interrupted)? {
+            Some(numbers) => numbers,
+            None => return Ok(None),
+        },
+    };
+    let pids = numbers.into_iter().filter_map(procfs::translation());
+    Ok(Some(pids.collect()))
+}
+
+/// Finds the numbers of the same in /proc by a walk through all of it, which takes a millisecond.
 fn walk_for_children(mut interrupted: impl FnMut() -> bool) -> io::Result<Option<Vec<u32>>> {
-    let own = std::process::id();
+    let own = procfs::own_number();
     let mut children = Vec::new();
     for entry in std::fs::read_dir("/proc")?.flatten() {
         let Some(pid) = entry.file_name().to_str().and_then(|it| it.parse().ok()) else {
@@ -266,7 +281,7 @@ fn walk_for_children(mut interrupted: impl FnMut() -> bool) -> io::Result<Option
         }
         // A process that ends meanwhile has no file any more.
         let stat = std::fs::read(entry.path().join("stat")).unwrap_or_default();
-        if parent_in_stat(&stat) == Some(own) {
+        if own.is_some() && parent_in_stat(&stat) == own {
             children.push(pid);
         }
     }

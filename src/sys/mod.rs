@@ -20,6 +20,7 @@ pub(crate) mod parent_death;
 pub(crate) mod pid;
 pub(crate) mod pipe;
 pub(crate) mod poll;
+pub(crate) mod procfs;
 pub(crate) mod robust;
 pub(crate) mod signal;
 pub(crate) mod socket;

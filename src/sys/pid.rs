@@ -6,7 +6,7 @@
 //! And an identity that no later process has, for those who must know whether a process has ended whose number may be
 //! another's by then.
 
-use super::{child::PidFd, poll};
+use super::{child::PidFd, poll, procfs};
 use std::{
     io,
     ptr::{self, NonNull},
@@ -127,7 +127,7 @@ impl Identity {
 
 /// The 22nd field of `/proc/*/stat`; the second is a name in brackets with anything in it.
 fn start_of(pid: u32) -> Option<u64> {
-    let stat = std::fs::read(format!("/proc/{pid}/stat")).ok()?;
+    let stat = std::fs::read(procfs::folder_of(pid).ok()?.join("stat")).ok()?;
     let after_name = stat.iter().rposition(|it| *it == b')')?;
     let fields = std::str::from_utf8(&stat[after_name + 1..]).ok()?;
     fields.split_ascii_whitespace().nth(19)?.parse().ok()

@@ -40,13 +40,14 @@ pub(crate) fn count() -> io::Result<u64> {
 
 /// Whether each thread but the calling one runs no more code of the program.
 fn others_are_ending() -> io::Result<bool> {
-    let own = nix::unistd::gettid().to_string();
-    let main = std::process::id().to_string();
+    // Not by their ids here, which may be others than those in /proc.
+    let own = fs::read_link("/proc/thread-self")?;
+    let (own, main) = (own.file_name(), own.iter().next());
     for entry in fs::read_dir("/proc/self/task")?.flatten() {
         let id = entry.file_name();
         // The main thread stays on the list until the whole process ends.
-        let stays = id.to_str() == Some(&main);
-        if id.to_str() != Some(&own) && (stays || !is_ending(&entry.path().join("stat"))) {
+        let stays = main == Some(&id);
+        if own != Some(&id) && (stays || !is_ending(&entry.path().join("stat"))) {
             return Ok(false);
         }
     }

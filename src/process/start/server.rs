@@ -313,7 +313,8 @@ impl Server {
         let mut children = child::children(interrupted).unwrap_or(Some(Vec::new()))?;
         children.retain(|pid| {
             let is_known = self.children.iter().any(|it| it.pid == *pid);
-            !is_known && !child::runs_on(*pid)
+            // What /proc says is not believed without the kernel's word for it: nothing but a child is killed.
+            !is_known && child::is_child(*pid) && !child::runs_on(*pid)
         });
         Some(children)
     }
