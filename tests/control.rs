@@ -15,6 +15,8 @@ mod input;
 mod kernel;
 #[path = "control/meetings.rs"]
 mod meetings;
+#[path = "control/missing.rs"]
+mod missing;
 #[path = "control/pressure.rs"]
 mod pressure;
 #[path = "control/priorities.rs"]
@@ -35,5 +37,5 @@ mod workers;
 #[test]
 #[ignore = "a program that other tests start"]
 fn program() {
-    processes::run(&[input::PROGRAMS, refusals::PROGRAMS].concat());
+    processes::run(&[input::PROGRAMS, missing::PROGRAMS, refusals::PROGRAMS].concat());
 }

@@ -51,6 +51,11 @@ pub(crate) fn spawn_self(name: &str, value: &OsStr, passed: BorrowedFd<'_>) -> i
     Ok(pid.as_raw().cast_unsigned())
 }
 
+/// Whether `/proc` is mounted.
+pub(crate) fn has_proc() -> bool {
+    std::path::Path::new("/proc/self").exists()
+}
+
 /// Executes this program's file again in this process, as [`spawn_self`] does in a new one. Returns only if that fails.
 pub(crate) fn execute_self(
     name: &str,
@@ -300,6 +305,11 @@ fn parent_in_stat(stat: &[u8]) -> Option<u32> {
 pub(crate) struct PidFd(OwnedFd);
 
 impl PidFd {
+    /// Whether the system call exists here: neither the kernel nor what the process runs under lacks it.
+    pub(crate) fn is_available() -> bool {
+        Self::open(std::process::id()).is_ok()
+    }
+
     /// The caller must know that `pid` has not been reaped: its own child, itself, or a process that was there just now.
     pub(crate) fn open(pid: u32) -> io::Result<Self> {
         // SAFETY: pidfd_open takes plain numbers and returns a new descriptor, closed on exec.

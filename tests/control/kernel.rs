@@ -50,12 +50,14 @@ pub(crate) enum Whose {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Which {
     Only(usize),
+    All,
 }
 
 impl Which {
     fn has(self, number: usize) -> bool {
         match self {
             Self::Only(it) => number == it,
+            Self::All => true,
         }
     }
 }

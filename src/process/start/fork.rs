@@ -8,7 +8,7 @@ use crate::process::{
     entry,
     function::Given,
     own_threads::{self, Paused},
-    start::{Child, Start},
+    start::{Child, Start, missing::start_failed},
 };
 use crate::sys::{
     child::{self, Forked, PidFd, Threads},
@@ -98,14 +98,15 @@ fn own(pid: u32, copy: &OwnedFd) -> io::Result<Child> {
 }
 
 fn failed(error: io::Error) -> Error {
-    Error::io("failed to fork", error).with_kind(ErrorKind::StartFailed)
+    start_failed("failed to fork", error)
 }
 
 /// Has the calling thread be the only one, if the others are our own.
 fn only_thread() -> Result<Paused> {
     let paused = own_threads::pause();
     let threads = threads::count();
-    let threads = threads.map_err(|it| Error::io("failed to count this process's threads", it))?;
+    let threads =
+        threads.map_err(|it| start_failed("failed to count this process's threads", it))?;
     if threads == 1 {
         return Ok(paused);
     }

@@ -10,6 +10,7 @@ use crate::process::{
     per_process::PerProcess,
     start::{
         Child, Request, Start, fork,
+        missing::start_failed,
         server::{GREETING, READY, Reply},
     },
 };
@@ -87,7 +88,7 @@ pub(crate) struct Template {
 
 impl Template {
     pub(crate) fn new(threads: Threads) -> Result<Self> {
-        let failed = |it| start_failed("fork a template for workers", it);
+        let failed = |it| start_failed("failed to fork a template for workers", it);
         let (control, theirs) = socket::pair().map_err(failed)?;
         let owner = PidFd::open(std::process::id()).map_err(failed)?;
         let copy = fork::copy(threads, || entry::run_template(theirs, owner))?;
@@ -121,10 +122,6 @@ impl Template {
     }
 }
 
-fn start_failed(what: &str, error: io::Error) -> Error {
-    Error::io(format_args!("failed to {what}"), error).with_kind(ErrorKind::StartFailed)
-}
-
 /// Why the server gave no child.
 enum Refusal {
     /// It does not answer: start another.
@@ -139,7 +136,7 @@ impl Refusal {
             Self::Gone => io::ErrorKind::BrokenPipe.into(),
             Self::Failed(error) => error,
         };
-        start_failed("fork a process", error)
+        start_failed("failed to fork a process", error)
     }
 }
 
@@ -154,7 +151,7 @@ struct ForkServer {
 impl ForkServer {
     fn spawn() -> Result<Self> {
         entry::check_reachable()?;
-        Self::spawn_reachable().map_err(|it| start_failed("start the fork server", it))
+        Self::spawn_reachable().map_err(|it| start_failed("failed to start the fork server", it))
     }
 
     fn spawn_reachable() -> io::Result<Self> {

@@ -9,10 +9,11 @@
 pub(crate) mod executed;
 pub(crate) mod fork;
 pub(crate) mod forkserver;
+mod missing;
 pub(crate) mod origin;
 pub(crate) mod server;
 
-use crate::error::{Error, ErrorKind, Result};
+use crate::error::Result;
 use crate::process::function::{ChildMain, Given, Location};
 use crate::sys::{
     child::{self, PidFd, WaitStatus},
@@ -20,6 +21,7 @@ use crate::sys::{
     signal::Ignored,
     socket,
 };
+use missing::start_failed;
 use std::{
     fs::File,
     io,
@@ -42,9 +44,7 @@ pub(crate) struct Start<'a> {
 pub(crate) fn directory() -> Result<OwnedFd> {
     let root = |_| fd::above_stdio(File::open("/")?.into());
     let directory = child::working_directory().or_else(root);
-    directory.map_err(|it| {
-        Error::io("failed to open the working directory", it).with_kind(ErrorKind::StartFailed)
-    })
+    directory.map_err(|it| start_failed("failed to open the working directory", it))
 }
 
 /// Bytes beside a request: a message of a socket holds several times as much, and what is larger costs less in shared memory.
