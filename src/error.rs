@@ -1,6 +1,10 @@
 //! The crate's one error type, its kinds, and what it carries of a panic or a death.
 
-use crate::sys::stack::{Calls, Stack};
+use crate::sys::{
+    child::WaitStatus,
+    crash,
+    stack::{Calls, Stack},
+};
 use serde::{Deserialize, Serialize};
 use std::{error::Error as StdError, fmt, io, sync::Arc};
 
@@ -130,6 +134,26 @@ pub struct WorkerExit {
     pub signal: Option<i32>,
     /// The code it gave to `exit`. Neither this nor a signal is known when the fork server was killed too.
     pub exit_code: Option<i32>,
+    /// Whether one of its threads has overflowed its stack, which ended it by this signal.
+    ///
+    /// It is known on x86-64 and 64-bit ARM: of the main thread; under [`StartMethod::Fork`](crate::StartMethod::Fork) of a Rust
+    /// program, of every thread of std's; under the other start methods, of every thread that is started by code which was
+    /// loaded before the function was called. The others end by SIGSEGV without a word.
+    pub stack_overflow: bool,
+}
+
+impl WorkerExit {
+    /// Tells how a process ended that has noted an overflow of a stack, or has not.
+    pub(crate) fn new(pid: u32, status: Option<WaitStatus>, has_overflowed: bool) -> Self {
+        let signal = status.and_then(WaitStatus::signal);
+        Self {
+            pid,
+            signal,
+            exit_code: status.and_then(WaitStatus::exit_code),
+            // A handler of the function's own may have let it go on.
+            stack_overflow: has_overflowed && signal.is_some_and(crash::may_be_of_overflow),
+        }
+    }
 }
 
 impl Error {
@@ -241,6 +265,13 @@ impl fmt::Debug for RemotePanic {
 impl fmt::Display for WorkerExit {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match (self.signal, self.exit_code) {
+            (Some(signal), _) if self.stack_overflow => {
+                write!(
+                    f,
+                    "was killed by {} on a stack overflow",
+                    SignalName(signal)
+                )
+            }
             (Some(signal), _) => write!(f, "was killed by {}", SignalName(signal)),
             (None, Some(code)) => write!(f, "exited with code {code}"),
             (None, None) => f.write_str("exited with unknown status"),

@@ -113,7 +113,7 @@
 //! | event | what happens |
 //! |---|---|
 //! | task panics | that future: [`Panicked`](ErrorKind::Panicked) with message, location and backtrace; nothing is printed; the worker lives on (with `panic = "abort"` it is replaced) |
-//! | worker dies in a task (signal, abort, `exit`, out of memory) | that future alone: [`WorkerDied`](ErrorKind::WorkerDied) with pid and signal or exit code; a replacement is forked at once; what had not started runs elsewhere |
+//! | worker dies in a task (signal, abort, `exit`, out of memory) | that future alone: [`WorkerDied`](ErrorKind::WorkerDied) with pid and signal or exit code, and whether its [stack overflowed](WorkerExit::stack_overflow); a replacement is forked at once; what had not started runs elsewhere |
 //! | idle worker dies | replaced; no future notices |
 //! | task runs longer than its limit, or is killed by its future | [`TimedOut`](ErrorKind::TimedOut), [`Cancelled`](ErrorKind::Cancelled); its worker alone is stopped (SIGTERM, SIGKILL 1 s later) and replaced; what was behind it runs elsewhere |
 //! | value cannot be encoded or decoded | [`Codec`](ErrorKind::Codec) on that future; nothing else |

@@ -15,6 +15,8 @@ mod fork_maps;
 mod handles;
 #[path = "process/methods.rs"]
 mod methods;
+#[path = "process/overflows.rs"]
+mod overflows;
 #[path = "process/pool_handles.rs"]
 mod pool_handles;
 #[path = "process/pools.rs"]

@@ -62,6 +62,7 @@ impl Tries {
 mod tests {
     use super::*;
     use crate::error::WorkerExit;
+    use crate::sys::child::WaitStatus;
 
     #[test]
     fn the_last_error_tells_of_those_before_it() {
@@ -70,11 +71,8 @@ mod tests {
         tries.push(Error::new(ErrorKind::TimedOut, "too slow"));
         let alone = tries.clone().into_error().map(|it| it.to_string());
         assert_eq!((tries.next(), alone.as_deref()), (2, Some("too slow")));
-        tries.push(Error::worker_died(WorkerExit {
-            pid: 7,
-            signal: Some(9),
-            exit_code: None,
-        }));
+        let killed = WorkerExit::new(7, Some(WaitStatus(9)), false);
+        tries.push(Error::worker_died(killed));
         let error = tries.into_error().expect("two errors");
         assert_eq!(
             error.to_string(),

@@ -62,6 +62,8 @@ const STARTED_AT: usize = 392;
 const STOP: usize = 448;
 /// Not 0 once the pool has the worker end: written by the pool before it sends SIGTERM, read by the worker's handler.
 const END: usize = 456;
+/// Not 0 once a thread of the worker has overflowed its stack: written by the worker's handler of that, read after its death.
+const OVERFLOW: usize = 460;
 const PANIC_ITEM: usize = 512;
 const PANIC_SINCE: usize = 520;
 const PANIC_NANOS: usize = 528;
@@ -325,11 +327,20 @@ impl Page {
         word == 1 << 32 | u64::from(item)
     }
 
-    /// Returns the word that is not 0 once the pool ends this worker. A handler reads it at any time, so the page is never
-    /// unmapped.
+    /// Returns the word that is not 0 once the pool ends this worker.
     pub(super) fn end_word(&self) -> &'static AtomicU32 {
+        self.word_of_a_handler(END)
+    }
+
+    /// Returns the word that is not 0 once a thread of this worker has overflowed its stack.
+    pub(super) fn overflow_word(&self) -> &'static AtomicU32 {
+        self.word_of_a_handler(OVERFLOW)
+    }
+
+    /// Returns a word that a handler uses at any time, so that the page is never unmapped.
+    fn word_of_a_handler(&self, at: usize) -> &'static AtomicU32 {
         let page: &'static Self = Box::leak(Box::new(self.clone()));
-        page.0.view().atomic_u32(END)
+        page.0.view().atomic_u32(at)
     }
 
     /// Adds to what the pool measures tasks by: some items that waited for so long and took so long together.
@@ -375,6 +386,11 @@ impl Page {
             since => clock::since(since).min(LONGEST_PANIC),
         };
         ended.saturating_add(running)
+    }
+
+    /// Whether a thread of the worker has overflowed its stack.
+    pub(super) fn has_overflowed(&self) -> bool {
+        self.0.view().atomic_u32(OVERFLOW).load(Ordering::Acquire) != 0
     }
 
     /// Asks the item to stop, which it may notice.

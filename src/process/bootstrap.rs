@@ -46,6 +46,7 @@ pub(super) fn main(given: Given) -> i32 {
 fn run(given: Given) -> Option<i32> {
     let mut fds = given.fds.into_iter();
     let report = Report::new(fds.next()?);
+    report.note_overflow();
     let luggage = Luggage::received(given.bytes, &mut fds).ok()?;
     let _mark = fds.next();
     let setup = luggage.setup()?;

@@ -22,7 +22,7 @@ use crate::process::{
 };
 use crate::sys::{
     child::{self, PidFd},
-    environment, fd, modules,
+    environment, fd, modules, new_threads,
     signal::{self, Ignored},
     threads,
 };
@@ -184,6 +184,8 @@ fn prepare(ignored: Ignored, run_constructors: impl FnOnce()) {
     run_constructors();
     PREPARES.store(false, Ordering::Relaxed);
     signal::reset(ignored);
+    // What is forked from it has this, too.
+    new_threads::give_alternate_stacks();
 }
 
 /// Runs the main function of a child that was just forked from the fork server, with no descriptor of the server's but

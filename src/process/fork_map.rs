@@ -13,11 +13,12 @@ use super::{
 use crate::error::{Error, ErrorKind, Result, WorkerExit};
 use crate::shm::{Cursor, Segment, Slab};
 use crate::sys::{
-    child::{self, Threads, WaitStatus},
+    child::{self, Threads},
+    crash::{self, Note},
     poll,
 };
 use crate::wire::{Wire, codec};
-use std::sync::atomic::Ordering;
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 
 /// Calls `f` on every item, in `workers` copies of this process that are forked now, and gives the results in order.
 ///
@@ -62,6 +63,8 @@ pub unsafe fn fork_map_unchecked<T, R: Wire>(
 
 /// A copy of this process, and where it leaves its results.
 struct Copy {
+    /// From 0.
+    number: usize,
     child: Child,
     results: Slab,
 }
@@ -76,12 +79,13 @@ fn run<T, R: Wire>(
         let message = "a map cannot be run by 0 workers";
         return Err(Error::new(ErrorKind::InvalidInput, message));
     }
-    let next = Next::new(items.len())?;
-    let (copies, failure) = start(workers.min(items.len()), items, f, threads, &next);
+    let workers = workers.min(items.len());
+    let common = Common::new(items.len(), workers)?;
+    let (copies, failure) = start(workers, items, f, threads, &common);
     let mut outcomes: Vec<Option<Result<R>>> = (0..items.len()).map(|_| None).collect();
     let mut ends = Vec::new();
     for copy in copies {
-        ends.push(wait(&copy.child)?);
+        ends.push(wait(&copy, &common)?);
         read(&copy.results, &mut outcomes);
     }
     if let Some(error) = failure {
@@ -101,14 +105,14 @@ fn start<T, R: Wire>(
     items: &[T],
     f: &impl Fn(&T) -> R,
     threads: Threads,
-    next: &Next,
+    common: &Common,
 ) -> (Vec<Copy>, Option<Error>) {
     let mut copies = Vec::new();
-    for _ in 0..workers {
-        match start_one(items, f, threads, next) {
+    for number in 0..workers {
+        match start_one(items, f, threads, (common, number)) {
             Ok(copy) => copies.push(copy),
             Err(error) => {
-                next.stop();
+                common.stop();
                 return (copies, Some(error));
             }
         }
@@ -120,31 +124,36 @@ fn start_one<T, R: Wire>(
     items: &[T],
     f: &impl Fn(&T) -> R,
     threads: Threads,
-    next: &Next,
+    (common, number): (&Common, usize),
 ) -> Result<Copy> {
     let mut results = Slab::new(0, 0)?;
     let parent = std::process::id();
     let child = fork::copy(threads, || {
         if child::ends_with(parent) {
-            work(items, f, next, &mut results);
+            crash::note_overflow(Note::Word(common.overflow_word(number)));
+            work(items, f, common, &mut results);
             entry::flush_output();
         }
     })?;
-    Ok(Copy { child, results })
+    Ok(Copy {
+        number,
+        child,
+        results,
+    })
 }
 
 /// What a copy does.
-fn work<T, R: Wire>(items: &[T], f: &impl Fn(&T) -> R, next: &Next, results: &mut Slab) {
+fn work<T, R: Wire>(items: &[T], f: &impl Fn(&T) -> R, common: &Common, results: &mut Slab) {
     panic::install_hook(OnPanic::SILENT);
     let mut written = 0;
-    while let Some(index) = next.take() {
+    while let Some(index) = common.take() {
         let outcome = panic::run(|| encoded(&f(&items[index])));
         let outcome = outcome.map_err(|it| *it).and_then(|it| it);
         if outcome.is_err() {
-            next.stop();
+            common.stop();
         }
         let Some(end) = leave(results, written, index, &outcome) else {
-            return next.stop();
+            return common.stop();
         };
         written = end;
     }
@@ -223,45 +232,60 @@ fn decoded<R: Wire>(is_value: bool, bytes: &[u8]) -> Result<R> {
 }
 
 /// Waits for the end of a copy.
-fn wait(child: &Child) -> Result<WorkerExit> {
+fn wait(copy: &Copy, common: &Common) -> Result<WorkerExit> {
+    let child = &copy.child;
     poll::readable(&child.pidfd, None).map_err(|it| Error::io("failed to wait for a copy", it))?;
     let status = child.pidfd.take_status();
-    Ok(WorkerExit {
-        pid: child.pid,
-        signal: status.and_then(WaitStatus::signal),
-        exit_code: status.and_then(WaitStatus::exit_code),
-    })
+    Ok(WorkerExit::new(
+        child.pid,
+        status,
+        common.has_overflowed(copy.number),
+    ))
 }
 
-/// The next item, for all copies.
-struct Next {
-    counter: Segment,
+/// What all copies share: the number of the next item, and for each whether its stack has overflowed.
+struct Common {
+    words: Segment,
     count: u64,
 }
 
-impl Next {
-    fn new(count: usize) -> Result<Self> {
+impl Common {
+    fn new(count: usize, copies: usize) -> Result<Self> {
         Ok(Self {
-            counter: Segment::anonymous(size_of::<u64>())?,
+            words: Segment::anonymous(Self::overflow_at(copies))?,
             count: count as u64,
         })
     }
 
+    fn next(&self) -> &AtomicU64 {
+        self.words.view().atomic_u64(0)
+    }
+
+    /// Bytes before the word of a copy.
+    fn overflow_at(number: usize) -> usize {
+        size_of::<u64>() + number * size_of::<u32>()
+    }
+
     fn take(&self) -> Option<usize> {
         // Relaxed: nothing else is read by it.
-        let index = self
-            .counter
-            .view()
-            .atomic_u64(0)
-            .fetch_add(1, Ordering::Relaxed);
+        let index = self.next().fetch_add(1, Ordering::Relaxed);
         (index < self.count).then_some(index as usize)
     }
 
     /// Has nothing more begun.
     fn stop(&self) {
-        self.counter
-            .view()
-            .atomic_u64(0)
-            .store(self.count, Ordering::Relaxed);
+        self.next().store(self.count, Ordering::Relaxed);
+    }
+
+    /// Returns the word that is not 0 once the stack of this process, a copy, has overflowed. A handler writes it at any time,
+    /// so that it is never unmapped.
+    fn overflow_word(&self, number: usize) -> &'static AtomicU32 {
+        let words: &'static Segment = Box::leak(Box::new(self.words.clone()));
+        words.view().atomic_u32(Self::overflow_at(number))
+    }
+
+    fn has_overflowed(&self, number: usize) -> bool {
+        let word = self.words.view().atomic_u32(Self::overflow_at(number));
+        word.load(Ordering::Acquire) != 0
     }
 }

@@ -131,11 +131,11 @@ impl<R: Wire> Process<R> {
         match left {
             Left::Value(value) => Self::decode(value, handles),
             Left::Fault(fault) => Err(fault.into_error()),
-            Left::Nothing => Err(Error::process_died(WorkerExit {
-                pid: child.pid(),
-                signal: status.signal(),
-                exit_code: status.code(),
-            })),
+            Left::Nothing => Err(Error::process_died(WorkerExit::new(
+                child.pid(),
+                status.0,
+                child.outcome.has_overflowed(),
+            ))),
         }
     }
 

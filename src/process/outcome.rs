@@ -9,12 +9,16 @@ use super::{
     words::{Said, send_handles},
 };
 use crate::shm::{Buffer, Cursor, SPILL, Slab};
-use crate::sys::{child::WaitStatus, poll, socket};
+use crate::sys::{
+    child::WaitStatus,
+    crash::{self, Note},
+    poll, socket,
+};
 use crate::wire::{codec, handle::Descriptor};
 use parking_lot::{Mutex, MutexGuard};
 use std::{
     io, mem,
-    os::fd::{AsFd, BorrowedFd, OwnedFd},
+    os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd},
     time::{Duration, Instant},
 };
 
@@ -33,6 +37,12 @@ impl Report {
             *OWN.lock() = socket.try_clone().ok().map(Self);
         }
         Self(socket)
+    }
+
+    /// Has an overflow of this process's stack left there, too.
+    pub(super) fn note_overflow(&self) {
+        let byte = Said::StackOverflow as u8;
+        crash::note_overflow(Note::Message(self.0.as_raw_fd(), byte));
     }
 
     pub(super) fn socket(&self) -> &OwnedFd {
@@ -123,6 +133,7 @@ struct Heard {
     left: Left,
     /// How it ended, by the fork server's record.
     status: Option<WaitStatus>,
+    has_overflowed: bool,
     /// Whether nothing more comes.
     is_over: bool,
     /// Why what is there could not be taken in.
@@ -176,6 +187,11 @@ impl Outcome {
     /// Whether it has left a value so far.
     pub(super) fn has_value(&self) -> bool {
         matches!(self.hear().left, Left::Value(_))
+    }
+
+    /// Whether a thread of it has overflowed its stack.
+    pub(super) fn has_overflowed(&self) -> bool {
+        self.hear().has_overflowed
     }
 
     /// Takes what it has left, and the handles in that; nothing more comes when it has ended.
@@ -236,6 +252,8 @@ impl Heard {
             self.left = Left::Value(Payload::shared(&message, fds.pop()));
         } else if is(Said::LargeFault) {
             self.left = Left::Fault(fault(Payload::shared(&message, fds.pop())));
+        } else if is(Said::StackOverflow) {
+            self.has_overflowed = true;
         } else if message[0] == ExitRecord::MARK {
             self.status = ExitRecord::find(&message).map(|it| it.0);
         }

@@ -7,6 +7,7 @@
 //! | [`Said::Handles`] | the child | a socket comes with it, in which the descriptors in its result lie |
 //! | [`Said::Value`], [`Said::LargeValue`] | the child | what its function has returned |
 //! | [`Said::Fault`], [`Said::LargeFault`] | the child | why there is no value |
+//! | [`Said::StackOverflow`] | the child's handler of that | the child ends, and why |
 //! | an [`ExitRecord`] | the fork server | how the child has ended; nothing follows |
 
 use super::start::ExitRecord;
@@ -46,6 +47,8 @@ pub(super) enum Said {
     /// Followed by the length of its encoding, which lies in a slab that comes along.
     LargeValue,
     LargeFault,
+    /// A thread has overflowed its stack.
+    StackOverflow,
 }
 
 /// Sends handles into a socket, where they wait. An error if they are more than it takes.

@@ -77,7 +77,7 @@ pub(crate) fn punch(file: impl AsFd, range: Range<usize>) -> io::Result<()> {
     retry(|| fallocate(&file, mode, start, length))
 }
 
-fn page_size() -> io::Result<usize> {
+pub(super) fn page_size() -> io::Result<usize> {
     let size = sysconf(SysconfVar::PAGE_SIZE)?;
     let size = size.and_then(|it| usize::try_from(it).ok());
     size.ok_or_else(|| io::ErrorKind::Unsupported.into())

@@ -6,16 +6,20 @@
 //! Invariant: knows nothing of this crate but its own files; no descriptor leaves it without `O_CLOEXEC` or below 3.
 #![expect(unsafe_code, reason = "system calls that have no safe wrapper")]
 
+mod alternate_stack;
 pub(crate) mod bytes;
 pub(crate) mod child;
 pub(crate) mod clock;
+pub(crate) mod crash;
 pub(crate) mod environment;
 pub(crate) mod fd;
 pub(crate) mod futex;
+mod imports;
 pub(crate) mod limits;
 pub(crate) mod memory;
 pub(crate) mod modules;
 pub(crate) mod named;
+pub(crate) mod new_threads;
 pub(crate) mod parent_death;
 pub(crate) mod pid;
 pub(crate) mod pipe;

@@ -239,7 +239,7 @@ unsafe fn describe(base: usize, headers: &[libc::Elf64_Phdr], is_program: bool) 
 }
 
 /// Returns where the segments of a type lie that have all of these flags, in a module that is loaded at `base`.
-fn segments(
+pub(super) fn segments(
     base: usize,
     headers: &[libc::Elf64_Phdr],
     wanted: u32,
@@ -308,21 +308,31 @@ fn build_id(mut notes: &[u8]) -> Option<&[u8]> {
     }
 }
 
+/// Returns the entries of a dynamic section: tag and value.
+///
+/// # Safety
+///
+/// The section must lie there, in a module that stays loaded while the entries are taken.
+pub(super) unsafe fn dynamic_entries(dynamic: usize) -> impl Iterator<Item = [i64; 2]> {
+    const DT_NULL: i64 = 0;
+    let first = ptr::with_exposed_provenance::<[i64; 2]>(dynamic);
+    // SAFETY: the section is mapped, says the caller, and its end is an entry DT_NULL, behind which nothing is taken.
+    let entries = (0..).map(move |index| unsafe { *first.wrapping_add(index) });
+    entries.take_while(|it| it[0] != DT_NULL)
+}
+
 /// The functions in a module's `.init_array`, in the order in which they run.
 ///
 /// # Safety
 ///
 /// A module must be loaded at `base`, with its dynamic section at `dynamic`.
 unsafe fn constructors(base: usize, dynamic: usize) -> Vec<usize> {
-    const DT_NULL: i64 = 0;
     const DT_INIT_ARRAY: i64 = 25;
     const DT_INIT_ARRAYSZ: i64 = 27;
     let (mut array, mut size) = (None, 0);
-    for index in 0.. {
-        let entry = (dynamic as *const [i64; 2]).wrapping_add(index);
-        // SAFETY: the dynamic section is mapped, and its end is an entry DT_NULL, where this loop stops.
-        match unsafe { *entry } {
-            [DT_NULL, _] => break,
+    // SAFETY: says the caller.
+    for entry in unsafe { dynamic_entries(dynamic) } {
+        match entry {
             [DT_INIT_ARRAY, address] => array = Some(base.wrapping_add(address as usize)),
             [DT_INIT_ARRAYSZ, bytes] => size = bytes as usize,
             _ => {}

@@ -93,7 +93,7 @@ const ROWS: [(Blow, End, &str); 8] = [
     (
         Blow::StackOverflow,
         End::Killed(Signal::SIGSEGV),
-        "was killed by SIGSEGV (signal 11)",
+        "was killed by SIGSEGV (signal 11) on a stack overflow",
     ),
     (Blow::Exit, End::Exited(0), "exited with code 0"),
     (

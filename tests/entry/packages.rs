@@ -209,6 +209,11 @@ fn a_panic_that_aborts_on_another_thread_is_a_death_and_is_printed() {
 }
 
 #[test]
+fn an_overflow_that_std_reports_and_aborts_at_is_named_in_the_error() {
+    assert!(abort_in("overflow").contains("has overflowed its stack"));
+}
+
+#[test]
 fn every_one_of_many_panics_that_abort_arrives() {
     let printed = abort_in("row");
     assert_eq!(printed, "", "a task's panic is not printed");

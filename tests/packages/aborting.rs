@@ -1,7 +1,10 @@
 //! A program that is built with `panic = "abort"`: each of its arguments names something that it does and checks.
 
-use procpool::{Error, ErrorKind, ProcessPoolExecutor, Result, TaskFuture};
+use procpool::{
+    Error, ErrorKind, Process, ProcessPoolExecutor, Result, StartMethod, TaskFuture,
+};
 use serde::{Deserialize, Deserializer, Serialize};
+use std::hint::black_box;
 
 fn pool(workers: usize) -> ProcessPoolExecutor {
     let pool = ProcessPoolExecutor::builder().workers(workers).build();
@@ -130,6 +133,36 @@ fn thread() {
     check_works(&pool);
 }
 
+/// A copy of this program has the handler of std, which says that the stack has overflowed and aborts: so does the error.
+fn overflow() -> Result<()> {
+    fn overflow(depth: u64) -> u64 {
+        let frame = black_box([depth; 128]);
+        if depth == u64::MAX {
+            return frame[0];
+        }
+        overflow(depth + 1) + black_box(frame)[1]
+    }
+    fn overflow_in_a_thread(depth: u64) -> u64 {
+        let thread = std::thread::spawn(move || overflow(depth));
+        thread.join().expect("it never ends")
+    }
+    let check = |error: Error, signal| {
+        assert!(error.to_string().contains("stack overflow"), "{error}");
+        let exit = error.worker().expect("how it ended");
+        assert!(exit.stack_overflow && exit.signal == Some(signal), "{error}");
+    };
+    for function in [overflow as fn(u64) -> u64, overflow_in_a_thread] {
+        let process = Process::builder(function, 0).start_method(StartMethod::Fork);
+        check(process.start()?.result().expect_err("a death"), 6);
+        let builder = ProcessPoolExecutor::builder().workers(1);
+        let pool = builder.start_method(StartMethod::Fork).build()?;
+        // What a pool forks from has no handlers.
+        check(pool.apply(function, 0).expect_err("a death"), 11);
+        check_works(&pool);
+    }
+    Ok(())
+}
+
 /// A long row of panics costs a worker each, and nothing else.
 fn row() -> Result<()> {
     let pool = pool(2);
@@ -152,6 +185,7 @@ fn main() -> Result<()> {
         Some("context") => context(),
         Some("initializer") => initializer(),
         Some("thread") => thread(),
+        Some("overflow") => overflow()?,
         Some("row") => row()?,
         _ => panic!("nothing to do"),
     }

@@ -81,7 +81,8 @@ impl State {
 
     /// The error of an item whose worker has ended so, with the limit that it has run into.
     fn error_of(&self, exit: WorkerExit) -> Error {
-        let reason = exit.signal.zip(self.limits.as_ref());
+        let signal = exit.signal.filter(|_| !exit.stack_overflow);
+        let reason = signal.zip(self.limits.as_ref());
         let reason = reason.and_then(|(signal, limits)| limits.reason(signal));
         let error = Error::worker_died(exit);
         match reason {

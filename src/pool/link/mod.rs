@@ -421,11 +421,7 @@ impl Link {
     /// How it ended, as far as anybody knows.
     pub(super) fn how_it_ended(&self) -> WorkerExit {
         let status = self.exit.or_else(|| self.pidfd.status_after_reaping());
-        WorkerExit {
-            pid: self.pid,
-            signal: status.and_then(WaitStatus::signal),
-            exit_code: status.and_then(WaitStatus::exit_code),
-        }
+        WorkerExit::new(self.pid, status, self.page.has_overflowed())
     }
 }
 

@@ -26,7 +26,9 @@ use crate::process::{
 };
 use crate::shm::{Buffer, Cursor, Slab, Slabs};
 use crate::sys::{
-    child, clock, environment,
+    child, clock,
+    crash::{self, Note},
+    environment,
     fd::{self, Stdio},
     limits, memory, pid, signal,
     spin::Spin,
@@ -148,6 +150,7 @@ pub(super) fn main(given: Given) -> i32 {
     let Ok(page) = Page::from_fd(page) else {
         return 0;
     };
+    crash::note_overflow(Note::Word(page.overflow_word()));
     let told_to_end = page.end_word();
     if signal::leave_the_end_to_the_owner(Some(told_to_end)).is_err()
         || fd::set_nonblocking(&bell).is_err()

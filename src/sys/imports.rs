@@ -1,0 +1,193 @@
+//! What modules import: the slots in which they keep the addresses of functions of other modules.
+//!
+//! Only for processes that are entirely ours: a slot that is written to changes what a module calls.
+
+use super::{memory, modules};
+use std::{
+    ffi::{CStr, c_int, c_void},
+    io,
+    ops::Range,
+    ptr, slice,
+};
+
+/// The types of relocations of a slot that holds a function's address.
+#[cfg(target_arch = "x86_64")]
+const SLOT_TYPES: &[u64] = &[6, 7];
+#[cfg(target_arch = "aarch64")]
+const SLOT_TYPES: &[u64] = &[1025, 1026];
+#[cfg(not(any(target_arch = "x86_64", target_arch = "aarch64")))]
+const SLOT_TYPES: &[u64] = &[];
+
+/// Where a module keeps the address of a function that it imports.
+#[derive(Debug)]
+pub(super) struct Import {
+    slot: usize,
+    /// Addresses that the loader has made read-only after it had written the slots.
+    sealed: Range<usize>,
+}
+
+impl Import {
+    /// Writes another address to the slot.
+    ///
+    /// # Safety
+    ///
+    /// A function of the same type must lie there, forever, and this process must have one thread.
+    pub(super) unsafe fn redirect(&self, function: usize) -> io::Result<()> {
+        let page = memory::page_size()?;
+        let is_sealed = self.sealed.contains(&self.slot);
+        let start = ptr::with_exposed_provenance_mut::<c_void>(self.slot / page * page);
+        let protect = |protection| {
+            // SAFETY: the page is one of the module's data, which stay readable.
+            is_sealed && unsafe { libc::mprotect(start, page, protection) } != 0
+        };
+        if protect(libc::PROT_READ | libc::PROT_WRITE) {
+            return Err(io::Error::last_os_error());
+        }
+        let slot = ptr::with_exposed_provenance_mut::<usize>(self.slot);
+        // SAFETY: the loader's own slot for this function, and no other thread reads it, says the caller.
+        unsafe { slot.write_volatile(function) };
+        // A page that stays writable is one that others leave so, too.
+        protect(libc::PROT_READ);
+        Ok(())
+    }
+}
+
+/// Returns the slots for the function of this name in all loaded modules.
+pub(super) fn of(name: &CStr) -> Vec<Import> {
+    let mut search = Search {
+        name,
+        found: Vec::new(),
+    };
+    // SAFETY: `collect` is called before this returns, with the search that is passed here.
+    unsafe { libc::dl_iterate_phdr(Some(collect), (&raw mut search).cast()) };
+    search.found
+}
+
+struct Search<'a> {
+    name: &'a CStr,
+    found: Vec<Import>,
+}
+
+unsafe extern "C" fn collect(
+    info: *mut libc::dl_phdr_info,
+    _size: libc::size_t,
+    search: *mut c_void,
+) -> c_int {
+    // SAFETY: the loader passes a valid record, which it does not change during the call.
+    let info = unsafe { &*info };
+    // SAFETY: `of` passes its search and does not touch it during the call.
+    let search = unsafe { &mut *search.cast::<Search<'_>>() };
+    // SAFETY: the loader's record names `dlpi_phnum` headers from `dlpi_phdr` on.
+    let headers = unsafe { slice::from_raw_parts(info.dlpi_phdr, info.dlpi_phnum.into()) };
+    let base = info.dlpi_addr as usize;
+    let segment = |wanted| modules::segments(base, headers, wanted, 0).next();
+    let Some(dynamic) = segment(libc::PT_DYNAMIC) else {
+        return 0;
+    };
+    // SAFETY: the module is loaded while the loader calls this: it holds its lock against `dlclose`.
+    let tables = unsafe { Tables::read(base, dynamic.start) };
+    // SAFETY: as above.
+    let slots = unsafe { tables.slots_of(search.name) };
+    let sealed = segment(libc::PT_GNU_RELRO).unwrap_or_default();
+    search.found.extend(slots.into_iter().map(|slot| Import {
+        slot: base.wrapping_add(slot),
+        sealed: sealed.clone(),
+    }));
+    0
+}
+
+/// The tables by which the loader links a module.
+#[derive(Debug, Default)]
+struct Tables {
+    /// Addresses.
+    symbols: usize,
+    names: usize,
+    /// The addresses of both tables of relocations, and their lengths in bytes.
+    relocations: [(usize, usize); 2],
+    /// How many at the start of the first table name no symbol.
+    nameless: usize,
+}
+
+/// An entry of a table of relocations.
+#[repr(C)]
+struct Relocation {
+    offset: u64,
+    /// The type in the low half, the symbol's number in the high half.
+    info: u64,
+    addend: i64,
+}
+
+/// Bytes of an entry of the table of symbols, which begins with the name's place among the names, in 32 bits.
+const SYMBOL: usize = 24;
+
+impl Tables {
+    /// # Safety
+    ///
+    /// A module must be loaded at `base`, with its dynamic section at `dynamic`.
+    unsafe fn read(base: usize, dynamic: usize) -> Self {
+        // The loader of glibc has added the base, that of musl has not.
+        let absolute = |address: usize| {
+            if address < base {
+                base + address
+            } else {
+                address
+            }
+        };
+        let mut tables = Self::default();
+        // SAFETY: says the caller.
+        for [tag, value] in unsafe { modules::dynamic_entries(dynamic) } {
+            let value = value as usize;
+            match tag {
+                2 => tables.relocations[1].1 = value,
+                5 => tables.names = absolute(value),
+                6 => tables.symbols = absolute(value),
+                7 => tables.relocations[0].0 = absolute(value),
+                8 => tables.relocations[0].1 = value,
+                23 => tables.relocations[1].0 = absolute(value),
+                // DT_RELACOUNT.
+                0x6fff_fff9 => tables.nameless = value,
+                _ => {}
+            }
+        }
+        tables
+    }
+
+    /// Returns the slots of a function, from the module's base on.
+    ///
+    /// # Safety
+    ///
+    /// The module must still be loaded.
+    unsafe fn slots_of(&self, name: &CStr) -> Vec<usize> {
+        let mut slots = Vec::new();
+        for (skipped, (start, bytes)) in [self.nameless, 0].into_iter().zip(self.relocations) {
+            let count = bytes / size_of::<Relocation>();
+            if start == 0 || count < skipped {
+                continue;
+            }
+            let start = ptr::with_exposed_provenance::<Relocation>(start);
+            // SAFETY: the module's dynamic section says so.
+            let relocations = unsafe { slice::from_raw_parts(start, count) };
+            for relocation in &relocations[skipped..] {
+                let is_slot = SLOT_TYPES.contains(&(relocation.info & u64::from(u32::MAX)));
+                // SAFETY: the relocation names a symbol of this module, which is loaded.
+                if is_slot && unsafe { self.name_of(relocation.info >> 32) } == name {
+                    slots.push(relocation.offset as usize);
+                }
+            }
+        }
+        slots
+    }
+
+    /// # Safety
+    ///
+    /// The module must be loaded, and have so many symbols.
+    unsafe fn name_of(&self, symbol: u64) -> &CStr {
+        let symbol = self.symbols + symbol as usize * SYMBOL;
+        let symbol = ptr::with_exposed_provenance::<u32>(symbol);
+        // SAFETY: says the caller.
+        let name = self.names + unsafe { *symbol } as usize;
+        let name = ptr::with_exposed_provenance(name);
+        // SAFETY: a symbol's name lies among the module's names, and ends with a zero.
+        unsafe { CStr::from_ptr(name) }
+    }
+}

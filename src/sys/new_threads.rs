@@ -1,0 +1,114 @@
+//! Alternate stacks for the threads that this process will start.
+//!
+//! std gives one to each of its threads in a program that has come to `main`. A re-executed copy of the program never comes there,
+//! and nothing that may be called makes up for it. So calls of `pthread_create` are redirected in the modules that
+//! are loaded: a function of ours starts the thread, and another one is the first to run in it.
+//!
+//! Threads of modules that are loaded later have no alternate stack, nor have those of a statically linked program.
+
+use super::{alternate_stack::AlternateStack, imports, threads};
+use std::{
+    ffi::{c_int, c_void},
+    mem,
+    ptr::{self, NonNull},
+    sync::OnceLock,
+};
+
+type Routine = extern "C-unwind" fn(*mut c_void) -> *mut c_void;
+type Create = unsafe extern "C" fn(
+    *mut libc::pthread_t,
+    *const libc::pthread_attr_t,
+    Routine,
+    *mut c_void,
+) -> c_int;
+
+/// What starts a thread, and what has its alternate stack unmapped at its end.
+struct Means {
+    create: Create,
+    key: libc::pthread_key_t,
+}
+
+/// Set before the first slot is redirected.
+static MEANS: OnceLock<Means> = OnceLock::new();
+
+/// What a new thread is to run. It lies at the start of its alternate stack: the allocator may be what starts the thread.
+#[derive(Clone, Copy)]
+struct Start {
+    routine: Routine,
+    argument: *mut c_void,
+}
+
+/// Redirects the calls that start threads, once. Does nothing in a process that has more than one thread.
+pub(crate) fn give_alternate_stacks() {
+    if MEANS.get().is_some() || !threads::listed().is_ok_and(|it| it == 1) {
+        return;
+    }
+    // SAFETY: the name ends with a zero.
+    let real = unsafe { libc::dlsym(libc::RTLD_DEFAULT, c"pthread_create".as_ptr()) };
+    let mut key = 0;
+    // SAFETY: the key is a local, and the destructor is called with what `begin` sets.
+    if real.is_null() || unsafe { libc::pthread_key_create(&raw mut key, Some(end)) } != 0 {
+        return;
+    }
+    // SAFETY: this is the type of `pthread_create`; `C-unwind` and `C` differ only in what may unwind through them.
+    let create = unsafe { mem::transmute::<*mut c_void, Create>(real) };
+    MEANS.get_or_init(|| Means { create, key });
+    for import in imports::of(c"pthread_create") {
+        // A slot that stays as it is starts threads as ever.
+        // SAFETY: `create` has the type of `pthread_create`; one thread runs, as was checked.
+        let _ = unsafe { import.redirect(self::create as *const () as usize) };
+    }
+}
+
+/// Starts a thread, in the place of `pthread_create`.
+unsafe extern "C" fn create(
+    thread: *mut libc::pthread_t,
+    attributes: *const libc::pthread_attr_t,
+    routine: Routine,
+    argument: *mut c_void,
+) -> c_int {
+    let Some(means) = MEANS.get() else {
+        return libc::EAGAIN;
+    };
+    let Some(stack) = AlternateStack::map() else {
+        // SAFETY: the arguments are the caller's.
+        return unsafe { (means.create)(thread, attributes, routine, argument) };
+    };
+    let start = Start { routine, argument };
+    // SAFETY: it is mapped, aligned to pages, larger than this, and nobody uses it yet.
+    unsafe { stack.start().cast::<Start>().write(start) };
+    // SAFETY: all but the routine are the caller's, and `begin` takes the start of a stack.
+    let code = unsafe { (means.create)(thread, attributes, begin, stack.start().as_ptr()) };
+    if code != 0 {
+        // SAFETY: no thread was started that could have it.
+        unsafe { stack.unmap() };
+    }
+    code
+}
+
+/// Runs first in a new thread. It has nothing to be dropped, as `pthread_exit` unwinds through it.
+extern "C-unwind" fn begin(stack: *mut c_void) -> *mut c_void {
+    let Some(at) = NonNull::new(stack) else {
+        return ptr::null_mut();
+    };
+    // SAFETY: `create` has written it there.
+    let start = unsafe { at.cast::<Start>().read() };
+    // SAFETY: `create` passes the start of a mapped stack, which is this thread's from now on.
+    unsafe { AlternateStack::from_start(at) }.use_here();
+    if let Some(means) = MEANS.get() {
+        // Where there is no memory for this, the stack stays mapped.
+        // SAFETY: the key was made with the means.
+        unsafe { libc::pthread_setspecific(means.key, stack) };
+    }
+    (start.routine)(start.argument)
+}
+
+/// Unmaps the alternate stack of a thread that ends.
+unsafe extern "C" fn end(stack: *mut c_void) {
+    if let Some(stack) = NonNull::new(stack) {
+        // SAFETY: `begin` has set it, the start of a stack that is still mapped.
+        let stack = unsafe { AlternateStack::from_start(stack) };
+        // SAFETY: it is this thread's alone.
+        unsafe { stack.unmap() };
+    }
+}
