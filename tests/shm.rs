@@ -1,5 +1,7 @@
 //! Shared memory: bytes in and out, names, and what goes when.
 
+#![expect(unsafe_code, reason = "shared memory that is used in place")]
+
 #[path = "common/mod.rs"]
 mod common;
 #[path = "common/processes.rs"]
@@ -92,6 +94,22 @@ fn its_length_is_what_was_asked_for() -> Result<()> {
                 assert_eq!(kind(refused), ErrorKind::InvalidInput);
             }
         }
+        Ok(())
+    })
+}
+
+/// A mapping of a file begins at a page, which has 4, 16 or 64 KiB on ARM.
+#[test]
+fn its_bytes_can_be_used_in_place() -> Result<()> {
+    in_time(|| {
+        let memory = SharedMemory::create(10_000)?;
+        memory.write_at(9_999, b"x")?;
+        // SAFETY: the address is used as long as there is a handle.
+        let start = unsafe { memory.as_ptr() };
+        assert!(!start.is_null() && start.addr().is_multiple_of(4096));
+        let last = start.wrapping_add(9_999);
+        // SAFETY: the last byte of the memory, which nobody changes any more.
+        assert_eq!(unsafe { last.read() }, b'x');
         Ok(())
     })
 }

@@ -19,7 +19,7 @@ use std::{
     sync::{Arc, OnceLock, Weak},
 };
 
-/// Bytes before the user's, so that those are aligned as a page is.
+/// Bytes before the user's, which are aligned to as many.
 const HEADER: usize = 4096;
 
 /// Bytes that processes share, to be copied in and out, or, by those who know how, to be used in place.
@@ -175,7 +175,7 @@ impl SharedMemory {
         removed.map_err(|it| Error::io(format_args!("failed to unlink shared memory {name:?}"), it))
     }
 
-    /// The address of its bytes in this process, aligned as a page is; null if there is no room for them. It is the same for all
+    /// The address of its bytes in this process, aligned to 4096 bytes; null if there is no room for them. It is the same for all
     /// clones of a handle, and valid as long as one of them is there.
     ///
     /// # Safety
@@ -186,9 +186,13 @@ impl SharedMemory {
     #[expect(unsafe_code, reason = "the contract demands it; its body is safe")]
     #[must_use]
     pub unsafe fn as_ptr(&self) -> *mut u8 {
-        let map = || Mapping::unchecked_part(self.0.file.clone(), HEADER, self.0.length).ok();
+        let bytes = HEADER + self.0.length;
+        // From the start of the file: no mapping can begin at the user's bytes if pages are larger.
+        let map = || Mapping::unchecked_part(self.0.file.clone(), 0, bytes).ok();
         let mapping = self.0.mapping.get_or_init(map).as_ref();
-        mapping.map_or(ptr::null_mut(), |it| it.start().as_ptr())
+        mapping.map_or(ptr::null_mut(), |it| {
+            it.start().as_ptr().wrapping_add(HEADER)
+        })
     }
 
     fn check(&self, offset: usize, bytes: usize) -> Result<()> {

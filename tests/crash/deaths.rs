@@ -822,9 +822,10 @@ fn a_worker_that_leaks_descriptors_costs_no_more_than_its_task() -> Result<()> {
 
 /// Leaves this process so little memory that no argument of megabytes can be taken in.
 fn leave_no_room((): ()) -> std::result::Result<(), String> {
-    let statm = std::fs::read_to_string("/proc/self/statm").map_err(|it| it.to_string())?;
-    let pages = statm.split(' ').next().and_then(|it| it.parse().ok());
-    let bytes = pages.unwrap_or(0) * 4096 + (16 << 20);
+    let status = std::fs::read_to_string("/proc/self/status").map_err(|it| it.to_string())?;
+    let size = status.lines().find_map(|it| it.strip_prefix("VmSize:"));
+    let kibibytes = size.and_then(|it| it.trim().strip_suffix(" kB")?.parse::<u64>().ok());
+    let bytes = kibibytes.unwrap_or(0) * 1024 + (16 << 20);
     let limit = libc::rlimit {
         rlim_cur: bytes,
         rlim_max: bytes,
