@@ -205,6 +205,7 @@ impl Page {
     /// Claims item `item`; false when it was taken back.
     #[inline]
     pub(super) fn try_start(&self, item: u32) -> bool {
+        // Relaxed: the frame with the item came through a pipe, which orders this after `allow`.
         let mut word = self.word().load(Ordering::Relaxed);
         loop {
             let (started, allowed) = halves(word);
@@ -285,8 +286,9 @@ impl Page {
         }
     }
 
-    /// Takes the duty to ring; false when it has been done.
+    /// Takes the duty to ring; false when it has been done. Call behind a full barrier.
     pub(super) fn take_bell(&self) -> bool {
+        // Relaxed: the barrier orders it after the store of the record.
         self.bell_word().swap(Bell::Off as u32, Ordering::Relaxed) != Bell::Off as u32
     }
 
@@ -306,8 +308,9 @@ impl Page {
         if view.atomic_u32(PANIC_ITEM).load(Ordering::Relaxed) != item {
             view.atomic_u64(PANIC_NANOS).store(0, Ordering::Relaxed);
         }
+        // Release: whoever sees that a second hook runs sees how long the first took.
         view.atomic_u64(PANIC_SINCE)
-            .store(clock::now(), Ordering::Relaxed);
+            .store(clock::now(), Ordering::Release);
         // Release: whoever sees the item sees the two above.
         view.atomic_u32(PANIC_ITEM).store(item, Ordering::Release);
     }

@@ -263,8 +263,9 @@ impl<T: Pod> Cells<T> {
     #[inline]
     pub(crate) fn lock(&self) -> Result<(CellsGuard<'_, T>, Taken), NoCells> {
         let mut taken = self.mutex.lock().map_err(NoCells::Refused)?;
-        // Relaxed, as for all of these words: they are written and read by the mutex's holder.
-        let holder = self.holder().load(Ordering::Relaxed);
+        // Acquire: pairs with the release in `Cells::drop`, which runs without the mutex. All
+        // other accesses to these words are relaxed, because the mutex orders them.
+        let holder = self.holder().load(Ordering::Acquire);
         if taken == Taken::OwnerDied || holder != 0 {
             self.take_over(holder)?;
             taken = Taken::OwnerDied;
@@ -312,7 +313,9 @@ impl<T> Drop for Cells<T> {
         if *self.lent_in.get_mut() == pid::current() {
             let own = Identity::current();
             // A guard was leaked: the references that it gave out have borrowed from what is dropped here, and are gone.
-            let (order, otherwise) = (Ordering::Relaxed, Ordering::Relaxed);
+            // Release: the next holder, which loads 0, sees what was written through those
+            // references. The mutex does not order that: this process does not hold it.
+            let (order, otherwise) = (Ordering::Release, Ordering::Relaxed);
             // It fails where others have found that one was left.
             let _ = self.holder().compare_exchange(own.0, 0, order, otherwise);
         }

@@ -107,7 +107,6 @@ impl Replies {
     /// Rings if the pool sleeps: there is nothing more to do.
     pub(super) fn ring_before_waiting(&self) {
         if self.unrung.replace(false) {
-            full_barrier();
             self.ring();
         }
     }
@@ -120,6 +119,10 @@ impl Replies {
     }
 
     pub(super) fn ring(&self) {
+        // Without the barrier: (1) the swap in `take_bell` finds `Off`; (2) the pool stores
+        // `AtOnce` and finds no record; (3) the record's tail becomes visible, and nobody rings.
+        // On x86-64 the swap is a barrier by itself.
+        full_barrier();
         if self.page.take_bell() {
             self.unrung.set(false);
             // A full pipe is a bell that was not heard yet; a closed one is noticed at the next read.
