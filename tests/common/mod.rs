@@ -31,7 +31,17 @@ use std::{
 use tempfile::TempDir;
 
 /// No test takes longer than a few seconds, even on a busy machine.
-pub(crate) const DEADLINE: Duration = Duration::from_secs(60);
+///
+/// For slow machines (tests/aarch64), `PROCPOOL_TEST_DEADLINE` sets another number of seconds when
+/// the tests are compiled.
+pub(crate) const DEADLINE: Duration =
+    Duration::from_secs(match option_env!("PROCPOOL_TEST_DEADLINE") {
+        Some(seconds) => match u64::from_str_radix(seconds, 10) {
+            Ok(seconds) => seconds,
+            Err(_) => panic!("a number of seconds"),
+        },
+        None => 60,
+    });
 
 /// How long something is waited for that must not happen: a wrong answer gets this much time to show itself.
 pub(crate) const A_MOMENT: Duration = Duration::from_millis(100);
