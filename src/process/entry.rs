@@ -87,6 +87,9 @@ pub(crate) fn check_reachable() -> Result<()> {
     let reason = if !is_reachable() {
         "this code is not part of the program's executable, so a copy of the program would not find it; call \
          `procpool::init()` first thing in `main`"
+    } else if modules::is_run_by_loader() {
+        "this program was started through the loader (`/lib64/ld-linux-x86-64.so.2 program`), which would take the first \
+         argument for the program to be started again; start the program itself, or use `StartMethod::Fork`"
     } else if is_being_prepared() {
         "a constructor, which runs before `main`, asks for it in a copy of the program that becomes the fork server itself; \
          build pools and start processes in `main`"

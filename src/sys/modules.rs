@@ -80,6 +80,26 @@ pub(crate) fn program() -> &'static Module {
     })
 }
 
+/// Whether the kernel has executed the loader, which was told to run the program: `/proc/self/exe` is the loader then.
+///
+/// The kernel has entered another module than the program. A program that unpacks itself was entered in none.
+pub(crate) fn is_run_by_loader() -> bool {
+    let auxiliary = std::fs::read("/proc/self/auxv").unwrap_or_default();
+    let entry = entry_in(&auxiliary).and_then(containing);
+    entry.is_some_and(|it| it.id != ModuleId::PROGRAM)
+}
+
+/// The address at which the kernel has begun, in pairs of words as it has passed them. The loader changes its copy of them.
+fn entry_in(auxiliary: &[u8]) -> Option<usize> {
+    let words: Vec<usize> = auxiliary
+        .chunks_exact(size_of::<usize>())
+        .filter_map(|it| it.try_into().ok().map(usize::from_ne_bytes))
+        .collect();
+    let mut pairs = words.chunks_exact(2);
+    let entry = pairs.find(|it| it[0] as u64 == libc::AT_ENTRY)?;
+    Some(entry[1])
+}
+
 /// Tells this build of the program from every other: a hash of its build-id or, where the linker wrote none, of its code.
 pub(crate) fn build() -> u64 {
     static BUILD: OnceLock<u64> = OnceLock::new();

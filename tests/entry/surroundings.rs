@@ -6,9 +6,10 @@
 )]
 
 use crate::{
-    common::{in_time, pool_of, square},
+    common::{failure, in_time, pool_of, square},
     processes::{Program, fork_server, listen, say},
 };
+use procpool::{ErrorKind, ProcessPoolExecutor};
 use std::{
     collections::BTreeMap,
     env,
@@ -19,6 +20,7 @@ use std::{
         process::CommandExt,
     },
     path::PathBuf,
+    process::Command,
 };
 
 pub(crate) const PROGRAMS: &[(&str, fn())] = &[
@@ -28,6 +30,7 @@ pub(crate) const PROGRAMS: &[(&str, fn())] = &[
         read_a_double_variable,
     ),
     ("change what the loader needs", change_what_the_loader_needs),
+    ("build below the loader", build_below_the_loader),
     ("use a pool later", use_a_pool_later),
 ];
 
@@ -145,6 +148,37 @@ fn the_fork_server_is_started_with_the_environment_of_the_programs_start() {
         let mut command = Program::command("change what the loader needs");
         command.env("LD_LIBRARY_PATH", "/nowhere");
         Program::start_by(command).succeed();
+    });
+}
+
+fn build_below_the_loader() {
+    let error = failure(ProcessPoolExecutor::builder().workers(1).build());
+    assert_eq!(error.kind(), ErrorKind::StartFailed, "{error}");
+    assert!(error.to_string().contains("through the loader"), "{error}");
+    say("main");
+}
+
+/// The loader of this program, which has mapped it.
+fn loader() -> PathBuf {
+    let maps = fs::read_to_string("/proc/self/maps").expect("our mappings");
+    let paths = maps.lines().filter_map(|it| it.split_whitespace().nth(5));
+    let mut loaders = paths.filter(|it| it.contains("/ld-"));
+    loaders.next().expect("a program with a loader").into()
+}
+
+// 1. The program's executable is the loader, to the kernel. 2. A copy of that is started with the program's arguments. 3. It
+// loads and runs the first of them.
+#[test]
+fn a_program_that_was_started_through_the_loader_does_not_execute_its_first_argument() {
+    in_time(|| {
+        let program = Program::command("build below the loader");
+        let mut command = Command::new(loader());
+        // To the test program, filters like the one that follows.
+        let executed = ["/bin/echo", "=> executed"];
+        command.arg(program.get_program()).args(executed);
+        command.args(program.get_args());
+        command.envs(program.get_envs().filter_map(|it| Some((it.0, it.1?))));
+        assert_eq!(Program::start_by(command).succeed(), ["main"]);
     });
 }
 
