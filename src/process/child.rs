@@ -104,6 +104,13 @@ impl ChildProcess {
         taken.or_else(|| self.outcome.has_value().then(|| WaitStatus::of_code(0)))
     }
 
+    /// Kills a daemon that is a copy of this process, which ends now, and takes its status. One of the fork server ends with that.
+    pub(super) fn end_with_parent(&self) {
+        if self.is_daemon && self.method == StartMethod::Fork {
+            self.pidfd.kill_and_reap();
+        }
+    }
+
     /// What dropping its handle does: a daemon is stopped, any other waited for.
     pub(super) fn finish(&self) {
         if self.is_daemon {

@@ -16,6 +16,7 @@
 
 use crate::error::{Error, ErrorKind, Result};
 use crate::process::{
+    ending,
     function::{ChildMain, Given},
     invitation::{self, Invited},
     start::{executed, server},
@@ -52,6 +53,7 @@ extern "C" fn constructor(
     arguments: *const *const c_char,
     env: *const *const c_char,
 ) {
+    ending::register();
     enter(|| {
         let program = modules::containing(constructor as Constructor as usize);
         // SAFETY: it is the module of this function, which runs.
@@ -238,6 +240,7 @@ pub(crate) fn run_template(control: OwnedFd, owner: PidFd) -> ! {
 pub(crate) fn run_forked(main: ChildMain, given: Given) -> ! {
     let outcome = panic::catch_unwind(|| main(given));
     flush_output();
+    ending::end_children();
     // 101: what a Rust program exits with when `main` panics.
     child::exit_now(outcome.unwrap_or(101))
 }

@@ -3,7 +3,10 @@
 use super::{child::ChildProcess, identity::ChildInfo};
 use crate::sys::pid;
 use parking_lot::Mutex;
-use std::sync::{Arc, Weak};
+use std::{
+    sync::{Arc, Weak},
+    time::Duration,
+};
 
 static CHILDREN: Mutex<Children> = Mutex::new(Children {
     owner: 0,
@@ -53,6 +56,21 @@ pub(super) fn detach(child: Arc<ChildProcess>) {
     let mut children = CHILDREN.lock();
     children.tidy();
     children.detached.push(child);
+}
+
+/// How long the list is waited for at the end of this process: a thread may have it that does not run any more.
+const PATIENCE: Duration = Duration::from_millis(100);
+
+/// Ends the daemons that are copies of this process, and takes their statuses. For its end.
+pub(super) fn end_copies() {
+    let Some(children) = CHILDREN.try_lock_for(PATIENCE) else {
+        return;
+    };
+    if children.owner == pid::current() {
+        let running = children.running.iter().filter_map(Weak::upgrade);
+        running.for_each(|it| it.end_with_parent());
+        children.detached.iter().for_each(|it| it.end_with_parent());
+    }
 }
 
 /// The processes that this one has started and that run: those of [`Process`](crate::Process), detached ones too, not the

@@ -12,6 +12,7 @@ pub(crate) mod child;
 pub(crate) mod clock;
 pub(crate) mod crash;
 pub(crate) mod environment;
+pub(crate) mod exit;
 pub(crate) mod fd;
 pub(crate) mod futex;
 mod imports;

@@ -1,9 +1,6 @@
 //! Files of shared memory that have a name, and removing the names when this process ends.
 
-use super::{
-    fd::{above_stdio, cvt},
-    memory, pid,
-};
+use super::{exit, fd::above_stdio, memory, pid};
 use nix::{
     fcntl::{AtFlags, OFlag, open as nix_open},
     sys::stat::{FileStat, Mode, fstat, stat},
@@ -134,13 +131,7 @@ extern "C" fn at_exit() {
 
 fn remove_at_exit() -> io::Result<()> {
     static REGISTERED: Once = Once::new();
-    let mut outcome = Ok(0);
-    REGISTERED.call_once(|| {
-        // SAFETY: it registers a function without arguments, which unwinds nowhere.
-        outcome = match unsafe { libc::atexit(at_exit) } {
-            0 => Ok(0),
-            _ => cvt(-1),
-        };
-    });
-    outcome.map(drop)
+    let mut outcome = Ok(());
+    REGISTERED.call_once(|| outcome = exit::at_exit(at_exit));
+    outcome
 }

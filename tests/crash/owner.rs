@@ -1,7 +1,7 @@
 //! The end of the host program, in whatever way: no process of its pools is left.
 
 use crate::{
-    common::{in_time, pool_of, square},
+    common::{alone, in_time, pool_of, square},
     processes::{
         Process, Program, eventually, for_a_while, fork_server, kill, listen, process, say,
     },
@@ -243,6 +243,21 @@ fn a_program_exits_while_a_static_pool_is_busy() {
         let finished = program.finish();
         assert_eq!(finished.status.code(), Some(7), "{finished:#?}");
         eventually("no process is left", || !all.iter().any(Process::runs));
+    });
+}
+
+// Where process 1 reaps nobody, a zombie stays for ever.
+#[test]
+fn a_program_that_ends_leaves_nothing_to_be_reaped() {
+    alone("", || {
+        nix::sys::prctl::set_child_subreaper(true).expect("it is always granted");
+        drop(Program::start("leave a static pool").succeed());
+        assert_eq!(Process::children_of(process::id()), []);
+        let mut program = Program::start("exit beside a busy static pool");
+        program.hear();
+        program.tell();
+        assert_eq!(program.finish().status.code(), Some(7));
+        assert_eq!(Process::children_of(process::id()), []);
     });
 }
 

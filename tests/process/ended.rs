@@ -2,11 +2,13 @@
 
 use crate::{
     common::{DEADLINE, Gate, failure, in_time, pass, square},
-    for_every_method, in_a_process_with_one_thread, start,
+    for_every_method, in_a_process_with_one_thread,
+    processes::Process as Seen,
+    start,
 };
-use nix::sys::signal::Signal;
-use procpool::{ErrorKind, Process, Result, StartMethod, one_way, wait_ready};
-use std::{fs, process, thread, time::Duration};
+use nix::sys::{prctl::set_child_subreaper, signal::Signal};
+use procpool::{ErrorKind, Process, ProcessPoolExecutor, Result, StartMethod, one_way, wait_ready};
+use std::{fs, mem, process, thread, time::Duration};
 
 fn park_for_ever((): ()) {
     loop {
@@ -18,7 +20,42 @@ fn is_there(pid: u32) -> bool {
     fs::exists(format!("/proc/{pid}")).expect("a directory that can be read")
 }
 
+/// Keeps a pool and a daemon until it ends: by returning or by `exit`.
+fn keep_children((method, exits): (StartMethod, bool)) -> std::result::Result<(), String> {
+    let pool = ProcessPoolExecutor::builder()
+        .workers(1)
+        .start_method(method);
+    let pool = pool.build().map_err(|it| it.to_string())?;
+    assert_eq!(pool.apply(square, 7).ok(), Some(49));
+    let daemon = Process::builder(park_for_ever, ()).daemon(true);
+    let daemon = daemon.start_method(method).start();
+    mem::forget((pool, daemon.map_err(|it| it.to_string())?));
+    if exits {
+        process::exit(0);
+    }
+    Ok(())
+}
+
+/// The processes that are left to this one by a child that keeps children; in a process that has none otherwise.
+fn left_by_a_child(how: (StartMethod, bool)) -> std::result::Result<Vec<Seen>, String> {
+    set_child_subreaper(true).map_err(|it| it.to_string())?;
+    let child = start(StartMethod::Fork, keep_children, how).map_err(|it| it.to_string())?;
+    let ended = child.join().map_err(|it| it.to_string())?;
+    assert!(ended.success(), "{ended:?}");
+    Ok(Seen::children_of(process::id()))
+}
+
 for_every_method! {
+    // Where process 1 reaps nobody, a zombie stays for ever.
+    fn a_process_that_ends_leaves_nothing_to_be_reaped(method) {
+        for exits in [false, true] {
+            let look = |how| left_by_a_child(how).map(|it| format!("{it:?}"));
+            let left = start(StartMethod::ForkServer, look, (method, exits))?.result()?;
+            assert_eq!(left.as_deref(), Ok("[]"), "exits: {exits}");
+        }
+        Ok(())
+    }
+
     fn exit_codes_are_told(method) {
         for code in [0, 1, 3, 255] {
             let process = start(method, |code| -> () { process::exit(code) }, code)?;

@@ -5,7 +5,7 @@
 
 use crate::error::{Error, ErrorKind, Result};
 use crate::process::{
-    entry,
+    ending, entry,
     function::Given,
     own_threads::{self, Paused},
     start::{Child, Start, missing::start_failed},
@@ -62,7 +62,8 @@ pub(crate) fn copy(threads: Threads, run: impl FnOnce()) -> Result<Child> {
             // A panic must not leave into the frames of the parent's copy.
             let outcome = catch_unwind(AssertUnwindSafe(|| {
                 if may_run(&theirs) {
-                    run()
+                    run();
+                    ending::end_children();
                 }
             }));
             child::exit_now(if outcome.is_ok() { 0 } else { 101 })

@@ -24,6 +24,10 @@ use parking_lot::Mutex;
 use std::{
     io,
     os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd},
+    sync::{
+        Arc, Weak,
+        atomic::{AtomicBool, Ordering},
+    },
     time::{Duration, Instant},
 };
 
@@ -33,18 +37,53 @@ const READY_LIMIT: Duration = Duration::from_secs(30);
 /// How long one fork may take; a server that takes longer is stopped or broken, and replaced.
 const FORK_LIMIT: Duration = Duration::from_secs(10);
 
-/// The server of this process, once there is one.
-static OWN: PerProcess<Mutex<Option<ForkServer>>> = PerProcess::new();
+/// How long a server may take to end, with its children, at the end of this process.
+const END_LIMIT: Duration = Duration::from_secs(2);
+
+/// The servers of a process.
+#[derive(Default)]
+struct Servers {
+    /// The one that all share, once there is one.
+    shared: Mutex<Option<ForkServer>>,
+    templates: Mutex<Vec<Weak<Mutex<ForkServer>>>>,
+    /// Whether the process ends: it starts none any more.
+    are_ended: AtomicBool,
+}
+
+static OWN: PerProcess<Servers> = PerProcess::new();
+
+/// Ends every server of this process, and takes their statuses; no other can be started. For the end of the process.
+pub(crate) fn end_all() {
+    let Some(own) = OWN.existing() else { return };
+    // Relaxed: the lock below orders it before whatever follows under that.
+    own.are_ended.store(true, Ordering::Relaxed);
+    if let Some(mut shared) = own.shared.try_lock_for(END_LIMIT) {
+        shared.take().inspect(ForkServer::end);
+    }
+    let templates = own.templates.try_lock_for(END_LIMIT);
+    for template in templates.iter().flat_map(|it| it.iter()) {
+        if let Some(template) = template.upgrade()
+            && let Some(server) = template.try_lock_for(END_LIMIT)
+        {
+            server.end();
+        }
+    }
+}
 
 /// Starts a child of the fork server in a directory. The server is started or replaced first where that is needed.
 pub(crate) fn start(start: &Start<'_>, directory: BorrowedFd<'_>) -> Result<Child> {
     let order = Order::new(start, directory)?;
-    let mut server = OWN.get().lock();
+    let own = OWN.get();
+    let mut server = own.shared.lock();
     if let Some(running) = server.as_mut() {
         match running.start(&order, FORK_LIMIT) {
             Err(Refusal::Gone) => *server = None,
             done => return done.map_err(Refusal::into_error),
         }
+    }
+    if own.are_ended.load(Ordering::Relaxed) {
+        let message = "failed to start the fork server: this process is ending";
+        return Err(Error::new(ErrorKind::StartFailed, message));
     }
     let fresh = server.insert(ForkServer::spawn()?);
     let started = fresh.start(&order, FORK_LIMIT);
@@ -83,7 +122,7 @@ impl<'a> Order<'a> {
 #[derive(Debug)]
 pub(crate) struct Template {
     pid: u32,
-    server: Mutex<ForkServer>,
+    server: Arc<Mutex<ForkServer>>,
 }
 
 impl Template {
@@ -96,9 +135,13 @@ impl Template {
         let server = ForkServer::wait_for_ready(control)
             .inspect_err(|_| copy.pidfd.kill_and_reap())
             .map_err(failed)?;
+        let server = Arc::new(Mutex::new(server));
+        let mut templates = OWN.get().templates.lock();
+        templates.retain(|it| it.strong_count() > 0);
+        templates.push(Arc::downgrade(&server));
         Ok(Self {
             pid: copy.pid,
-            server: Mutex::new(server),
+            server,
         })
     }
 
@@ -207,6 +250,14 @@ impl ForkServer {
             ))),
             (Reply { errno, .. }, _) => Err(Refusal::Failed(io::Error::from_raw_os_error(errno))),
         }
+    }
+
+    /// Has the server and all its daemons end, and takes its status.
+    fn end(&self) {
+        socket::shut_down(&self.control);
+        // One that takes longer is killed.
+        let _ = poll::readable(&self.pidfd, Some(END_LIMIT));
+        self.pidfd.kill_and_reap();
     }
 
     /// The answer to the last request.
