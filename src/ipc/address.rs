@@ -21,7 +21,9 @@ use std::{
 /// ```
 #[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub enum Address {
-    /// A Unix socket, which is a file: for processes of this machine, and for handles in messages. At most 107 bytes.
+    /// A Unix socket, which is a file: for processes of this machine, and for handles in messages. A path of more than
+    /// 107 bytes, which are all that the address of a socket has room for, is reached through its folder; its last part has at
+    /// most 82 bytes.
     Unix(PathBuf),
     /// A TCP socket: for processes of any machine. Port 0 stands for one that is free.
     Tcp(SocketAddr),

@@ -13,7 +13,7 @@ use std::{
     net::{TcpListener, TcpStream},
     os::{
         fd::{AsFd, BorrowedFd, OwnedFd},
-        unix::{fs::MetadataExt, net::SocketAddr},
+        unix::{ffi::OsStrExt, fs::MetadataExt, net::SocketAddr},
     },
     path::{self, Path, PathBuf},
     process,
@@ -292,20 +292,28 @@ fn connection<S, R>(socket: OwnedFd, address: &Address) -> Result<Connection<S, 
 
 fn bind_unix(path: PathBuf) -> Result<(Address, OwnedFd, Option<SocketFile>)> {
     let address = Address::Unix(path.clone());
-    SocketAddr::from_pathname(&path)
-        .ok()
-        .filter(|_| !path.as_os_str().is_empty())
-        .ok_or_else(|| {
-            let message =
-                format!("failed to listen at {address}: a socket's path has 1 to 107 bytes");
-            Error::new(ErrorKind::InvalidInput, message)
-        })?;
+    if !is_valid(&path) {
+        let message = format!(
+            "failed to listen at {address}: a socket's path has no zero byte, and its last part has 1 to {} bytes",
+            socket::LONGEST_NAME
+        );
+        return Err(Error::new(ErrorKind::InvalidInput, message));
+    }
     let bind = || {
         let socket = socket::listen_unix(&path)?;
         Ok((socket, SocketFile::new(&path)?))
     };
     let (socket, file) = bind().map_err(|it| not_bound(&address, it))?;
     Ok((address, socket, Some(file)))
+}
+
+/// Whether a socket can be at this path: one that is short enough for an address, or whose name is.
+fn is_valid(path: &Path) -> bool {
+    let name = path
+        .file_name()
+        .is_some_and(|it| it.len() <= socket::LONGEST_NAME);
+    let is_text = !path.as_os_str().is_empty() && !path.as_os_str().as_bytes().contains(&0);
+    is_text && (name || SocketAddr::from_pathname(path).is_ok())
 }
 
 fn bind_tcp(address: std::net::SocketAddr) -> io::Result<(std::net::SocketAddr, OwnedFd)> {

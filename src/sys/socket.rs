@@ -4,6 +4,7 @@ use super::fd::{above_stdio, append, retry};
 use super::poll;
 use nix::{
     errno::Errno,
+    fcntl::OFlag,
     sys::{
         socket::{
             AddressFamily, Backlog, MsgFlags, Shutdown, SockFlag, SockType, UnixAddr, accept4,
@@ -45,6 +46,24 @@ pub(crate) fn pair() -> io::Result<(OwnedFd, OwnedFd)> {
     Ok((above_stdio(a)?, above_stdio(b)?))
 }
 
+/// Bytes that a socket's name may have in any folder: as many as an address has room for behind `/proc/self/fd/<number>/`.
+pub(crate) const LONGEST_NAME: usize = 107 - 14 - 10 - 1;
+
+/// The address of a path, which has room for 107 bytes: of a longer path by its folder, which must stay open meanwhile.
+fn unix_address(path: &Path) -> io::Result<(UnixAddr, Option<OwnedFd>)> {
+    match UnixAddr::new(path) {
+        Err(Errno::ENAMETOOLONG) => {}
+        address => return Ok((address?, None)),
+    }
+    let (Some(folder), Some(name)) = (path.parent(), path.file_name()) else {
+        return Err(Errno::ENAMETOOLONG.into());
+    };
+    let flags = OFlag::O_PATH | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC;
+    let folder = above_stdio(nix::fcntl::open(folder, flags, Mode::empty())?)?;
+    let short = format!("/proc/self/fd/{}", folder.as_raw_fd());
+    Ok((UnixAddr::new(&Path::new(&short).join(name))?, Some(folder)))
+}
+
 /// A Unix socket that listens at a path, which becomes a file for its owner alone.
 pub(crate) fn listen_unix(path: &Path) -> io::Result<OwnedFd> {
     let flags = SockFlag::SOCK_CLOEXEC | SockFlag::SOCK_NONBLOCK;
@@ -52,7 +71,8 @@ pub(crate) fn listen_unix(path: &Path) -> io::Result<OwnedFd> {
     let socket = above_stdio(socket)?;
     // The file gets the socket's mode; the mask of this process belongs to all its threads.
     nix::sys::stat::fchmod(&socket, Mode::S_IRUSR | Mode::S_IWUSR)?;
-    nix::sys::socket::bind(socket.as_raw_fd(), &UnixAddr::new(path)?)?;
+    let (address, _folder) = unix_address(path)?;
+    nix::sys::socket::bind(socket.as_raw_fd(), &address)?;
     nix::sys::socket::listen(&socket, Backlog::MAXCONN)?;
     Ok(socket)
 }
@@ -69,7 +89,8 @@ pub(crate) fn connect_unix(path: &Path, limit: Duration) -> io::Result<OwnedFd> 
         sockopt::SendTimeout,
         &TimeVal::microseconds(micros),
     )?;
-    nix::sys::socket::connect(socket.as_raw_fd(), &UnixAddr::new(path)?)?;
+    let (address, _folder) = unix_address(path)?;
+    nix::sys::socket::connect(socket.as_raw_fd(), &address)?;
     setsockopt(&socket, sockopt::SendTimeout, &TimeVal::zero())?;
     Ok(socket)
 }

@@ -69,6 +69,23 @@ fn both_kinds() -> (TempDir, [Listener; 2]) {
 }
 
 #[test]
+fn a_path_may_be_longer_than_the_address_of_a_socket() {
+    in_time(|| {
+        let directory = directory();
+        let folder = directory.path().join("x".repeat(200));
+        fs::create_dir(&folder).expect("a folder");
+        let path = folder.join("y".repeat(82));
+        let listener = Listener::bind(&*path, key()).expect("a listener");
+        assert_eq!(listener.address(), &Address::Unix(path.clone()));
+        let (server, client) = connected(&listener, key());
+        client.send(&7).expect("a server");
+        assert_eq!(server.recv().expect("a client"), 7);
+        drop(listener);
+        assert!(!path.exists());
+    });
+}
+
+#[test]
 fn messages_of_every_size_go_both_ways() {
     in_time(|| {
         let (_directory, listeners) = both_kinds();

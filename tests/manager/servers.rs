@@ -20,6 +20,10 @@ use std::{
 pub(crate) const PROGRAMS: &[(&str, fn())] = &[
     ("connect to a manager", connect_to_a_manager),
     ("own a manager", own_a_manager),
+    (
+        "own a manager in a long folder",
+        own_a_manager_in_a_long_folder,
+    ),
 ];
 
 fn path_of(manager: &Manager) -> PathBuf {
@@ -50,6 +54,31 @@ fn a_manager_that_is_dropped_ends_its_server_and_leaves_no_file() -> Result<()> 
         assert_eq!(failure(list.push(1)).kind(), ErrorKind::Disconnected);
         Ok(())
     })
+}
+
+fn own_a_manager_in_a_long_folder() {
+    let manager = Manager::start().expect("a manager");
+    let path = path_of(&manager);
+    assert!(path.as_os_str().len() > 300 && path.exists());
+    let list = manager.list::<u8>().expect("a list");
+    let pushed = Process::start(|list: ListProxy<u8>| list.push(7).is_ok(), list.clone());
+    assert!(pushed.and_then(Process::result).expect("a process"));
+    assert_eq!(list.to_vec().expect("a list"), [7]);
+    drop(manager);
+    assert!(!path.exists());
+}
+
+// The address of a Unix socket has room for 107 bytes.
+#[test]
+fn a_manager_starts_where_the_folder_for_temporary_files_has_a_long_path() {
+    in_time(|| {
+        let folder = tempfile::tempdir().expect("a folder");
+        let long = folder.path().join("a".repeat(150)).join("b".repeat(150));
+        fs::create_dir_all(&long).expect("a folder");
+        let mut command = Program::command("own a manager in a long folder");
+        command.env("TMPDIR", long);
+        Program::start_by(command).succeed();
+    });
 }
 
 #[test]
