@@ -6,8 +6,18 @@ use std::{
     ptr::{self, NonNull},
 };
 
-/// Bytes; the handler of a crash needs a tenth of it. Only what is used takes memory.
-const SIZE: usize = 64 << 10;
+/// Bytes beside the kernel's record of a signal; the handler of a crash needs a tenth of them. Only
+/// what is used takes memory.
+const ROOM: usize = 64 << 10;
+
+/// Returns how many bytes a stack has.
+///
+/// The kernel's record holds all registers: on ARM up to 8 KiB of vectors and a matrix of 64 KiB.
+fn size() -> usize {
+    // SAFETY: it reads what the kernel told this process at its start, or returns 0.
+    let record = unsafe { libc::getauxval(libc::AT_MINSIGSTKSZ) };
+    ROOM + usize::try_from(record).unwrap_or(0)
+}
 
 /// A stack that lies behind a page which nobody can touch. It stays mapped until it is told otherwise.
 #[derive(Debug, Clone, Copy)]
@@ -22,7 +32,7 @@ impl AlternateStack {
             libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | libc::MAP_STACK,
         );
         // SAFETY: a new mapping, at a place of the kernel's choice.
-        let start = unsafe { libc::mmap(ptr::null_mut(), page + SIZE, protection, flags, -1, 0) };
+        let start = unsafe { libc::mmap(ptr::null_mut(), page + size(), protection, flags, -1, 0) };
         if start == libc::MAP_FAILED {
             return None;
         }
@@ -50,7 +60,7 @@ impl AlternateStack {
         let stack = libc::stack_t {
             ss_sp: self.0.as_ptr(),
             ss_flags: 0,
-            ss_size: SIZE,
+            ss_size: size(),
         };
         // SAFETY: the stack is mapped, and nobody else uses it. It fails only while a handler runs on another.
         unsafe { libc::sigaltstack(&raw const stack, ptr::null_mut()) };
@@ -66,7 +76,7 @@ impl AlternateStack {
             let none = libc::stack_t {
                 ss_sp: ptr::null_mut(),
                 ss_flags: libc::SS_DISABLE,
-                ss_size: SIZE,
+                ss_size: size(),
             };
             // SAFETY: this thread runs on its own stack.
             unsafe { libc::sigaltstack(&raw const none, ptr::null_mut()) };
@@ -74,7 +84,7 @@ impl AlternateStack {
         let page = memory::page_size().unwrap_or(0);
         let start = self.0.as_ptr().wrapping_byte_sub(page);
         // SAFETY: the mapping is this stack's, and nobody uses it, says the caller.
-        unsafe { libc::munmap(start, page + SIZE) };
+        unsafe { libc::munmap(start, page + size()) };
     }
 }
 

@@ -54,8 +54,12 @@ impl Import {
 
 /// Returns the slots for the function of this name in all loaded modules.
 pub(super) fn of(name: &CStr) -> Vec<Import> {
+    let Ok(page) = memory::page_size() else {
+        return Vec::new();
+    };
     let mut search = Search {
         name,
+        page,
         found: Vec::new(),
     };
     // SAFETY: `collect` is called before this returns, with the search that is passed here.
@@ -65,6 +69,8 @@ pub(super) fn of(name: &CStr) -> Vec<Import> {
 
 struct Search<'a> {
     name: &'a CStr,
+    /// Bytes of a page.
+    page: usize,
     found: Vec<Import>,
 }
 
@@ -88,12 +94,21 @@ unsafe extern "C" fn collect(
     let tables = unsafe { Tables::read(base, dynamic.start) };
     // SAFETY: as above.
     let slots = unsafe { tables.slots_of(search.name) };
-    let sealed = segment(libc::PT_GNU_RELRO).unwrap_or_default();
+    let relro = segment(libc::PT_GNU_RELRO).unwrap_or_default();
+    let sealed = sealed(relro, search.page);
     search.found.extend(slots.into_iter().map(|slot| Import {
         slot: base.wrapping_add(slot),
         sealed: sealed.clone(),
     }));
     0
+}
+
+/// Returns the part of a segment that the loader makes read-only.
+///
+/// The page in which the segment ends stays writable. A linker for pages of 4 KiB puts other data there
+/// if the machine's pages are larger.
+fn sealed(relro: Range<usize>, page: usize) -> Range<usize> {
+    relro.start..relro.end / page * page
 }
 
 /// The tables by which the loader links a module.
@@ -189,5 +204,18 @@ impl Tables {
         let name = ptr::with_exposed_provenance(name);
         // SAFETY: a symbol's name lies among the module's names, and ends with a zero.
         unsafe { CStr::from_ptr(name) }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_page_in_which_a_sealed_segment_ends_stays_as_it_is() {
+        let relro = 0x1000..0x5000;
+        assert_eq!(sealed(relro.clone(), 0x1000), relro);
+        assert_eq!(sealed(relro.clone(), 0x4000), 0x1000..0x4000);
+        assert!(sealed(relro, 0x10000).is_empty());
     }
 }
