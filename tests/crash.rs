@@ -23,6 +23,8 @@ mod orphans;
 mod owner;
 #[path = "crash/panics.rs"]
 mod panics;
+#[path = "crash/privileges.rs"]
+mod privileges;
 #[path = "crash/races.rs"]
 mod races;
 #[path = "crash/server.rs"]
@@ -39,6 +41,7 @@ fn program() {
         namespaces::PROGRAMS,
         owner::PROGRAMS,
         panics::PROGRAMS,
+        privileges::PROGRAMS,
         signals::PROGRAMS,
     ];
     processes::run(&lists.concat());

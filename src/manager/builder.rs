@@ -112,7 +112,7 @@ impl ManagerBuilder {
         // Proxies name the server by it, here and in the processes that they are sent to.
         let near = reachable(&address);
         let server = OwnServer {
-            process,
+            process: Some(process),
             end,
             folder,
             owner: pid::current(),
@@ -175,7 +175,8 @@ fn own_folder() -> Result<TempDir> {
 /// A server that this process has started, and ends.
 #[derive(Debug)]
 pub(super) struct OwnServer {
-    process: Process<()>,
+    /// None once it is dropped.
+    process: Option<Process<()>>,
     end: crate::ipc::Sender<()>,
     folder: Option<TempDir>,
     owner: u32,
@@ -185,7 +186,8 @@ pub(super) struct OwnServer {
 
 impl OwnServer {
     pub(super) fn pid(&self) -> u32 {
-        self.process.pid()
+        let process = self.process.as_ref();
+        process.expect("only `drop` takes it").pid()
     }
 }
 
@@ -199,9 +201,13 @@ impl Drop for OwnServer {
         forget_key(&self.address);
         // A server that is gone needs not be told.
         let _ = self.end.send(&());
-        if !matches!(self.process.join_timeout(ENDED_WITHIN), Ok(Some(_))) {
-            // It fails in a copy of this process only.
-            let _ = self.process.kill();
+        let Some(process) = self.process.take() else {
+            return;
+        };
+        let has_ended = matches!(process.join_timeout(ENDED_WITHIN), Ok(Some(_)));
+        if !has_ended && process.kill().is_err() {
+            // It cannot be killed, and would be waited for.
+            process.detach();
         }
     }
 }

@@ -1,7 +1,7 @@
 //! The pool's own thread: it notices what happens while no caller waits, and starts workers.
 
 use super::{
-    link::Link,
+    link::{Link, Refused},
     page::full_barrier,
     relief::Alarmed,
     shared::{RELIEF, Shared},
@@ -51,7 +51,7 @@ impl Shared {
             if !self.advance() || self.is_paused.load(Ordering::Acquire) {
                 return;
             }
-            self.fill_vacancies();
+            self.do_chores();
             // It never spins: nobody waits for what it does, and it would take a core from those who do the work.
             self.wait_at_the_gate();
         }
@@ -117,8 +117,32 @@ impl Shared {
         self.look(|it| it.background == Some(thread::current().id()))
     }
 
+    /// Does what takes long, and is this thread's alone.
+    pub(super) fn do_chores(&self) {
+        self.send_what_was_refused();
+        self.fill_vacancies();
+    }
+
+    /// Passes on signals that this process may not send to the process that has forked the worker. A worker that nobody can
+    /// signal is lost.
+    fn send_what_was_refused(&self) {
+        loop {
+            let refused = self.state.lock().take_refused();
+            let Some((slot, refused)) = refused else {
+                return;
+            };
+            let Refused { pid, pidfd, signal } = refused;
+            if let Err(reason) = self.origin.signal(pid, &pidfd, signal) {
+                self.with_state(|state, told| {
+                    state.lose(slot, pid, &reason);
+                    state.progress(told);
+                });
+            }
+        }
+    }
+
     /// Starts a worker in each place that is to be filled now.
-    pub(super) fn fill_vacancies(&self) {
+    fn fill_vacancies(&self) {
         loop {
             // One after the other: a failure may be told to a waker, which waits for the end of the pool, and so for all that start.
             let vacancy = self.state.lock().take_vacancy();

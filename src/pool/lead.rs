@@ -74,7 +74,7 @@ impl Shared {
         if !is_background {
             return park_until(deadline);
         }
-        self.fill_vacancies();
+        self.do_chores();
         park_until(earlier(deadline, Some(Instant::now() + TURN)));
         deadline.is_some_and(|it| it <= Instant::now())
     }
@@ -109,7 +109,7 @@ impl Shared {
             self.look_at_events(&mut ready);
             let goes_on = self.advance();
             if is_background {
-                self.fill_vacancies();
+                self.do_chores();
             }
             if done() {
                 return Led::Done;

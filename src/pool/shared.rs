@@ -371,7 +371,7 @@ impl Shared {
         }
         let has_ended = matches!(state.phase, Phase::Ended(_));
         let wants_start = mem::take(&mut state.wants_start) || changed;
-        let has_chores = has_ended || wants_start && state.has_vacancies();
+        let has_chores = has_ended || wants_start && state.has_chores();
         let leader_sleeps = state.leader_sleeps;
         drop(state);
         if has_chores {

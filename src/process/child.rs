@@ -1,10 +1,15 @@
 //! A started child, whatever its function returns: waited for, signalled, and asked how it ended.
 
-use super::{method::StartMethod, outcome::Outcome, start::Child, status::ExitStatus};
+use super::{
+    method::StartMethod,
+    outcome::Outcome,
+    start::{Child, forkserver},
+    status::ExitStatus,
+};
 use crate::error::{Error, Result};
 use crate::sys::{
     child::{PidFd, WaitStatus},
-    pid, poll,
+    pid, poll, signal,
 };
 use parking_lot::Mutex;
 use std::{
@@ -75,12 +80,26 @@ impl ChildProcess {
             .map_err(|it| Error::io("failed to wait for a process", it))
     }
 
-    pub(super) fn terminate(&self) {
-        self.pidfd.terminate();
+    pub(super) fn terminate(&self) -> Result<()> {
+        self.signal(signal::TERMINATE)
     }
 
-    pub(super) fn kill(&self) {
-        self.pidfd.kill();
+    pub(super) fn kill(&self) -> Result<()> {
+        self.signal(signal::KILL)
+    }
+
+    /// Sends a signal, through the fork server where this process may not.
+    fn signal(&self, signal: i32) -> Result<()> {
+        let sent = self
+            .pidfd
+            .send(signal)
+            .or_else(|refused| match self.method {
+                StartMethod::Fork => Err(refused),
+                StartMethod::ForkServer | StartMethod::Spawn => {
+                    forkserver::signal(self.pid, &self.pidfd, signal)
+                }
+            });
+        sent.map_err(|it| Error::io(format_args!("failed to signal process {}", self.pid), it))
     }
 
     /// How it ended, when it has; the first call takes its status.
@@ -107,17 +126,21 @@ impl ChildProcess {
     /// Kills a daemon that is a copy of this process, which ends now, and takes its status. One of the fork server ends with that.
     pub(super) fn end_with_parent(&self) {
         if self.is_daemon && self.method == StartMethod::Fork {
-            self.pidfd.kill_and_reap();
+            // One that cannot be killed is left alone.
+            let _ = self.pidfd.kill_and_reap();
         }
     }
 
-    /// What dropping its handle does: a daemon is stopped, any other waited for.
+    /// What dropping its handle does: a daemon is stopped, any other waited for. A daemon that cannot be signalled is left alone.
     pub(super) fn finish(&self) {
         if self.is_daemon {
-            self.terminate();
+            if self.terminate().is_err() {
+                return;
+            }
             // A failed wait is as good as one that was too long.
-            if !self.wait(Some(Instant::now() + GRACE)).unwrap_or(false) {
-                self.kill();
+            let has_ended = self.wait(Some(Instant::now() + GRACE)).unwrap_or(false);
+            if !has_ended && self.kill().is_err() {
+                return;
             }
         }
         // There is nobody to tell that this failed, and nothing else to be done.

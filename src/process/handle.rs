@@ -230,11 +230,11 @@ impl<R> Process<R> {
     ///
     /// # Errors
     ///
-    /// [`ErrorKind::Unsupported`] in a copy of the process that started it.
+    /// [`ErrorKind::Unsupported`] in a copy of the process that started it. [`ErrorKind::Io`] if the process may not be
+    /// signalled, by this process or the fork server, because a sandbox forbids it say.
     pub fn terminate(&self) -> Result<()> {
         self.check_owner()?;
-        self.child().terminate();
-        Ok(())
+        self.child().terminate()
     }
 
     /// Sends SIGKILL; nothing happens to a process that has ended.
@@ -244,8 +244,7 @@ impl<R> Process<R> {
     /// As [`terminate`](Self::terminate).
     pub fn kill(&self) -> Result<()> {
         self.check_owner()?;
-        self.child().kill();
-        Ok(())
+        self.child().kill()
     }
 
     fn check_owner(&self) -> Result<()> {

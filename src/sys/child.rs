@@ -79,7 +79,8 @@ pub(crate) fn abandon(pid: u32, name: &str, value: &OsStr) {
     // Opened first: what /proc shows then is the process of this pidfd, unless that one has ended and nothing can hit it.
     let Ok(pidfd) = PidFd::open(pid) else { return };
     if was_started_with(pid, name, value) {
-        pidfd.kill();
+        // One that cannot be killed ends by itself: it finds that nobody holds the other end of its socket.
+        let _ = pidfd.send(signal::KILL);
     }
     pidfd.wait_and_reap();
 }
@@ -238,8 +239,15 @@ pub(crate) fn reap_any() -> Option<(u32, WaitStatus)> {
 
 /// Kills a child of this process by its number, which cannot be another's before it is reaped.
 pub(crate) fn kill_child(pid: u32) {
-    // It fails only for a process that has ended.
-    let _ = nix::sys::signal::kill(Pid::from_raw(pid.cast_signed()), Signal::SIGKILL);
+    // A child that has become another user's, or that a sandbox protects, ends with this process.
+    let _ = signal_child(pid, signal::KILL);
+}
+
+/// Sends a signal to a child of this process by its number, as [`kill_child`] does.
+pub(crate) fn signal_child(pid: u32, signal: libc::c_int) -> io::Result<()> {
+    // SAFETY: kill takes plain numbers.
+    cvt(unsafe { libc::kill(pid.cast_signed(), signal) })?;
+    Ok(())
 }
 
 /// Waits for a child of this process that ends, and takes its status.
@@ -332,11 +340,6 @@ impl PidFd {
         poll::readable(&self.0, Some(Duration::ZERO)).unwrap_or(true)
     }
 
-    /// Asks the process to end.
-    pub(crate) fn terminate(&self) {
-        self.send(libc::SIGTERM);
-    }
-
     /// Takes the status of a child of this process that has ended, if nobody else has.
     pub(crate) fn take_status(&self) -> Option<WaitStatus> {
         use nix::sys::wait::{Id, WaitPidFlag, WaitStatus as Ended, waitid};
@@ -349,25 +352,36 @@ impl PidFd {
         }
     }
 
-    /// Ends the process.
-    pub(crate) fn kill(&self) {
-        self.send(libc::SIGKILL);
-    }
-
-    fn send(&self, signal: libc::c_int) {
+    /// Sends a signal; nothing happens to a process that has ended.
+    ///
+    /// Fails if this process has become another user since it started the other, or where a sandbox refuses the system call.
+    pub(crate) fn send(&self, signal: libc::c_int) -> io::Result<()> {
         let fd = self.0.as_raw_fd();
         let info = std::ptr::null::<libc::siginfo_t>();
-        // SAFETY: plain numbers and no siginfo. It fails only for a process that has ended.
-        unsafe { libc::syscall(libc::SYS_pidfd_send_signal, fd, signal, info, 0) };
+        // SAFETY: plain numbers and no siginfo.
+        let sent = unsafe { libc::syscall(libc::SYS_pidfd_send_signal, fd, signal, info, 0) };
+        match cvt(if sent == 0 { 0 } else { -1 }) {
+            Err(error) if error.raw_os_error() != Some(libc::ESRCH) => Err(error),
+            _ => Ok(()),
+        }
     }
 
-    /// Ends a child of this process, and takes its status.
-    pub(crate) fn kill_and_reap(&self) {
-        self.kill();
+    /// Whether it is a child of this process, which has not been reaped.
+    pub(crate) fn is_child(&self) -> bool {
+        use nix::sys::wait::{Id, WaitPidFlag, waitid};
+        let flags = WaitPidFlag::WEXITED | WaitPidFlag::WNOHANG | WaitPidFlag::WNOWAIT;
+        retry(|| waitid(Id::PIDFd(self.0.as_fd()), flags)).is_ok()
+    }
+
+    /// Ends a child of this process, and takes its status. Fails, and leaves it alone, if it cannot be killed.
+    pub(crate) fn kill_and_reap(&self) -> io::Result<()> {
+        self.send(signal::KILL)?;
         self.wait_and_reap();
+        Ok(())
     }
 
-    fn wait_and_reap(&self) {
+    /// Takes the status of a child that ends within moments.
+    pub(crate) fn wait_and_reap(&self) {
         // A killed process ends within moments; the wait is bounded for one that the kernel holds on to.
         let _ = poll::readable(&self.0, Some(Duration::from_secs(1)));
         self.reap();

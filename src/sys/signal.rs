@@ -11,6 +11,9 @@ use std::{
     sync::atomic::{AtomicPtr, AtomicU32, Ordering},
 };
 
+/// The number of SIGTERM.
+pub(crate) const TERMINATE: i32 = Signal::SIGTERM as i32;
+
 /// The number of SIGKILL.
 pub(crate) const KILL: i32 = Signal::SIGKILL as i32;
 

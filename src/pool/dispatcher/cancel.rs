@@ -199,10 +199,11 @@ impl State {
                 continue;
             };
             if at_once {
-                link.pidfd.kill()
+                link.kill();
             } else {
-                link.terminate()
+                link.terminate();
             }
+            self.wants_start |= link.is_refused();
             link.items = 0;
             for sent in mem::take(&mut link.in_flight) {
                 self.finish(&sent.unit, Err(error.clone()), told);

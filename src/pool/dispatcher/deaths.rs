@@ -3,6 +3,7 @@
 use super::{Phase, Slot, State, closed};
 use crate::error::{Error, ErrorKind, WorkerExit};
 use crate::pool::{
+    link::{Link, Refused},
     stats::RestartReason,
     task::{Place, Told},
     unit::Unit,
@@ -10,7 +11,7 @@ use crate::pool::{
 use crate::process::fault::Fault;
 use crate::sys::signal;
 use std::{
-    mem,
+    io, mem,
     time::{Duration, Instant},
 };
 
@@ -55,15 +56,13 @@ impl State {
             Some(_) => RestartReason::Stopped,
             None => RestartReason::Died,
         };
-        let error = self.error_of(link.how_it_ended());
+        let error = match link.lost() {
+            None => self.error_of(link.how_it_ended()),
+            Some(reason) => Error::worker_died(link.how_it_ended()).with_message(reason.to_owned()),
+        };
         let front = link.front();
         let units = front.map(|it| link.take_back(it)).unwrap_or_default();
-        for sent in mem::take(&mut link.in_flight) {
-            // Whatever is left has started: one item, as items start one after the other.
-            let verdict = link.verdict.take_if(|it| it.item == sent.item);
-            let error = verdict.map_or_else(|| error.clone(), |it| it.error);
-            self.fail_or_retry(sent.unit, error, told);
-        }
+        self.end_what_started(&mut link, &error, told);
         self.put_back(units);
         if !matches!(self.phase, Phase::Open | Phase::Closed) {
             self.end_when_done();
@@ -76,6 +75,24 @@ impl State {
             self.counts.restarted(reason);
             self.slots[slot] = Slot::Vacant(Instant::now());
             self.wants_start = true;
+        }
+    }
+
+    /// Ends what a worker had started: one item, as items start one after the other.
+    fn end_what_started(&mut self, link: &mut Link, error: &Error, told: &mut Told) {
+        for sent in mem::take(&mut link.in_flight) {
+            let verdict = link.verdict.take_if(|it| it.item == sent.item);
+            let ended = verdict.map_or_else(|| error.clone(), |it| it.error);
+            if link.lost().is_none() {
+                self.fail_or_retry(sent.unit, ended, told);
+                continue;
+            }
+            // It may still run, so it is not tried again beside itself.
+            let message = match ended.kind() {
+                ErrorKind::WorkerDied => ended.to_string(),
+                _ => format!("{ended}; {error}"),
+            };
+            self.fail(&sent.unit, ended.with_message(message), told);
         }
     }
 
@@ -174,7 +191,37 @@ impl State {
         }
         if self.kill_at.is_some_and(|it| it <= Instant::now()) {
             self.kill_at = None;
-            self.links().for_each(|it| it.pidfd.kill());
+            self.kill_all();
+        }
+    }
+
+    /// Kills every worker.
+    pub(super) fn kill_all(&mut self) {
+        self.links().for_each(Link::kill);
+        self.wants_start |= self.has_refused();
+    }
+
+    /// Whether a signal to a worker has yet to be sent by another process.
+    fn has_refused(&self) -> bool {
+        let mut links = self.slots.iter().filter_map(Slot::link);
+        links.any(Link::is_refused)
+    }
+
+    /// Whether there is something to do that takes long, and so is the background thread's.
+    pub(in crate::pool) fn has_chores(&self) -> bool {
+        self.has_vacancies() || self.has_refused()
+    }
+
+    /// Takes a signal that this process may not send, with the slot of the worker that it is for.
+    pub(in crate::pool) fn take_refused(&mut self) -> Option<(usize, Refused)> {
+        let mut slots = self.slots.iter_mut().enumerate();
+        slots.find_map(|(slot, it)| Some((slot, it.link_mut()?.take_refused()?)))
+    }
+
+    /// Gives up a worker that nobody can end.
+    pub(in crate::pool) fn lose(&mut self, slot: usize, pid: u32, reason: &io::Error) {
+        if let Some(link) = self.slots[slot].link_mut().filter(|it| it.pid == pid) {
+            link.lose(reason);
         }
     }
 

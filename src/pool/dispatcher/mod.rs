@@ -66,7 +66,7 @@ pub(super) struct State {
     /// How many workers the pool is to keep.
     target: usize,
     stay: Stay,
-    /// Whether a slot was opened that only the background thread fills.
+    /// Whether something came up that only the background thread does: it fills slots, and asks others to send signals.
     pub(super) wants_start: bool,
     /// Items queued or in flight.
     pub(super) outstanding: u64,
@@ -220,7 +220,7 @@ impl State {
         self.let_surplus_go();
         if let Phase::Ending(_) | Phase::Ended(_) = self.phase {
             // It has nothing to do, and whoever ends the pool may have killed the others already.
-            self.links().for_each(|it| it.pidfd.kill());
+            self.kill_all();
         }
         Ok(())
     }

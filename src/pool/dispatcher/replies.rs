@@ -33,7 +33,8 @@ impl State {
             self.records = records;
             if !sound && let Some(link) = self.slots[slot].link_mut() {
                 // A worker that writes nonsense is as good as dead, and soon is.
-                link.pidfd.kill();
+                link.kill();
+                self.wants_start |= link.is_refused();
             }
         }
         if is_dead {

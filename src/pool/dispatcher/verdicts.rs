@@ -32,6 +32,7 @@ impl State {
                 continue;
             };
             link.enforce(now);
+            self.wants_start |= link.is_refused();
             let Some(due) = link.due else { continue };
             link.see_what_runs(now);
             if due <= now
@@ -67,6 +68,7 @@ impl State {
                 error,
                 kill_at: Some(Instant::now() + GRACE),
             });
+            self.wants_start |= link.is_refused();
         }
         self.put_back(behind);
         runs

@@ -16,7 +16,7 @@ use crate::process::start::{Child, origin::Origin};
 use crate::shm::{Life, Slab};
 use crate::sys::{
     child::{PidFd, WaitStatus},
-    fd, pipe, socket,
+    fd, pipe, signal, socket,
 };
 use crate::wire::codec;
 use std::{
@@ -67,11 +67,22 @@ pub(super) struct Verdict {
     pub(super) kill_at: Option<Instant>,
 }
 
+/// A signal that this process was refused to send to a worker.
+pub(super) struct Refused {
+    pub(super) pid: u32,
+    pub(super) pidfd: Arc<PidFd>,
+    pub(super) signal: i32,
+}
+
 /// One worker process.
 #[derive(Debug)]
 pub(super) struct Link {
     pub(super) pid: u32,
-    pub(super) pidfd: PidFd,
+    pub(super) pidfd: Arc<PidFd>,
+    /// The signal that this process was refused to send; the background thread passes it on.
+    refused: Option<i32>,
+    /// Why nobody can end the worker, set by the background thread: the worker counts as dead.
+    lost: Option<String>,
     pub(super) page: Arc<Page>,
     life: Arc<Life>,
     /// Whether room in the pipe is waited for.
@@ -189,7 +200,9 @@ impl Link {
     fn new(child: Child, ends: Ends, page: Page) -> Self {
         Self {
             pid: child.pid,
-            pidfd: child.pidfd,
+            pidfd: Arc::new(child.pidfd),
+            refused: None,
+            lost: None,
             page: Arc::new(page),
             life: Arc::new(Life),
             requests: Some(ends.requests),
@@ -254,6 +267,7 @@ impl Link {
             && !self.is_gone
             && self.exit.is_none()
             && self.dead_since.is_none()
+            && self.lost.is_none()
             && self.requests.is_some()
     }
 
@@ -362,9 +376,48 @@ impl Link {
     }
 
     /// Sends SIGTERM, which the worker knows for the pool's: one that comes from outside does not end it.
-    pub(super) fn terminate(&self) {
+    pub(super) fn terminate(&mut self) {
         self.page.tell_to_end();
-        self.pidfd.terminate();
+        self.send(signal::TERMINATE);
+    }
+
+    /// Sends SIGKILL.
+    pub(super) fn kill(&mut self) {
+        self.send(signal::KILL);
+    }
+
+    fn send(&mut self, signal: i32) {
+        if self.pidfd.send(signal).is_err() {
+            self.refused = Some(signal);
+        }
+    }
+
+    /// Whether a signal was refused that has yet to be sent by another process.
+    pub(super) fn is_refused(&self) -> bool {
+        self.refused.is_some()
+    }
+
+    /// Takes the signal that was refused, with what its sender needs to know.
+    pub(super) fn take_refused(&mut self) -> Option<Refused> {
+        let signal = self.refused.take()?;
+        Some(Refused {
+            pid: self.pid,
+            pidfd: Arc::clone(&self.pidfd),
+            signal,
+        })
+    }
+
+    /// Gives up a worker that nobody can end: it counts as dead.
+    pub(super) fn lose(&mut self, reason: &io::Error) {
+        let pid = self.pid;
+        self.lost = Some(format!(
+            "worker {pid} cannot be stopped, and is left alone: {reason}"
+        ));
+    }
+
+    /// Why nobody can end it, if that is so.
+    pub(super) fn lost(&self) -> Option<&str> {
+        self.lost.as_deref()
     }
 
     /// Kills what has not ended within its grace.
@@ -372,7 +425,7 @@ impl Link {
         let verdict = self.verdict.as_mut();
         let due = verdict.and_then(|it| it.kill_at.take_if(|at| *at <= now));
         if due.is_some() {
-            self.pidfd.kill();
+            self.kill();
         }
     }
 
@@ -405,7 +458,7 @@ impl Link {
     /// Whether it has ended, and all has been learnt that can be about how.
     pub(super) fn is_dead(&self) -> bool {
         let Some(since) = self.dead_since else {
-            return self.exit.is_some();
+            return self.exit.is_some() || self.lost.is_some();
         };
         self.exit.is_some()
             || self.is_bell_closed

@@ -9,7 +9,7 @@ use crate::process::{
     function::locate_main,
     per_process::PerProcess,
     start::{
-        Child, Request, Start, fork,
+        Child, Request, SignalRequest, Start, fork,
         missing::start_failed,
         server::{GREETING, READY, Reply},
     },
@@ -17,7 +17,7 @@ use crate::process::{
 use crate::sys::{
     child::{self, PidFd, Threads},
     poll,
-    signal::Ignored,
+    signal::{self, Ignored},
     socket,
 };
 use parking_lot::Mutex;
@@ -93,6 +93,14 @@ pub(crate) fn start(start: &Start<'_>, directory: BorrowedFd<'_>) -> Result<Chil
     started.map_err(Refusal::into_error)
 }
 
+/// Sends a signal to a child of the fork server through the server, for an owner that may not send it itself.
+pub(crate) fn signal(pid: u32, pidfd: &PidFd, signal: i32) -> io::Result<()> {
+    match OWN.get().shared.lock().as_mut() {
+        Some(running) => running.signal(pid, pidfd, signal),
+        None => Err(io::ErrorKind::NotConnected.into()),
+    }
+}
+
 /// What a server is sent for one child.
 struct Order<'a> {
     request: Request,
@@ -133,7 +141,8 @@ impl Template {
         let copy = fork::copy(threads, || entry::run_template(theirs, owner))?;
         // It has a copy of this end, too, so that closing this one does not end it.
         let server = ForkServer::wait_for_ready(control)
-            .inspect_err(|_| copy.pidfd.kill_and_reap())
+            // One that may not be killed ends with this process.
+            .inspect_err(|_| drop(copy.pidfd.kill_and_reap()))
             .map_err(failed)?;
         let server = Arc::new(Mutex::new(server));
         let mut templates = OWN.get().templates.lock();
@@ -153,6 +162,11 @@ impl Template {
             Refusal::Gone => self.gone(),
             Refusal::Failed(_) => it.into_error(),
         })
+    }
+
+    /// Sends a signal to a child of it, for an owner that may not send it itself.
+    pub(super) fn signal(&self, pid: u32, pidfd: &PidFd, signal: i32) -> io::Result<()> {
+        self.server.lock().signal(pid, pidfd, signal)
     }
 
     fn gone(&self) -> Error {
@@ -257,7 +271,23 @@ impl ForkServer {
         socket::shut_down(&self.control);
         // One that takes longer is killed.
         let _ = poll::readable(&self.pidfd, Some(END_LIMIT));
-        self.pidfd.kill_and_reap();
+        // One that may not be killed is left alone.
+        let _ = self.pidfd.kill_and_reap();
+    }
+
+    fn signal(&mut self, pid: u32, pidfd: &PidFd, signal: i32) -> io::Result<()> {
+        self.asked = self.asked.wrapping_add(1);
+        let request = SignalRequest {
+            number: self.asked,
+            pid,
+            signal,
+        };
+        socket::send(&self.control, &request.to_bytes(), &[pidfd.as_fd()])?;
+        match self.reply(FORK_LIMIT) {
+            Ok((Reply { errno: 0, .. }, _)) => Ok(()),
+            Ok((Reply { errno, .. }, _)) => Err(io::Error::from_raw_os_error(errno)),
+            Err(_) => Err(io::ErrorKind::BrokenPipe.into()),
+        }
     }
 
     /// The answer to the last request.
@@ -275,8 +305,8 @@ impl ForkServer {
             if reply.number == self.asked {
                 return Ok((reply, pidfd));
             }
-            // It was given up before this came: nobody wants its child.
-            pidfd.inspect(PidFd::kill);
+            // It was given up before this came: nobody wants its child, which ends by itself if it cannot be killed.
+            pidfd.inspect(|it| drop(it.send(signal::KILL)));
         }
     }
 }
@@ -296,7 +326,11 @@ fn receive(
 impl Drop for ForkServer {
     /// Ends a server that is of no more use, and takes its status: it is a child of this process.
     fn drop(&mut self) {
-        self.pidfd.kill_and_reap();
+        if self.pidfd.kill_and_reap().is_err() {
+            // It may not be killed, but ends by itself when it finds the end of its socket.
+            socket::shut_down(&self.control);
+            self.pidfd.wait_and_reap();
+        }
     }
 }
 

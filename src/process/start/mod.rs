@@ -112,6 +112,38 @@ impl Request {
     }
 }
 
+/// A signal that the fork server is to send to a child, whose pidfd travels beside it: the server is its parent, and may where
+/// its owner may not.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct SignalRequest {
+    /// As a [`Request`]'s.
+    pub(crate) number: u32,
+    pub(crate) pid: u32,
+    pub(crate) signal: i32,
+}
+
+impl SignalRequest {
+    /// Less than a [`Request`]'s, by which the two are told apart.
+    pub(crate) const SIZE: usize = 12;
+
+    fn to_bytes(self) -> [u8; Self::SIZE] {
+        let mut bytes = [0; Self::SIZE];
+        bytes[..4].copy_from_slice(&self.number.to_le_bytes());
+        bytes[4..8].copy_from_slice(&self.pid.to_le_bytes());
+        bytes[8..].copy_from_slice(&self.signal.to_le_bytes());
+        bytes
+    }
+
+    fn from_bytes(bytes: [u8; Self::SIZE]) -> Self {
+        let field = |at: usize| u32::from_le_bytes(*bytes[at..].first_chunk().expect("a field"));
+        Self {
+            number: field(0),
+            pid: field(4),
+            signal: field(8).cast_signed(),
+        }
+    }
+}
+
 /// A child that was started.
 #[derive(Debug)]
 pub(crate) struct Child {

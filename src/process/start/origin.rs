@@ -6,8 +6,11 @@ use super::{
 };
 use crate::error::Result;
 use crate::process::{function::ChildMain, method::StartMethod};
-use crate::sys::child::Threads;
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use crate::sys::child::{PidFd, Threads};
+use std::{
+    io,
+    os::fd::{AsFd, BorrowedFd, OwnedFd},
+};
 
 /// A source of workers.
 #[derive(Debug)]
@@ -54,6 +57,15 @@ impl Origin {
         match &self.method {
             Method::ForkServer | Method::Spawn => forkserver::start(&start, directory),
             Method::Template(template) => template.start(&start, directory),
+        }
+    }
+
+    /// Sends a signal to a worker, for an owner that may not send it itself. Blocks until the process that has forked the worker
+    /// has sent it, or has failed to.
+    pub(crate) fn signal(&self, pid: u32, pidfd: &PidFd, signal: i32) -> io::Result<()> {
+        match &self.method {
+            Method::ForkServer | Method::Spawn => forkserver::signal(pid, pidfd, signal),
+            Method::Template(template) => template.signal(pid, pidfd, signal),
         }
     }
 }

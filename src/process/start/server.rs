@@ -1,7 +1,7 @@
 //! The fork server, seen from inside: a copy of the program with one thread, which forks and reaps for its owner.
 //!
-//! It does three things, in one loop without a lock or a timer: it forks when the owner asks, it writes down how children
-//! ended, and it ends itself and all of them when the owner is gone. Deaths, and what follows:
+//! It does four things, in one loop without a lock or a timer: it forks when the owner asks, it signals a child that the owner
+//! may not signal itself, it writes down how children ended, and it ends itself and all of them when the owner is gone. Deaths, and what follows:
 //!
 //! - *The owner* (or its socket): the pidfd or the socket becomes readable; every daemon is killed and reaped, then what they
 //!   leave behind, then the server ends; a child that is no daemon runs on. A copy of the owner that holds the socket open does not matter: the pidfd tells.
@@ -13,7 +13,7 @@
 use crate::process::{
     entry,
     function::{self, ChildMain, Given},
-    start::{ExitRecord, Flags, MOST_BESIDE, Request, executed},
+    start::{ExitRecord, Flags, MOST_BESIDE, Request, SignalRequest, executed},
 };
 use crate::sys::{
     child::{self, Forked, PidFd, Threads},
@@ -35,6 +35,8 @@ pub(super) const READY: &[u8] = b"ready";
 
 /// What is said of a failure that was not the system's.
 const EIO: i32 = 5;
+/// What is said of a process that is none of the server's.
+const ECHILD: i32 = 10;
 /// What is said when a process has too many descriptors.
 const EMFILE: i32 = 24;
 
@@ -216,6 +218,11 @@ impl Server {
     /// Takes one request; false when the owner has closed the socket.
     fn answer(&mut self, ignored: Ignored) -> io::Result<bool> {
         let (length, fds) = socket::receive(&self.control, &mut self.message)?;
+        if let Ok(request) = self.message[..length].try_into() {
+            let request = SignalRequest::from_bytes(request);
+            self.answer_signal(request, fds)?;
+            return Ok(true);
+        }
         let Some((request, bytes)) = self.message[..length].split_first_chunk() else {
             return Ok(false);
         };
@@ -243,6 +250,35 @@ impl Server {
             socket::send(&self.control, &reply.to_bytes(), &[])?;
         }
         Ok(true)
+    }
+
+    fn answer_signal(&self, request: SignalRequest, mut fds: Vec<OwnedFd>) -> io::Result<()> {
+        let sent = match fds.pop().map(PidFd::from_fd) {
+            Some(pidfd) => self.signal(request, &pidfd),
+            None => Err(io::Error::from_raw_os_error(EMFILE)),
+        };
+        let errno = sent.err().map(|it| it.raw_os_error().unwrap_or(EIO));
+        let reply = Reply {
+            number: request.number,
+            pid: request.pid,
+            errno: errno.unwrap_or(0),
+        };
+        socket::send(&self.control, &reply.to_bytes(), &[])
+    }
+
+    /// Sends a signal to a child, and to nothing else that the owner names.
+    fn signal(&self, request: SignalRequest, pidfd: &PidFd) -> io::Result<()> {
+        if pidfd.is_dead() {
+            return Ok(());
+        }
+        let is_known = self.children.iter().any(|it| it.pid == request.pid);
+        if !is_known || !pidfd.is_child() {
+            return Err(io::Error::from_raw_os_error(ECHILD));
+        }
+        // Where a sandbox refuses pidfds, by its number: that is its own before this process reaps it.
+        pidfd
+            .send(request.signal)
+            .or_else(|_| child::signal_child(request.pid, request.signal))
     }
 
     fn start(
