@@ -73,7 +73,7 @@ impl<'a> TaskOptions<'a> {
     /// [`ErrorKind::TimedOut`]. Whatever else was sent to that worker runs elsewhere, the items of the same chunk too. A task that
     /// handles SIGTERM and returns within that second keeps its result.
     ///
-    /// The clock stops while a panic is noted, for at most 1 s, and goes on for the destructors that run while it unwinds.
+    /// The first panic in a task stops the clock for 1 s: it counts even if the limit passes while the task's destructors run.
     ///
     /// ```
     /// use procpool::{ErrorKind, ProcessPoolExecutor};

@@ -28,10 +28,9 @@
 //!
 //! # The clock of a panic
 //!
-//! What the hook of a panic does takes none of its item's time: a limit that passes meanwhile would hide the panic. The worker
-//! stores when the hook began, then the item; at the hook's end it adds up the time, then stores 0 for the beginning. The pool
-//! loads the item, the beginning and the sum, in this order. So it may take a hook's time off twice, for a moment, and never
-//! leaves it out.
+//! A panic stops the clock of its item for a second, once: a limit that passes while the panic is on its way would hide it. The
+//! worker stores when the first panic of an item began, then the item; the pool loads them in the opposite order. If the limit
+//! has passed before the worker stores the item, the pool may end the worker: then the panic came too late.
 //!
 //! # The bell
 //!
@@ -66,7 +65,6 @@ const END: usize = 456;
 const OVERFLOW: usize = 460;
 const PANIC_ITEM: usize = 512;
 const PANIC_SINCE: usize = 520;
-const PANIC_NANOS: usize = 528;
 /// Histograms, in a page of their own: an idle worker touches none of it.
 const WAIT_TIMES: usize = 4096;
 const RUN_TIMES: usize = WAIT_TIMES + BUCKETS * size_of::<u64>();
@@ -78,9 +76,8 @@ const RING_BYTES: usize = 128 << 10;
 /// How long a worker sleeps at most before it looks for room again.
 const ROOM_LIMIT: Duration = Duration::from_millis(100);
 
-/// How long the hook of a panic may stop the clock of its item: ten thousand times what it takes. The hook needs the loader's lock,
-/// which a thread of the task's may hold forever.
-const LONGEST_PANIC: Duration = Duration::from_secs(1);
+/// How long a panic stops the clock of its item. As long as a task may go on after SIGTERM, so that a limit keeps its meaning.
+const PANIC_GRACE: Duration = Duration::from_secs(1);
 
 /// When a worker is to ring.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -301,27 +298,16 @@ impl Page {
         view.atomic_u32(STARTED_ITEM).store(item, Ordering::Release);
     }
 
-    /// Stops the item's clock: the hook of a panic begins.
+    /// Stops the item's clock for a second, if it is the first panic of the item.
     pub(super) fn stop_clock(&self, item: u32) {
         let view = self.0.view();
+        let (noted, since) = (view.atomic_u32(PANIC_ITEM), view.atomic_u64(PANIC_SINCE));
         // Relaxed: nobody else stores these.
-        if view.atomic_u32(PANIC_ITEM).load(Ordering::Relaxed) != item {
-            view.atomic_u64(PANIC_NANOS).store(0, Ordering::Relaxed);
+        if noted.load(Ordering::Relaxed) != item || since.load(Ordering::Relaxed) == 0 {
+            since.store(clock::now(), Ordering::Relaxed);
+            // Release: whoever sees the item sees the time.
+            noted.store(item, Ordering::Release);
         }
-        // Release: whoever sees that a second hook runs sees how long the first took.
-        view.atomic_u64(PANIC_SINCE)
-            .store(clock::now(), Ordering::Release);
-        // Release: whoever sees the item sees the two above.
-        view.atomic_u32(PANIC_ITEM).store(item, Ordering::Release);
-    }
-
-    /// Resumes the item's clock: the hook has ended.
-    pub(super) fn start_clock(&self) {
-        let view = self.0.view();
-        let since = view.atomic_u64(PANIC_SINCE).load(Ordering::Relaxed);
-        self.add(PANIC_NANOS, clock::now().saturating_sub(since));
-        // Release: whoever sees that the hook has ended sees how long it took.
-        view.atomic_u64(PANIC_SINCE).store(0, Ordering::Release);
     }
 
     /// Whether the pool has asked this item to stop.
@@ -375,20 +361,15 @@ impl Page {
         (noted == item && then > 0).then(|| clock::since(then))
     }
 
-    /// Returns how long the item's clock has stood still in the hooks of its panics.
-    pub(super) fn time_in_panics(&self, item: u32) -> Duration {
+    /// Returns how long a panic has stopped the item's clock.
+    pub(super) fn time_in_panic(&self, item: u32) -> Duration {
         let view = self.0.view();
-        // Numbers are never used twice, and start at 0, as does a page.
-        if view.atomic_u32(PANIC_ITEM).load(Ordering::Acquire) != item {
+        let noted = view.atomic_u32(PANIC_ITEM).load(Ordering::Acquire);
+        let since = view.atomic_u64(PANIC_SINCE).load(Ordering::Relaxed);
+        if noted != item || since == 0 {
             return Duration::ZERO;
         }
-        let since = view.atomic_u64(PANIC_SINCE).load(Ordering::Acquire);
-        let ended = Duration::from_nanos(view.atomic_u64(PANIC_NANOS).load(Ordering::Relaxed));
-        let running = match since {
-            0 => Duration::ZERO,
-            since => clock::since(since).min(LONGEST_PANIC),
-        };
-        ended.saturating_add(running)
+        clock::since(since).min(PANIC_GRACE)
     }
 
     /// Whether a thread of the worker has overflowed its stack.
@@ -597,31 +578,18 @@ mod tests {
     }
 
     #[test]
-    fn the_clock_of_an_item_stands_still_in_its_panics_alone() {
+    fn the_first_panic_of_an_item_stops_its_clock_for_a_second() {
         let page = page();
-        assert_eq!(page.time_in_panics(0), Duration::ZERO);
-        let stopped = clock::now();
+        assert_eq!(page.time_in_panic(0), Duration::ZERO);
         page.stop_clock(7);
-        page.start_clock();
+        assert_eq!(page.time_in_panic(8), Duration::ZERO);
+        let since = page.0.view().atomic_u64(PANIC_SINCE);
+        since.store(1, Ordering::Relaxed);
         page.stop_clock(7);
-        page.start_clock();
-        assert!(page.time_in_panics(7) > Duration::ZERO);
-        assert!(page.time_in_panics(7) <= clock::since(stopped));
-        assert_eq!(page.time_in_panics(8), Duration::ZERO);
+        assert_eq!(page.time_in_panic(7), PANIC_GRACE);
         page.stop_clock(8);
-        assert_eq!(page.time_in_panics(7), Duration::ZERO);
-        assert!(page.time_in_panics(8) <= clock::since(stopped));
-    }
-
-    #[test]
-    fn a_clock_does_not_stand_still_forever() {
-        let page = page();
-        page.stop_clock(0);
-        page.0
-            .view()
-            .atomic_u64(PANIC_SINCE)
-            .store(1, Ordering::Relaxed);
-        assert_eq!(page.time_in_panics(0), LONGEST_PANIC);
+        assert!(since.load(Ordering::Relaxed) > 1);
+        assert_eq!(page.time_in_panic(7), Duration::ZERO);
     }
 
     #[test]

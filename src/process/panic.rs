@@ -31,10 +31,8 @@ pub(crate) enum Report {
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct OnPanic {
     pub(crate) report: Report,
-    /// Stops the task's clock, before anything else: what the hook does takes none of the task's time.
+    /// Stops the task's clock, before anything else.
     pub(crate) stop_clock: fn(),
-    /// Resumes the clock, for what the task's destructors do.
-    pub(crate) start_clock: fn(),
     /// Reports the fault of a panic that ends the process, after which nothing comes.
     pub(crate) last_words: fn(Fault),
 }
@@ -44,7 +42,6 @@ impl OnPanic {
     pub(crate) const SILENT: Self = Self {
         report: Report::Silent,
         stop_clock: || (),
-        start_clock: || (),
         last_words: |_| (),
     };
 }
@@ -70,7 +67,6 @@ pub(crate) fn install_hook(on_panic: OnPanic) {
             return (on_panic.last_words)(caught.into());
         }
         CAUGHT.set(Some(caught));
-        (on_panic.start_clock)();
     }));
 }
 

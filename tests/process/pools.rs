@@ -76,6 +76,24 @@ for_every_method! {
         Ok(())
     }
 
+    fn a_panic_that_takes_longer_than_the_limit_to_unwind_is_a_panic(method) {
+        struct Slow;
+        impl Drop for Slow {
+            fn drop(&mut self) {
+                thread::sleep(Duration::from_millis(600));
+            }
+        }
+        let pool = pool_by(method, 1)?;
+        let unwind = |()| -> () {
+            let _slow = Slow;
+            panic!("in time");
+        };
+        let limited = pool.options().timeout(Duration::from_millis(400));
+        let error = failure(limited.apply(unwind, ()));
+        assert_eq!(error.kind(), ErrorKind::Panicked, "{error}");
+        Ok(())
+    }
+
     fn a_task_that_never_ends_to_unwind_is_out_of_time(method) {
         struct Endless;
         impl Drop for Endless {

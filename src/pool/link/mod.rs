@@ -365,7 +365,7 @@ impl Link {
         let (item, seen) = self.running?;
         let noted = self.page.age(item);
         let age = noted.unwrap_or_else(|| now.duration_since(seen));
-        Some(age.saturating_sub(self.page.time_in_panics(item)))
+        Some(age.saturating_sub(self.page.time_in_panic(item)))
     }
 
     /// Tells the worker to end; the item may notice, and says so by its own end.

@@ -161,7 +161,6 @@ pub(super) fn main(given: Given) -> i32 {
     REPLIES.set(Some(Rc::clone(&replies)));
     panic::install_hook(OnPanic {
         stop_clock,
-        start_clock,
         last_words,
         ..OnPanic::SILENT
     });
@@ -174,14 +173,6 @@ fn stop_clock() {
         && let Doing::Item(item) = replies.doing.get()
     {
         replies.page.stop_clock(item);
-    }
-}
-
-fn start_clock() {
-    if let Some(replies) = REPLIES.with_borrow(Clone::clone)
-        && let Doing::Item(_) = replies.doing.get()
-    {
-        replies.page.start_clock();
     }
 }
 
