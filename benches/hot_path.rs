@@ -1,20 +1,24 @@
-//! The hot path alone, without and with each setting of supervision, for tools that count what it costs: nothing, it should be.
+//! The hot path alone, without and with each setting of supervision, for tools that count its cost.
 //!
 //! ```text
-//! cargo bench --bench hot_path -- plain           # runs it once, and says how long it took; `list` names the settings
+//! benches/count                                   # prints user instructions per submit and per item of a map
+//! cargo bench --bench hot_path -- plain           # runs it once and prints how long it took; `list` names the settings
 //! ```
-//! The program that cargo names then is run below a counter: `strace -f -c PROGRAM timeout` for system calls, and
-//! `valgrind --tool=callgrind --trace-children=yes PROGRAM timeout 10000 0` for instructions, of which a file is left for each
-//! process. The numbers are submits, and items of a map. One worker, on the core of the pool: with more of them it is chance who
-//! waits for whom, and how.
+//! The program that cargo names takes a setting, the number of submits, the number of items of a map, and a start method
+//! (`fork-server`, `spawn`, `fork`): `strace -f -c PROGRAM timeout` counts system calls, and
+//! `valgrind --tool=callgrind PROGRAM timeout 10000 0 fork` instructions, with a file for each process. Valgrind needs the
+//! start method `fork`: it stays with a copy of the program, but loses the fork server, which executes the program again
+//! through `/proc/self/exe`. It needs version 3.24 or later, because older ones lack `pidfd_open`; `benches/count` fetches
+//! one. The pool has one worker, on its own core, because with several workers it is chance which of them waits.
 
 use std::env;
 use std::error::Error;
+use std::process;
 use std::time::{Duration, Instant};
 
 use nix::sched::{CpuSet, sched_setaffinity};
 use nix::unistd::Pid;
-use procpool::{ProcessPoolBuilder, ProcessPoolExecutor, ResourceLimits};
+use procpool::{ProcessPoolBuilder, ProcessPoolExecutor, ResourceLimits, StartMethod};
 
 type Result<T, E = Box<dyn Error>> = std::result::Result<T, E>;
 
@@ -39,35 +43,48 @@ const SETTINGS: [(&str, Setting); 8] = [
     }),
 ];
 
+const METHODS: [(&str, StartMethod); 3] = [
+    ("fork-server", StartMethod::ForkServer),
+    ("spawn", StartMethod::Spawn),
+    ("fork", StartMethod::Fork),
+];
+
 fn main() -> Result<()> {
     let arguments = env::args().skip(1).filter(|it| !it.starts_with('-'));
     let arguments: Vec<String> = arguments.collect();
-    let number = |at: usize| arguments.get(at).map_or(Ok(100), |it| it.parse());
-    let name = arguments.first().map_or("plain", String::as_str);
-    if name == "list" {
+    let argument = |at: usize, default| arguments.get(at).map_or(default, String::as_str);
+    if argument(0, "plain") == "list" {
         SETTINGS.iter().for_each(|it| println!("{}", it.0));
         return Ok(());
     }
-    let setting = SETTINGS.iter().find(|it| it.0 == name);
+    let setting = named(&SETTINGS, argument(0, "plain"))?;
+    let method = named(&METHODS, argument(3, "fork-server"))?;
+    let builder = setting(ProcessPoolExecutor::builder().workers(1)).start_method(method);
     run(
-        setting.ok_or("there is no such setting")?.1,
-        number(1)?,
-        number(2)?,
+        builder,
+        argument(1, "100").parse()?,
+        argument(2, "100").parse()?,
     )
 }
 
-fn run(setting: Setting, submits: u64, items: u64) -> Result<()> {
+fn named<T: Copy>(all: &[(&str, T)], name: &str) -> Result<T> {
+    let found = all.iter().find(|it| it.0 == name);
+    Ok(found.ok_or_else(|| format!("unknown argument {name}"))?.1)
+}
+
+fn run(builder: ProcessPoolBuilder, submits: u64, items: u64) -> Result<()> {
     let mut core = CpuSet::new();
     core.set(0)?;
     sched_setaffinity(Pid::from_raw(0), &core)?;
-    let pool = setting(ProcessPoolExecutor::builder().workers(1)).build()?;
-    pool.apply(tiny, 0)?;
+    let pool = builder.build()?;
+    let worker = pool.apply(|()| process::id(), ())?;
     let started = Instant::now();
     submit_all(&pool, submits)?;
     let submitted = started.elapsed();
     pool.map(tiny, 0..items)?;
     let mapped = started.elapsed() - submitted;
     println!("{submits} submits in {submitted:?}, {items} items in {mapped:?}");
+    println!("processes: {} {worker}", process::id());
     println!("done: {}", pool.stats().done);
     Ok(pool.join()?)
 }
