@@ -7,9 +7,12 @@ use super::{
 };
 use crate::error::{Error, ErrorKind, Result};
 use crate::ipc::{Address, AuthKey, authkey, forget_key, remember_key};
-use crate::process::Process;
+use crate::process::{
+    Process,
+    ending::{self, EndsWithProcess},
+};
 use crate::sys::pid;
-use std::{fs::Permissions, os::unix::fs::PermissionsExt, time::Duration};
+use std::{fs::Permissions, os::unix::fs::PermissionsExt, sync::Arc, time::Duration};
 use tempfile::TempDir;
 
 /// Connections at once, unless it is said otherwise; each costs the server a thread.
@@ -111,13 +114,14 @@ impl ManagerBuilder {
         } = server::start(address, &key, self.limits)?;
         // Proxies name the server by it, here and in the processes that they are sent to.
         let near = reachable(&address);
-        let server = OwnServer {
+        let server = Arc::new(OwnServer {
             process: Some(process),
             end,
             folder,
             owner: pid::current(),
             address: near.clone(),
-        };
+        });
+        ending::add(&server);
         remember_key(&near, &key);
         Ok(Manager {
             client: Client::connect(&near, &key)?,
@@ -191,6 +195,19 @@ impl OwnServer {
     }
 }
 
+impl EndsWithProcess for OwnServer {
+    /// The server removes its socket, and the folder that was made for that.
+    fn end(&self) {
+        // A server that is gone needs not be told.
+        let _ = self.end.send(&());
+        let Some(process) = &self.process else { return };
+        let has_ended = || matches!(process.join_timeout(ENDED_WITHIN), Ok(Some(_)));
+        if !has_ended() && process.kill().is_ok() {
+            has_ended();
+        }
+    }
+}
+
 impl Drop for OwnServer {
     /// Ends the server; in a copy of the process that has started it nothing happens.
     fn drop(&mut self) {
@@ -199,15 +216,9 @@ impl Drop for OwnServer {
             return;
         }
         forget_key(&self.address);
-        // A server that is gone needs not be told.
-        let _ = self.end.send(&());
-        let Some(process) = self.process.take() else {
-            return;
-        };
-        let has_ended = matches!(process.join_timeout(ENDED_WITHIN), Ok(Some(_)));
-        if !has_ended && process.kill().is_err() {
-            // It cannot be killed, and would be waited for.
-            process.detach();
-        }
+        self.end();
+        // One that cannot be killed would be waited for.
+        let left = self.process.take().filter(Process::is_alive);
+        left.into_iter().for_each(Process::detach);
     }
 }

@@ -92,7 +92,7 @@ use std::{fmt, sync::Arc};
 pub struct Manager {
     client: Arc<Client>,
     address: Address,
-    server: Option<builder::OwnServer>,
+    server: Option<Arc<builder::OwnServer>>,
 }
 
 impl Manager {
@@ -137,7 +137,7 @@ impl Manager {
     /// The id of the server's process, if this manager has started it.
     #[must_use]
     pub fn server_pid(&self) -> Option<u32> {
-        self.server.as_ref().map(builder::OwnServer::pid)
+        self.server.as_ref().map(|it| it.pid())
     }
 
     /// The namespace that the server has from the start, where those who [`connect`](Self::connect) find proxies.

@@ -306,6 +306,8 @@ impl ProcessPoolBuilder {
     /// with these settings and takes tasks, else a new one in its place. An initializer is the same if the function and its
     /// encoded argument are, which those of a `HashMap` are not every time.
     ///
+    /// Its workers have the directory and the environment that this process had when it was built.
+    ///
     /// Blocks while the executor is built, here or by another thread; and, if nobody else has the one that is replaced, until
     /// all that was submitted to it is done.
     ///

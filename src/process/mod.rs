@@ -10,7 +10,7 @@ mod bootstrap;
 mod builder;
 pub(crate) mod call;
 mod child;
-mod ending;
+pub(crate) mod ending;
 pub(crate) mod entry;
 pub(crate) mod fault;
 mod fork_map;

@@ -10,7 +10,7 @@ use nix::{
 };
 use procpool::{Address, ErrorKind, ListProxy, Manager, Process, Result, authkey};
 use std::{
-    env, fs,
+    env, fs, mem,
     net::{Ipv4Addr, Ipv6Addr, SocketAddr},
     os::unix::{fs::PermissionsExt, process::CommandExt},
     path::{Path, PathBuf},
@@ -19,6 +19,7 @@ use std::{
 
 pub(crate) const PROGRAMS: &[(&str, fn())] = &[
     ("connect to a manager", connect_to_a_manager),
+    ("keep a manager", keep_a_manager),
     ("own a manager", own_a_manager),
     (
         "own a manager in a long folder",
@@ -54,6 +55,25 @@ fn a_manager_that_is_dropped_ends_its_server_and_leaves_no_file() -> Result<()> 
         assert_eq!(failure(list.push(1)).kind(), ErrorKind::Disconnected);
         Ok(())
     })
+}
+
+fn keep_a_manager() {
+    let manager = Manager::start().expect("a manager");
+    say(path_of(&manager).display());
+    mem::forget(manager);
+}
+
+// Where process 1 reaps nobody, a zombie stays for ever.
+#[test]
+fn a_program_that_never_drops_its_manager_leaves_nothing_to_be_reaped() {
+    alone("", || {
+        nix::sys::prctl::set_child_subreaper(true).expect("it is always granted");
+        let mut program = Program::start("keep a manager");
+        let path = PathBuf::from(program.hear());
+        program.succeed();
+        assert_eq!(Seen::children_of(std::process::id()), []);
+        assert!(!path.parent().expect("a folder").exists());
+    });
 }
 
 fn own_a_manager_in_a_long_folder() {

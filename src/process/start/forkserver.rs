@@ -5,6 +5,7 @@
 
 use crate::error::{Error, ErrorKind, Result};
 use crate::process::{
+    ending::{self, EndsWithProcess},
     entry,
     function::locate_main,
     per_process::PerProcess,
@@ -25,7 +26,7 @@ use std::{
     io,
     os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd},
     sync::{
-        Arc, Weak,
+        Arc,
         atomic::{AtomicBool, Ordering},
     },
     time::{Duration, Instant},
@@ -40,33 +41,24 @@ const FORK_LIMIT: Duration = Duration::from_secs(10);
 /// How long a server may take to end, with its children, at the end of this process.
 const END_LIMIT: Duration = Duration::from_secs(2);
 
-/// The servers of a process.
+/// The server of a process, which all share that start children.
 #[derive(Default)]
-struct Servers {
-    /// The one that all share, once there is one.
-    shared: Mutex<Option<ForkServer>>,
-    templates: Mutex<Vec<Weak<Mutex<ForkServer>>>>,
+struct Shared {
+    /// `None` before it is first needed.
+    server: Mutex<Option<ForkServer>>,
     /// Whether the process ends: it starts none any more.
-    are_ended: AtomicBool,
+    is_ended: AtomicBool,
 }
 
-static OWN: PerProcess<Servers> = PerProcess::new();
+static OWN: PerProcess<Shared> = PerProcess::new();
 
-/// Ends every server of this process, and takes their statuses; no other can be started. For the end of the process.
-pub(crate) fn end_all() {
+/// Ends the shared server, and takes its status; no other can be started. For the end of the process.
+pub(crate) fn end_shared() {
     let Some(own) = OWN.existing() else { return };
-    // Relaxed: the lock below orders it before whatever follows under that.
-    own.are_ended.store(true, Ordering::Relaxed);
-    if let Some(mut shared) = own.shared.try_lock_for(END_LIMIT) {
-        shared.take().inspect(ForkServer::end);
-    }
-    let templates = own.templates.try_lock_for(END_LIMIT);
-    for template in templates.iter().flat_map(|it| it.iter()) {
-        if let Some(template) = template.upgrade()
-            && let Some(server) = template.try_lock_for(END_LIMIT)
-        {
-            server.end();
-        }
+    // Relaxed: the lock orders it before what others do under that afterwards.
+    own.is_ended.store(true, Ordering::Relaxed);
+    if let Some(mut server) = own.server.try_lock_for(END_LIMIT) {
+        server.take().inspect(ForkServer::end);
     }
 }
 
@@ -74,14 +66,14 @@ pub(crate) fn end_all() {
 pub(crate) fn start(start: &Start<'_>, directory: BorrowedFd<'_>) -> Result<Child> {
     let order = Order::new(start, directory)?;
     let own = OWN.get();
-    let mut server = own.shared.lock();
+    let mut server = own.server.lock();
     if let Some(running) = server.as_mut() {
         match running.start(&order, FORK_LIMIT) {
             Err(Refusal::Gone) => *server = None,
             done => return done.map_err(Refusal::into_error),
         }
     }
-    if own.are_ended.load(Ordering::Relaxed) {
+    if own.is_ended.load(Ordering::Relaxed) {
         let message = "failed to start the fork server: this process is ending";
         return Err(Error::new(ErrorKind::StartFailed, message));
     }
@@ -95,7 +87,7 @@ pub(crate) fn start(start: &Start<'_>, directory: BorrowedFd<'_>) -> Result<Chil
 
 /// Sends a signal to a child of the fork server through the server, for an owner that may not send it itself.
 pub(crate) fn signal(pid: u32, pidfd: &PidFd, signal: i32) -> io::Result<()> {
-    match OWN.get().shared.lock().as_mut() {
+    match OWN.get().server.lock().as_mut() {
         Some(running) => running.signal(pid, pidfd, signal),
         None => Err(io::ErrorKind::NotConnected.into()),
     }
@@ -145,9 +137,7 @@ impl Template {
             .inspect_err(|_| drop(copy.pidfd.kill_and_reap()))
             .map_err(failed)?;
         let server = Arc::new(Mutex::new(server));
-        let mut templates = OWN.get().templates.lock();
-        templates.retain(|it| it.strong_count() > 0);
-        templates.push(Arc::downgrade(&server));
+        ending::add(&server);
         Ok(Self {
             pid: copy.pid,
             server,
@@ -176,6 +166,14 @@ impl Template {
             self.pid
         );
         Error::new(ErrorKind::StartFailed, message)
+    }
+}
+
+impl EndsWithProcess for Mutex<ForkServer> {
+    fn end(&self) {
+        if let Some(server) = self.try_lock_for(END_LIMIT) {
+            server.end();
+        }
     }
 }
 
