@@ -67,6 +67,8 @@
 //! | get a future | [`submit`](ProcessPoolExecutor::submit), [`try_submit`](ProcessPoolExecutor::try_submit) | [`map_async`](ProcessPoolExecutor::map_async) |
 //! | be called back | [`apply_async`](ProcessPoolExecutor::apply_async) | [`add_done_callback`](TaskFuture::add_done_callback) |
 //! | read lazily | | [`imap`](ProcessPoolExecutor::imap), [`imap_unordered`](ProcessPoolExecutor::imap_unordered), either `.into_stream()` |
+//! | read an input that blocks | | [`feed`](ProcessPoolExecutor::feed), [`feed_unordered`](ProcessPoolExecutor::feed_unordered), either `.into_stream()` |
+//! | from stream to stream | | [`imap_stream`](ProcessPoolExecutor::imap_stream), [`imap_stream_unordered`](ProcessPoolExecutor::imap_stream_unordered) |
 //!
 //! A [`TaskFuture`] is also a [`std::future::Future`], on any runtime:
 //!
@@ -81,6 +83,10 @@
 //! ```
 //!
 //! Several futures are waited for with [`wait`] and [`as_completed`].
+//!
+//! `imap` reads its input in the caller's thread, and only while no result is there. `feed` reads
+//! it in a thread of its own: results come while the input waits for a channel, a socket or a line.
+//! `imap_stream` polls its input, and blocks no executor.
 //!
 //! # Stop, limit, retry
 //!
@@ -318,10 +324,10 @@ pub use manager::{
 };
 #[cfg(all(target_os = "linux", target_pointer_width = "64"))]
 pub use pool::{
-    AsCompleted, Histogram, Imap, ImapStream, ImapUnordered, Input, Output, PoolStats,
-    ProcessPoolBuilder, ProcessPoolExecutor, ResourceLimits, RestartReasons, ReturnWhen,
-    TaskFuture, TaskOptions, TrySubmitError, Waited, Worker, WorkerStats, as_completed,
-    current_worker, wait,
+    AsCompleted, Feed, FeedStream, FeedUnordered, Histogram, Imap, ImapStream, ImapUnordered,
+    Input, Output, PoolStats, ProcessPoolBuilder, ProcessPoolExecutor, ResourceLimits,
+    RestartReasons, ReturnWhen, StreamImap, TaskFuture, TaskOptions, TrySubmitError, Waited,
+    Worker, WorkerStats, as_completed, current_worker, wait,
 };
 #[cfg(all(target_os = "linux", target_pointer_width = "64"))]
 pub use process::{

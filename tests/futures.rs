@@ -10,6 +10,8 @@ mod cancel;
 mod polling;
 #[path = "futures/states.rs"]
 mod states;
+#[path = "futures/stream_inputs.rs"]
+mod stream_inputs;
 #[path = "futures/streams.rs"]
 mod streams;
 #[path = "futures/waiting.rs"]

@@ -8,6 +8,7 @@ mod common;
 mod processes;
 
 use common::{A_MOMENT, DEADLINE, Gate, alone, failure, pass, pool_of, square};
+use futures::{StreamExt, executor::block_on, stream};
 use nix::{
     fcntl::{FcntlArg, FdFlag, fcntl},
     sys::signal::Signal,
@@ -190,6 +191,9 @@ fn streams_that_are_dropped_early_leave_nothing_behind() {
             let pool = pool_of(2);
             assert!(pool.imap(square, 0..).nth(10).is_some());
             assert!(pool.imap_unordered(square, 0..).nth(10).is_some());
+            assert_eq!(pool.feed(square, 0..100).count(), 100);
+            let results = pool.imap_stream(square, stream::iter(0..));
+            assert_eq!(block_on(results.take(10).count()), 10);
             let with = pool.map_with(vec![7u8; 100_000], |c, x: usize| c.len() + x, 0..10);
             assert_eq!(with.expect("a pool that works").len(), 10);
         });

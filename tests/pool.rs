@@ -4,6 +4,8 @@ mod common;
 
 #[path = "pool/codec.rs"]
 mod codec;
+#[path = "pool/feed.rs"]
+mod feed;
 #[path = "pool/lazy.rs"]
 mod lazy;
 #[path = "pool/maps.rs"]
@@ -12,6 +14,8 @@ mod maps;
 mod nested;
 #[path = "pool/payload.rs"]
 mod payload;
+#[path = "pool/slow_inputs.rs"]
+mod slow_inputs;
 #[path = "pool/stress.rs"]
 mod stress;
 #[path = "pool/submit.rs"]

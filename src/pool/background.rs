@@ -4,7 +4,7 @@ use super::{
     link::{Link, Refused},
     page::full_barrier,
     relief::Alarmed,
-    shared::{RELIEF, Shared},
+    shared::{OVERDUE, RELIEF, Shared},
     task::Told,
 };
 use crate::error::Error;
@@ -89,27 +89,35 @@ impl Shared {
         (state.is_armed, state.timer) = (false, None);
     }
 
-    /// Sleeps until there is something to do or until `due`; an alarm that went off early is no reason to wake.
+    /// Sleeps until there is something to do or until `due`. Neither an alarm that went off early
+    /// nor what is overdue is a reason to take over from a caller.
     fn sleep_at_the_gate(&self, due: Option<Instant>) {
         let mut ready = Vec::new();
         loop {
             let limit = due.map(|it| it.saturating_duration_since(Instant::now()));
             // It cannot fail for a set and a buffer of our own.
             let _ = self.gate.wait(limit, &mut ready);
-            if !ready.contains(&RELIEF) {
-                return;
+            if ready.contains(&OVERDUE) {
+                self.send_overdue();
             }
-            self.relief.lower();
-            let mut state = self.state.lock();
-            match state.relief.alarm_goes_off(Instant::now()) {
-                Alarmed::Takes => return,
-                Alarmed::SleepsFor(delay) => self.relief.set(delay),
-                Alarmed::Sleeps => {}
-            }
-            if ready.len() > 1 {
+            let takes_over = ready.contains(&RELIEF) && self.relief_goes_off();
+            let is_alarm = |it: &u64| [OVERDUE, RELIEF].contains(it);
+            if takes_over || ready.is_empty() || !ready.iter().all(is_alarm) {
                 return;
             }
         }
+    }
+
+    /// Returns whether this thread takes over from a caller.
+    fn relief_goes_off(&self) -> bool {
+        self.relief.lower();
+        let mut state = self.state.lock();
+        match state.relief.alarm_goes_off(Instant::now()) {
+            Alarmed::Takes => return true,
+            Alarmed::SleepsFor(delay) => self.relief.set(delay),
+            Alarmed::Sleeps => {}
+        }
+        false
     }
 
     /// Whether this thread is the background thread, which runs a waker of the user's then.
@@ -192,6 +200,7 @@ impl OwnThreads for Shared {
             self.chores.raise();
             join(thread);
             self.callbacks.rest();
+            self.feeders.join_ended();
         }
     }
 

@@ -16,7 +16,7 @@ use std::{
     collections::{BTreeMap, HashMap, VecDeque},
     sync::{
         Arc,
-        atomic::{AtomicU32, AtomicU64, Ordering},
+        atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering},
     },
     task::Waker,
     thread::Thread,
@@ -111,6 +111,26 @@ pub(super) fn undecodable(reason: codec::Reason) -> Error {
     Error::new(ErrorKind::Codec, message)
 }
 
+/// How much of a batch is under way.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Load {
+    /// Items that left the input and whose outcomes were not taken.
+    pub(super) untaken: u64,
+    /// The same, and those whose outcomes were taken last: its caller has yet to hand them out.
+    pub(super) ahead: u64,
+    /// Items that were sent and have no outcome.
+    pub(super) outstanding: u64,
+}
+
+/// Which thread reads a batch's input.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum ReadBy {
+    /// The caller, when it asks for a result and none is there.
+    Caller,
+    /// A thread that does nothing else.
+    Thread,
+}
+
 /// How a batch's outcomes are handed out.
 #[derive(Debug)]
 pub(super) enum Delivery {
@@ -130,8 +150,13 @@ pub(super) struct Batch {
     pub(super) demands: Demands,
     /// Whether the first failure cancels what lies behind it.
     pub(super) fail_fast: bool,
+    read_by: ReadBy,
     /// Items at this place in the input, and behind it, are not to be started any more.
     cancelled_from: AtomicU64,
+    /// The input is not to be read on: the caller that reads it has a result to take, or the
+    /// results are not wanted any more. Written under the lock of `inner`, read without it after
+    /// each item; Relaxed, as an item more does no harm.
+    halts: AtomicBool,
     inner: Mutex<Inner>,
 }
 
@@ -140,8 +165,14 @@ struct Inner {
     delivery: Delivery,
     ordered: BTreeMap<u64, Part>,
     unordered: VecDeque<Part>,
-    /// The place of the next item to hand out in order.
+    /// Items that left the input.
+    pulled: u64,
+    /// Items whose outcomes were taken; in order, the place of the next one.
     next: u64,
+    /// Items whose outcomes were handed out: of all that were taken, as of the last call of `take`.
+    given: u64,
+    /// The caller has the error of the next item of the input already.
+    is_error_ahead: bool,
     /// Items that were sent and have no outcome.
     outstanding: u64,
     /// Of the items that were tried and have no outcome, by their places.
@@ -150,6 +181,8 @@ struct Inner {
     item_nanos: Option<u64>,
     waker: Option<Waker>,
     thread: Option<Thread>,
+    /// The thread that reads the input and waits for room.
+    reader: Option<Thread>,
     /// The future that gets the whole list.
     task: Option<Arc<Task>>,
 }
@@ -161,17 +194,22 @@ impl Batch {
         demands: Demands,
         delivery: Delivery,
         fail_fast: bool,
+        read_by: ReadBy,
     ) -> Self {
         let inner = Inner {
             delivery,
             ordered: BTreeMap::new(),
             unordered: VecDeque::new(),
+            pulled: 0,
             next: 0,
+            given: 0,
+            is_error_ahead: false,
             outstanding: 0,
             tries: HashMap::new(),
             item_nanos: None,
             waker: None,
             thread: None,
+            reader: None,
             task: None,
         };
         let cancelled_from = AtomicU64::new(u64::MAX);
@@ -180,7 +218,9 @@ impl Batch {
             context,
             demands,
             fail_fast,
+            read_by,
             cancelled_from,
+            halts: AtomicBool::new(false),
             inner: Mutex::new(inner),
         }
     }
@@ -190,24 +230,39 @@ impl Batch {
         look(self.inner.lock().tries.entry(index).or_default())
     }
 
-    /// Counts items that are about to be sent.
-    pub(super) fn sent(&self, count: u64) {
-        self.inner.lock().outstanding += count;
+    /// Counts items that are about to be sent, and returns the place of the first.
+    pub(super) fn sent(&self, count: u32) -> u64 {
+        let mut inner = self.inner.lock();
+        let index = inner.pulled;
+        inner.pulled += u64::from(count);
+        inner.outstanding += u64::from(count);
+        index
     }
 
-    /// Takes back the count of items that were not sent after all.
-    pub(super) fn unsent(&self, count: u64) {
-        self.inner.lock().outstanding -= count;
+    pub(super) fn load(&self) -> Load {
+        let inner = self.inner.lock();
+        Load {
+            untaken: inner.pulled - inner.next,
+            ahead: inner.pulled - inner.given,
+            outstanding: inner.outstanding,
+        }
+    }
+
+    /// Whether an item that would be pulled now is still wanted.
+    pub(super) fn wants_more(&self) -> bool {
+        let pulled = self.inner.lock().pulled;
+        self.wanted(pulled, 1) > 0
+    }
+
+    /// Whether the input is not to be read on for now.
+    #[inline]
+    pub(super) fn halts(&self) -> bool {
+        self.halts.load(Ordering::Relaxed)
     }
 
     /// Whether the caller takes outcomes one by one, and none when it has gone.
     pub(super) fn is_streamed(&self) -> bool {
         !matches!(self.inner.lock().delivery, Delivery::Collected)
-    }
-
-    /// Items that were sent and have no outcome.
-    pub(super) fn outstanding(&self) -> u64 {
-        self.inner.lock().outstanding
     }
 
     /// Whether an item has an outcome already.
@@ -247,21 +302,58 @@ impl Batch {
         let fails = self.fail_fast && part.outcome.is_err();
         let cancels = fails && self.cancel_from(part.index + 1);
         inner.insert(part);
+        self.halt_if_ready(&inner);
         inner.tell(told);
         cancels
     }
 
-    /// Takes an outcome of an item that was never sent.
-    pub(super) fn deliver_unsent(&self, part: Part) {
-        if self.fail_fast {
-            self.cancel_from(part.index + 1);
-        }
-        self.inner.lock().insert(part);
+    /// The next outcomes to hand out. The caller has handed out those that it took before.
+    pub(super) fn take(&self) -> Option<Part> {
+        let mut inner = self.inner.lock();
+        let has_given = inner.given < inner.next;
+        inner.given = inner.next;
+        let part = inner.take();
+        self.halt_if_ready(&inner);
+        let reader = inner.reader.take_if(|_| has_given);
+        drop(inner);
+        reader.iter().for_each(Thread::unpark);
+        part
     }
 
-    /// The next outcomes to hand out.
-    pub(super) fn take(&self) -> Option<Part> {
-        self.inner.lock().take()
+    fn halt_if_ready(&self, inner: &Inner) {
+        if self.read_by == ReadBy::Caller && !matches!(inner.delivery, Delivery::Collected) {
+            self.halts.store(inner.has_part(), Ordering::Relaxed);
+        }
+    }
+
+    /// Hands out `error` as the outcome of the next item, before the input has given that; `None`
+    /// if it has, or if such an error was handed out before.
+    pub(super) fn take_ahead(&self, error: Error) -> Option<Part> {
+        let mut inner = self.inner.lock();
+        if inner.pulled > inner.next || inner.is_error_ahead {
+            return None;
+        }
+        inner.is_error_ahead = true;
+        Some(Part {
+            index: inner.next,
+            count: 1,
+            outcome: Err(error),
+        })
+    }
+
+    /// Whether the caller has the error of the next item already.
+    pub(super) fn is_error_ahead(&self) -> bool {
+        self.inner.lock().is_error_ahead
+    }
+
+    /// Starts nothing more, and has the input read no further.
+    pub(super) fn abandon(&self) {
+        self.cancel_from(0);
+        let mut inner = self.inner.lock();
+        self.halts.store(true, Ordering::Relaxed);
+        let reader = inner.reader.take();
+        drop(inner);
+        reader.iter().for_each(Thread::unpark);
     }
 
     pub(super) fn has_part(&self) -> bool {
@@ -280,6 +372,16 @@ impl Batch {
         self.inner.lock().thread = Some(thread.clone());
     }
 
+    /// Has `thread`, which reads the input, unparked when there may be room for more.
+    pub(super) fn wake_reader(&self, thread: &Thread) {
+        self.inner.lock().reader = Some(thread.clone());
+    }
+
+    /// Adds those who wait for a delivery to `told`.
+    pub(super) fn tell(&self, told: &mut Told) {
+        self.inner.lock().tell(told);
+    }
+
     /// Has everything handed to `task` when nothing is outstanding any more.
     pub(super) fn collect_into(&self, task: &Arc<Task>, told: &mut Told) {
         let mut inner = self.inner.lock();
@@ -289,7 +391,16 @@ impl Batch {
 }
 
 impl Inner {
-    fn insert(&mut self, part: Part) {
+    fn insert(&mut self, mut part: Part) {
+        if self.is_error_ahead && part.outcome.is_err() {
+            self.is_error_ahead = false;
+            self.next += 1;
+            part.index += 1;
+            part.count -= 1;
+            if part.count == 0 {
+                return;
+            }
+        }
         match self.delivery {
             Delivery::Unordered => self.unordered.push_back(part),
             Delivery::Ordered | Delivery::Collected => {
@@ -332,6 +443,7 @@ impl Inner {
         // Also for a part that is not the next in order: there is room for more items in flight.
         told.threads.extend(self.thread.take());
         told.wakers.extend(self.waker.take());
+        told.threads.extend(self.reader.take());
     }
 
     /// Every part in order. Whoever takes them finds the first failure: a result may yet fail to decode.

@@ -1,60 +1,92 @@
 //! A map's results one by one: as an iterator, and as a stream.
 
-use super::{batch::Part, map::Run};
+use super::{batch::Part, feed::Fed, intake::Iter, map::Run, results::Results};
 use crate::error::{Error, Result};
+use crate::wire::Wire;
 use futures::Stream;
 use std::{
     collections::VecDeque,
     fmt,
     iter::FusedIterator,
     pin::Pin,
-    task::{Context as PollContext, Poll, Waker},
+    task::{Context, Poll},
 };
 
+/// Where the outcomes of a map come from.
+pub(super) trait Parts {
+    fn results(&self) -> &Results;
+
+    /// Items whose outcomes are yet to be handed out, at least and at most.
+    fn size_hint(&self) -> (usize, Option<usize>);
+}
+
+/// Outcomes that a thread waits for.
+pub(super) trait NextPart: Parts {
+    /// Waits for the next outcomes; `None` when every item's has been handed out.
+    fn next_part(&mut self) -> Option<Part>;
+}
+
+/// Outcomes that an async task waits for.
+pub(super) trait PollPart: Parts {
+    /// Returns the next outcomes, `None` when every item's has been handed out, or has the task
+    /// woken when some may be there.
+    fn poll_part(&mut self, context: &mut Context<'_>) -> Poll<Option<Part>>;
+}
+
 /// The results of a map, one by one.
-struct Lazy<I, R> {
-    run: Option<Run<I, R>>,
+struct Lazy<P, R> {
+    /// Until they are over, or there is nothing to come.
+    parts: Option<P>,
+    decode: fn(&Part, &mut dyn FnMut(Result<R>)),
     /// What was wrong with the call: the first and only outcome.
     refusal: Option<Error>,
     ready: VecDeque<Result<R>>,
 }
 
-impl<I, R> Lazy<I, R> {
-    fn new(run: Result<Run<I, R>>) -> Self {
-        let (run, refusal) = match run {
-            Ok(run) => (Some(run), None),
+impl<P, R: Wire + 'static> Lazy<P, R> {
+    fn new(parts: Result<P>) -> Self {
+        let (parts, refusal) = match parts {
+            Ok(parts) => (Some(parts), None),
             Err(error) => (None, Some(error)),
         };
         Self {
-            run,
+            parts,
+            decode: |part, take| part.decode(take),
             refusal,
             ready: VecDeque::new(),
         }
     }
+}
 
-    fn next(&mut self) -> Option<Result<R>> {
+impl<P: Parts, R> Lazy<P, R> {
+    fn next(&mut self) -> Option<Result<R>>
+    where
+        P: NextPart,
+    {
         loop {
             if let Some(result) = self.take_ready() {
                 return Some(result);
             }
-            let part = self.run.as_mut()?.next_part();
-            self.unpack(part)?;
+            let part = self.parts.as_mut()?.next_part()?;
+            self.unpack(&part);
         }
     }
 
-    fn poll_next(&mut self, waker: &Waker) -> Poll<Option<Result<R>>> {
+    fn poll_next(&mut self, context: &mut Context<'_>) -> Poll<Option<Result<R>>>
+    where
+        P: PollPart,
+    {
         loop {
             if let Some(result) = self.take_ready() {
                 return Poll::Ready(Some(result));
             }
-            let Some(run) = &mut self.run else {
+            let Some(parts) = &mut self.parts else {
                 return Poll::Ready(None);
             };
-            let Poll::Ready(part) = run.poll_next_part(waker) else {
-                return Poll::Pending;
-            };
-            if self.unpack(part).is_none() {
-                return Poll::Ready(None);
+            match parts.poll_part(context) {
+                Poll::Ready(Some(part)) => self.unpack(&part),
+                Poll::Ready(None) => return Poll::Ready(None),
+                Poll::Pending => return Poll::Pending,
             }
         }
     }
@@ -63,25 +95,23 @@ impl<I, R> Lazy<I, R> {
         if let Some(result) = self.ready.pop_front() {
             return Some(result);
         }
-        if let Some(refusal) = self.run.as_ref().and_then(Run::refusal) {
-            self.run = None;
+        let refusal = self.parts.as_ref().and_then(|it| it.results().refusal());
+        if let Some(refusal) = refusal {
+            self.parts = None;
             self.refusal = Some(refusal);
         }
         self.refusal.take().map(Err)
     }
 
-    fn unpack(&mut self, part: Option<Part>) -> Option<()> {
-        let (part, run) = (part?, self.run.as_ref()?);
-        run.decode(&part, &mut |result| self.ready.push_back(result));
-        Some(())
+    fn unpack(&mut self, part: &Part) {
+        (self.decode)(part, &mut |result| self.ready.push_back(result));
     }
-}
 
-impl<I: Iterator, R> Lazy<I, R> {
     /// Exact wherever the input's is.
     fn size_hint(&self) -> (usize, Option<usize>) {
         let here = self.ready.len() + usize::from(self.refusal.is_some());
-        let (low, high) = self.run.as_ref().map_or((0, Some(0)), Run::size_hint);
+        let parts = self.parts.as_ref();
+        let (low, high) = parts.map_or((0, Some(0)), Parts::size_hint);
         (
             low.saturating_add(here),
             high.and_then(|it| it.checked_add(here)),
@@ -89,24 +119,30 @@ impl<I: Iterator, R> Lazy<I, R> {
     }
 }
 
-macro_rules! lazy_map {
-    ($(#[$doc:meta])* $name:ident) => {
+/// An iterator over results: its name, its parameters, what gives the outcomes, and its stream.
+macro_rules! results_iterator {
+    (
+        $(#[$doc:meta])*
+        $name:ident<$($param:ident $(: $bound:path)?),+>, $parts:ty, $stream:ident
+    ) => {
         $(#[$doc])*
-        #[must_use = "the input is read as results are asked for"]
-        pub struct $name<I, R>(Lazy<I, R>);
+        pub struct $name<$($param),+>(Lazy<$parts, R>);
 
-        impl<I, R> $name<I, R> {
-            pub(super) fn new(run: Result<Run<I, R>>) -> Self {
-                Self(Lazy::new(run))
+        impl<$($param),+> $name<$($param),+> {
+            pub(super) fn new(parts: Result<$parts>) -> Self
+            where
+                R: Wire + 'static,
+            {
+                Self(Lazy::new(parts))
             }
 
-            /// The same results for async code, on any runtime.
-            pub fn into_stream(self) -> ImapStream<I, R> {
-                ImapStream(self.0)
+            /// Returns the same results for async code, on any runtime.
+            pub fn into_stream(self) -> $stream<$($param),+> {
+                $stream(self.0)
             }
         }
 
-        impl<I: Iterator, R> Iterator for $name<I, R> {
+        impl<$($param $(: $bound)?),+> Iterator for $name<$($param),+> {
             type Item = Result<R>;
 
             fn next(&mut self) -> Option<Result<R>> {
@@ -118,69 +154,141 @@ macro_rules! lazy_map {
             }
         }
 
-        impl<I: ExactSizeIterator, R> ExactSizeIterator for $name<I, R> {}
+        impl<$($param $(: $bound)?),+> FusedIterator for $name<$($param),+> {}
 
-        impl<I: Iterator, R> FusedIterator for $name<I, R> {}
+        results_debug!($name<$($param),+>);
+    };
+}
 
-        impl<I, R> fmt::Debug for $name<I, R> {
+/// A stream of results: its name, its parameters and what gives the outcomes.
+macro_rules! results_stream {
+    ($(#[$doc:meta])* $name:ident<$($param:ident $(: $bound:path)?),+>, $parts:ty) => {
+        $(#[$doc])*
+        #[must_use = "a stream does nothing unless it is polled"]
+        pub struct $name<$($param),+>(Lazy<$parts, R>);
+
+        impl<$($param $(: $bound)?),+> Stream for $name<$($param),+> {
+            type Item = Result<R>;
+
+            fn poll_next(
+                mut self: Pin<&mut Self>,
+                context: &mut Context<'_>,
+            ) -> Poll<Option<Result<R>>> {
+                self.0.poll_next(context)
+            }
+
+            fn size_hint(&self) -> (usize, Option<usize>) {
+                self.0.size_hint()
+            }
+        }
+
+        /// The input is pinned on the heap, and results never are.
+        impl<$($param),+> Unpin for $name<$($param),+> {}
+
+        results_debug!($name<$($param),+>);
+    };
+}
+
+macro_rules! results_debug {
+    ($name:ident<$($param:ident),+>) => {
+        impl<$($param),+> fmt::Debug for $name<$($param),+> {
             fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-                f.debug_struct(stringify!($name)).field("ready", &self.0.ready.len()).finish_non_exhaustive()
+                f.debug_struct(stringify!($name))
+                    .field("ready", &self.0.ready.len())
+                    .finish_non_exhaustive()
             }
         }
     };
 }
 
-lazy_map! {
-    /// The results of [`imap`](crate::ProcessPoolExecutor::imap): one for each item, in the order of the input.
+results_iterator! {
+    /// The results of [`imap`](crate::ProcessPoolExecutor::imap): one for each item, in the order of
+    /// the input.
     ///
-    /// The input is read by whoever asks for the next result, never further ahead than the window and never while nobody
-    /// asks. An error takes the place of its item's result and ends nothing. Dropping this cancels what has not started.
-    Imap
+    /// The caller reads the input: an item is pulled only when the next result is asked for and is
+    /// not there, never further ahead than the window. What was pulled is sent at the latest 1 ms
+    /// later, also while the input blocks. An error takes the place of its item's result and ends
+    /// nothing. Dropping this cancels what has not started.
+    #[must_use = "the input is read as results are asked for"]
+    Imap<I: Iterator, R>, Run<Iter<I>>, ImapStream
 }
 
-lazy_map! {
-    /// The results of [`imap_unordered`](crate::ProcessPoolExecutor::imap_unordered): one for each item, as they come.
+results_iterator! {
+    /// The results of [`imap_unordered`](crate::ProcessPoolExecutor::imap_unordered): one for each
+    /// item, as they come.
     ///
-    /// In everything but the order as [`Imap`].
-    ImapUnordered
+    /// Like [`Imap`] in everything but the order.
+    #[must_use = "the input is read as results are asked for"]
+    ImapUnordered<I: Iterator, R>, Run<Iter<I>>, ImapStream
 }
 
-/// The results of [`Imap::into_stream`] or [`ImapUnordered::into_stream`].
-///
-/// ```
-/// use futures::{StreamExt, executor::block_on};
-///
-/// let pool = procpool::ProcessPoolExecutor::new()?;
-/// let stream = pool.imap(|x| x * x, 0..4u64).into_stream();
-/// let squares: Vec<u64> = block_on(stream.map(|it| it.unwrap()).collect());
-/// assert_eq!(squares, [0, 1, 4, 9]);
-/// # Ok::<(), procpool::Error>(())
-/// ```
-#[must_use = "a stream does nothing unless it is polled"]
-pub struct ImapStream<I, R>(Lazy<I, R>);
+impl<I: ExactSizeIterator, R> ExactSizeIterator for Imap<I, R> {}
 
-impl<I: Iterator, R> Stream for ImapStream<I, R> {
-    type Item = Result<R>;
+impl<I: ExactSizeIterator, R> ExactSizeIterator for ImapUnordered<I, R> {}
 
-    fn poll_next(
-        mut self: Pin<&mut Self>,
-        context: &mut PollContext<'_>,
-    ) -> Poll<Option<Result<R>>> {
-        self.0.poll_next(context.waker())
-    }
+results_iterator! {
+    /// The results of [`feed`](crate::ProcessPoolExecutor::feed): one for each item, in the order of
+    /// the input.
+    ///
+    /// A thread reads the input, never further ahead than the window. An error takes the place of
+    /// its item's result and ends nothing. A panic of the input comes out of `next` after the
+    /// results of the items before it.
+    ///
+    /// Dropping this cancels what has not started, and returns at once also while the input blocks:
+    /// the thread ends when the input gives the next item.
+    #[must_use = "dropping it cancels what has not started"]
+    Feed<R>, Fed, FeedStream
+}
 
-    fn size_hint(&self) -> (usize, Option<usize>) {
-        self.0.size_hint()
+results_iterator! {
+    /// The results of [`feed_unordered`](crate::ProcessPoolExecutor::feed_unordered): one for each
+    /// item, as they come.
+    ///
+    /// Like [`Feed`] in everything but the order.
+    #[must_use = "dropping it cancels what has not started"]
+    FeedUnordered<R>, Fed, FeedStream
+}
+
+results_stream! {
+    /// The results of [`Imap::into_stream`] or [`ImapUnordered::into_stream`].
+    ///
+    /// A poll that finds a result returns it; otherwise it reads the input, and blocks as long as
+    /// that does. For an input that blocks there is [`feed`](crate::ProcessPoolExecutor::feed), for
+    /// one that is a stream [`imap_stream`](crate::ProcessPoolExecutor::imap_stream).
+    ///
+    /// ```
+    /// use futures::{StreamExt, executor::block_on};
+    ///
+    /// let pool = procpool::ProcessPoolExecutor::new()?;
+    /// let stream = pool.imap(|x| x * x, 0..4u64).into_stream();
+    /// let squares: Vec<u64> = block_on(stream.map(|it| it.unwrap()).collect());
+    /// assert_eq!(squares, [0, 1, 4, 9]);
+    /// # Ok::<(), procpool::Error>(())
+    /// ```
+    ImapStream<I: Iterator, R>, Run<Iter<I>>
+}
+
+results_stream! {
+    /// The results of [`imap_stream`](crate::ProcessPoolExecutor::imap_stream) or
+    /// [`imap_stream_unordered`](crate::ProcessPoolExecutor::imap_stream_unordered): one for each
+    /// item of a stream.
+    ///
+    /// The input is polled when the next result is asked for and is not there, never further ahead
+    /// than the window. What it gave is sent before a poll returns. An error takes the place of its
+    /// item's result and ends nothing. Dropping this cancels what has not started.
+    StreamImap<S: Stream, R>, Run<S>
+}
+
+impl<S, R> StreamImap<S, R> {
+    pub(super) fn new(run: Result<Run<S>>) -> Self
+    where
+        R: Wire + 'static,
+    {
+        Self(Lazy::new(run))
     }
 }
 
-/// Neither the input nor results are ever pinned.
-impl<I, R> Unpin for ImapStream<I, R> {}
-
-impl<I, R> fmt::Debug for ImapStream<I, R> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("ImapStream")
-            .field("ready", &self.0.ready.len())
-            .finish_non_exhaustive()
-    }
+results_stream! {
+    /// The results of [`Feed::into_stream`] or [`FeedUnordered::into_stream`]. No poll blocks.
+    FeedStream<R>, Fed
 }

@@ -27,22 +27,27 @@ mod callbacks;
 mod demands;
 mod descriptors;
 mod dispatcher;
+mod feed;
 mod future;
 mod histogram;
 mod input;
+mod intake;
 mod lazy;
 mod lead;
 mod limits;
 mod link;
 mod map;
 mod options;
+mod outbox;
 mod output;
+mod overdue;
 mod page;
 mod payload;
 mod protocol;
 mod refused;
 mod relief;
 mod requests;
+mod results;
 mod reusable;
 mod shared;
 mod stats;
@@ -55,7 +60,7 @@ pub use builder::ProcessPoolBuilder;
 pub use future::TaskFuture;
 pub use histogram::Histogram;
 pub use input::Input;
-pub use lazy::{Imap, ImapStream, ImapUnordered};
+pub use lazy::{Feed, FeedStream, FeedUnordered, Imap, ImapStream, ImapUnordered, StreamImap};
 pub use limits::ResourceLimits;
 pub use options::TaskOptions;
 pub use output::Output;
@@ -67,6 +72,7 @@ pub use worker::{Worker, current_worker};
 use crate::error::{Error, ErrorKind, Result};
 use crate::wire::Wire;
 use dispatcher::{Slot, State, stopped};
+use futures::Stream;
 use shared::Shared;
 use std::{
     fmt,
@@ -295,8 +301,12 @@ impl ProcessPoolExecutor {
         self.options().map_async(f, items)
     }
 
-    /// Has the workers call `f` with each item, as results are asked for: an iterator over results in the order of the
-    /// items, which also works over an endless input.
+    /// Runs `f` on each item, and returns an iterator over the results in the order of the items.
+    ///
+    /// The caller reads the input: `next` returns a result that is there, and pulls from the input
+    /// only while none is. So an endless input works, and a slow one holds no result back for
+    /// longer than one item takes. For an input that blocks for long there is [`feed`](Self::feed),
+    /// for a stream [`imap_stream`](Self::imap_stream).
     ///
     /// ```
     /// let pool = procpool::ProcessPoolExecutor::new()?;
@@ -325,6 +335,85 @@ impl ProcessPoolExecutor {
         R: Wire + Send + 'static,
     {
         self.options().imap_unordered(f, items)
+    }
+
+    /// Runs `f` on each item, like [`imap`](Self::imap), but a thread reads the input: for one that
+    /// blocks for long, such as a channel, a socket or standard input.
+    ///
+    /// Results come while the input blocks; `imap` returns one only between two items. The thread
+    /// starts with this call and reads no further ahead than the [`window`](TaskOptions::window).
+    /// The iterator is made in the thread and need not be `Send`.
+    ///
+    /// The thread counts as one of the program's: while it reads,
+    /// [`StartMethod::Fork`](crate::StartMethod::Fork) refuses to copy the process. The error of
+    /// the next item ([`ErrorKind::Shutdown`]) comes ahead of the item if the pool has ended and
+    /// the input blocks for 1 s more.
+    ///
+    /// ```
+    /// use std::sync::mpsc;
+    ///
+    /// let pool = procpool::ProcessPoolExecutor::new()?;
+    /// let (sender, receiver) = mpsc::channel();
+    /// let mut squares = pool.feed(|x: u64| x * x, receiver);
+    /// for x in 0..3 {
+    ///     sender.send(x).expect("the receiver lives");
+    ///     assert_eq!(squares.next().transpose()?, Some(x * x));
+    /// }
+    /// drop(sender);
+    /// assert!(squares.next().is_none());
+    /// # Ok::<(), procpool::Error>(())
+    /// ```
+    pub fn feed<I, R>(&self, f: fn(I::Item) -> R, items: I) -> Feed<R>
+    where
+        I: IntoIterator + Send + 'static,
+        I::Item: Wire + Send + 'static,
+        R: Wire + Send + 'static,
+    {
+        self.options().feed(f, items)
+    }
+
+    /// Like [`feed`](Self::feed), but gives results as they come.
+    pub fn feed_unordered<I, R>(&self, f: fn(I::Item) -> R, items: I) -> FeedUnordered<R>
+    where
+        I: IntoIterator + Send + 'static,
+        I::Item: Wire + Send + 'static,
+        R: Wire + Send + 'static,
+    {
+        self.options().feed_unordered(f, items)
+    }
+
+    /// Runs `f` on each item of a stream, and returns a stream of results in the order of the
+    /// items.
+    ///
+    /// The input is polled when the next result is asked for and is not there, and never further
+    /// ahead than the [`window`](TaskOptions::window). No poll blocks. It works on any runtime.
+    ///
+    /// ```
+    /// use futures::{StreamExt, TryStreamExt, executor::block_on, stream};
+    ///
+    /// let pool = procpool::ProcessPoolExecutor::new()?;
+    /// let items = stream::iter(0..4u64).then(|x| async move { x + 1 });
+    /// let squares: Vec<u64> = block_on(pool.imap_stream(|x| x * x, items).try_collect())?;
+    /// assert_eq!(squares, [1, 4, 9, 16]);
+    /// # Ok::<(), procpool::Error>(())
+    /// ```
+    pub fn imap_stream<S, R>(&self, f: fn(S::Item) -> R, items: S) -> StreamImap<S, R>
+    where
+        S: Stream,
+        S::Item: Wire + Send + 'static,
+        R: Wire + Send + 'static,
+    {
+        self.options().imap_stream(f, items)
+    }
+
+    /// Like [`imap_stream`](Self::imap_stream), but gives results as they come.
+    pub fn imap_stream_unordered<S, R>(&self, f: fn(S::Item) -> R, items: S) -> StreamImap<S, R>
+    where
+        S: Stream,
+        S::Item: Wire + Send + 'static,
+        R: Wire + Send + 'static,
+    {
+        self.options().imap_stream_unordered(f, items)
     }
 
     /// As [`map`](Self::map) for a function of two arguments: `pool.starmap(u64::pow, [(2, 3), (3, 2)])`.

@@ -1,12 +1,14 @@
 //! The calls of a pool, with the settings of one call.
 
 use super::{
-    batch::{Batch, Context, Delivery, undecodable},
+    batch::{Batch, Context, Delivery, Part, ReadBy, undecodable},
     budget::Reserved,
     demands::Demands,
+    feed::Fed,
     future::{TaskFuture, refuse},
-    lazy::{Imap, ImapUnordered},
-    map::{Cut, Run},
+    intake::{Cut, Iter},
+    lazy::{Feed, FeedUnordered, Imap, ImapUnordered, NextPart, StreamImap},
+    map::Run,
     payload::encoded,
     refused::TrySubmitError,
     shared::{Shared, Submitter},
@@ -16,6 +18,7 @@ use super::{
 use crate::error::{Error, ErrorKind, Result};
 use crate::process::function::{ContextLoader, Function};
 use crate::wire::{Wire, codec, handle};
+use futures::Stream;
 use std::{fmt, sync::Arc, time::Duration};
 
 /// The calls of a [`ProcessPoolExecutor`](crate::ProcessPoolExecutor) with settings of their own.
@@ -225,7 +228,7 @@ impl<'a> TaskOptions<'a> {
             function => {
                 // Not `collect`: an endless input claims to be as long as a number can say.
                 let mut results = Vec::new();
-                let run = self.run(function, None, Delivery::Ordered, false, items);
+                let run = self.run_iter(function, None, Delivery::Ordered, false, items);
                 Imap::new(run).for_each(|it| results.push(it));
                 results
             }
@@ -240,7 +243,7 @@ impl<'a> TaskOptions<'a> {
         I::Item: Wire + Send + 'static,
         R: Wire + Send + 'static,
     {
-        let run = self.run::<_, R>(Function::unary(f), None, Delivery::Collected, true, items);
+        let run = self.run_iter(Function::unary(f), None, Delivery::Collected, true, items);
         let task = match run {
             Err(error) => Arc::new(Task::failed(error)),
             Ok(mut run) => {
@@ -263,7 +266,7 @@ impl<'a> TaskOptions<'a> {
         I::Item: Wire + Send + 'static,
         R: Wire + Send + 'static,
     {
-        Imap::new(self.run(Function::unary(f), None, Delivery::Ordered, false, items))
+        Imap::new(self.run_iter(Function::unary(f), None, Delivery::Ordered, false, items))
     }
 
     /// As [`ProcessPoolExecutor::imap_unordered`](crate::ProcessPoolExecutor::imap_unordered).
@@ -277,7 +280,49 @@ impl<'a> TaskOptions<'a> {
         I::Item: Wire + Send + 'static,
         R: Wire + Send + 'static,
     {
-        ImapUnordered::new(self.run(Function::unary(f), None, Delivery::Unordered, false, items))
+        let function = Function::unary(f);
+        ImapUnordered::new(self.run_iter(function, None, Delivery::Unordered, false, items))
+    }
+
+    /// Like [`ProcessPoolExecutor::feed`](crate::ProcessPoolExecutor::feed).
+    pub fn feed<I, R>(&self, f: fn(I::Item) -> R, items: I) -> Feed<R>
+    where
+        I: IntoIterator + Send + 'static,
+        I::Item: Wire + Send + 'static,
+        R: Wire + Send + 'static,
+    {
+        Feed::new(self.fed(Function::unary(f), Delivery::Ordered, items))
+    }
+
+    /// Like [`ProcessPoolExecutor::feed_unordered`](crate::ProcessPoolExecutor::feed_unordered).
+    pub fn feed_unordered<I, R>(&self, f: fn(I::Item) -> R, items: I) -> FeedUnordered<R>
+    where
+        I: IntoIterator + Send + 'static,
+        I::Item: Wire + Send + 'static,
+        R: Wire + Send + 'static,
+    {
+        FeedUnordered::new(self.fed(Function::unary(f), Delivery::Unordered, items))
+    }
+
+    /// Like [`ProcessPoolExecutor::imap_stream`](crate::ProcessPoolExecutor::imap_stream).
+    pub fn imap_stream<S, R>(&self, f: fn(S::Item) -> R, items: S) -> StreamImap<S, R>
+    where
+        S: Stream,
+        S::Item: Wire + Send + 'static,
+        R: Wire + Send + 'static,
+    {
+        StreamImap::new(self.run(Function::unary(f), None, Delivery::Ordered, false, items))
+    }
+
+    /// Like `imap_stream_unordered` of
+    /// [`ProcessPoolExecutor`](crate::ProcessPoolExecutor::imap_stream_unordered).
+    pub fn imap_stream_unordered<S, R>(&self, f: fn(S::Item) -> R, items: S) -> StreamImap<S, R>
+    where
+        S: Stream,
+        S::Item: Wire + Send + 'static,
+        R: Wire + Send + 'static,
+    {
+        StreamImap::new(self.run(Function::unary(f), None, Delivery::Unordered, false, items))
     }
 
     /// As [`ProcessPoolExecutor::starmap`](crate::ProcessPoolExecutor::starmap).
@@ -342,22 +387,56 @@ impl<'a> TaskOptions<'a> {
         Ok(Task::call(function, argument, self.demands).with_reserved(reserved))
     }
 
-    fn run<I, R>(
+    fn run_iter<I>(
         &self,
         function: Result<Function>,
         context: Option<Context>,
         delivery: Delivery,
         fail_fast: bool,
         items: I,
-    ) -> Result<Run<I::IntoIter, R>>
+    ) -> Result<Run<Iter<I::IntoIter>>>
     where
         I: IntoIterator,
         I::Item: Wire + 'static,
-        R: Wire + 'static,
+    {
+        let items = Iter(items.into_iter());
+        self.run(function, context, delivery, fail_fast, items)
+    }
+
+    fn run<S>(
+        &self,
+        function: Result<Function>,
+        context: Option<Context>,
+        delivery: Delivery,
+        fail_fast: bool,
+        items: S,
+    ) -> Result<Run<S>>
+    where
+        S: Stream,
+        S::Item: Wire + 'static,
     {
         self.shared.check_owner()?;
-        let batch = Batch::new(function?, context, self.demands, delivery, fail_fast);
-        Run::new(self.shared, batch, self.cut, items.into_iter())
+        let read_by = ReadBy::Caller;
+        let batch = Batch::new(
+            function?,
+            context,
+            self.demands,
+            delivery,
+            fail_fast,
+            read_by,
+        );
+        Run::new(self.shared, batch, self.cut, items)
+    }
+
+    fn fed<I>(&self, function: Result<Function>, delivery: Delivery, items: I) -> Result<Fed>
+    where
+        I: IntoIterator + Send + 'static,
+        I::Item: Wire + 'static,
+    {
+        self.shared.check_owner()?;
+        let read_by = ReadBy::Thread;
+        let batch = Batch::new(function?, None, self.demands, delivery, false, read_by);
+        Fed::start(self.shared, batch, self.cut, items)
     }
 
     /// All results in order, or the error of the lowest place.
@@ -372,7 +451,7 @@ impl<'a> TaskOptions<'a> {
         I::Item: Wire + 'static,
         R: Wire + 'static,
     {
-        let mut run = self.run::<I, R>(function, context, Delivery::Ordered, true, items)?;
+        let mut run = self.run_iter(function, context, Delivery::Ordered, true, items)?;
         let mut results = Vec::with_capacity(run.expected());
         while let Some(part) = run.next_part() {
             append(&part, &mut results)?;
@@ -430,7 +509,7 @@ fn decode_list<R: Wire + 'static>(body: &Body) -> Result<Vec<R>> {
 }
 
 /// Decodes results to the end of `results`, up to the first error.
-fn append<R: Wire + 'static>(part: &super::batch::Part, results: &mut Vec<R>) -> Result<()> {
+fn append<R: Wire + 'static>(part: &Part, results: &mut Vec<R>) -> Result<()> {
     let mut outcome = Ok(());
     part.decode(|result| match result {
         Ok(value) if outcome.is_ok() => results.push(value),

@@ -6,10 +6,12 @@ use super::{
     callbacks::Callbacks,
     demands::Demands,
     dispatcher::{Phase, State, Stay, pages},
+    feed::Feeders,
     input::Input,
     limits::ResourceLimits,
     link::Link,
     output::Output,
+    overdue::Overdue,
     page::{Bell, Page},
     payload::PoolSlabs,
     protocol::Setup,
@@ -43,6 +45,7 @@ const CONTROL: u64 = u64::MAX;
 const EVENTS: u64 = 0;
 const CHORES: u64 = 1;
 pub(super) const RELIEF: u64 = 2;
+pub(super) const OVERDUE: u64 = 3;
 
 /// What the thread that submits a unit does next.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -100,9 +103,13 @@ pub(super) struct Shared {
     pub(super) chores: Signal,
     /// Goes off when a caller that led has been gone for long; set as `State::relief` says.
     pub(super) relief: Alarm,
+    /// Items of maps whose inputs are slow.
+    pub(super) overdue: Overdue,
     pub(super) spin: Mutex<Spin>,
     pub(super) slabs: Arc<PoolSlabs>,
     pub(super) callbacks: Arc<Callbacks>,
+    /// The threads that read inputs.
+    pub(super) feeders: Feeders,
     /// Room for what is pending, where that is limited.
     pub(super) budget: Option<Arc<Budget>>,
     /// The background thread.
@@ -136,9 +143,11 @@ impl Shared {
             control: Signal::new().map_err(fail)?,
             chores: Signal::new().map_err(fail)?,
             relief: Alarm::new().map_err(fail)?,
+            overdue: Overdue::new().map_err(fail)?,
             spin: Mutex::new(Spin::default()),
             slabs,
             callbacks: Arc::default(),
+            feeders: Feeders::default(),
             budget: settings.max_pending.map(|it| Arc::new(Budget::new(it))),
             thread: Mutex::new(None),
             is_paused: AtomicBool::new(false),
@@ -161,7 +170,8 @@ impl Shared {
         self.events.add(&self.control, CONTROL, Interest::Read)?;
         self.gate.add(&*self.events, EVENTS, Interest::ReadOnce)?;
         self.gate.add(&self.chores, CHORES, Interest::Read)?;
-        self.gate.add(&self.relief, RELIEF, Interest::Read)
+        self.gate.add(&self.relief, RELIEF, Interest::Read)?;
+        self.gate.add(&self.overdue.alarm, OVERDUE, Interest::Read)
     }
 
     pub(super) fn setup(&self, worker: usize) -> Setup {

@@ -108,11 +108,6 @@ impl Buffer {
         self.slab.is_some()
     }
 
-    /// Drops all but the first `length` private bytes; a large value behind them stays.
-    pub(crate) fn cut_private(&mut self, length: usize) {
-        self.private.truncate(length);
-    }
-
     /// Takes the last value if it is large, and says how long it is.
     #[inline]
     pub(crate) fn take_slab(&mut self) -> Option<(Slab, usize)> {

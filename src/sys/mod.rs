@@ -7,6 +7,7 @@
 #![expect(unsafe_code, reason = "system calls that have no safe wrapper")]
 
 mod alternate_stack;
+pub(crate) mod biased;
 pub(crate) mod bytes;
 pub(crate) mod child;
 pub(crate) mod clock;

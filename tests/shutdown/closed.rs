@@ -5,9 +5,9 @@ use crate::{
     common::{in_time, pool_of, square},
     held_up_pool, kinds,
 };
-use futures::{StreamExt, executor::block_on};
+use futures::{StreamExt, executor::block_on, stream};
 use procpool::{ErrorKind, Result};
-use std::{sync::mpsc, thread};
+use std::{cell::Cell, sync::mpsc, thread};
 
 #[test]
 fn a_closed_pool_refuses_every_call() {
@@ -26,6 +26,9 @@ fn a_closed_pool_refuses_every_call() {
             .for_each(assert_is_shutdown);
         pool.imap(square, 0..3).for_each(assert_is_shutdown);
         pool.imap_unordered(square, 0..3)
+            .for_each(assert_is_shutdown);
+        pool.feed(square, 0..3).for_each(assert_is_shutdown);
+        pool.feed_unordered(square, 0..3)
             .for_each(assert_is_shutdown);
     });
 }
@@ -114,21 +117,22 @@ fn a_map_whose_pool_is_closed_meanwhile_fails() {
 fn the_items_that_imap_took_before_the_close_are_done_and_the_others_are_not() -> Result<()> {
     in_time(|| {
         let pool = pool_of(1);
-        let options = pool.options().window(3).chunk_size(1);
-        // It takes three before it waits for the first.
-        let mut results = options.imap(square, 0..6);
+        let read = Cell::new(0);
+        let input = (0..6).inspect(|x| read.set(x + 1));
+        let mut results = pool.options().chunk_size(1).imap(square, input);
         assert_eq!(results.next().transpose()?, Some(0));
         pool.close();
-        assert_eq!(
-            kinds(results),
-            [
-                Ok(1),
-                Ok(4),
-                Err(ErrorKind::Shutdown),
-                Err(ErrorKind::Shutdown),
+        let taken = read.get();
+        for x in 1..6 {
+            let expected = if x < taken {
+                Ok(square(x))
+            } else {
                 Err(ErrorKind::Shutdown)
-            ]
-        );
+            };
+            let result = results.next().map(|it| it.map_err(|it| it.kind()));
+            assert_eq!(result, Some(expected));
+        }
+        assert!(results.next().is_none());
         Ok(())
     })
 }
@@ -167,6 +171,60 @@ fn a_stream_of_a_closed_pool_has_one_outcome_for_each_item_and_ends() {
         let stream = pool.imap_unordered(square, 0..5).into_stream();
         pool.close();
         let outcomes: Vec<_> = block_on(stream.collect());
+        assert_eq!(kinds(outcomes.into_iter()), [Err(ErrorKind::Shutdown); 5]);
+    });
+}
+
+#[test]
+fn feed_of_a_closed_pool_has_one_outcome_for_each_item_and_ends() {
+    in_time(|| {
+        let (pool, (sender, receiver)) = (pool_of(1), mpsc::channel());
+        let results = pool.feed(square, receiver);
+        pool.close();
+        (0..5).for_each(|x| sender.send(x).expect("a receiver"));
+        drop(sender);
+        assert_eq!(kinds(results), [Err(ErrorKind::Shutdown); 5]);
+    });
+}
+
+#[test]
+fn feed_gives_shutdown_of_a_closed_pool_while_its_input_blocks() -> Result<()> {
+    in_time(|| {
+        let (pool, (sender, receiver)) = (pool_of(1), mpsc::channel());
+        let mut results = pool.feed(square, receiver);
+        sender.send(3).expect("a receiver");
+        assert_eq!(results.next().transpose()?, Some(9));
+        pool.close();
+        assert_is_shutdown(results.next().expect("an outcome"));
+        // That was the outcome of the first of these.
+        (0..3).for_each(|x| sender.send(x).expect("a receiver"));
+        drop(sender);
+        assert_eq!(kinds(results), [Err(ErrorKind::Shutdown); 2]);
+        Ok(())
+    })
+}
+
+#[test]
+fn a_caller_that_waits_for_a_blocked_feed_hears_that_the_pool_is_stopped() {
+    in_time(|| {
+        let (pool, (_sender, receiver)) = (pool_of(1), mpsc::channel());
+        let mut results = pool.feed(square, receiver);
+        thread::scope(|scope| {
+            let waiting = scope.spawn(move || results.next());
+            pool.terminate();
+            let outcome = waiting.join().expect("no panic");
+            assert_is_shutdown(outcome.expect("an outcome"));
+        });
+    });
+}
+
+#[test]
+fn imap_stream_of_a_closed_pool_has_one_outcome_for_each_item_and_ends() {
+    in_time(|| {
+        let pool = pool_of(1);
+        let results = pool.imap_stream_unordered(square, stream::iter(0..5));
+        pool.close();
+        let outcomes: Vec<_> = block_on(results.collect());
         assert_eq!(kinds(outcomes.into_iter()), [Err(ErrorKind::Shutdown); 5]);
     });
 }

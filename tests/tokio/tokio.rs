@@ -4,7 +4,7 @@
 mod common;
 
 use common::{Gate, in_time, pass, pool_of, square};
-use futures::{TryStreamExt, future::join_all};
+use futures::{StreamExt, TryStreamExt, future::join_all, stream};
 use procpool::Result;
 use std::{sync::Arc, time::Duration};
 use tokio::runtime::{Builder, Runtime};
@@ -125,5 +125,20 @@ fn a_pool_can_be_dropped_in_async_code() -> Result<()> {
             assert_eq!(future.await?, 49);
             Ok(())
         })
+    })
+}
+
+#[test]
+fn imap_stream_lets_its_input_sleep_on_a_current_thread_runtime() -> Result<()> {
+    in_time(|| {
+        let pool = pool_of(2);
+        let items = stream::iter(0..50).then(async |x| {
+            tokio::time::sleep(Duration::from_millis(1)).await;
+            x
+        });
+        let squares: Vec<u64> =
+            current_thread().block_on(pool.imap_stream(square, items).try_collect())?;
+        assert!(squares.into_iter().eq((0..50).map(square)));
+        Ok(())
     })
 }

@@ -1,0 +1,248 @@
+//! A lock for a value that one thread uses all the time and others hardly ever.
+//!
+//! Taking it costs the owner two plain stores and a load. A visitor pays for that: it has the
+//! kernel run a memory barrier on every core that runs a thread of this process (`membarrier`).
+//! Where the kernel offers none, the owner runs one each time.
+//!
+//! | `is_open` | `is_wanted` | meaning |
+//! |---|---|---|
+//! | true | false | nobody uses the value |
+//! | false | false | the owner uses it |
+//! | true | true | a visitor uses it, or is about to find out whether it may |
+//! | false | true | the owner is in first, or waits for the visitor: `visit` tells |
+//!
+//! The owner stores `is_open`, then loads `is_wanted`; the visitor stores `is_wanted`, then loads
+//! `is_open`. With the visitor's barrier between its two accesses, at least one side sees the
+//! other's store: if the owner's store came before the barrier, the visitor finds the value closed
+//! and leaves; if it came after, the owner's load does too, and finds the value wanted.
+
+use parking_lot::Mutex;
+use std::{
+    cell::UnsafeCell,
+    fmt, io,
+    ops::{Deref, DerefMut},
+    sync::{
+        Arc, OnceLock, Weak,
+        atomic::{AtomicBool, Ordering, compiler_fence, fence},
+    },
+};
+
+struct Biased<T> {
+    /// Whether visitors run the barrier for the owner.
+    is_cheap: bool,
+    value: UnsafeCell<T>,
+    /// Whether the owner is away from the value. Written by the owner.
+    is_open: AtomicBool,
+    /// Whether a visitor asks for the value. Written by the visitor that holds `visit`.
+    is_wanted: AtomicBool,
+    /// Held by a visitor from before `is_wanted` is set until after it is cleared.
+    visit: Mutex<()>,
+}
+
+// SAFETY: the value is accessed by one thread at a time (see the table), as behind a `Mutex`.
+unsafe impl<T: Send> Sync for Biased<T> {}
+
+/// The value, for the thread that uses it all the time.
+pub(crate) struct Owner<T>(Arc<Biased<T>>);
+
+/// Access to the value for other threads, as long as its owner exists.
+pub(crate) struct Visitor<T>(Weak<Biased<T>>);
+
+/// What became of a visit.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) enum Visit<U> {
+    Done(U),
+    /// The owner uses the value now.
+    Busy,
+    /// The owner was dropped.
+    Gone,
+}
+
+impl<T> Owner<T> {
+    pub(crate) fn new(value: T) -> Self {
+        Self(Arc::new(Biased {
+            is_cheap: has_remote_barrier(),
+            value: UnsafeCell::new(value),
+            is_open: AtomicBool::new(true),
+            is_wanted: AtomicBool::new(false),
+            visit: Mutex::new(()),
+        }))
+    }
+
+    pub(crate) fn visitor(&self) -> Visitor<T> {
+        Visitor(Arc::downgrade(&self.0))
+    }
+
+    /// Takes the value. Blocks only while a visitor uses it.
+    #[inline]
+    pub(crate) fn enter(&mut self) -> Entered<'_, T> {
+        self.0.is_open.store(false, Ordering::Relaxed);
+        if self.0.is_cheap {
+            // The processor may still swap the two accesses; the visitor's barrier prevents that.
+            compiler_fence(Ordering::SeqCst);
+        } else {
+            fence(Ordering::SeqCst);
+        }
+        // Acquire: what the last visitor did to the value comes with its store of `false`.
+        if self.0.is_wanted.load(Ordering::Acquire) {
+            self.wait_for_visitor();
+        }
+        Entered(self)
+    }
+
+    #[cold]
+    fn wait_for_visitor(&self) {
+        // A later visitor finds the value closed.
+        drop(self.0.visit.lock());
+    }
+}
+
+/// The value in its owner's hands.
+pub(crate) struct Entered<'a, T>(&'a mut Owner<T>);
+
+impl<T> Deref for Entered<'_, T> {
+    type Target = T;
+
+    #[inline]
+    fn deref(&self) -> &T {
+        // SAFETY: this guard borrows the only owner, and visitors stay out until it is dropped.
+        unsafe { &*self.0.0.value.get() }
+    }
+}
+
+impl<T> DerefMut for Entered<'_, T> {
+    #[inline]
+    fn deref_mut(&mut self) -> &mut T {
+        // SAFETY: this guard borrows the only owner, and visitors stay out until it is dropped.
+        unsafe { &mut *self.0.0.value.get() }
+    }
+}
+
+impl<T> Drop for Entered<'_, T> {
+    #[inline]
+    fn drop(&mut self) {
+        // Release: a visitor that finds it open finds the value as it was left.
+        self.0.0.is_open.store(true, Ordering::Release);
+    }
+}
+
+impl<T> Visitor<T> {
+    /// Runs `f` on the value if the owner is away from it. An owner that comes back waits
+    /// meanwhile.
+    pub(crate) fn visit<U>(&self, f: impl FnOnce(&mut T) -> U) -> Visit<U> {
+        let Some(biased) = self.0.upgrade() else {
+            return Visit::Gone;
+        };
+        let _visit = biased.visit.lock();
+        let _wanted = Wanted::new(&biased.is_wanted);
+        // It fails only if the kernel does not keep what it offered: then every visit is in vain.
+        if biased.is_cheap && barrier_in_all_threads().is_err() {
+            return Visit::Gone;
+        }
+        fence(Ordering::SeqCst);
+        if !biased.is_open.load(Ordering::Acquire) {
+            return Visit::Busy;
+        }
+        // SAFETY: the owner was away after `is_wanted` was set (see the file's head), so that it
+        // waits for `visit` before it comes back; other visitors wait for `visit`, too.
+        Visit::Done(f(unsafe { &mut *biased.value.get() }))
+    }
+}
+
+impl<T> fmt::Debug for Visitor<T> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_tuple("Visitor").finish_non_exhaustive()
+    }
+}
+
+/// Sets the flag until it is dropped, also by a panic.
+struct Wanted<'a>(&'a AtomicBool);
+
+impl<'a> Wanted<'a> {
+    fn new(flag: &'a AtomicBool) -> Self {
+        flag.store(true, Ordering::SeqCst);
+        Self(flag)
+    }
+}
+
+impl Drop for Wanted<'_> {
+    fn drop(&mut self) {
+        // Release: an owner that finds the flag down finds the value as it was left.
+        self.0.store(false, Ordering::Release);
+    }
+}
+
+/// `enum membarrier_cmd` of linux/membarrier.h, which libc lacks.
+const QUERY: libc::c_int = 0;
+const PRIVATE_EXPEDITED: libc::c_int = 1 << 3;
+const REGISTER_PRIVATE_EXPEDITED: libc::c_int = 1 << 4;
+
+/// Whether [`barrier_in_all_threads`] works here: not below an old kernel, a strict seccomp filter
+/// or an emulator.
+fn has_remote_barrier() -> bool {
+    static HAS: OnceLock<bool> = OnceLock::new();
+    *HAS.get_or_init(|| membarrier(QUERY).is_ok_and(|it| it & PRIVATE_EXPEDITED != 0))
+}
+
+/// Runs a full memory barrier in every running thread of this process, and in this one.
+fn barrier_in_all_threads() -> io::Result<libc::c_int> {
+    membarrier(PRIVATE_EXPEDITED).or_else(|_| {
+        // The process was not registered. That is once, and takes milliseconds with many threads.
+        membarrier(REGISTER_PRIVATE_EXPEDITED)?;
+        membarrier(PRIVATE_EXPEDITED)
+    })
+}
+
+fn membarrier(command: libc::c_int) -> io::Result<libc::c_int> {
+    // SAFETY: the call takes three integers and touches no memory of the caller.
+    let result = unsafe { libc::syscall(libc::SYS_membarrier, command, 0, 0) };
+    if result < 0 {
+        return Err(io::Error::last_os_error());
+    }
+    Ok(result as libc::c_int)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::{thread, time::Duration};
+
+    #[test]
+    fn a_visitor_is_kept_out_while_the_owner_is_in() {
+        let mut owner = Owner::new(1);
+        let visitor = owner.visitor();
+        let entered = owner.enter();
+        assert_eq!(visitor.visit(|it| *it), Visit::Busy);
+        drop(entered);
+        assert_eq!(visitor.visit(|it| *it), Visit::Done(1));
+        drop(owner);
+        assert_eq!(visitor.visit(|it| *it), Visit::Gone);
+    }
+
+    #[test]
+    fn owner_and_visitor_never_use_the_value_at_once() {
+        let mut owner = Owner::new([0_u64; 2]);
+        let visitor = owner.visitor();
+        let visits = thread::spawn(move || {
+            let mut done = 0;
+            loop {
+                match visitor.visit(|it| it.each_mut().map(|it| *it += 1)) {
+                    Visit::Done(_) => done += 1,
+                    Visit::Busy => {}
+                    Visit::Gone => return done,
+                }
+                thread::sleep(Duration::from_micros(50));
+            }
+        });
+        for n in 0..2_000_000 {
+            let mut pair = owner.enter();
+            assert_eq!(pair[0], pair[1], "after {n} turns");
+            pair[0] += 1;
+            pair[1] += 1;
+        }
+        let total = owner.enter()[0];
+        drop(owner);
+        let visited: u64 = visits.join().expect("no panic");
+        assert!((2_000_000 + visited).abs_diff(total) <= 1);
+    }
+}
