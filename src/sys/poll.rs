@@ -203,6 +203,8 @@ impl Alarm {
 
     /// Goes off once, after `delay`, and stays readable.
     pub(crate) fn set(&self, delay: Duration) {
+        // A delay of zero would disarm the timer.
+        let delay = delay.max(Duration::from_nanos(1));
         let expiration = Expiration::OneShot(TimeSpec::from_duration(delay));
         // It fails only for a time that is none.
         let _ = self.0.set(expiration, TimerSetTimeFlags::empty());
@@ -218,5 +220,18 @@ impl Alarm {
 impl AsFd for Alarm {
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.0.as_fd()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_alarm_that_is_due_goes_off() {
+        let alarm = Alarm::new().expect("a timer");
+        alarm.set(Duration::ZERO);
+        let limit = Some(Duration::from_secs(60));
+        assert!(readable(&alarm, limit).expect("a descriptor"));
     }
 }
