@@ -147,6 +147,10 @@
 //! prints appears there; [`stdin`](ProcessPoolBuilder::stdin) gives it the program's input. It ends with `_exit`, after flushing standard output: no exit handler runs. The processes that it leaves behind are
 //! killed, and with them all that were detached from other workers, but for a [`Process`] that is no daemon.
 //!
+//! Code that runs in a worker counts for coverage (`cargo llvm-cov`): a program built with `-C instrument-coverage` has each
+//! process write a profile as it ends, under its own id if the file's name has `%p` in it. A process that is killed writes none:
+//! a worker whose task ran out of time, say, or that of a pool in a `static`.
+//!
 //! Two other [start methods](StartMethod) can be asked for: `Spawn` executes the program again for each worker, and `Fork`
 //! copies this process as it is, if it has one thread. [Choosing a start method](guide::choosing_a_start_method) has the table of
 //! what each inherits, costs and forbids; [From Python's multiprocessing](guide::from_python) says what Python's names are here.

@@ -1,7 +1,7 @@
 //! Processes: starting this program again, forking, watching, signalling and reaping.
 
 use super::{
-    environment,
+    coverage, environment,
     fd::{self, above_stdio, cvt, retry},
     named, poll, procfs, signal, threads,
 };
@@ -125,7 +125,10 @@ pub(crate) fn fork(threads: Threads) -> io::Result<Forked> {
     // SAFETY: this process has one thread, so the child is a whole copy of it; or whoever allowed others has promised what
     // `Threads::Any` says.
     match unsafe { nix::unistd::fork() }? {
-        nix::unistd::ForkResult::Child => Ok(Forked::Child),
+        nix::unistd::ForkResult::Child => {
+            coverage::begin_in_child();
+            Ok(Forked::Child)
+        }
         nix::unistd::ForkResult::Parent { child } => {
             Ok(Forked::Parent(child.as_raw().cast_unsigned()))
         }
@@ -192,9 +195,11 @@ pub(crate) fn set_name(name: &str) {
     }
 }
 
-/// Ends this process at once: no destructor, no exit handler, nothing flushed. Names of shared memory that it has made go.
+/// Ends this process at once: no destructor, no exit handler, nothing flushed. Names of shared memory that it has made go, and
+/// its coverage is written.
 pub(crate) fn exit_now(code: i32) -> ! {
     named::remove_own();
+    coverage::write();
     // SAFETY: _exit does not return and runs no code of this process.
     unsafe { libc::_exit(code) }
 }

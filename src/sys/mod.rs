@@ -11,6 +11,7 @@ pub(crate) mod biased;
 pub(crate) mod bytes;
 pub(crate) mod child;
 pub(crate) mod clock;
+pub(crate) mod coverage;
 pub(crate) mod crash;
 pub(crate) mod environment;
 pub(crate) mod exit;

@@ -20,7 +20,7 @@ const RUN_LIMIT: Duration = Duration::from_secs(60);
 
 const WORKSPACE: &str = r#"
 [workspace]
-members = ["aborting", "plugin", "stranger", "everywhere"]
+members = ["aborting", "covered", "plugin", "stranger", "everywhere"]
 resolver = "3"
 
 [profile.dev]
@@ -39,6 +39,11 @@ const PACKAGES: &[Package] = &[
         "aborting",
         "[dependencies]\nprocpool.path = \"PROCPOOL\"\nserde = \"1\"",
         &[("src/main.rs", include_str!("../packages/aborting.rs"))],
+    ),
+    (
+        "covered",
+        "[dependencies]\nprocpool.path = \"PROCPOOL\"",
+        &[("src/main.rs", include_str!("../packages/covered.rs"))],
     ),
     (
         "plugin",
@@ -97,18 +102,35 @@ impl Workspace {
 
     /// Runs Cargo; its output, which must be that of a success.
     fn cargo(&self, arguments: &[&str], panic: &str) -> String {
+        let mut command = self.command(arguments, target());
+        command.env("CARGO_PROFILE_DEV_PANIC", panic);
+        succeed_in(command, arguments)
+    }
+
+    /// What runs Cargo.
+    fn command(&self, arguments: &[&str], target: PathBuf) -> Command {
         let mut command = Command::new(env::var_os("CARGO").unwrap_or("cargo".into()));
         command
             .current_dir(self.0.path())
             .args(arguments)
             .args(["--offline", "--quiet", "--target-dir"])
-            .arg(target())
-            .env("CARGO_PROFILE_DEV_PANIC", panic)
+            .arg(target)
             .env_remove("CARGO_TARGET_DIR");
-        let output = run(command, BUILD_LIMIT);
-        let text = text_of(&output);
-        assert!(output.status.success(), "cargo {arguments:?}: {text}");
-        text
+        command
+    }
+
+    /// Builds a package so that each process of its program leaves a profile; the program. What is run to build it leaves its own
+    /// in the workspace.
+    fn build_covered(&self, package: &str) -> PathBuf {
+        let target = target().join("covered");
+        let arguments = ["build", "--package", package];
+        let mut command = self.command(&arguments, target.clone());
+        command
+            .env_remove("CARGO_ENCODED_RUSTFLAGS")
+            .env("RUSTFLAGS", "-C instrument-coverage")
+            .env("LLVM_PROFILE_FILE", self.0.path().join("%p.profraw"));
+        succeed_in(command, &arguments);
+        target.join("debug").join(package)
     }
 
     /// Builds a package; what was built lies in the directory that is given.
@@ -116,6 +138,14 @@ impl Workspace {
         self.cargo(&["build", "--package", package], panic);
         target().join("debug")
     }
+}
+
+/// Runs Cargo; its output, which must be that of a success.
+fn succeed_in(command: Command, arguments: &[&str]) -> String {
+    let output = run(command, BUILD_LIMIT);
+    let text = text_of(&output);
+    assert!(output.status.success(), "cargo {arguments:?}: {text}");
+    text
 }
 
 fn target() -> PathBuf {
@@ -258,4 +288,26 @@ fn a_pool_works_in_every_kind_of_target() {
         let printed = workspace.cargo(&[target, &everywhere[..]].concat(), "unwind");
         assert!(printed.contains("used"), "{target:?}: {printed}");
     }
+}
+
+#[test]
+fn every_process_of_a_program_that_measures_coverage_leaves_a_profile() {
+    let workspace = Workspace::new();
+    let program = workspace.build_covered("covered");
+    let folder = TempDir::new().expect("a folder");
+    let mut command = Command::new(program);
+    command.env("LLVM_PROFILE_FILE", folder.path().join("%p.profraw"));
+    let output = run(command, RUN_LIMIT);
+    let text = text_of(&output);
+    assert!(output.status.success(), "{} {text}", output.status);
+    let deadline = Instant::now() + RUN_LIMIT;
+    for pid in text.lines() {
+        let profile = folder.path().join(format!("{pid}.profraw"));
+        // A fork server ends with the program, at the latest soon after it.
+        while !fs::metadata(&profile).is_ok_and(|it| it.len() > 0) {
+            assert!(Instant::now() < deadline, "{pid} has left none: {text}");
+            thread::sleep(Duration::from_millis(5));
+        }
+    }
+    assert_eq!(text.lines().count(), 12);
 }

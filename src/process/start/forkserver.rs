@@ -177,6 +177,13 @@ impl EndsWithProcess for Mutex<ForkServer> {
     }
 }
 
+impl Drop for Template {
+    /// Ends it in order, so that it leaves its profile, and nothing that its workers have left.
+    fn drop(&mut self) {
+        self.server.lock().end();
+    }
+}
+
 /// Why the server gave no child.
 enum Refusal {
     /// It does not answer: start another.
