@@ -237,11 +237,8 @@ fn a_poll_of_a_slow_iterator_reads_few_items() {
         for polls in 1..=5 {
             let polled = Pin::new(&mut results).poll_next(&mut context);
             assert!(matches!(polled, Poll::Pending));
-            assert!(
-                read.get() <= 2 * polls,
-                "{} items in {polls} polls",
-                read.get()
-            );
+            // Two on an idle machine; all that the workers could have is 600.
+            assert!(read.get() < 50 * polls, "{} in {polls} polls", read.get());
         }
     });
 }

@@ -69,10 +69,8 @@ fn imap_gives_its_first_result_after_a_few_items_of_a_slow_input() -> Result<()>
             read.set(read.get() + 1);
             thread::sleep(Duration::from_micros(500));
         });
-        assert_eq!(
-            pool.imap_unordered(|x| x, slow).next().transpose()?,
-            Some(0)
-        );
+        let first = pool.imap_unordered(|x| x, slow).next();
+        assert!(first.transpose()?.is_some());
         // Some more than it takes on an idle machine, and far less than the window.
         assert!(read.get() < 1000, "{} items were read", read.get());
         Ok(())
