@@ -20,6 +20,7 @@ use std::{
     fmt::Display,
     fs,
     io::{self, BufRead, BufReader, Read, Write},
+    path::Path,
     process::{Child, ChildStdin, Command, ExitStatus, Stdio},
     sync::mpsc::{self, Receiver, TryRecvError},
     thread::{self, JoinHandle},
@@ -212,6 +213,13 @@ impl Drop for Program {
     fn drop(&mut self) {
         self.end();
     }
+}
+
+/// Copies a program by another process. This one would have the copy open for writing, and with it whatever is forked by
+/// another test in that moment: then the copy could not be executed.
+pub(crate) fn copy_program(from: &Path, to: &Path) {
+    let copied = Command::new("cp").args([from, to]).status();
+    assert!(copied.is_ok_and(|it| it.success()));
 }
 
 /// Sends a signal to a process, which may have ended.

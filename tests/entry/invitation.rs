@@ -2,7 +2,7 @@
 
 use crate::{
     common::{failure, in_time, pool_of, square},
-    processes::{Program, fork_server, say},
+    processes::{Program, copy_program, fork_server, say},
 };
 use nix::{
     fcntl::{FcntlArg, FdFlag, fcntl},
@@ -238,7 +238,7 @@ fn a_program_that_is_set_user_id_follows_no_invitation_and_says_so_when_it_build
         let nobody = 65534;
         let folder = tempfile::tempdir().expect("a temporary directory");
         let copy = folder.path().join("program");
-        fs::copy(env::current_exe().expect("the path of this test"), &copy).expect("a copy");
+        copy_program(&env::current_exe().expect("the path of this test"), &copy);
         if chown(&copy, Some(nobody), None).is_err() {
             eprintln!("only root can make a program another user's");
             return;

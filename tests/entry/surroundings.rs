@@ -7,7 +7,7 @@
 
 use crate::{
     common::{failure, in_time, pool_of, square},
-    processes::{Program, fork_server, listen, say},
+    processes::{Program, copy_program, fork_server, listen, say},
 };
 use procpool::{ErrorKind, ProcessPoolExecutor};
 use std::{
@@ -199,7 +199,7 @@ fn a_program_whose_file_was_replaced_goes_on_with_the_old_one() {
         let own = env::current_exe().expect("the path of this test");
         for replacement in [None, Some("not a program")] {
             let copy = directory.path().join("program");
-            fs::copy(&own, &copy).expect("a copy");
+            copy_program(&own, &copy);
             let mut program = Program::start_by(Program::command_of(&copy, "use a pool later"));
             assert_eq!(program.hear(), "there");
             fs::remove_file(&copy).expect("a file");

@@ -38,8 +38,9 @@ const READY_LIMIT: Duration = Duration::from_secs(30);
 /// How long one fork may take; a server that takes longer is stopped or broken, and replaced.
 const FORK_LIMIT: Duration = Duration::from_secs(10);
 
-/// How long a server may take to end, with its children, at the end of this process.
-const END_LIMIT: Duration = Duration::from_secs(2);
+/// How long a server may take to end, with its children, at the end of this process: it needs some milliseconds, and slices of
+/// a busy machine.
+const END_LIMIT: Duration = Duration::from_secs(5);
 
 /// The server of a process, which all share that start children.
 #[derive(Default)]
