@@ -12,6 +12,7 @@
 use crate::error::{Error, Result};
 use crate::shm::{Cursor, Segment};
 use std::{
+    io,
     os::fd::{AsFd, BorrowedFd, OwnedFd},
     sync::{
         Weak,
@@ -61,11 +62,16 @@ impl Slab {
         Ok(slab)
     }
 
-    /// Maps one that the peer made.
+    /// Maps one that the peer made. Fails if it is shorter than a slab's header.
     pub(crate) fn from_fd(id: u32, file: OwnedFd) -> Result<Self> {
+        let segment = Segment::from_fd(file)?;
+        if segment.view().length() < HEADER {
+            let reason = io::Error::from(io::ErrorKind::InvalidData);
+            return Err(Error::io("failed to map shared memory", reason));
+        }
         Ok(Self {
             id,
-            segment: Segment::from_fd(file)?,
+            segment,
             bound_to: None,
         })
     }
@@ -142,5 +148,17 @@ impl Slab {
 impl AsFd for Slab {
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.segment.as_fd()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_file_that_is_shorter_than_the_header_is_no_slab() {
+        let segment = Segment::anonymous(HEADER - 1).expect("shared memory");
+        let file = segment.as_fd().try_clone_to_owned().expect("a descriptor");
+        assert!(Slab::from_fd(1, file).is_err());
     }
 }
