@@ -330,8 +330,8 @@ pub use manager::{
 pub use pool::{
     AsCompleted, Feed, FeedStream, FeedUnordered, Histogram, Imap, ImapStream, ImapUnordered,
     Input, Output, PoolStats, ProcessPoolBuilder, ProcessPoolExecutor, ResourceLimits,
-    RestartReasons, ReturnWhen, StreamImap, TaskFuture, TaskOptions, TrySubmitError, Waited,
-    Worker, WorkerStats, as_completed, current_worker, wait,
+    RestartReasons, ReturnWhen, RunningTask, StreamImap, TaskFuture, TaskOptions, TrySubmitError,
+    Waited, Worker, WorkerStats, as_completed, current_worker, wait,
 };
 #[cfg(all(target_os = "linux", target_pointer_width = "64"))]
 pub use process::{

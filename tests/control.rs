@@ -7,6 +7,8 @@ mod processes;
 
 #[path = "control/crash_matrix.rs"]
 mod crash_matrix;
+#[path = "control/figures.rs"]
+mod figures;
 #[path = "control/idle.rs"]
 mod idle;
 #[path = "control/input.rs"]

@@ -11,6 +11,8 @@ mod contexts;
 mod deaths;
 #[path = "crash/forks.rs"]
 mod forks;
+#[path = "crash/hostile.rs"]
+mod hostile;
 #[path = "crash/hosts.rs"]
 mod hosts;
 #[path = "crash/initializers.rs"]

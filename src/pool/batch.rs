@@ -265,6 +265,11 @@ impl Batch {
         !matches!(self.inner.lock().delivery, Delivery::Collected)
     }
 
+    /// The number of the future that gets the whole list.
+    pub(super) fn task_id(&self) -> Option<u64> {
+        self.inner.lock().task.as_ref().map(|it| it.id)
+    }
+
     /// Whether an item has an outcome already.
     pub(super) fn has_outcomes(&self) -> bool {
         let inner = self.inner.lock();

@@ -18,7 +18,11 @@ pub(super) struct Demands {
 
 /// How an item's tries ended, all but the last of them retried.
 #[derive(Debug, Clone, Default)]
-pub(super) struct Tries(Vec<Error>);
+pub(super) struct Tries {
+    errors: Vec<Error>,
+    /// Workers that have ended when it was the next to start.
+    losses: u32,
+}
 
 impl Demands {
     /// Whether an item that ended so is run again, if it has tries left.
@@ -34,22 +38,28 @@ impl Demands {
 impl Tries {
     /// The number of the next one, from 1.
     pub(super) fn next(&self) -> u32 {
-        self.0.len() as u32 + 1
+        self.errors.len() as u32 + 1
     }
 
     /// Notes the end of one.
     pub(super) fn push(&mut self, error: Error) {
-        self.0.push(error);
+        self.errors.push(error);
+    }
+
+    /// Counts a worker that has ended when the item was the next to start there, and says how many have.
+    pub(super) fn count_loss(&mut self) -> u32 {
+        self.losses += 1;
+        self.losses
     }
 
     /// The error of an item that has used up its tries: the last one, which tells of those before it.
     pub(super) fn into_error(mut self) -> Option<Error> {
-        let last = self.0.pop()?;
-        if self.0.is_empty() {
+        let last = self.errors.pop()?;
+        if self.errors.is_empty() {
             return Some(last);
         }
-        let count = self.0.len() + 1;
-        let before: Vec<String> = self.0.iter().map(Error::to_string).collect();
+        let count = self.errors.len() + 1;
+        let before: Vec<String> = self.errors.iter().map(Error::to_string).collect();
         let message = format!(
             "{last} (try {count} of {count}; before that: {})",
             before.join("; ")

@@ -36,7 +36,8 @@ impl Histogram {
     /// How many times are in it.
     #[must_use]
     pub fn count(&self) -> u64 {
-        self.counts.iter().sum()
+        let counts = self.counts.iter();
+        counts.fold(0, |sum, it| sum.saturating_add(*it))
     }
 
     /// The time that this part of all did not exceed, rounded up to the end of its bucket: 0.5 for the median, 1 for the longest.
@@ -44,10 +45,10 @@ impl Histogram {
     #[must_use]
     pub fn quantile(&self, part: f64) -> Option<Duration> {
         let rank = (self.count() as f64 * part.clamp(0.0, 1.0)).ceil().max(1.0) as u64;
-        let mut seen = 0;
+        let mut seen = 0u64;
         let mut buckets = self.buckets();
         buckets.find_map(|(end, count)| {
-            seen += count;
+            seen = seen.saturating_add(count);
             (seen >= rank).then_some(end)
         })
     }
@@ -62,11 +63,29 @@ impl Histogram {
     /// Adds the counts of all buckets, from the first on.
     pub(super) fn add(&mut self, counts: impl Iterator<Item = u64>) {
         for (bucket, count) in counts.enumerate().filter(|it| it.1 > 0) {
-            if self.counts.len() <= bucket {
-                self.counts.resize(bucket + 1, 0);
-            }
-            self.counts[bucket] += count;
+            self.add_to(bucket, count);
         }
+    }
+
+    /// Adds a number of equal times.
+    pub(super) fn record(&mut self, time: Duration, count: u64) {
+        if count > 0 {
+            let nanos = u64::try_from(time.as_nanos()).unwrap_or(u64::MAX);
+            self.add_to(bucket_of(nanos), count);
+        }
+    }
+
+    /// Adds the times of another histogram.
+    pub(super) fn merge(&mut self, other: &Self) {
+        self.add(other.counts.iter().copied());
+    }
+
+    fn add_to(&mut self, bucket: usize, count: u64) {
+        if self.counts.len() <= bucket {
+            self.counts.resize(bucket + 1, 0);
+        }
+        // Counts may come from elsewhere: a worker's memory, or a serialized histogram.
+        self.counts[bucket] = self.counts[bucket].saturating_add(count);
     }
 }
 
@@ -80,12 +99,10 @@ impl From<Histogram> for Vec<(u64, u64)> {
 
 impl From<Vec<(u64, u64)>> for Histogram {
     fn from(buckets: Vec<(u64, u64)>) -> Self {
-        let mut counts = vec![0; BUCKETS];
-        for (end, count) in buckets {
-            counts[bucket_of(end)] += count;
-        }
         let mut histogram = Self::default();
-        histogram.add(counts.into_iter());
+        for (end, count) in buckets {
+            histogram.record(Duration::from_nanos(end), count);
+        }
         histogram
     }
 }
@@ -147,6 +164,15 @@ mod tests {
         let buckets = Vec::from(histogram.clone());
         assert_eq!((buckets.len(), buckets[0]), (4, (1, 1)));
         assert_eq!(Histogram::from(buckets), histogram);
+    }
+
+    #[test]
+    fn counts_that_are_too_large_stay_at_the_largest() {
+        let mut histogram = Histogram::from(vec![(1, u64::MAX), (1, 1), (9, u64::MAX)]);
+        histogram.add([u64::MAX; BUCKETS].into_iter());
+        assert_eq!(histogram.count(), u64::MAX);
+        assert_eq!(histogram.quantile(0.5), Some(Duration::ZERO));
+        assert_eq!(histogram.buckets().count(), BUCKETS);
     }
 
     #[test]

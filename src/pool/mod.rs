@@ -51,10 +51,13 @@ mod results;
 mod reusable;
 mod shared;
 mod stats;
+mod stopwatch;
 mod task;
 mod unit;
 mod wait;
+mod work;
 mod worker;
+mod worker_page;
 
 pub use builder::ProcessPoolBuilder;
 pub use future::TaskFuture;
@@ -65,7 +68,7 @@ pub use limits::ResourceLimits;
 pub use options::TaskOptions;
 pub use output::Output;
 pub use refused::TrySubmitError;
-pub use stats::{PoolStats, RestartReasons, WorkerStats};
+pub use stats::{PoolStats, RestartReasons, RunningTask, WorkerStats};
 pub use wait::{AsCompleted, ReturnWhen, Waited, as_completed, wait};
 pub use worker::{Worker, current_worker};
 

@@ -76,6 +76,9 @@ impl<'a> TaskOptions<'a> {
     /// [`ErrorKind::TimedOut`]. Whatever else was sent to that worker runs elsewhere, the items of the same chunk too. A task that
     /// handles SIGTERM and returns within that second keeps its result.
     ///
+    /// Time in which all of the program is stopped, by Ctrl-Z or a debugger say, does not count if it is 2 s or more. Time in which
+    /// only a worker is stopped counts.
+    ///
     /// The first panic in a task stops the clock for 1 s: it counts even if the limit passes while the task's destructors run.
     ///
     /// ```

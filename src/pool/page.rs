@@ -37,10 +37,18 @@
 //! The pool empties rings when it is awake. Before it sleeps it says when it wants to be rung for ([`Bell`]) and looks at the
 //! rings once more; the worker appends, then looks at the bell. With a full barrier between the two on either side, one of
 //! them sees the other.
+//!
+//! # Who may write what
+//!
+//! The worker can write all of it, and so can a task that runs there. The pool reads it through
+//! [`WorkerPage`](super::worker_page::WorkerPage), which keeps an account of its own.
 
-use super::histogram::{BUCKETS, bucket_of};
+use super::{
+    histogram::{BUCKETS, bucket_of},
+    stopwatch::Lap,
+};
 use crate::error::Result;
-use crate::shm::Segment;
+use crate::shm::{Segment, View};
 use crate::sys::{clock, futex};
 use std::{
     os::fd::{AsFd, BorrowedFd, OwnedFd},
@@ -54,30 +62,30 @@ const TAIL: usize = 64;
 const HEAD: usize = 128;
 const BELL: usize = 192;
 const WANTS_ROOM: usize = 256;
-const BUSY_NANOS: usize = 320;
-const ITEMS_DONE: usize = 328;
-const STARTED_ITEM: usize = 384;
-const STARTED_AT: usize = 392;
-const STOP: usize = 448;
+pub(super) const BUSY_NANOS: usize = 320;
+pub(super) const ITEMS_DONE: usize = 328;
+pub(super) const STARTED_ITEM: usize = 384;
+pub(super) const STARTED_AT: usize = 392;
+pub(super) const STOP: usize = 448;
 /// Not 0 once the pool has the worker end: written by the pool before it sends SIGTERM, read by the worker's handler.
-const END: usize = 456;
+pub(super) const END: usize = 456;
 /// Not 0 once a thread of the worker has overflowed its stack: written by the worker's handler of that, read after its death.
-const OVERFLOW: usize = 460;
-const PANIC_ITEM: usize = 512;
-const PANIC_SINCE: usize = 520;
+pub(super) const OVERFLOW: usize = 460;
+pub(super) const PANIC_ITEM: usize = 512;
+pub(super) const PANIC_SINCE: usize = 520;
 /// Histograms, in a page of their own: an idle worker touches none of it.
-const WAIT_TIMES: usize = 4096;
-const RUN_TIMES: usize = WAIT_TIMES + BUCKETS * size_of::<u64>();
-const RING: usize = 8192;
+pub(super) const WAIT_TIMES: usize = 4096;
+pub(super) const RUN_TIMES: usize = WAIT_TIMES + BUCKETS * size_of::<u64>();
+pub(super) const RING: usize = 8192;
 
 /// Bytes; twice the largest record, which is `SPILL` and a header (shm/buffer.rs).
-const RING_BYTES: usize = 128 << 10;
+pub(super) const RING_BYTES: usize = 128 << 10;
 
 /// How long a worker sleeps at most before it looks for room again.
 const ROOM_LIMIT: Duration = Duration::from_millis(100);
 
 /// How long a panic stops the clock of its item. As long as a task may go on after SIGTERM, so that a limit keeps its meaning.
-const PANIC_GRACE: Duration = Duration::from_secs(1);
+pub(super) const PANIC_GRACE: Duration = Duration::from_secs(1);
 
 /// When a worker is to ring.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -90,25 +98,25 @@ pub(super) enum Bell {
     AtOnce = 2,
 }
 
-/// What a record holds.
+/// What a record holds. Never 0: bytes that nobody has written are no record.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Tag {
     /// An encoded result.
-    Value = 0,
+    Value = 1,
     /// An encoded [`Fault`](crate::process::fault::Fault).
-    Fault = 1,
+    Fault = 2,
     /// Where an encoded result lies: [`InSlab`](super::protocol::InSlab).
-    Slab = 2,
+    Slab = 3,
     /// Setup is done.
-    Ready = 3,
+    Ready = 4,
     /// Setup failed: an encoded fault.
-    SetupFault = 4,
+    SetupFault = 5,
     /// The worker has dropped the slab with this number.
-    SlabGone = 5,
+    SlabGone = 6,
     /// Descriptors lie in the socket, for the item's result: [`Batch`](super::descriptors::Batch).
-    Handles = 6,
+    Handles = 7,
     /// The worker takes up more memory than it may.
-    Full = 7,
+    Full = 8,
 }
 
 impl Tag {
@@ -163,7 +171,7 @@ impl RecordHead {
     }
 }
 
-/// The shared page, for both sides. Clones see the same.
+/// The shared page, as both sides map it, and the worker's way to use it. Clones see the same.
 #[derive(Debug, Clone)]
 pub(super) struct Page(Segment);
 
@@ -172,32 +180,43 @@ impl Page {
         Ok(Self(Segment::anonymous(RING + RING_BYTES)?))
     }
 
+    /// Maps the page that a pool has made. Its descriptor is closed: what a task writes to all of them does not hit it.
     pub(super) fn from_fd(file: OwnedFd) -> Result<Self> {
-        Ok(Self(Segment::from_fd(file)?))
+        let mut page = Self(Segment::from_fd(file)?);
+        page.close_file();
+        Ok(page)
     }
 
-    fn word(&self) -> &AtomicU64 {
+    /// Closes the descriptor, once nobody is to be given it any more.
+    pub(super) fn close_file(&mut self) {
+        self.0.close_file();
+    }
+
+    pub(super) fn word(&self) -> &AtomicU64 {
         self.0.view().atomic_u64(WORD)
     }
 
-    fn tail(&self) -> &AtomicU64 {
+    pub(super) fn tail(&self) -> &AtomicU64 {
         self.0.view().atomic_u64(TAIL)
     }
 
-    fn head(&self) -> &AtomicU64 {
+    pub(super) fn head(&self) -> &AtomicU64 {
         self.0.view().atomic_u64(HEAD)
     }
 
-    fn bell_word(&self) -> &AtomicU32 {
+    pub(super) fn bell_word(&self) -> &AtomicU32 {
         self.0.view().atomic_u32(BELL)
     }
 
-    fn wants_room(&self) -> &AtomicU32 {
+    pub(super) fn wants_room(&self) -> &AtomicU32 {
         self.0.view().atomic_u32(WANTS_ROOM)
+    }
+
+    pub(super) fn view(&self) -> &View {
+        self.0.view()
     }
 }
 
-/// The worker's side.
 impl Page {
     /// Claims item `item`; false when it was taken back.
     #[inline]
@@ -236,13 +255,14 @@ impl Page {
         // Acquire: the pool has read what lay before the head; it may be overwritten.
         let used = tail.wrapping_sub(self.head().load(Ordering::Acquire));
         let size = RecordHead::SIZE + bytes.len();
-        if used as usize + size > RING_BYTES {
+        if used.saturating_add(size as u64) > RING_BYTES as u64 {
             return false;
         }
         self.copy_in(tail, &head.to_bytes());
-        self.copy_in(tail + RecordHead::SIZE as u64, bytes);
+        self.copy_in(tail.wrapping_add(RecordHead::SIZE as u64), bytes);
         // Release: whoever sees the tail sees the record.
-        self.tail().store(tail + size as u64, Ordering::Release);
+        self.tail()
+            .store(tail.wrapping_add(size as u64), Ordering::Release);
         true
     }
 
@@ -270,7 +290,12 @@ impl Page {
             .tail()
             .load(Ordering::Relaxed)
             .wrapping_sub(self.head().load(Ordering::SeqCst));
-        used as usize + RecordHead::SIZE + length <= RING_BYTES
+        used.saturating_add((RecordHead::SIZE + length) as u64) <= RING_BYTES as u64
+    }
+
+    /// Whether the pool has not read all records.
+    pub(super) fn has_unread(&self) -> bool {
+        self.tail().load(Ordering::Relaxed) != self.head().load(Ordering::Relaxed)
     }
 
     /// When to ring. Call behind a full barrier.
@@ -289,8 +314,7 @@ impl Page {
         self.bell_word().swap(Bell::Off as u32, Ordering::Relaxed) != Bell::Off as u32
     }
 
-    /// Notes when an item starts: the first of a frame, for which the clock is read in any case. For each of the others that would
-    /// take a tenth of the time of a tiny item; the pool goes by when it has seen them run.
+    /// Notes when an item starts: one before which the clock was read.
     pub(super) fn note_start(&self, item: u32, now: u64) {
         let view = self.0.view();
         view.atomic_u64(STARTED_AT).store(now, Ordering::Relaxed);
@@ -332,14 +356,22 @@ impl Page {
         page.0.view().atomic_u32(at)
     }
 
-    /// Adds to what the pool measures tasks by: some items that waited for so long and took so long together.
-    pub(super) fn account(&self, waited: u64, busy: u64, items: u64) {
-        self.add(BUSY_NANOS, busy);
+    /// Adds to what the pool measures tasks by: some items, how long they waited (a bucket), and how long they ran.
+    pub(super) fn account(&self, waited: usize, lap: Lap) {
+        let items = u64::from(lap.items) + u64::from(lap.long.is_some());
+        self.add(BUSY_NANOS, lap.nanos);
         self.add(ITEMS_DONE, items);
-        if let Some(each) = busy.checked_div(items) {
-            self.add(WAIT_TIMES + bucket_of(waited) * size_of::<u64>(), items);
-            self.add(RUN_TIMES + bucket_of(each) * size_of::<u64>(), items);
+        self.add(WAIT_TIMES + waited * size_of::<u64>(), items);
+        if lap.items > 0 {
+            self.add_run_time(lap.each, lap.items.into());
         }
+        if let Some(long) = lap.long {
+            self.add_run_time(long, 1);
+        }
+    }
+
+    fn add_run_time(&self, nanos: u64, items: u64) {
+        self.add(RUN_TIMES + bucket_of(nanos) * size_of::<u64>(), items);
     }
 
     fn add(&self, at: usize, amount: u64) {
@@ -347,150 +379,6 @@ impl Page {
         // Relaxed, and no read-modify-write: one writer, and the reader wants an average.
         let sum = word.load(Ordering::Relaxed).wrapping_add(amount);
         word.store(sum, Ordering::Relaxed);
-    }
-}
-
-/// The pool's side.
-impl Page {
-    /// How long an item runs that has noted its start; none if it has not.
-    pub(super) fn age(&self, item: u32) -> Option<Duration> {
-        let view = self.0.view();
-        let noted = view.atomic_u32(STARTED_ITEM).load(Ordering::Acquire);
-        // Should the next item note its start between the two, it is not this one that runs.
-        let then = view.atomic_u64(STARTED_AT).load(Ordering::Relaxed);
-        (noted == item && then > 0).then(|| clock::since(then))
-    }
-
-    /// Returns how long a panic has stopped the item's clock.
-    pub(super) fn time_in_panic(&self, item: u32) -> Duration {
-        let view = self.0.view();
-        let noted = view.atomic_u32(PANIC_ITEM).load(Ordering::Acquire);
-        let since = view.atomic_u64(PANIC_SINCE).load(Ordering::Relaxed);
-        if noted != item || since == 0 {
-            return Duration::ZERO;
-        }
-        clock::since(since).min(PANIC_GRACE)
-    }
-
-    /// Whether a thread of the worker has overflowed its stack.
-    pub(super) fn has_overflowed(&self) -> bool {
-        self.0.view().atomic_u32(OVERFLOW).load(Ordering::Acquire) != 0
-    }
-
-    /// Asks the item to stop, which it may notice.
-    pub(super) fn request_stop(&self, item: u32) {
-        let word = 1 << 32 | u64::from(item);
-        self.0
-            .view()
-            .atomic_u64(STOP)
-            .store(word, Ordering::Relaxed);
-    }
-
-    /// Tells the worker that the SIGTERM that comes next is the pool's.
-    pub(super) fn tell_to_end(&self) {
-        let word = self.0.view().atomic_u32(END);
-        // Release: pairs with the handler's load.
-        word.store(1, Ordering::Release);
-    }
-
-    /// The number of the item that would start next.
-    pub(super) fn started(&self) -> u32 {
-        halves(self.word().load(Ordering::Acquire)).0
-    }
-
-    /// Allows `count` more items from `first` on, which must be the next number never used.
-    pub(super) fn allow(&self, first: u32, count: u32) {
-        let mut word = self.word().load(Ordering::Relaxed);
-        loop {
-            let (started, allowed) = halves(word);
-            // Behind items that were taken back the numbers go on after them.
-            let started = if started == allowed { first } else { started };
-            let next = joined(started, first.wrapping_add(count));
-            match self
-                .word()
-                .compare_exchange_weak(word, next, Ordering::SeqCst, Ordering::Relaxed)
-            {
-                Ok(_) => return,
-                Err(seen) => word = seen,
-            }
-        }
-    }
-
-    /// Takes back every item from `from` on that has not started, and says which is the first of them; `to` is one past
-    /// the last item allowed.
-    pub(super) fn take_back(&self, from: u32, to: u32) -> u32 {
-        let mut word = self.word().load(Ordering::Relaxed);
-        loop {
-            let (started, allowed) = halves(word);
-            // Nothing outstanding: what `allow` set last has all started.
-            let kept = if to.wrapping_sub(started) < to.wrapping_sub(from) {
-                started
-            } else {
-                from
-            };
-            if allowed == started {
-                return to;
-            }
-            let next = joined(started, kept);
-            match self
-                .word()
-                .compare_exchange_weak(word, next, Ordering::SeqCst, Ordering::Relaxed)
-            {
-                Ok(_) => return kept,
-                Err(seen) => word = seen,
-            }
-        }
-    }
-
-    /// Whether a record is there.
-    #[inline]
-    pub(super) fn has_records(&self) -> bool {
-        self.tail().load(Ordering::Acquire) != self.head().load(Ordering::Relaxed)
-    }
-
-    /// Moves all records to the end of `into`. An error if the worker has written nonsense.
-    pub(super) fn drain(&self, into: &mut Vec<u8>) -> std::result::Result<(), ()> {
-        let head = self.head().load(Ordering::Relaxed);
-        let length = self.tail().load(Ordering::Acquire).wrapping_sub(head) as usize;
-        if length == 0 {
-            return Ok(());
-        }
-        if length > RING_BYTES {
-            return Err(());
-        }
-        let offset = head as usize % RING_BYTES;
-        let first = length.min(RING_BYTES - offset);
-        self.0.view().copy_out(RING + offset, first, into);
-        self.0.view().copy_out(RING, length - first, into);
-        // SeqCst: the copies are done before the room is given, and the store is seen before the question below.
-        self.head()
-            .store(head.wrapping_add(length as u64), Ordering::SeqCst);
-        if self.wants_room().load(Ordering::SeqCst) != 0 {
-            self.wants_room().store(0, Ordering::SeqCst);
-            futex::wake_all(self.wants_room());
-        }
-        Ok(())
-    }
-
-    /// Says when the worker must ring. Before sleeping, follow it with [`full_barrier`] and a look at the ring.
-    pub(super) fn set_bell(&self, bell: Bell) {
-        self.bell_word().store(bell as u32, Ordering::Relaxed);
-    }
-
-    /// How many items waited, and ran, for how long: by bucket.
-    pub(super) fn times(&self) -> [impl Iterator<Item = u64>; 2] {
-        let view = self.0.view();
-        [WAIT_TIMES, RUN_TIMES].map(|at| {
-            let buckets = (at..).step_by(size_of::<u64>()).take(BUCKETS);
-            buckets.map(move |it| view.atomic_u64(it).load(Ordering::Relaxed))
-        })
-    }
-
-    /// Nanoseconds the worker was busy, and the items it did in them, both since its start.
-    pub(super) fn measured(&self) -> (u64, u64) {
-        let view = self.0.view();
-        let load = |at| view.atomic_u64(at).load(Ordering::Relaxed);
-        (load(BUSY_NANOS), load(ITEMS_DONE))
     }
 }
 
@@ -512,101 +400,10 @@ impl AsFd for Page {
     }
 }
 
-fn halves(word: u64) -> (u32, u32) {
+pub(super) fn halves(word: u64) -> (u32, u32) {
     (word as u32, (word >> 32) as u32)
 }
 
-fn joined(started: u32, allowed: u32) -> u64 {
+pub(super) fn joined(started: u32, allowed: u32) -> u64 {
     u64::from(started) | u64::from(allowed) << 32
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn page() -> Page {
-        Page::new().expect("shared memory")
-    }
-
-    fn record(item: u32, bytes: &[u8]) -> RecordHead {
-        RecordHead {
-            item,
-            tag: Tag::Value,
-            length: bytes.len(),
-        }
-    }
-
-    #[test]
-    fn items_start_in_order_and_only_when_allowed() {
-        let page = page();
-        assert!(!page.try_start(0));
-        page.allow(0, 2);
-        assert!(!page.try_start(1));
-        assert!(page.try_start(0) && page.try_start(1));
-        assert!(!page.try_start(2) && !page.try_start(1));
-    }
-
-    #[test]
-    fn what_was_taken_back_never_starts_and_its_numbers_are_not_used_again() {
-        let page = page();
-        page.allow(0, 5);
-        assert!(page.try_start(0));
-        assert_eq!(page.take_back(0, 5), 1);
-        assert!(!page.try_start(1));
-        page.allow(5, 1);
-        assert!((1..5).all(|it| !page.try_start(it)));
-        assert!(page.try_start(5));
-    }
-
-    #[test]
-    fn a_part_can_be_taken_back() {
-        let page = page();
-        page.allow(0, 5);
-        assert_eq!(page.take_back(3, 5), 3);
-        assert!((0..3).all(|it| page.try_start(it)));
-        assert!(!page.try_start(3));
-        assert_eq!(page.take_back(0, 3), 3);
-    }
-
-    #[test]
-    fn numbers_wrap() {
-        let page = page();
-        page.allow(u32::MAX - 1, 3);
-        assert!(page.try_start(u32::MAX - 1) && page.try_start(u32::MAX));
-        assert_eq!(page.take_back(u32::MAX - 1, 1), 0);
-        assert!(!page.try_start(0));
-    }
-
-    #[test]
-    fn the_first_panic_of_an_item_stops_its_clock_for_a_second() {
-        let page = page();
-        assert_eq!(page.time_in_panic(0), Duration::ZERO);
-        page.stop_clock(7);
-        assert_eq!(page.time_in_panic(8), Duration::ZERO);
-        let since = page.0.view().atomic_u64(PANIC_SINCE);
-        since.store(1, Ordering::Relaxed);
-        page.stop_clock(7);
-        assert_eq!(page.time_in_panic(7), PANIC_GRACE);
-        page.stop_clock(8);
-        assert!(since.load(Ordering::Relaxed) > 1);
-        assert_eq!(page.time_in_panic(7), Duration::ZERO);
-    }
-
-    #[test]
-    fn records_wrap_around_the_end_of_the_ring() {
-        let page = page();
-        let bytes: Vec<u8> = (0..=255).cycle().take(50_000).collect();
-        let mut drained = Vec::new();
-        for item in 0..20 {
-            assert!(page.append(record(item, &bytes), &bytes));
-            assert!(page.append(record(item, &bytes), &bytes));
-            assert!(!page.append(record(item, &bytes), &bytes));
-            drained.clear();
-            page.drain(&mut drained).expect("records");
-            assert_eq!(RecordHead::parse(&drained), Some(record(item, &bytes)));
-            assert_eq!(drained[RecordHead::SIZE..][..bytes.len()], bytes);
-            assert_eq!(drained.len(), 2 * (RecordHead::SIZE + bytes.len()));
-        }
-        assert!(!page.has_records());
-    }
 }

@@ -59,8 +59,6 @@ pub(super) struct RequestHead {
     pub(super) submitted: u64,
     /// Whether the item's argument holds handles, whose descriptors came before.
     pub(super) has_handles: bool,
-    /// Whether the items' time is limited, so that each notes when it starts.
-    pub(super) is_timed: bool,
     /// Which try of the item this is, from 1; 0 where that is not counted.
     pub(super) attempt: u16,
     pub(super) function: Option<Function>,
@@ -69,7 +67,7 @@ pub(super) struct RequestHead {
 impl RequestHead {
     pub(super) const SIZE: usize = 40 + Function::SIZE;
     /// Its bits in the head.
-    pub(super) const MOST_ATTEMPTS: u16 = (1 << 14) - 1;
+    pub(super) const MOST_ATTEMPTS: u16 = (1 << 15) - 1;
 
     pub(super) fn new(kind: Kind) -> Self {
         Self {
@@ -82,7 +80,6 @@ impl RequestHead {
             slab_length: 0,
             submitted: 0,
             has_handles: false,
-            is_timed: false,
             attempt: 0,
             function: None,
         }
@@ -101,9 +98,8 @@ impl RequestHead {
         for (place, word) in bytes.chunks_exact_mut(4).zip(words) {
             place.copy_from_slice(&word.to_le_bytes());
         }
-        let flags = u64::from(self.has_handles) | u64::from(self.is_timed) << 1;
-        let word =
-            self.slab_length << 16 | u64::from(self.attempt & Self::MOST_ATTEMPTS) << 2 | flags;
+        let attempt = u64::from(self.attempt & Self::MOST_ATTEMPTS);
+        let word = self.slab_length << 16 | attempt << 1 | u64::from(self.has_handles);
         bytes[24..32].copy_from_slice(&word.to_le_bytes());
         bytes[32..40].copy_from_slice(&self.submitted.to_le_bytes());
         if let Some(function) = self.function {
@@ -133,8 +129,7 @@ impl RequestHead {
             slab_length: last >> 16,
             submitted: long(32),
             has_handles: last & 1 != 0,
-            is_timed: last & 2 != 0,
-            attempt: (last >> 2) as u16 & Self::MOST_ATTEMPTS,
+            attempt: (last >> 1) as u16 & Self::MOST_ATTEMPTS,
             function,
         })
     }

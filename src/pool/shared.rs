@@ -12,11 +12,12 @@ use super::{
     link::Link,
     output::Output,
     overdue::Overdue,
-    page::{Bell, Page},
+    page::Bell,
     payload::PoolSlabs,
     protocol::Setup,
     task::{Task, Told},
     unit::Unit,
+    worker_page::WorkerPage,
 };
 use crate::error::{Error, ErrorKind, Result};
 use crate::process::{StartMethod, call::EncodedCall, identity::Identity, start::origin::Origin};
@@ -93,7 +94,7 @@ pub(super) struct Shared {
     owner: u32,
     pub(super) state: Mutex<State>,
     /// The pages of the workers that run, to look at their rings without the lock.
-    pages: RwLock<Vec<Arc<Page>>>,
+    pages: RwLock<Vec<Arc<WorkerPage>>>,
     /// What can happen: bells, deaths, room in pipes, and `control`.
     events: Arc<Set>,
     /// What the background thread waits for: `events`, while no caller sleeps on them.

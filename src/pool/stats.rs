@@ -1,6 +1,6 @@
 //! What a pool has done and is doing, in numbers.
 
-use super::{histogram::Histogram, page::Page};
+use super::{histogram::Histogram, work::Work};
 use crate::error::{Error, ErrorKind};
 use serde::{Deserialize, Serialize};
 use std::time::Duration;
@@ -35,10 +35,17 @@ pub struct PoolStats {
     pub start_failed: u64,
     /// Tries of tasks that were followed by another.
     pub retried: u64,
-    /// How long tasks waited that were started and ended in a worker: from their submission, or that of their chunk, to their start,
-    /// or that of their chunk. A task that was tried again counts with each try.
+    /// Tasks that workers have run, also those that are no more. A task that was tried again counts with each try, and one that
+    /// has ended its worker counts, too.
+    pub tasks_run: u64,
+    /// How long workers were busy with these tasks.
+    pub busy: Duration,
+    /// How long these tasks waited: from their submission, or that of their chunk, to their start, or that of their chunk.
     pub wait_times: Histogram,
-    /// How long they ran, those of a chunk with their mean. A task that ends its worker is not among them.
+    /// How long these tasks ran.
+    ///
+    /// Items of a map that take less than a microsecond are measured in groups of at most 16, and count with the mean of their
+    /// group. An item that takes far longer than the others of its group counts with its own time.
     pub run_times: Histogram,
     /// Workers that were started in the place of others.
     pub restarts: u64,
@@ -77,32 +84,46 @@ pub(super) enum RestartReason {
     Memory,
 }
 
-/// What one worker has done.
+/// What one worker has done and does.
 #[non_exhaustive]
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct WorkerStats {
+    /// Its place in the pool, as [`Worker::id`](crate::Worker::id).
+    pub id: usize,
     /// Its process id.
     pub pid: u32,
     /// Tasks it has finished.
     pub tasks_done: u64,
     /// How long it was at work for them.
     pub busy: Duration,
+    /// The task that it runs now.
+    pub running: Option<RunningTask>,
 }
 
-/// How long tasks waited and ran.
-#[derive(Debug, Clone, Default)]
-pub(super) struct Times {
-    waiting: Histogram,
-    running: Histogram,
-}
-
-impl Times {
-    /// Adds those of one worker.
-    pub(super) fn add(&mut self, page: &Page) {
-        let [waiting, running] = page.times();
-        self.waiting.add(waiting);
-        self.running.add(running);
-    }
+/// A task that runs in a worker.
+///
+/// ```
+/// use std::{thread, time::Duration};
+///
+/// let pool = procpool::ProcessPoolExecutor::builder().workers(1).build()?;
+/// let stuck = pool.submit(|()| thread::sleep(Duration::MAX), ());
+/// while pool.stats().workers[0].running.is_none() {
+///     thread::yield_now();
+/// }
+/// let running = pool.stats().workers[0].running;
+/// assert_eq!(running.and_then(|it| it.task), Some(stuck.id()));
+/// assert!(stuck.kill());
+/// # Ok::<(), procpool::Error>(())
+/// ```
+#[non_exhaustive]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RunningTask {
+    /// The [number of its future](crate::TaskFuture::id); `None` for an item of a map without one.
+    pub task: Option<u64>,
+    /// For an item of a map, its place in the input.
+    pub item: Option<u64>,
+    /// How long it has run. An item of a chunk may have run for some milliseconds longer.
+    pub elapsed: Duration,
 }
 
 /// What is counted as it happens.
@@ -165,12 +186,14 @@ impl Counts {
     pub(super) fn stats(
         &self,
         (outstanding, running): (u64, u64),
-        times: Times,
+        work: Work,
         workers: Vec<WorkerStats>,
     ) -> PoolStats {
         PoolStats {
-            wait_times: times.waiting,
-            run_times: times.running,
+            tasks_run: work.tasks,
+            busy: work.busy,
+            wait_times: work.waiting,
+            run_times: work.running,
             queued: outstanding.saturating_sub(running),
             running,
             done: self.done,

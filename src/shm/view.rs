@@ -47,6 +47,10 @@ impl View {
         self.0.follow_growth()
     }
 
+    pub(super) fn close_file(&mut self) {
+        self.0.close_file();
+    }
+
     /// Maps another part of the same file, which must begin at a page.
     pub(crate) fn map_part(&self, part: Range<usize>) -> io::Result<Self> {
         let mapping = Mapping::part(self.0.file().clone(), part.start, part.len());

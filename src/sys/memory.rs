@@ -182,7 +182,8 @@ pub(crate) struct Mapping {
 /// What the clones of a mapping share.
 #[derive(Debug)]
 struct Region {
-    file: Arc<OwnedFd>,
+    /// `None` once it was closed.
+    file: Option<Arc<OwnedFd>>,
     start: NonNull<u8>,
     length: NonZeroUsize,
 }
@@ -242,7 +243,7 @@ impl Mapping {
         // SAFETY: a fresh mapping at an address of the kernel's choice touches no memory that exists.
         let start = unsafe { mmap(None, length, access, MapFlags::MAP_SHARED, &file, offset) }?;
         Ok(Self::of_region(Arc::new(Region {
-            file,
+            file: Some(file),
             start: start.cast(),
             length,
         })))
@@ -264,11 +265,12 @@ impl Mapping {
     ///
     /// Only for the one clone of a mapping of a whole file, as is [`follow_growth`](Self::follow_growth).
     pub(crate) fn grow(&mut self, bytes: usize) -> io::Result<()> {
-        let (before, bytes) = (self.length, bytes.max(length(&self.region.file)?));
+        let file = Arc::clone(self.file());
+        let (before, bytes) = (self.length, bytes.max(length(&file)?));
         // The file comes second: it can never become shorter again, for the lack of addresses here or in another process.
         // SAFETY: the file is made as long as that below, or the mapping as short as it was.
         unsafe { self.remap(bytes) }?;
-        set_length(&self.region.file, bytes).or_else(|error| {
+        set_length(&file, bytes).or_else(|error| {
             // SAFETY: the file was that long before.
             unsafe { self.remap(before.get()) }?;
             Err(error)
@@ -277,7 +279,7 @@ impl Mapping {
 
     /// Maps what the file has grown by. It may move.
     pub(crate) fn follow_growth(&mut self) -> io::Result<()> {
-        let bytes = length(&self.region.file)?;
+        let bytes = length(self.file())?;
         // SAFETY: the file is that long, and cannot become shorter.
         unsafe { self.remap(bytes) }
     }
@@ -308,14 +310,22 @@ impl Mapping {
         self.length.get()
     }
 
+    /// Closes the file, unless the mapping has clones. What is mapped stays so; it cannot grow or be passed on any more.
+    pub(crate) fn close_file(&mut self) {
+        if let Some(region) = Arc::get_mut(&mut self.region) {
+            region.file = None;
+        }
+    }
+
     pub(crate) fn file(&self) -> &Arc<OwnedFd> {
-        &self.region.file
+        let file = self.region.file.as_ref();
+        file.expect("whoever closes the file of a mapping does not ask for it")
     }
 }
 
 impl AsFd for Mapping {
     fn as_fd(&self) -> BorrowedFd<'_> {
-        self.region.file.as_fd()
+        self.file().as_fd()
     }
 }
 

@@ -1,13 +1,14 @@
 //! One task is stopped, by its limit of time or by its future, and nothing else is.
 
 use crate::{
-    common::{Gate, failure, in_time, pass, pool_of, process_id, race, square},
+    common::{Gate, alone, failure, in_time, pass, pool_of, process_id, race, square},
     processes::{Process as Seen, eventually, kill as send, process},
 };
 use nix::sys::signal::{SigSet, Signal};
 use procpool::{ErrorKind, ProcessPoolExecutor, Result, TaskFuture, current_worker};
 use std::{
     path::PathBuf,
+    process::Command,
     thread,
     time::{Duration, Instant},
 };
@@ -311,5 +312,29 @@ fn a_pool_with_a_stopped_worker_can_be_stopped() {
             drop(pool);
             assert!(!worker.runs());
         }
+    });
+}
+
+#[test]
+fn time_in_which_the_whole_program_is_stopped_does_not_count_against_limits() {
+    alone("", || {
+        let pool = pool_of(1);
+        let gate = Gate::new();
+        let limit = Duration::from_secs(3);
+        let mut task = pool.options().timeout(limit).submit(pass, gate.path());
+        gate.wait_for(1);
+        let ours = [std::process::id(), pool.worker_pids()[0]];
+        let ours = ours.map(|it| it.to_string()).join(" ");
+        // As Ctrl-Z does, for longer than the limit, and then `fg`.
+        let stop = format!("sleep 0.2; kill -STOP {ours}; sleep 4; kill -CONT {ours}");
+        let mut shell = Command::new("sh")
+            .arg("-c")
+            .arg(stop)
+            .spawn()
+            .expect("a shell");
+        assert!(shell.wait().expect("a child").success());
+        assert!(task.result_timeout(Duration::from_millis(200)).is_err());
+        gate.open();
+        task.result().expect("it ran for less than its limit");
     });
 }

@@ -1,8 +1,9 @@
 //! Workers that die or cannot be started, and the end of the pool.
 
 use super::{Phase, Slot, State, closed};
-use crate::error::{Error, ErrorKind, WorkerExit};
+use crate::error::{Error, ErrorKind};
 use crate::pool::{
+    demands::Tries,
     link::{Link, Refused},
     stats::RestartReason,
     task::{Place, Told},
@@ -25,6 +26,10 @@ const MOST_FAILURES: u32 = 6;
 /// system when memory is short say, and may pass.
 const MOST_KILLS: u32 = 9;
 
+/// Ready workers that may end, one after the other, when the same item is the next to start there. By chance, no item meets with
+/// more; but a task that ends its worker, and before makes its page say that it has not started, would run forever.
+const MOST_LOSSES: u32 = 5;
+
 /// The pause after the first failed start; it doubles with each.
 const FIRST_PAUSE: Duration = Duration::from_millis(10);
 
@@ -46,7 +51,10 @@ impl State {
             return;
         };
         self.changes += 1;
-        self.times.add(&link.page);
+        let now = Instant::now();
+        let dead_for = link.dead_since.map(|it| now.duration_since(it));
+        let ran = link.runs_for(now).unwrap_or_default();
+        let ran = ran.saturating_sub(dead_for.unwrap_or_default());
         self.events.remove(&link.bell);
         self.events.remove(&link.pidfd);
         if let Some(requests) = &link.requests {
@@ -57,18 +65,24 @@ impl State {
             None => RestartReason::Died,
         };
         let error = match link.lost() {
-            None => self.error_of(link.how_it_ended()),
+            None => self.error_of(&link),
             Some(reason) => Error::worker_died(link.how_it_ended()).with_message(reason.to_owned()),
         };
-        let front = link.front();
-        let units = front.map(|it| link.take_back(it)).unwrap_or_default();
+        let units = link.take_back_at_end();
+        self.work.add(&link.work_at_end(ran));
+        let has_run_tasks = link.has_run_tasks();
+        let is_loss = link.is_ready && link.in_flight.is_empty();
         self.end_what_started(&mut link, &error, told);
-        self.put_back(units);
+        if is_loss {
+            self.put_back_unless_lost(units, &error, told);
+        } else {
+            self.put_back(units);
+        }
         if !matches!(self.phase, Phase::Open | Phase::Closed) {
             self.end_when_done();
         } else if link.is_leaving {
             self.retire(slot);
-        } else if !link.is_ready {
+        } else if !link.is_ready && !has_run_tasks {
             let message = format!("failed to start a worker: {error}");
             self.vacate(slot, error.with_message(message), told);
         } else {
@@ -96,11 +110,30 @@ impl State {
         }
     }
 
-    /// The error of an item whose worker has ended so, with the limit that it has run into.
-    fn error_of(&self, exit: WorkerExit) -> Error {
+    /// Queues what a worker had not started when it ended, except for an item that was the next too often.
+    fn put_back_unless_lost(&mut self, mut units: Vec<Unit>, error: &Error, told: &mut Told) {
+        let first = units.first_mut();
+        let losses = first.map_or(0, |it| it.with_tries(Tries::count_loss));
+        if losses <= MOST_LOSSES {
+            return self.put_back(units);
+        }
+        let mut first = units.remove(0);
+        let rest = first.split_off(1);
+        self.put_back(rest.into_iter().chain(units).collect());
+        let message = format!(
+            "{error}; so did {MOST_LOSSES} workers before, when the task was to start next"
+        );
+        self.fail(&first, error.clone().with_message(message), told);
+    }
+
+    /// The error of an item whose worker has ended, with the limit that it has run into.
+    fn error_of(&self, link: &Link) -> Error {
+        let exit = link.how_it_ended();
         let signal = exit.signal.filter(|_| !exit.stack_overflow);
         let reason = signal.zip(self.limits.as_ref());
         let reason = reason.and_then(|(signal, limits)| limits.reason(signal));
+        let tampered = || "the memory that it shares with the pool was written to".to_owned();
+        let reason = link.page.is_broken().then(tampered).or(reason);
         let error = Error::worker_died(exit);
         match reason {
             None => error,

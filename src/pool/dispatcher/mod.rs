@@ -17,12 +17,13 @@ use crate::pool::{
     batch::Values,
     limits::ResourceLimits,
     link::{Link, earlier},
-    page::Page,
     payload::{Payload, PoolSlabs},
     relief::Relief,
-    stats::{Counts, PoolStats, Times, WorkerStats},
+    stats::{Counts, PoolStats},
     task::{Body, Told},
     unit::Unit,
+    work::Work,
+    worker_page::WorkerPage,
 };
 use crate::sys::poll::{Interest, Set};
 use queue::Queue;
@@ -30,7 +31,7 @@ pub(super) use slot::Slot;
 use std::{
     sync::Arc,
     thread::{Thread, ThreadId},
-    time::{Duration, Instant},
+    time::Instant,
 };
 use workers::Place;
 pub(super) use workers::{MOST_WORKERS, Stay};
@@ -76,6 +77,8 @@ pub(super) struct State {
     failures: Vec<u32>,
     /// When workers that were told to end are killed.
     kill_at: Option<Instant>,
+    /// When limits of time were looked at last.
+    watched: Instant,
     /// Threads that wait and could lead.
     pub(super) followers: Vec<Thread>,
     /// The caller that leads.
@@ -95,8 +98,8 @@ pub(super) struct State {
     /// Counts changes of the workers.
     pub(super) changes: u64,
     pub(super) counts: Counts,
-    /// Those of workers that are no more.
-    times: Times,
+    /// What workers have done that are no more.
+    work: Work,
     limits: Option<ResourceLimits>,
     /// Records on their way from a ring to their tasks.
     records: Vec<u8>,
@@ -133,6 +136,7 @@ impl State {
             item_nanos: None,
             failures: vec![0; workers],
             kill_at: None,
+            watched: Instant::now(),
             followers: Vec::new(),
             leader: None,
             background: None,
@@ -143,7 +147,7 @@ impl State {
             relief: Relief::default(),
             changes: 0,
             counts: Counts::default(),
-            times: Times::default(),
+            work: Work::default(),
             limits,
             records: Vec::new(),
             slabs,
@@ -269,18 +273,17 @@ impl State {
     pub(super) fn stats(&self) -> PoolStats {
         let links = || self.slots.iter().filter_map(Slot::link);
         let runs = |link: &&Link| link.front().is_some_and(|it| link.runs(it));
-        let workers = links().filter(|it| it.dead_since.is_none()).map(|link| {
-            let (busy, tasks_done) = link.page.measured();
-            let mut stats = WorkerStats::default();
-            (stats.pid, stats.tasks_done, stats.busy) =
-                (link.pid, tasks_done, Duration::from_nanos(busy));
-            stats
-        });
         let running = links().filter(runs).count() as u64;
-        let mut times = self.times.clone();
-        links().for_each(|it| times.add(&it.page));
+        let mut work = self.work.clone();
+        links().for_each(|it| work.add(&it.work()));
+        let places = self.slots.iter().zip(&self.places);
+        let alive = |(slot, place): (&'_ Slot, &Place)| {
+            let link = slot.link().filter(|it| it.dead_since.is_none())?;
+            Some(link.stats(place.worker))
+        };
+        let workers = places.filter_map(alive).collect();
         let tasks = (self.outstanding, running);
-        self.counts.stats(tasks, times, workers.collect())
+        self.counts.stats(tasks, work, workers)
     }
 
     /// Whether the background thread leads, in a waker.
@@ -328,7 +331,7 @@ fn token(slot: usize, source: Source) -> u64 {
 }
 
 /// The pages of the workers that run, for whoever looks at their rings without the lock.
-pub(super) fn pages(state: &State) -> Vec<Arc<Page>> {
+pub(super) fn pages(state: &State) -> Vec<Arc<WorkerPage>> {
     state
         .slots
         .iter()

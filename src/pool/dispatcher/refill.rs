@@ -94,7 +94,11 @@ impl State {
 
     /// Notes that a worker takes items from now on; what was sent ahead to others that do not yet is anybody's again.
     pub(super) fn note_ready(&mut self, slot: usize) -> Option<()> {
-        self.slots[slot].link_mut()?.is_ready = true;
+        let is_ready = &mut self.slots[slot].link_mut()?.is_ready;
+        if mem::replace(is_ready, true) {
+            // It says so once.
+            return None;
+        }
         for other in 0..self.slots.len() {
             if self.slots[other].link().is_some_and(|it| !it.is_ready) {
                 self.take_back_if(other, |_| true);

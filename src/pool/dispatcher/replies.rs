@@ -5,7 +5,7 @@ use crate::error::{ErrorKind, Result};
 use crate::pool::{
     batch::{Part, Values},
     descriptors::Batch,
-    link::Verdict,
+    link::{Sent, Verdict, is_before},
     page::{RecordHead, Tag},
     payload::Payload,
     protocol::InSlab,
@@ -32,10 +32,19 @@ impl State {
                 && self.take_records(slot, &records, told).is_some();
             self.records = records;
             if !sound && let Some(link) = self.slots[slot].link_mut() {
-                // A worker that writes nonsense is as good as dead, and soon is.
-                link.kill();
-                self.wants_start |= link.is_refused();
+                link.page.give_up();
             }
+        }
+        let Some(link) = self.slots[slot].link_mut() else {
+            return;
+        };
+        if link.has_skipped() {
+            link.page.give_up();
+        }
+        if link.page.is_broken() && !is_dead {
+            // A worker that writes nonsense is as good as dead, and soon is.
+            link.kill();
+            self.wants_start |= link.is_refused();
         }
         if is_dead {
             self.bury(slot, told);
@@ -45,6 +54,8 @@ impl State {
     /// Hands out records; none if they are not what this worker may write.
     fn take_records(&mut self, slot: usize, mut records: &[u8], told: &mut Told) -> Option<()> {
         let link = self.slots[slot].link_mut()?;
+        // Read after the records: what they answer has started.
+        let started = link.page.started();
         let nanos = link.item_nanos();
         if let Some(nanos) = nanos {
             // A moving average over about eight looks.
@@ -56,7 +67,12 @@ impl State {
             let bytes = records.get(RecordHead::SIZE..)?.get(..head.length)?;
             match head.tag {
                 Tag::Value | Tag::Fault | Tag::Slab => {
-                    let used = self.take_reply(slot, head, records, nanos, told)?;
+                    let reply = Reply {
+                        head,
+                        records,
+                        started,
+                    };
+                    let used = self.take_reply(slot, reply, nanos, told)?;
                     records = &records[used..];
                     continue;
                 }
@@ -64,11 +80,16 @@ impl State {
                     self.note_ready(slot)?;
                     self.failures[slot] = 0;
                 }
+                // Afterwards it is not the initializer's, and must not break the pool.
+                Tag::SetupFault if self.slots[slot].link().is_some_and(|it| it.is_ready) => {
+                    return None;
+                }
                 Tag::SetupFault => self.break_down(&decode_fault(bytes)?, told),
                 Tag::Handles => {
                     let batch = Batch::from_bytes(bytes.try_into().ok()?);
                     self.slots[slot].link_mut()?.gather(batch);
                 }
+                Tag::Full if self.stay.memory.is_none() => return None,
                 Tag::Full => self.replace_full(slot),
                 Tag::SlabGone => {
                     let id = u32::from_le_bytes(bytes.try_into().ok()?);
@@ -85,23 +106,29 @@ impl State {
     fn take_reply(
         &mut self,
         slot: usize,
-        head: RecordHead,
-        records: &[u8],
+        reply: Reply<'_>,
         nanos: Option<u64>,
         told: &mut Told,
     ) -> Option<usize> {
+        let Reply {
+            head,
+            records,
+            started,
+        } = reply;
         let link = self.slots[slot].link_mut()?;
         let handles = link.take_handles();
         if link.in_flight.is_empty() && !matches!(self.phase, Phase::Open | Phase::Closed) {
             // The pool was stopped, and nobody waits for this any more.
             return Some(RecordHead::SIZE + head.length);
         }
-        let front = link.in_flight.front().filter(|it| it.item == head.item)?;
+        let is_front = |it: &&Sent| it.item == head.item && is_before(head.item, started);
+        let front = link.in_flight.front().filter(is_front)?;
         let single = RecordHead::SIZE + head.length;
         let value = &records[RecordHead::SIZE..single];
         let (count, used) = match (front.unit.count(), head.tag) {
             (2.., Tag::Value) if handles.is_empty() => {
-                run_length(head.item, front.unit.count(), records)
+                let most = front.unit.count().min(started.wrapping_sub(head.item));
+                run_length(head.item, most, records)
             }
             _ => (1, single),
         };
@@ -145,8 +172,9 @@ impl State {
         told: &mut Told,
     ) -> Option<()> {
         let link = self.slots[slot].link_mut()?;
+        link.in_flight.front()?;
+        link.count_answers(count);
         let front = link.in_flight.front_mut()?;
-        link.items -= count;
         self.outstanding -= u64::from(count);
         self.counts.add(&outcome, count);
         front.item = front.item.wrapping_add(count);
@@ -194,6 +222,14 @@ impl State {
             }
         }
     }
+}
+
+/// A reply at the start of a worker's records.
+struct Reply<'a> {
+    head: RecordHead,
+    records: &'a [u8],
+    /// The item that the worker would start next.
+    started: u32,
 }
 
 /// How many values of consecutive items lie at the start of `records`, at most `most`, and in how many bytes.

@@ -8,11 +8,12 @@ use super::{Slot, State, cancelled};
 use crate::error::{Error, ErrorKind};
 use crate::pool::{
     batch::Batch,
-    link::{Link, Verdict},
+    link::{LONGEST_LOOK, Link, Verdict},
     task::{Place, Task, Told},
     unit::Unit,
 };
 use std::{
+    mem,
     sync::Arc,
     time::{Duration, Instant},
 };
@@ -23,18 +24,26 @@ const GRACE: Duration = Duration::from_secs(1);
 /// How often it is looked at the most whether an item with a limit has started.
 const LOOK: Duration = Duration::from_millis(2);
 
+/// With items in flight the pool looks once in [`LONGEST_LOOK`]. If it has not for so much longer, the program was stopped, by
+/// Ctrl-Z say, and with it its workers: that does not count against limits of time.
+const STANDSTILL: Duration = Duration::from_secs(2);
+
 impl State {
     /// Stops what is out of time, and kills what has not ended within its grace.
     pub(super) fn watch_the_clock(&mut self) {
         let now = Instant::now();
+        let away = now.duration_since(mem::replace(&mut self.watched, now));
         for slot in 0..self.slots.len() {
             let Some(link) = self.slots[slot].link_mut() else {
                 continue;
             };
             link.enforce(now);
             self.wants_start |= link.is_refused();
-            let Some(due) = link.due else { continue };
             link.see_what_runs(now);
+            if away >= STANDSTILL {
+                link.excuse(away);
+            }
+            let Some(due) = link.due else { continue };
             if due <= now
                 && let Some((item, limit)) = link.overdue(now)
             {
@@ -138,13 +147,13 @@ impl Link {
     fn overdue(&mut self, now: Instant) -> Option<(u32, Duration)> {
         let limits = self.in_flight.iter();
         let shortest = limits.filter_map(|it| it.unit.demands().timeout).min();
-        self.due = shortest.and_then(|it| now.checked_add(it.max(LOOK)));
+        self.due = shortest.map(|it| now + it.clamp(LOOK, LONGEST_LOOK));
         let front = self.in_flight.front()?;
         let (item, limit) = (front.item, front.unit.demands().timeout?);
         let age = self.age(now)?;
         if age < limit {
-            let left = now.checked_add(limit - age);
-            self.due = self.due.into_iter().chain(left).min();
+            let left = now + (limit - age).min(LONGEST_LOOK);
+            self.due = self.due.into_iter().chain([left]).min();
             return None;
         }
         self.due = None;

@@ -10,11 +10,23 @@ use crate::process::start::ExitRecord;
 use crate::sys::{pipe, socket};
 use std::{io, os::fd::OwnedFd, sync::Arc};
 
+/// Reads of the bell's pipe at a time: of 256 bytes, so that they are what a pipe holds.
+const MOST_READS: usize = 256;
+
+/// Messages in the socket that may lie before the one that a record tells of: those of records that are void.
+const MOST_MESSAGES: usize = 64;
+
+/// Slabs of a worker's that the pool has mapped at most. A worker has far fewer: it makes another only while results lie in all
+/// that it has.
+const MOST_THEIR_SLABS: usize = 1024;
+
 impl Link {
     /// Reads what the bell's pipe holds: bells, which mean nothing by now, and the record of the worker's end.
+    ///
+    /// No more than the pipe may hold: a task may write to it all the time.
     pub(in crate::pool) fn hear_bell(&mut self) {
         let mut bytes = [0; 256];
-        loop {
+        for _ in 0..MOST_READS {
             match pipe::read(&self.bell, &mut bytes) {
                 Ok(0) => {
                     self.is_bell_closed = true;
@@ -32,12 +44,17 @@ impl Link {
     }
 
     fn hear(&mut self, bytes: &[u8]) {
-        // The record may come in two reads, behind many bells.
-        let bells = bytes
-            .iter()
-            .take_while(|it| **it == ExitRecord::BELL && self.record.is_empty());
-        self.record.extend_from_slice(&bytes[bells.count()..]);
-        if let Some(ExitRecord(status)) = ExitRecord::find(&self.record) {
+        if self.record.is_empty() && bytes.iter().all(|it| *it == ExitRecord::BELL) {
+            return;
+        }
+        // The record is the last that is written, and may come in two reads.
+        self.record.extend(bytes);
+        let surplus = self.record.len().saturating_sub(ExitRecord::SIZE);
+        self.record.drain(..surplus);
+        if !self.pidfd.is_dead() {
+            // Only the fork server writes a record, and only of the dead.
+            self.page.give_up();
+        } else if let Some(ExitRecord(status)) = ExitRecord::find(self.record.make_contiguous()) {
             self.exit = Some(status);
         }
     }
@@ -54,7 +71,9 @@ impl Link {
 
     fn try_take_from_slab(&mut self, id: u32, length: u64) -> Option<Payload> {
         let length = usize::try_from(length).ok()?;
+        let mut left = MOST_MESSAGES;
         while !self.their_slabs.contains_key(&id) {
+            left = left.checked_sub(1)?;
             self.receive()?;
         }
         let slab = self.their_slabs.get_mut(&id)?;
@@ -83,15 +102,21 @@ impl Link {
             && let Some(slab) = slab.take()
         {
             self.their_slabs.insert(*number, Arc::new(slab));
+            if self.their_slabs.len() > MOST_THEIR_SLABS {
+                self.page.give_up();
+                return None;
+            }
         }
         Some(message)
     }
 
     /// Takes in handles of the reply that comes next.
     pub(in crate::pool) fn gather(&mut self, batch: Batch) {
-        while let Some(message) = self.receive() {
-            if let Message::Handles(fds) = message {
-                return self.handles.add(batch, fds);
+        for _ in 0..MOST_MESSAGES {
+            match self.receive() {
+                Some(Message::Handles(fds)) => return self.handles.add(batch, fds),
+                Some(Message::Slab(..)) => {}
+                None => return,
             }
         }
     }

@@ -1,24 +1,27 @@
 //! The pool's end of one worker: its descriptors, what was sent to it, and what of that is not answered.
 
+mod figures;
 mod incoming;
 mod staging;
 
 use super::{
     descriptors::Gathered,
-    page::{Bell, Page},
+    page::Bell,
     protocol::{Kind, RequestHead, Setup},
     task::Place,
     unit::Unit,
     worker,
+    worker_page::WorkerPage,
 };
 use crate::error::{Error, ErrorKind, Result, WorkerExit};
 use crate::process::start::{Child, origin::Origin};
 use crate::shm::{Life, Slab};
 use crate::sys::{
     child::{PidFd, WaitStatus},
-    fd, pipe, signal, socket,
+    clock, fd, pipe, signal, socket,
 };
 use crate::wire::codec;
+use figures::Figures;
 use std::{
     collections::{HashMap, VecDeque},
     io, mem,
@@ -43,6 +46,9 @@ const MOST_HANDLED: usize = 2;
 
 /// How long replies may lie unread behind a long item; far above the interval at which a worker rings.
 const LOOK_AGAIN: Duration = Duration::from_millis(2);
+
+/// How long a pool with items in flight sleeps at most: a worker whose page was written to by a task may not ring.
+pub(super) const LONGEST_LOOK: Duration = Duration::from_secs(1);
 
 /// A unit that was sent, as far as it is not answered.
 #[derive(Debug)]
@@ -83,7 +89,7 @@ pub(super) struct Link {
     refused: Option<i32>,
     /// Why nobody can end the worker, set by the background thread: the worker counts as dead.
     lost: Option<String>,
-    pub(super) page: Arc<Page>,
+    pub(super) page: Arc<WorkerPage>,
     life: Arc<Life>,
     /// Whether room in the pipe is waited for.
     pub(super) is_watched: bool,
@@ -111,13 +117,12 @@ pub(super) struct Link {
     /// Handles of the next reply.
     handles: Gathered,
     pub(super) is_ready: bool,
-    /// Busy nanoseconds and items done when they were last looked at.
-    measured: (u64, u64),
+    figures: Figures,
     pub(super) exit: Option<WaitStatus>,
     /// Its end of the socket is closed: it has died, which has yet to be noticed.
     is_gone: bool,
-    /// What has been read of the record of its end.
-    record: Vec<u8>,
+    /// The last bytes of its bell's pipe: the record of its end, once that is there.
+    record: VecDeque<u8>,
     /// Nobody is left who could write the record of its end.
     is_bell_closed: bool,
     /// When the pidfd said that it is dead.
@@ -126,8 +131,10 @@ pub(super) struct Link {
     seen: (u32, Instant),
     /// Whether its replies have been read since that was `LOOK_AGAIN` ago.
     looked_again: bool,
-    /// The item that runs, if its time is limited, and when it was first seen to.
+    /// The first item in flight, if it runs, and when it was first seen to.
     running: Option<(u32, Instant)>,
+    /// For how long it could not, as all of the program stood still.
+    excused: Duration,
     /// The kernel has no room for descriptors until then, and since then.
     stalled: Option<Instant>,
     stalled_since: Option<Instant>,
@@ -178,7 +185,7 @@ impl Link {
         let mut bytes = Vec::new();
         codec::encode(setup, &mut bytes).map_err(|it| Error::new(ErrorKind::Codec, it))?;
         let ends = Ends::new().map_err(|it| Error::io("failed to create a worker's pipes", it))?;
-        let page = Page::new()?;
+        let mut page = WorkerPage::new()?;
         // Nobody may be awake when it is ready.
         page.set_bell(Bell::AtOnce);
         let passed = [
@@ -188,6 +195,7 @@ impl Link {
             page.as_fd(),
         ];
         let child = origin.start(worker::main, &passed)?;
+        page.close_file();
         let mut link = Self::new(child, ends, page);
         if let Some(initializer) = &setup.initializer {
             link.send_handles(&initializer.descriptors)?;
@@ -197,7 +205,7 @@ impl Link {
         Ok(link)
     }
 
-    fn new(child: Child, ends: Ends, page: Page) -> Self {
+    fn new(child: Child, ends: Ends, page: WorkerPage) -> Self {
         Self {
             pid: child.pid,
             pidfd: Arc::new(child.pidfd),
@@ -222,11 +230,12 @@ impl Link {
             handled: VecDeque::new(),
             handles: Gathered::default(),
             is_ready: false,
-            measured: (0, 0),
+            figures: Figures::new(),
             exit: None,
             dead_since: None,
             seen: (0, Instant::now()),
             running: None,
+            excused: Duration::ZERO,
             looked_again: false,
             quota: None,
             is_leaving: false,
@@ -237,7 +246,7 @@ impl Link {
             idle_until: None,
             is_gone: false,
             is_bell_closed: false,
-            record: Vec::new(),
+            record: VecDeque::new(),
         }
     }
 
@@ -268,12 +277,38 @@ impl Link {
             && self.exit.is_none()
             && self.dead_since.is_none()
             && self.lost.is_none()
+            && !self.page.is_broken()
             && self.requests.is_some()
     }
 
     /// Takes back what has not started of the items from `from` on, and gives the units in their order.
     pub(super) fn take_back(&mut self, from: u32) -> Vec<Unit> {
         let first = self.page.take_back(from, self.next_item);
+        self.remove_from(first)
+    }
+
+    /// Takes back what has not started when the worker has ended. If it has written nonsense, what it had to start next has
+    /// started: else a task that tampers with its page, and then ends its worker, might run again and again.
+    pub(super) fn take_back_at_end(&mut self) -> Vec<Unit> {
+        let Some(front) = self.front() else {
+            return Vec::new();
+        };
+        if !self.page.is_broken() {
+            let units = self.take_back(front);
+            if !self.page.is_broken() {
+                return units;
+            }
+        }
+        let (started, next) = (self.page.started(), front.wrapping_add(1));
+        self.remove_from(if is_before(next, started) {
+            started
+        } else {
+            next
+        })
+    }
+
+    /// Removes the units, or parts of them, from this item on, and gives them in their order.
+    fn remove_from(&mut self, first: u32) -> Vec<Unit> {
         let mut units = Vec::new();
         while let Some(last) = self.in_flight.back_mut() {
             let kept = first.wrapping_sub(last.item);
@@ -289,6 +324,7 @@ impl Link {
         }
         for unit in &units {
             self.items -= unit.count();
+            self.figures.sent -= u64::from(unit.count());
             if let Unit::Call(task) = unit {
                 task.set_place(Place::Queue);
             }
@@ -302,8 +338,9 @@ impl Link {
 
     /// Takes the first item in flight, which has been answered.
     pub(super) fn take_front(&mut self) -> Option<Unit> {
+        self.in_flight.front()?;
+        self.count_answers(1);
         let front = self.in_flight.front_mut()?;
-        self.items -= 1;
         let Some(rest) = front.unit.split_off(1) else {
             return self.in_flight.pop_front().map(|it| it.unit);
         };
@@ -338,12 +375,13 @@ impl Link {
     /// behind short items, whose replies it is told of only now and then, a long one may come.
     pub(super) fn fall_asleep(&self, items_are_short: bool) -> Option<Instant> {
         let is_batched = items_are_short && self.items > 1 && !self.is_stuck();
-        self.page.set_bell(if is_batched {
-            Bell::NowAndThen
+        let (bell, longest) = if is_batched {
+            (Bell::NowAndThen, LOOK_AGAIN)
         } else {
-            Bell::AtOnce
-        });
-        is_batched.then(|| Instant::now() + LOOK_AGAIN)
+            (Bell::AtOnce, LONGEST_LOOK)
+        };
+        self.page.fall_asleep(bell);
+        (self.items > 0).then(|| Instant::now() + longest)
     }
 
     /// Whether this item has started and is not answered, as far as replies have been read.
@@ -356,16 +394,33 @@ impl Link {
         let item = self.front().filter(|it| self.runs(*it));
         if self.running.map(|it| it.0) != item {
             self.running = item.map(|it| (it, now));
+            self.excused = Duration::ZERO;
         }
     }
 
-    /// How long the first item in flight runs, at least; none if it does not. What has not noted its start is seen soon after it:
-    /// behind a short item the pool is rung for its reply, or looks by itself.
+    /// Whether an item that has started cannot have, as the one before is not answered. Comes after a look at the replies.
+    pub(super) fn has_skipped(&self) -> bool {
+        let mut sent = self.in_flight.iter();
+        let second = sent.next().and_then(|front| match front.unit.count() {
+            1 => sent.next().map(|it| it.item),
+            _ => Some(front.item.wrapping_add(1)),
+        });
+        second.is_some_and(|it| is_before(it, self.seen.0))
+    }
+
+    /// Excuses what runs for a time in which all of the program stood still, as far as it was submitted by then.
+    pub(super) fn excuse(&mut self, away: Duration) {
+        if let Some(sent) = self.in_flight.front() {
+            self.excused += away.min(clock::since(sent.unit.submitted()));
+        }
+    }
+
+    /// How much of its limit the first item in flight has used up; `None` if it does not run.
     pub(super) fn age(&self, now: Instant) -> Option<Duration> {
-        let (item, seen) = self.running?;
-        let noted = self.page.age(item);
-        let age = noted.unwrap_or_else(|| now.duration_since(seen));
-        Some(age.saturating_sub(self.page.time_in_panic(item)))
+        let item = self.front()?;
+        let ran = self.runs_for(now)?;
+        let stood_still = self.excused.saturating_add(self.page.time_in_panic(item));
+        Some(ran.saturating_sub(stood_still))
     }
 
     /// Tells the worker to end; the item may notice, and says so by its own end.
@@ -445,14 +500,6 @@ impl Link {
     /// The number of the first item in flight.
     pub(super) fn front(&self) -> Option<u32> {
         self.in_flight.front().map(|it| it.item)
-    }
-
-    /// Nanoseconds an item took on average since this was last asked.
-    pub(super) fn item_nanos(&mut self) -> Option<u64> {
-        let (busy, done) = self.page.measured();
-        let (busy_before, done_before) = mem::replace(&mut self.measured, (busy, done));
-        busy.wrapping_sub(busy_before)
-            .checked_div(done.wrapping_sub(done_before))
     }
 
     /// Whether it has ended, and all has been learnt that can be about how.

@@ -1,6 +1,6 @@
 //! What goes to a worker: units, contexts and slabs become frames, gathered and written as far as the pipe has room.
 
-use super::{Link, Sent};
+use super::{LONGEST_LOOK, Link, Sent};
 use crate::error::{Error, Result};
 use crate::pool::{
     batch::Context,
@@ -60,6 +60,7 @@ impl Link {
         });
         self.next_item = self.next_item.wrapping_add(count);
         self.items += count;
+        self.figures.sent += u64::from(count);
         Ok(())
     }
 
@@ -69,8 +70,8 @@ impl Link {
         let before = before.and_then(|it| it.unit.demands().timeout);
         // It is looked at sooner for the one before, and then for what is left.
         if self.due.is_none() || before.is_none_or(|it| it > limit) {
-            let due = Instant::now().checked_add(limit);
-            self.due = self.due.into_iter().chain(due).min();
+            let due = Instant::now() + limit.min(LONGEST_LOOK);
+            self.due = self.due.into_iter().chain([due]).min();
         }
     }
 
@@ -116,7 +117,6 @@ impl Link {
     fn items_head(&self, function: Function, context: u32, count: u32, unit: &Unit) -> RequestHead {
         let demands = unit.demands();
         let mut head = RequestHead::new(Kind::Items);
-        head.is_timed = demands.timeout.is_some();
         head.submitted = unit.submitted();
         // What is tried again travels alone.
         if demands.retries > 0 && count == 1 {
@@ -180,7 +180,11 @@ impl Link {
 
     /// Notes what follows from descriptors that the kernel did not take: the worker is gone, or there is no room for a while.
     fn not_sent(&mut self, error: io::Error) -> io::Error {
-        self.is_gone = socket::is_closed(&error);
+        if socket::is_closed(&error) {
+            self.is_gone = true;
+            // A task may have closed it, and the worker live on.
+            self.kill();
+        }
         // What was sent of a list is of no use, and closed.
         self.stage_frame(RequestHead::new(Kind::Handles), &[]);
         let now = Instant::now();

@@ -12,10 +12,12 @@ mod slabs;
 use crate::error::Error;
 use crate::pool::{
     descriptors::Batch,
+    histogram::bucket_of,
     limits::ResourceLimits,
     page::{Page, Tag},
     protocol::{Kind, RequestHead, Setup},
     requests::Requests,
+    stopwatch::Stopwatch,
 };
 use crate::process::{
     call::EncodedCall,
@@ -244,6 +246,7 @@ impl WorkerLoop {
             return;
         }
         self.is_trimmed = true;
+        self.answers.replies.ring_if_unread();
         self.requests.shrink();
         self.answers.shrink();
         memory::release_unused();
@@ -311,20 +314,14 @@ impl WorkerLoop {
     fn run_items(&mut self, head: RequestHead) -> Option<()> {
         self.is_trimmed = false;
         ATTEMPT.store(head.attempt.max(1).into(), Ordering::Relaxed);
-        let begin = clock::now();
-        let waited = begin.saturating_sub(head.submitted);
-        if head.is_timed {
-            self.answers.replies.page.note_start(head.item, begin);
-        }
+        let mut watch = self.answers.replies.begin(head.item);
         if head.has_handles {
             self.answers.give(self.inbox.take_handles());
         }
-        let done = self.run_each(head)?;
+        self.run_each(head, &mut watch)?;
         // An item that was taken back has left its own.
         self.answers.give(Vec::new());
-        let end = clock::now();
-        let busy = Duration::from_nanos(end.saturating_sub(begin));
-        self.answers.replies.account(waited, busy, done);
+        let end = watch.last();
         let looked = Duration::from_nanos(end.saturating_sub(self.looked_at_memory));
         if self.max_memory.is_some() && looked >= MEMORY_INTERVAL {
             self.looked_at_memory = end;
@@ -333,13 +330,13 @@ impl WorkerLoop {
         Some(())
     }
 
-    /// Runs the items of a frame, as far as they are not taken back; how many.
+    /// Runs the items of a frame, as far as they are not taken back.
     #[inline]
-    fn run_each(&mut self, head: RequestHead) -> Option<u32> {
+    fn run_each(&mut self, head: RequestHead, watch: &mut Stopwatch) -> Option<()> {
+        let waited = bucket_of(watch.last().saturating_sub(head.submitted));
         let mut items = Items::new(self.requests.payload(), head.count);
         let mut parts = Some((&mut self.inbox, &mut self.contexts));
         let mut frame = None;
-        let mut done = 0;
         for index in 0..head.count {
             let bytes = items.next()?;
             let item = head.item.wrapping_add(index);
@@ -355,9 +352,18 @@ impl WorkerLoop {
                 Ok(frame) => self.answers.run(item, frame, bytes)?,
                 Err(fault) => self.answers.replies.fault(item, Tag::Fault, fault),
             }
-            done += 1;
+            if watch.count() {
+                self.answers.replies.lap(watch, waited);
+                if index + 1 < head.count {
+                    let next = item.wrapping_add(1);
+                    self.answers.replies.page.note_start(next, watch.last());
+                }
+            }
         }
-        Some(done)
+        if watch.has_items() {
+            self.answers.replies.lap(watch, waited);
+        }
+        Some(())
     }
 
     /// Tells the pool, once, when this process takes up more memory than it may.

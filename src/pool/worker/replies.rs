@@ -1,23 +1,16 @@
 //! The way back to the pool: records into the page's ring, and the bell.
 
-use crate::pool::page::{Bell, Page, RecordHead, Tag, barrier_behind_start, full_barrier};
-use crate::process::{fault::Fault, start::ExitRecord};
-use crate::sys::pipe;
-use crate::wire::codec;
-use std::{
-    cell::Cell,
-    os::fd::OwnedFd,
-    time::{Duration, Instant},
+use crate::pool::{
+    page::{Bell, Page, RecordHead, Tag, barrier_behind_start, full_barrier},
+    stopwatch::Stopwatch,
 };
+use crate::process::{fault::Fault, start::ExitRecord};
+use crate::sys::{clock, pipe};
+use crate::wire::codec;
+use std::{cell::Cell, os::fd::OwnedFd};
 
-/// Between two rings of the bell while there is more to do: a sleeping pool is woken for a batch, not for an item.
-const BELL_INTERVAL: Duration = Duration::from_micros(1000);
-
-/// An item that takes less is tiny.
-const TINY: Duration = Duration::from_micros(2);
-
-/// Tiny items between two looks at the clock.
-const TINY_BATCH: u32 = 16;
+/// Nanoseconds between two rings of the bell while there is more to do: a sleeping pool is woken for a batch, not for an item.
+const BELL_INTERVAL: u64 = 1_000_000;
 
 /// What this process does, for the report of a panic that ends it.
 #[derive(Debug, Clone, Copy)]
@@ -34,24 +27,21 @@ pub(super) struct Replies {
     pub(super) doing: Cell<Doing>,
     /// Whether something was appended since the bell was last thought of.
     unrung: Cell<bool>,
-    last_bell: Cell<Instant>,
-    /// Whether the items of the last frame took less than `TINY`, on average.
-    items_are_tiny: Cell<bool>,
-    /// Tiny items since the clock was read.
-    skipped: Cell<u32>,
+    last_bell: Cell<u64>,
+    /// When the clock was read last: between items that are not tiny, and between several that are.
+    now: Cell<u64>,
 }
 
 impl Replies {
     pub(super) fn new(bell: OwnedFd, page: Page) -> Self {
-        let last_bell = Cell::new(Instant::now());
+        let now = clock::now();
         Self {
             bell,
             page,
             doing: Cell::new(Doing::Setup),
             unrung: Cell::new(false),
-            last_bell,
-            items_are_tiny: Cell::new(false),
-            skipped: Cell::new(0),
+            last_bell: Cell::new(now),
+            now: Cell::new(now),
         }
     }
 
@@ -91,14 +81,8 @@ impl Replies {
 
     /// Rings if the pool has not been rung for in a while.
     fn ring_now_and_then(&self) {
-        // The clock costs as much as a tiny item: it is read for every item, or for sixteen of the tiny ones.
-        let skipped = self.skipped.get() + 1;
-        self.skipped.set(skipped % TINY_BATCH);
-        if self.items_are_tiny.get() && skipped < TINY_BATCH {
-            return;
-        }
-        let now = Instant::now();
-        if now.duration_since(self.last_bell.get()) >= BELL_INTERVAL {
+        let now = self.now.get();
+        if now - self.last_bell.get() >= BELL_INTERVAL {
             self.ring();
             self.last_bell.set(now);
         }
@@ -111,11 +95,19 @@ impl Replies {
         }
     }
 
-    /// Notes for how many nanoseconds items had waited, and how long they took.
-    pub(super) fn account(&self, waited: u64, busy: Duration, items: u32) {
-        self.items_are_tiny.set(busy < TINY * items);
-        self.page
-            .account(waited, busy.as_nanos() as u64, items.into());
+    /// Reads the clock before the first item of a frame.
+    pub(super) fn begin(&self, item: u32) -> Stopwatch {
+        let now = clock::now();
+        self.now.set(now);
+        self.page.note_start(item, now);
+        Stopwatch::new(now)
+    }
+
+    /// Reads the clock after some items, and notes how long they ran; `waited` is the bucket of the time that they waited.
+    pub(super) fn lap(&self, watch: &mut Stopwatch, waited: usize) {
+        let now = clock::now();
+        self.now.set(now);
+        self.page.account(waited, watch.lap(now));
     }
 
     pub(super) fn ring(&self) {
@@ -125,8 +117,19 @@ impl Replies {
         full_barrier();
         if self.page.take_bell() {
             self.unrung.set(false);
-            // A full pipe is a bell that was not heard yet; a closed one is noticed at the next read.
-            let _ = pipe::write(&self.bell, &[ExitRecord::BELL]);
+            self.ring_at_once();
         }
+    }
+
+    /// Rings for records that have lain unread for long: a task may have written to the word of the bell.
+    pub(super) fn ring_if_unread(&self) {
+        if self.page.has_unread() {
+            self.ring_at_once();
+        }
+    }
+
+    fn ring_at_once(&self) {
+        // A full pipe is a bell that was not heard yet; a closed one is noticed at the next read.
+        let _ = pipe::write(&self.bell, &[ExitRecord::BELL]);
     }
 }

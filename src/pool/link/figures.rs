@@ -1,0 +1,144 @@
+//! What a worker has done, as its pool counts it, and as the worker measures it as far as that can be true.
+
+use super::Link;
+use crate::pool::{
+    stats::{RunningTask, WorkerStats},
+    unit::Unit,
+    work::Work,
+};
+use crate::sys::clock;
+use std::{
+    mem,
+    time::{Duration, Instant},
+};
+
+/// Nanoseconds; an item that takes longer is as good as one that takes this, as the pool plans its work.
+const LONGEST: u64 = 1_000_000_000;
+
+/// What the pool counts of a worker.
+#[derive(Debug)]
+pub(super) struct Figures {
+    /// When it was started.
+    born: Instant,
+    /// Items that were sent and not taken back, and of these, items that were answered.
+    pub(super) sent: u64,
+    pub(super) answered: u64,
+    /// Busy nanoseconds and items done, by the worker's word, when that was last looked at.
+    measured: (u64, u64),
+}
+
+impl Figures {
+    pub(super) fn new() -> Self {
+        Self {
+            born: Instant::now(),
+            sent: 0,
+            answered: 0,
+            measured: (0, 0),
+        }
+    }
+}
+
+impl Link {
+    /// Notes that items were answered.
+    pub(in crate::pool) fn count_answers(&mut self, count: u32) {
+        self.items -= count;
+        self.figures.answered += u64::from(count);
+    }
+
+    /// Nanoseconds an item took on average since this was last asked.
+    pub(in crate::pool) fn item_nanos(&mut self) -> Option<u64> {
+        let (busy, done) = self.page.measured();
+        let (busy_before, done_before) = mem::replace(&mut self.figures.measured, (busy, done));
+        let nanos = busy
+            .wrapping_sub(busy_before)
+            .checked_div(done.wrapping_sub(done_before))?;
+        Some(nanos.min(LONGEST))
+    }
+
+    /// How long the first item in flight runs, as far as is known; `None` if it does not run.
+    ///
+    /// An item before which the worker read its clock has noted when it started. Any other runs since the pool saw it run first, at
+    /// least: a worker can pretend that an item runs for longer, and not that it runs for less.
+    pub(in crate::pool) fn runs_for(&self, now: Instant) -> Option<Duration> {
+        let item = self.front().filter(|it| self.runs(*it))?;
+        let seen = self.running.filter(|it| it.0 == item);
+        let seen = seen.map(|it| now.duration_since(it.1));
+        let age = self.page.age(item).max(seen).unwrap_or_default();
+        Some(age.min(now.duration_since(self.figures.born)))
+    }
+
+    /// Whether a task has run in it.
+    pub(in crate::pool) fn has_run_tasks(&self) -> bool {
+        self.figures.answered > 0 || !self.in_flight.is_empty()
+    }
+
+    /// How long it was at work for what it has finished, by its own word.
+    fn busy(&self) -> Duration {
+        let busy = Duration::from_nanos(self.page.measured().0);
+        busy.min(self.figures.born.elapsed())
+    }
+
+    /// What it has done by now.
+    pub(in crate::pool) fn work(&self) -> Work {
+        let mut work = Work {
+            tasks: self.figures.answered,
+            busy: self.busy(),
+            ..Work::default()
+        };
+        let [waiting, running] = self.page.times();
+        work.waiting.add(waiting);
+        work.running.add(running);
+        let most = self.figures.sent;
+        if work.waiting.count().max(work.running.count()) > most {
+            // More than it was sent: a task has written to the page.
+            (work.waiting, work.running) = Default::default();
+        }
+        work
+    }
+
+    /// What it has done when it has ended. It may have had no time to measure its last items: what is in flight ran for so long
+    /// until then, the others are answered and tiny.
+    pub(in crate::pool) fn work_at_end(&self, ran: Duration) -> Work {
+        let mut work = self.work();
+        let answered = u32::try_from(work.tasks).unwrap_or(u32::MAX).max(1);
+        let mean = work.busy / answered;
+        let left = u64::from(self.items);
+        work.tasks += left;
+        let unmeasured = work.tasks.saturating_sub(work.running.count());
+        work.running.record(mean, unmeasured.saturating_sub(left));
+        if let Some(sent) = self.in_flight.front() {
+            let waited = clock::since(sent.unit.submitted()).saturating_sub(ran);
+            work.waiting.record(waited, unmeasured);
+            work.running.record(ran, left);
+            work.busy += ran;
+        }
+        work
+    }
+
+    /// What it has done and does, as the worker with this number.
+    pub(in crate::pool) fn stats(&self, id: usize) -> WorkerStats {
+        let running = self.in_flight.front().zip(self.runs_for(Instant::now()));
+        WorkerStats {
+            id,
+            pid: self.pid,
+            tasks_done: self.figures.answered,
+            busy: self.busy(),
+            running: running.map(|(sent, elapsed)| sent.unit.running_for(elapsed)),
+        }
+    }
+}
+
+impl Unit {
+    /// Its first item as one that runs.
+    fn running_for(&self, elapsed: Duration) -> RunningTask {
+        let (task, item) = match self {
+            Self::Call(task) => (Some(task.id), None),
+            Self::Items(items) => (items.chunk.batch.task_id(), Some(items.index())),
+        };
+        RunningTask {
+            task,
+            item,
+            elapsed,
+        }
+    }
+}
