@@ -122,7 +122,7 @@
 //! | worker dies in a task (signal, abort, `exit`, out of memory) | that future alone: [`WorkerDied`](ErrorKind::WorkerDied) with pid and signal or exit code, and whether its [stack overflowed](WorkerExit::stack_overflow); a replacement is forked at once; what had not started runs elsewhere |
 //! | idle worker dies | replaced; no future notices |
 //! | task runs longer than its limit, or is killed by its future | [`TimedOut`](ErrorKind::TimedOut), [`Cancelled`](ErrorKind::Cancelled); its worker alone is stopped (SIGTERM, SIGKILL 1 s later) and replaced; what was behind it runs elsewhere |
-//! | value cannot be encoded or decoded | [`Codec`](ErrorKind::Codec) on that future; nothing else |
+//! | value cannot be encoded or decoded, or is too [deep](set_max_depth) | [`Codec`](ErrorKind::Codec) on that future; nothing else |
 //! | initializer fails | [`StartFailed`](ErrorKind::StartFailed) with its text on every future and later call |
 //! | pool dropped | what was submitted is finished, then the workers end; [`terminate`](ProcessPoolExecutor::terminate) for those who cannot wait |
 //! | program killed with SIGKILL, or ended with a pool in a `static` | workers are killed by the kernel and the fork server, those that are busy, too, with what they started |
@@ -348,7 +348,11 @@ pub use sync::{
     RLock, RLockGuard, Semaphore, Value, ValueGuard,
 };
 #[cfg(all(target_os = "linux", target_pointer_width = "64"))]
-pub use wire::{Wire, handle::Descriptor};
+pub use wire::{
+    Wire,
+    depth::{max_depth, set_max_depth},
+    handle::Descriptor,
+};
 
 /// Pages to read.
 #[cfg(all(target_os = "linux", target_pointer_width = "64"))]

@@ -2,6 +2,7 @@
 
 use crate::ipc::{Address, authkey, known_keys, remember_key, set_authkey};
 use crate::sys::pid;
+use crate::wire::depth::{max_depth, set_max_depth};
 use parking_lot::RwLock;
 use serde::{Deserialize, Serialize};
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -25,6 +26,8 @@ pub(crate) struct Identity {
     authkey: Vec<u8>,
     /// Those of addresses that have others.
     keys: Vec<(Address, Vec<u8>)>,
+    /// The limit of nesting, see `set_max_depth`.
+    max_depth: usize,
 }
 
 impl Identity {
@@ -56,6 +59,7 @@ impl Identity {
                 .into_iter()
                 .map(|(address, key)| (address, key.bytes().to_vec()))
                 .collect(),
+            max_depth: max_depth(),
         }
     }
 
@@ -63,6 +67,7 @@ impl Identity {
     pub(crate) fn assume(self) {
         STARTED.store(0, Ordering::Relaxed);
         set_authkey(self.authkey.clone());
+        set_max_depth(self.max_depth);
         for (address, key) in &self.keys {
             remember_key(address, &key.clone().into());
         }

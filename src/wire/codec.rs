@@ -5,6 +5,7 @@
 
 use super::Wire;
 use super::decoder::Decoder;
+use super::encoder::Limited;
 use crate::sys::bytes::{as_bytes, from_bytes, is_bytes, slice_as_bytes};
 use bincode::{
     config::{Configuration, Fixint, LittleEndian},
@@ -71,7 +72,8 @@ pub(crate) fn encode<T: Serialize>(value: &T, output: &mut impl Output) -> Resul
     if let Some(bytes) = as_bytes(value) {
         return output.put(bytes).then_some(()).ok_or_else(out_of_memory);
     }
-    bincode::serde::encode_into_writer(value, OutputWriter(output), CONFIG)
+    let limited = Limited { value, depth: 0 };
+    bincode::serde::encode_into_writer(limited, OutputWriter(output), CONFIG)
         .map_err(|error| plain(error.to_string()))
 }
 

@@ -4,6 +4,7 @@
 //! knows no limit for items that take up no bytes. Here what is there is the limit: a length that is a lie costs nothing.
 
 use super::codec::Input;
+use super::depth::{TooDeep, max_depth};
 use serde::{
     Deserializer,
     de::{
@@ -21,6 +22,8 @@ pub(super) struct Decoder<'a, I> {
     input: &'a mut I,
     /// Items that collections may still have: each takes up a byte, or is one of those that may take up none.
     items: usize,
+    /// Levels that were entered and not left.
+    depth: usize,
 }
 
 /// Why there is no value.
@@ -34,8 +37,31 @@ impl<'a, I: Input> Decoder<'a, I> {
     pub(super) fn new(input: &'a mut I) -> Self {
         Self {
             items: input.left().saturating_add(MOST_EMPTY),
+            depth: 0,
             input,
         }
+    }
+
+    /// Enters one more level, which [`leave`](Self::leave) ends.
+    #[inline]
+    fn enter(&mut self) -> Result<()> {
+        if self.depth >= max_depth() {
+            return Err(too_deep());
+        }
+        self.depth += 1;
+        Ok(())
+    }
+
+    #[inline]
+    fn leave(&mut self) {
+        self.depth -= 1;
+    }
+
+    /// Enters a level with `left` items or fields.
+    #[inline]
+    fn enter_items(&mut self, left: usize) -> Result<Items<'_, 'a, I>> {
+        self.enter()?;
+        Ok(Items { left, of: self })
     }
 
     #[inline]
@@ -117,6 +143,11 @@ fn too_short() -> Fault {
 }
 
 #[cold]
+fn too_deep() -> Fault {
+    Fault::custom(TooDeep)
+}
+
+#[cold]
 fn unknown<T>() -> Result<T> {
     Err(Fault::custom("the encoding does not describe itself"))
 }
@@ -175,11 +206,13 @@ impl<'de, I: Input> Deserializer<'de> for &mut Decoder<'_, I> {
 
     #[inline]
     fn deserialize_option<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value> {
-        if self.flag()? {
-            visitor.visit_some(self)
-        } else {
-            visitor.visit_none()
+        if !self.flag()? {
+            return visitor.visit_none();
         }
+        self.enter()?;
+        let value = visitor.visit_some(&mut *self);
+        self.leave();
+        value
     }
 
     #[inline]
@@ -202,21 +235,25 @@ impl<'de, I: Input> Deserializer<'de> for &mut Decoder<'_, I> {
         _: &'static str,
         visitor: V,
     ) -> Result<V::Value> {
-        visitor.visit_newtype_struct(self)
+        self.enter()?;
+        let value = visitor.visit_newtype_struct(&mut *self);
+        self.leave();
+        value
     }
 
     #[inline]
     fn deserialize_seq<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value> {
         let left = self.items()?;
-        visitor.visit_seq(Items { left, of: self })
+        let value = visitor.visit_seq(self.enter_items(left)?);
+        self.leave();
+        value
     }
 
     #[inline]
     fn deserialize_tuple<V: Visitor<'de>>(self, length: usize, visitor: V) -> Result<V::Value> {
-        visitor.visit_seq(Items {
-            left: length,
-            of: self,
-        })
+        let value = visitor.visit_seq(self.enter_items(length)?);
+        self.leave();
+        value
     }
 
     #[inline]
@@ -232,7 +269,9 @@ impl<'de, I: Input> Deserializer<'de> for &mut Decoder<'_, I> {
     #[inline]
     fn deserialize_map<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value> {
         let left = self.items()?;
-        visitor.visit_map(Items { left, of: self })
+        let value = visitor.visit_map(self.enter_items(left)?);
+        self.leave();
+        value
     }
 
     #[inline]
@@ -252,7 +291,10 @@ impl<'de, I: Input> Deserializer<'de> for &mut Decoder<'_, I> {
         _: &'static [&'static str],
         visitor: V,
     ) -> Result<V::Value> {
-        visitor.visit_enum(self)
+        self.enter()?;
+        let value = visitor.visit_enum(&mut *self);
+        self.leave();
+        value
     }
 
     fn deserialize_any<V: Visitor<'de>>(self, _: V) -> Result<V::Value> {
@@ -342,7 +384,11 @@ impl<'de, I: Input> VariantAccess<'de> for &mut Decoder<'_, I> {
 
     #[inline]
     fn tuple_variant<V: Visitor<'de>>(self, length: usize, visitor: V) -> Result<V::Value> {
-        self.deserialize_tuple(length, visitor)
+        // The enum is the level.
+        visitor.visit_seq(Items {
+            left: length,
+            of: self,
+        })
     }
 
     #[inline]
@@ -351,7 +397,7 @@ impl<'de, I: Input> VariantAccess<'de> for &mut Decoder<'_, I> {
         fields: &'static [&'static str],
         visitor: V,
     ) -> Result<V::Value> {
-        self.deserialize_tuple(fields.len(), visitor)
+        self.tuple_variant(fields.len(), visitor)
     }
 }
 

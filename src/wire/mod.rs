@@ -6,6 +6,8 @@
 
 pub(crate) mod codec;
 mod decoder;
+pub(crate) mod depth;
+mod encoder;
 pub(crate) mod handle;
 
 use serde::{Serialize, de::DeserializeOwned};
@@ -14,7 +16,8 @@ use serde::{Serialize, de::DeserializeOwned};
 ///
 /// Implemented for every type that has both serde traits, owns what it holds, and therefore can be rebuilt elsewhere. The
 /// encoding is not self-describing, so serde attributes that need to look at the data first (`flatten`, `untagged`,
-/// `skip_serializing_if`) give a value that cannot be decoded: an error of [`ErrorKind::Codec`](crate::ErrorKind::Codec).
+/// `skip_serializing_if`) give a value that cannot be decoded: an error of [`ErrorKind::Codec`](crate::ErrorKind::Codec). A
+/// value that is nested deeper than [`max_depth`](crate::max_depth) levels is the same error.
 #[diagnostic::on_unimplemented(
     message = "`{Self}` cannot be sent to another process",
     label = "does not implement `serde::Serialize` and `serde::de::DeserializeOwned`",

@@ -1,0 +1,226 @@
+//! A serde serializer that counts levels on the way to another one, which writes the value.
+
+use super::depth::{TooDeep, max_depth};
+use serde::ser::{
+    Error, Serialize, SerializeMap, SerializeSeq, SerializeStruct, SerializeStructVariant,
+    SerializeTuple, SerializeTupleStruct, SerializeTupleVariant, Serializer,
+};
+use std::fmt;
+
+/// A value that lies so many levels deep in another one.
+pub(super) struct Limited<'a, T: ?Sized> {
+    pub(super) value: &'a T,
+    pub(super) depth: usize,
+}
+
+impl<T: Serialize + ?Sized> Serialize for Limited<'_, T> {
+    #[inline]
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        self.value.serialize(Encoder {
+            inner: serializer,
+            depth: self.depth,
+        })
+    }
+}
+
+/// Passes everything on to `inner`, unless it lies too deep.
+struct Encoder<S> {
+    inner: S,
+    depth: usize,
+}
+
+impl<S: Serializer> Encoder<S> {
+    /// Returns the depth of what lies one level deeper.
+    #[inline]
+    fn deeper(&self) -> Result<usize, S::Error> {
+        if self.depth >= max_depth() {
+            return Err(S::Error::custom(TooDeep));
+        }
+        Ok(self.depth + 1)
+    }
+}
+
+macro_rules! scalars {
+    ($($serialize:ident $type:ty;)*) => {$(
+        #[inline]
+        fn $serialize(self, value: $type) -> Result<S::Ok, S::Error> {
+            self.inner.$serialize(value)
+        }
+    )*};
+}
+
+macro_rules! compounds {
+    ($($serialize:ident $compound:ident ($($argument:ident: $type:ty),*);)*) => {$(
+        #[inline]
+        fn $serialize(self, $($argument: $type),*) -> Result<Items<S::$compound>, S::Error> {
+            let depth = self.deeper()?;
+            let inner = self.inner.$serialize($($argument),*)?;
+            Ok(Items { inner, depth })
+        }
+    )*};
+}
+
+impl<S: Serializer> Serializer for Encoder<S> {
+    type Ok = S::Ok;
+    type Error = S::Error;
+    type SerializeSeq = Items<S::SerializeSeq>;
+    type SerializeTuple = Items<S::SerializeTuple>;
+    type SerializeTupleStruct = Items<S::SerializeTupleStruct>;
+    type SerializeTupleVariant = Items<S::SerializeTupleVariant>;
+    type SerializeMap = Items<S::SerializeMap>;
+    type SerializeStruct = Items<S::SerializeStruct>;
+    type SerializeStructVariant = Items<S::SerializeStructVariant>;
+
+    scalars! {
+        serialize_bool bool;
+        serialize_i8 i8;
+        serialize_i16 i16;
+        serialize_i32 i32;
+        serialize_i64 i64;
+        serialize_i128 i128;
+        serialize_u8 u8;
+        serialize_u16 u16;
+        serialize_u32 u32;
+        serialize_u64 u64;
+        serialize_u128 u128;
+        serialize_f32 f32;
+        serialize_f64 f64;
+        serialize_char char;
+        serialize_str &str;
+        serialize_bytes &[u8];
+        serialize_unit_struct &'static str;
+    }
+
+    compounds! {
+        serialize_seq SerializeSeq (len: Option<usize>);
+        serialize_tuple SerializeTuple (len: usize);
+        serialize_tuple_struct SerializeTupleStruct (name: &'static str, len: usize);
+        serialize_tuple_variant SerializeTupleVariant
+            (name: &'static str, index: u32, variant: &'static str, len: usize);
+        serialize_map SerializeMap (len: Option<usize>);
+        serialize_struct SerializeStruct (name: &'static str, len: usize);
+        serialize_struct_variant SerializeStructVariant
+            (name: &'static str, index: u32, variant: &'static str, len: usize);
+    }
+
+    #[inline]
+    fn serialize_unit(self) -> Result<S::Ok, S::Error> {
+        self.inner.serialize_unit()
+    }
+
+    #[inline]
+    fn serialize_none(self) -> Result<S::Ok, S::Error> {
+        self.inner.serialize_none()
+    }
+
+    #[inline]
+    fn serialize_unit_variant(
+        self,
+        name: &'static str,
+        index: u32,
+        variant: &'static str,
+    ) -> Result<S::Ok, S::Error> {
+        self.inner.serialize_unit_variant(name, index, variant)
+    }
+
+    #[inline]
+    fn serialize_some<T: Serialize + ?Sized>(self, value: &T) -> Result<S::Ok, S::Error> {
+        let depth = self.deeper()?;
+        self.inner.serialize_some(&Limited { value, depth })
+    }
+
+    #[inline]
+    fn serialize_newtype_struct<T: Serialize + ?Sized>(
+        self,
+        name: &'static str,
+        value: &T,
+    ) -> Result<S::Ok, S::Error> {
+        let depth = self.deeper()?;
+        let value = Limited { value, depth };
+        self.inner.serialize_newtype_struct(name, &value)
+    }
+
+    #[inline]
+    fn serialize_newtype_variant<T: Serialize + ?Sized>(
+        self,
+        name: &'static str,
+        index: u32,
+        variant: &'static str,
+        value: &T,
+    ) -> Result<S::Ok, S::Error> {
+        let depth = self.deeper()?;
+        let value = Limited { value, depth };
+        self.inner
+            .serialize_newtype_variant(name, index, variant, &value)
+    }
+
+    fn collect_str<T: fmt::Display + ?Sized>(self, value: &T) -> Result<S::Ok, S::Error> {
+        self.inner.collect_str(value)
+    }
+
+    #[inline]
+    fn is_human_readable(&self) -> bool {
+        self.inner.is_human_readable()
+    }
+}
+
+/// The items of a collection, or the fields of a struct.
+struct Items<C> {
+    inner: C,
+    depth: usize,
+}
+
+macro_rules! items {
+    ($($compound:ident $serialize:ident ($($key:ident)?);)*) => {$(
+        impl<C: $compound> $compound for Items<C> {
+            type Ok = C::Ok;
+            type Error = C::Error;
+
+            #[inline]
+            fn $serialize<T: Serialize + ?Sized>(
+                &mut self,
+                $($key: &'static str,)?
+                value: &T,
+            ) -> Result<(), C::Error> {
+                let depth = self.depth;
+                self.inner.$serialize($($key,)? &Limited { value, depth })
+            }
+
+            #[inline]
+            fn end(self) -> Result<C::Ok, C::Error> {
+                self.inner.end()
+            }
+        }
+    )*};
+}
+
+items! {
+    SerializeSeq serialize_element ();
+    SerializeTuple serialize_element ();
+    SerializeTupleStruct serialize_field ();
+    SerializeTupleVariant serialize_field ();
+    SerializeStruct serialize_field (key);
+    SerializeStructVariant serialize_field (key);
+}
+
+impl<C: SerializeMap> SerializeMap for Items<C> {
+    type Ok = C::Ok;
+    type Error = C::Error;
+
+    #[inline]
+    fn serialize_key<T: Serialize + ?Sized>(&mut self, value: &T) -> Result<(), C::Error> {
+        let depth = self.depth;
+        self.inner.serialize_key(&Limited { value, depth })
+    }
+
+    #[inline]
+    fn serialize_value<T: Serialize + ?Sized>(&mut self, value: &T) -> Result<(), C::Error> {
+        let depth = self.depth;
+        self.inner.serialize_value(&Limited { value, depth })
+    }
+
+    #[inline]
+    fn end(self) -> Result<C::Ok, C::Error> {
+        self.inner.end()
+    }
+}
