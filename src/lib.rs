@@ -143,13 +143,16 @@
 //! `main` (crates `ctor`, `inventory`) run in the server, too. Nothing has to be added to `main`, tests, examples or
 //! benches; see [`init`] for the one exception.
 //!
-//! A worker has standard output and error of the program, an empty standard input, and no other of its descriptors. What it
-//! prints appears there; [`stdin`](ProcessPoolBuilder::stdin) gives it the program's input. It ends with `_exit`, after flushing standard output: no exit handler runs. The processes that it leaves behind are
-//! killed, and with them all that were detached from other workers, but for a [`Process`] that is no daemon.
+//! A worker has standard output and error of the program, an empty standard input, and no other of
+//! its descriptors. What it prints appears there; [`stdin`](ProcessPoolBuilder::stdin) gives it the
+//! program's input. It ends with `_exit`, after flushing standard output: no exit handler runs. The
+//! processes that it leaves behind are killed, and with them all that were detached from other
+//! workers, but for a [`Process`] that is no daemon.
 //!
-//! Code that runs in a worker counts for coverage (`cargo llvm-cov`): a program built with `-C instrument-coverage` has each
-//! process write a profile as it ends, under its own id if the file's name has `%p` in it. A process that is killed writes none:
-//! a worker whose task ran out of time, say, or that of a pool in a `static`.
+//! Code that runs in a worker counts for coverage (`cargo llvm-cov`). In a program that was built
+//! with `-C instrument-coverage`, each process writes a profile as it ends, under its own id if the
+//! file's name has `%p` in it. A process that is killed writes none: a worker whose task ran out of
+//! time, say, or that of a pool in a `static`.
 //!
 //! Two other [start methods](StartMethod) can be asked for: `Spawn` executes the program again for each worker, and `Fork`
 //! copies this process as it is, if it has one thread. [Choosing a start method](guide::choosing_a_start_method) has the table of
@@ -157,21 +160,24 @@
 //!
 //! # Signals
 //!
-//! systemd, `timeout` and a terminal that hangs up signal every process of the program at once. Workers, the fork server and
-//! a manager's server do not end by a SIGTERM, SIGHUP or SIGINT that comes from outside: a program that handles the signal
-//! can finish what it has begun. They end when the program does, however it ends. A unit of systemd needs no setting for this:
-//! the default, `KillMode=control-group`, is fine, and `TimeoutStopSec` is the time that the program has.
+//! systemd, `timeout` and a terminal that hangs up signal every process of the program at once.
+//! Workers, the fork server and a manager's server do not end by a SIGTERM, SIGHUP or SIGINT that
+//! comes from outside: a program that handles the signal can finish what it has begun. They end
+//! when the program does, however it ends. A unit of systemd needs no setting for this: the
+//! default, `KillMode=control-group`, is fine, and `TimeoutStopSec` is the time that the program
+//! has.
 //!
-//! A SIGTERM from the pool (a limit of time, `kill`, `terminate`) ends a worker, unless the task handles it. So does
-//! a SIGTERM that a task sends to its own process. A [`Process`] ends at each of the three signals, unless its function handles
-//! it.
+//! A SIGTERM from the pool (a limit of time, `kill`, `terminate`) ends a worker, unless the task
+//! handles it. So does a SIGTERM that a task sends to its own process. A [`Process`] ends at each
+//! of the three signals, unless its function handles it.
 //!
-//! A program that has become another user, or is in a sandbox, may be refused to signal its workers. The fork server, which is
-//! their parent, signals them then. Where that is refused, too, the task fails all the same, the worker is left alone and
-//! another takes its place, and [`Process::kill`] is an error.
+//! A program that has become another user, or is in a sandbox, may be refused to signal its
+//! workers. The fork server, which is their parent, signals them then. Where that is refused, too,
+//! the task fails all the same, the worker is left alone and another takes its place, and
+//! [`Process::kill`] is an error.
 //!
-//! A signal that the program ignores when it starts a process is ignored there, too: nothing ends at a hang-up under
-//! `nohup`. SIGCHLD and SIGTERM are not inherited in this way.
+//! A signal that the program ignores when it starts a process is ignored there, too: nothing ends
+//! at a hang-up under `nohup`. SIGCHLD and SIGTERM are not inherited in this way.
 //!
 //! # Processes and messages
 //!

@@ -196,11 +196,11 @@ impl ProcessPoolBuilder {
         self
     }
 
-    /// Sets where the workers' standard input comes from; by default it is empty, so that no task takes what the program is to
-    /// read.
+    /// Sets where the workers' standard input comes from; by default it is empty, so that no task
+    /// takes what the program is to read.
     ///
-    /// Under [`StartMethod::Fork`], a copy of what the program has read ahead into [`std::io::stdin`] is in its workers all the
-    /// same, as everything in its memory is.
+    /// Under [`StartMethod::Fork`], a copy of what the program has read ahead into
+    /// [`std::io::stdin`] is in its workers all the same, as everything in its memory is.
     ///
     /// ```
     /// use procpool::{Input, ProcessPoolExecutor};

@@ -4,14 +4,16 @@ use crate::sys::fd::{self, Stdio};
 use serde::{Deserialize, Serialize};
 use std::io;
 
-/// Where a worker's standard input comes from; see [`ProcessPoolBuilder::stdin`](crate::ProcessPoolBuilder::stdin).
+/// Where a worker's standard input comes from; see
+/// [`ProcessPoolBuilder::stdin`](crate::ProcessPoolBuilder::stdin).
 #[non_exhaustive]
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Input {
     /// It is empty: whatever reads from it finds the end of the file.
     #[default]
     Null,
-    /// It is that of the program, which shares it with its workers: a line goes to whichever process reads first.
+    /// It is that of the program, which shares it with its workers: a line goes to whichever
+    /// process reads first.
     Inherit,
 }
 

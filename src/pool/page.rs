@@ -67,7 +67,8 @@ pub(super) const ITEMS_DONE: usize = 328;
 pub(super) const STARTED_ITEM: usize = 384;
 pub(super) const STARTED_AT: usize = 392;
 pub(super) const STOP: usize = 448;
-/// Not 0 once the pool has the worker end: written by the pool before it sends SIGTERM, read by the worker's handler.
+/// Not 0 once the pool has the worker end: written by the pool before it sends SIGTERM, read by the
+/// worker's handler.
 pub(super) const END: usize = 456;
 /// Not 0 once a thread of the worker has overflowed its stack: written by the worker's handler of that, read after its death.
 pub(super) const OVERFLOW: usize = 460;

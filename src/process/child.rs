@@ -131,7 +131,8 @@ impl ChildProcess {
         }
     }
 
-    /// What dropping its handle does: a daemon is stopped, any other waited for. A daemon that cannot be signalled is left alone.
+    /// What dropping its handle does: a daemon is stopped, any other waited for. A daemon that
+    /// cannot be signalled is left alone.
     pub(super) fn finish(&self) {
         if self.is_daemon {
             if self.terminate().is_err() {

@@ -225,13 +225,14 @@ impl<R> Process<R> {
 
     /// Sends SIGTERM; nothing happens to a process that has ended.
     ///
-    /// The process ends unless its function handles the signal. A SIGTERM from elsewhere, to the whole process group say,
-    /// does the same.
+    /// The process ends unless its function handles the signal. A SIGTERM from elsewhere, to the
+    /// whole process group say, does the same.
     ///
     /// # Errors
     ///
-    /// [`ErrorKind::Unsupported`] in a copy of the process that started it. [`ErrorKind::Io`] if the process may not be
-    /// signalled, by this process or the fork server, because a sandbox forbids it say.
+    /// [`ErrorKind::Unsupported`] in a copy of the process that started it. [`ErrorKind::Io`] if
+    /// the process may not be signalled, by this process or the fork server, because a sandbox
+    /// forbids it say.
     pub fn terminate(&self) -> Result<()> {
         self.check_owner()?;
         self.child().terminate()

@@ -25,11 +25,11 @@ use std::{
     time::Duration,
 };
 
-/// Starts this program's executable again with the arguments and the environment of its start, one more variable, and one
-/// descriptor under its own number.
+/// Starts this program's executable again with the arguments and the environment of its start, one
+/// more variable, and one descriptor under its own number.
 ///
-/// No signal is blocked in the copy except those that ask a process to end, which wait until it has set its handlers. What
-/// this process ignores, the copy ignores, too.
+/// No signal is blocked in the copy except those that ask a process to end, which wait until it has
+/// set its handlers. What this process ignores, the copy ignores, too.
 ///
 /// The program is `/proc/self/exe`: the file that runs, even if another has taken its name since. posix_spawn does not copy
 /// the parent's page tables, so that the start costs the same from a large parent.
@@ -79,7 +79,8 @@ pub(crate) fn abandon(pid: u32, name: &str, value: &OsStr) {
     // Opened first: what /proc shows then is the process of this pidfd, unless that one has ended and nothing can hit it.
     let Ok(pidfd) = PidFd::open(pid) else { return };
     if was_started_with(pid, name, value) {
-        // One that cannot be killed ends by itself: it finds that nobody holds the other end of its socket.
+        // One that cannot be killed ends by itself: it finds that nobody holds the other end of its
+        // socket.
         let _ = pidfd.send(signal::KILL);
     }
     pidfd.wait_and_reap();
@@ -195,8 +196,8 @@ pub(crate) fn set_name(name: &str) {
     }
 }
 
-/// Ends this process at once: no destructor, no exit handler, nothing flushed. Names of shared memory that it has made go, and
-/// its coverage is written.
+/// Ends this process at once: no destructor, no exit handler, nothing flushed. Names of shared
+/// memory that it has made go, and its coverage is written.
 pub(crate) fn exit_now(code: i32) -> ! {
     named::remove_own();
     coverage::write();
@@ -261,15 +262,16 @@ pub(crate) fn reap(pid: u32) {
     let _ = retry(|| nix::sys::wait::waitpid(Pid::from_raw(pid.cast_signed()), None));
 }
 
-/// Whether this process has a child of this number, which cannot become another's before it is reaped.
+/// Whether this process has a child of this number, which cannot become another's before it is
+/// reaped.
 pub(crate) fn is_child(pid: u32) -> bool {
     use nix::sys::wait::{Id, WaitPidFlag, waitid};
     let flags = WaitPidFlag::WEXITED | WaitPidFlag::WNOHANG | WaitPidFlag::WNOWAIT;
     retry(|| waitid(Id::Pid(Pid::from_raw(pid.cast_signed())), flags)).is_ok()
 }
 
-/// Returns the living and dead children of this process, which must have one thread, or `None` if `interrupted` says on the way
-/// that there is something else to do.
+/// Returns the living and dead children of this process, which must have one thread, or `None` if
+/// `interrupted` says on the way that there is something else to do.
 pub(crate) fn children(interrupted: impl FnMut() -> bool) -> io::Result<Option<Vec<u32>>> {
     // It is exact, as nobody takes a child away meanwhile: this thread alone reaps. Not every kernel has it.
     let numbers = match std::fs::read_to_string("/proc/thread-self/children") {
@@ -359,7 +361,8 @@ impl PidFd {
 
     /// Sends a signal; nothing happens to a process that has ended.
     ///
-    /// Fails if this process has become another user since it started the other, or where a sandbox refuses the system call.
+    /// Fails if this process has become another user since it started the other, or where a sandbox
+    /// refuses the system call.
     pub(crate) fn send(&self, signal: libc::c_int) -> io::Result<()> {
         let fd = self.0.as_raw_fd();
         let info = std::ptr::null::<libc::siginfo_t>();
@@ -378,7 +381,8 @@ impl PidFd {
         retry(|| waitid(Id::PIDFd(self.0.as_fd()), flags)).is_ok()
     }
 
-    /// Ends a child of this process, and takes its status. Fails, and leaves it alone, if it cannot be killed.
+    /// Ends a child of this process, and takes its status. Fails, and leaves it alone, if it cannot
+    /// be killed.
     pub(crate) fn kill_and_reap(&self) -> io::Result<()> {
         self.send(signal::KILL)?;
         self.wait_and_reap();

@@ -1,7 +1,9 @@
-//! The profile of a program that was built with `-C instrument-coverage`: written where no exit handler runs.
+//! The profile of a program that was built with `-C instrument-coverage`: written where no exit
+//! handler runs.
 //!
-//! LLVM's runtime is part of such a program and of no other, so its functions are named weakly: their addresses are 0
-//! where they are not linked in. They are hidden symbols, which `dlsym` does not find.
+//! LLVM's runtime is part of such a program and of no other, so its functions are named weakly:
+//! their addresses are 0 where they are not linked in. They are hidden symbols, which `dlsym` does
+//! not find.
 
 use std::{
     ffi::{CStr, c_char, c_int},
@@ -11,13 +13,15 @@ use std::{
 /// The pattern that rustc compiles in, for a program whose environment names none.
 const DEFAULT_NAME: &CStr = c"default_%m_%p.profraw";
 
-/// Loads the address of a symbol that may not exist: 0 then, and on architectures for which this is not written.
+/// Loads the address of a symbol that may not exist: 0 then, and on architectures for which this is
+/// not written.
 macro_rules! weak_address {
     ($name:literal) => {{
         #[cfg(target_arch = "x86_64")]
         let address = {
             let address: usize;
-            // SAFETY: it loads a word that the linker has put into the table of addresses, and changes nothing else.
+            // SAFETY: it loads a word that the linker has put into the table of addresses, and
+            // changes nothing else.
             unsafe {
                 std::arch::asm!(
                     concat!(".weak ", $name),
@@ -60,8 +64,8 @@ pub(crate) fn write() {
     }
 }
 
-/// Begins a profile of its own in a process that was just forked. The runtime has put its parent's id into the name of the
-/// file, and what the parent has run is in that one's.
+/// Begins a profile of its own in a process that was just forked. The runtime has put its parent's
+/// id into the name of the file, and what the parent has run is in that one's.
 pub(crate) fn begin_in_child() {
     let set_name = weak_address!("__llvm_profile_set_filename");
     let reset = weak_address!("__llvm_profile_reset_counters");
@@ -80,7 +84,8 @@ pub(crate) fn begin_in_child() {
 
 /// Returns the pattern of the file's name.
 fn name() -> &'static CStr {
-    // SAFETY: the process was just forked by a thread that is alone in it, so nobody changes the environment.
+    // SAFETY: the process was just forked by a thread that is alone in it, so nobody changes the
+    // environment.
     let name = unsafe { libc::getenv(c"LLVM_PROFILE_FILE".as_ptr()) }.cast_const();
     if name.is_null() {
         return DEFAULT_NAME;

@@ -1,7 +1,8 @@
 //! Processes in /proc, which may be mounted for another pid namespace than this process's.
 //!
-//! There a process has another number than here: `unshare --pid --fork` without `--mount-proc` leaves it so. /proc of an
-//! outer namespace is translated; in that of an unrelated one, no process is found.
+//! There a process has another number than here: `unshare --pid --fork` without `--mount-proc`
+//! leaves it so. /proc of an outer namespace is translated; in that of an unrelated one, no process
+//! is found.
 
 use super::child::PidFd;
 use std::{
@@ -32,7 +33,8 @@ pub(crate) fn folder_of(pid: u32) -> io::Result<PathBuf> {
     Ok(PathBuf::from(format!("/proc/{number}")))
 }
 
-/// Returns the number in /proc of the process behind a descriptor, or `None` if it has ended or is not shown there.
+/// Returns the number in /proc of the process behind a descriptor, or `None` if it has ended or is
+/// not shown there.
 fn number_in_proc(process: &PidFd) -> Option<u32> {
     let number = process.as_fd().as_raw_fd();
     let info = fs::read_to_string(format!("/proc/self/fdinfo/{number}")).ok()?;

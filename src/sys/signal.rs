@@ -17,7 +17,8 @@ pub(crate) const TERMINATE: i32 = Signal::SIGTERM as i32;
 /// The number of SIGKILL.
 pub(crate) const KILL: i32 = Signal::SIGKILL as i32;
 
-/// Signals that ask a process to end, and that reach every process of a terminal, a group or a service.
+/// Signals that ask a process to end, and that reach every process of a terminal, a group or a
+/// service.
 ///
 /// The crate's own processes leave the answer to their owner: they end when it does.
 const ENDING: [Signal; 3] = [Signal::SIGINT, Signal::SIGTERM, Signal::SIGHUP];
@@ -25,11 +26,12 @@ const ENDING: [Signal; 3] = [Signal::SIGINT, Signal::SIGTERM, Signal::SIGHUP];
 /// Signals that suspend a process with the others of its terminal.
 const SUSPENDING: [Signal; 3] = [Signal::SIGTSTP, Signal::SIGTTIN, Signal::SIGTTOU];
 
-/// Signals that are not inherited as ignored: SIGCHLD reports how children end, SIGTERM is how this crate ends a process, and
-/// SIGPIPE is ignored in any case, as in every Rust program.
+/// Signals that are not inherited as ignored: SIGCHLD reports how children end, SIGTERM is how this
+/// crate ends a process, and SIGPIPE is ignored in any case, as in every Rust program.
 const NEVER_IGNORED: [Signal; 3] = [Signal::SIGCHLD, Signal::SIGTERM, Signal::SIGPIPE];
 
-/// The signals that a process ignores: the processes that it starts ignore them, too, under `nohup` say.
+/// The signals that a process ignores: the processes that it starts ignore them, too, under `nohup`
+/// say.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Ignored(u64);
 
@@ -53,7 +55,8 @@ impl Ignored {
         Self(bits)
     }
 
-    /// Makes this process ignore `others` instead of these. It must handle no signal, and may have been forked just now.
+    /// Makes this process ignore `others` instead of these. It must handle no signal, and may have
+    /// been forked just now.
     pub(crate) fn replace_with(self, others: Self) {
         let changed = self.0 ^ others.0;
         for signal in all().filter(|it| changed & bit(*it) != 0) {
@@ -67,7 +70,8 @@ impl Ignored {
         } else {
             libc::SIG_DFL
         };
-        // SAFETY: it fails for SIGKILL and SIGSTOP, and changes nothing then; neither action runs code of this process.
+        // SAFETY: it fails for SIGKILL and SIGSTOP, and changes nothing then; neither action runs
+        // code of this process.
         unsafe { libc::signal(signal, action) };
     }
 
@@ -101,7 +105,8 @@ pub(crate) fn reset(ignored: Ignored) {
     Ignored(bit(libc::SIGPIPE)).apply(libc::SIGPIPE);
 }
 
-/// Blocks every signal that could end this process, except SIGKILL and its own faults, which the kernel does not let it block.
+/// Blocks every signal that could end this process, except SIGKILL and its own faults, which the
+/// kernel does not let it block.
 ///
 /// Only for the fork server: its children unblock.
 pub(crate) fn block_what_comes_from_outside() -> io::Result<()> {
@@ -110,8 +115,8 @@ pub(crate) fn block_what_comes_from_outside() -> io::Result<()> {
     Ok(sigprocmask(SigmaskHow::SIG_SETMASK, Some(&mask), None)?)
 }
 
-/// Returns the signals that ask a process to end. A new process starts with them blocked, so that none is lost before its
-/// handler is set.
+/// Returns the signals that ask a process to end. A new process starts with them blocked, so that
+/// none is lost before its handler is set.
 pub(crate) fn ending() -> SigSet {
     ENDING.into_iter().collect()
 }
@@ -123,12 +128,14 @@ pub(crate) fn block_only_ending() -> io::Result<()> {
 
 extern "C" fn nothing(_signal: libc::c_int) {}
 
-/// The word that the owner sets before it sends a SIGTERM that ends this process; null if there is none.
+/// The word that the owner sets before it sends a SIGTERM that ends this process; null if there is
+/// none.
 ///
 /// Written once, by this process, before the handler is set.
 static TOLD_TO_END: AtomicPtr<AtomicU32> = AtomicPtr::new(std::ptr::null_mut());
 
-/// The process that has set `end_if_meant`; another number in a copy of it, which ends as by default.
+/// The process that has set `end_if_meant`; another number in a copy of it, which ends as by
+/// default.
 static SET_BY: AtomicU32 = AtomicU32::new(0);
 
 /// Ends this process by the signal if the word says so, or if the process has sent it to itself.
@@ -146,8 +153,8 @@ extern "C" fn end_if_meant(
     // A handler that a task has set may call this one, the one before it: the task's decides.
     let is_own = action_of(signal) == Some(end_if_meant as Handler as usize);
     if is_meant && is_own {
-        // SAFETY: the default action runs no code of this process; both calls may be made by a handler. The signal is blocked
-        // until this returns, and ends the process then.
+        // SAFETY: the default action runs no code of this process; both calls may be made by a
+        // handler. The signal is blocked until this returns, and ends the process then.
         unsafe { libc::signal(signal, libc::SIG_DFL) };
         // SAFETY: as above.
         unsafe { libc::kill(own.cast_signed(), signal) };
@@ -174,10 +181,12 @@ fn sender_of(info: *mut libc::siginfo_t) -> Option<u32> {
     is_sent.then(|| unsafe { info.si_pid() }.cast_unsigned())
 }
 
-/// Lets SIGINT, SIGTERM and SIGHUP from outside pass, as the owner ends this process, and unblocks every signal.
+/// Lets SIGINT, SIGTERM and SIGHUP from outside pass, as the owner ends this process, and unblocks
+/// every signal.
 ///
-/// SIGTERM and SIGHUP end it if `told` is not 0, or if this process has sent them. What is ignored stays ignored.
-/// These are handlers, not `SIG_IGN`: a program that this process starts gets the default back by `exec`.
+/// SIGTERM and SIGHUP end it if `told` is not 0, or if this process has sent them. What is ignored
+/// stays ignored. These are handlers, not `SIG_IGN`: a program that this process starts gets the
+/// default back by `exec`.
 pub(crate) fn leave_the_end_to_the_owner(told: Option<&'static AtomicU32>) -> io::Result<()> {
     let told = told.map_or(std::ptr::null_mut(), |it| std::ptr::from_ref(it).cast_mut());
     SET_BY.store(std::process::id(), Ordering::Relaxed);
@@ -197,7 +206,8 @@ pub(crate) fn leave_the_end_to_the_owner(told: Option<&'static AtomicU32>) -> io
     unblock_all()
 }
 
-/// Whether writing to a pipe that nobody reads ends this process: a program that is not Rust's, or has asked for that.
+/// Whether writing to a pipe that nobody reads ends this process: a program that is not Rust's, or
+/// has asked for that.
 pub(crate) fn broken_pipe_kills() -> bool {
     action_of(libc::SIGPIPE) == Some(libc::SIG_DFL)
 }

@@ -20,7 +20,8 @@ pub(crate) const PROGRAMS: &[(&str, fn())] = &[
 /// Names the start method of a program's pool.
 const METHOD: &str = "PROCPOOL_TEST_METHOD";
 
-/// Builds a pool by the method that the program was started for; `Fork` is allowed in a process with one thread.
+/// Builds a pool by the method that the program was started for; `Fork` is allowed in a process
+/// with one thread.
 fn with_a_pool(body: fn(String)) {
     let method = env::var(METHOD).expect("a start method");
     if method == "Fork" {

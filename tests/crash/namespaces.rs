@@ -1,4 +1,5 @@
-//! Programs in a pid namespace of their own that see /proc of another, as `unshare --pid --fork` starts them.
+//! Programs in a pid namespace of their own that see /proc of another, as `unshare --pid --fork`
+//! starts them.
 
 #![expect(unsafe_code, reason = "a descriptor of a process, and its numbers")]
 

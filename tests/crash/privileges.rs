@@ -1,4 +1,5 @@
-//! Programs that may not signal their workers any more: they have become another user, or are in a sandbox.
+//! Programs that may not signal their workers any more: they have become another user, or are in a
+//! sandbox.
 
 #![expect(unsafe_code, reason = "a filter of system calls")]
 
@@ -37,7 +38,8 @@ fn method_of(name: &str) -> StartMethod {
         .expect("a start method")
 }
 
-/// Runs a program's body by the method that it was started for: `Fork` in a process with one thread.
+/// Runs a program's body by the method that it was started for: `Fork` in a process with one
+/// thread.
 fn by_its_method(body: fn(String)) {
     let method = env::var(METHOD).expect("a start method");
     if method == "Fork" {
@@ -122,7 +124,8 @@ impl Household {
         assert_eq!(pool.map(square, 0..100).expect("a pool").len(), 100);
     }
 
-    /// Checks that a process ends by a signal where its parent is another that may send it, and that `terminate` fails elsewhere.
+    /// Checks that a process ends by a signal where its parent is another that may send it, and
+    /// that `terminate` fails elsewhere.
     fn check_process(&self, has_a_server_that_may: bool) {
         if has_a_server_that_may && self.method != StartMethod::Fork {
             self.process.terminate().expect("the server may");

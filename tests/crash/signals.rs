@@ -1,4 +1,5 @@
-//! Signals from outside that are not the pool's: to a process group, as a terminal, `timeout` and systemd send them.
+//! Signals from outside that are not the pool's: to a process group, as a terminal, `timeout` and
+//! systemd send them.
 
 #![expect(unsafe_code, reason = "host programs that set signal handlers")]
 
@@ -44,7 +45,8 @@ fn handle(signal: Signal, handler: SigHandler) {
     unsafe { sigaction(signal, &action) }.expect("a signal that can be handled");
 }
 
-/// Runs a program's body by the method that it was started for: `Fork` in a process with one thread.
+/// Runs a program's body by the method that it was started for: `Fork` in a process with one
+/// thread.
 fn by_its_method(body: fn(String)) {
     let method = env::var(METHOD).expect("a start method");
     if method == "Fork" {
@@ -196,7 +198,8 @@ fn ignore_signals() {
         let process = Process::builder(own, ()).start_method(method_of(&method));
         let seen = process.start().and_then(Process::result);
         assert_eq!(seen.expect("a process"), wanted);
-        // The next server inherits them; a worker that comes later ignores what the program does by then.
+        // The next server inherits them; a worker that comes later ignores what the program does by
+        // then.
         handle(Signal::SIGUSR1, SigHandler::SigDfl);
         failure(pool.apply(|()| -> () { std::process::abort() }, ()));
         let seen = pool.apply(own, ()).expect("a task");

@@ -119,8 +119,8 @@ impl Workspace {
         command
     }
 
-    /// Builds a package so that each process of its program leaves a profile; the program. What is run to build it leaves its own
-    /// in the workspace.
+    /// Builds a package so that each process of its program leaves a profile; the program. What is
+    /// run to build it leaves its own in the workspace.
     fn build_covered(&self, package: &str) -> PathBuf {
         let target = target().join("covered");
         let arguments = ["build", "--package", package];

@@ -67,7 +67,8 @@ pub(super) struct State {
     /// How many workers the pool is to keep.
     target: usize,
     stay: Stay,
-    /// Whether something came up that only the background thread does: it fills slots, and asks others to send signals.
+    /// Whether something came up that only the background thread does: it fills slots, and asks
+    /// others to send signals.
     pub(super) wants_start: bool,
     /// Items queued or in flight.
     pub(super) outstanding: u64,

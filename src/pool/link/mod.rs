@@ -430,7 +430,8 @@ impl Link {
         self.verdict = Some(verdict);
     }
 
-    /// Sends SIGTERM, which the worker knows for the pool's: one that comes from outside does not end it.
+    /// Sends SIGTERM, which the worker knows for the pool's: one that comes from outside does not
+    /// end it.
     pub(super) fn terminate(&mut self) {
         self.page.tell_to_end();
         self.send(signal::TERMINATE);

@@ -86,7 +86,8 @@ pub(crate) fn start(start: &Start<'_>, directory: BorrowedFd<'_>) -> Result<Chil
     started.map_err(Refusal::into_error)
 }
 
-/// Sends a signal to a child of the fork server through the server, for an owner that may not send it itself.
+/// Sends a signal to a child of the fork server through the server, for an owner that may not send
+/// it itself.
 pub(crate) fn signal(pid: u32, pidfd: &PidFd, signal: i32) -> io::Result<()> {
     match OWN.get().server.lock().as_mut() {
         Some(running) => running.signal(pid, pidfd, signal),
@@ -311,7 +312,8 @@ impl ForkServer {
             if reply.number == self.asked {
                 return Ok((reply, pidfd));
             }
-            // It was given up before this came: nobody wants its child, which ends by itself if it cannot be killed.
+            // It was given up before this came: nobody wants its child, which ends by itself if it
+            // cannot be killed.
             pidfd.inspect(|it| drop(it.send(signal::KILL)));
         }
     }

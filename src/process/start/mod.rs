@@ -112,8 +112,8 @@ impl Request {
     }
 }
 
-/// A signal that the fork server is to send to a child, whose pidfd travels beside it: the server is its parent, and may where
-/// its owner may not.
+/// A signal that the fork server is to send to a child, whose pidfd travels beside it: the server
+/// is its parent, and may where its owner may not.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct SignalRequest {
     /// As a [`Request`]'s.

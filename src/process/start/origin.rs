@@ -60,8 +60,8 @@ impl Origin {
         }
     }
 
-    /// Sends a signal to a worker, for an owner that may not send it itself. Blocks until the process that has forked the worker
-    /// has sent it, or has failed to.
+    /// Sends a signal to a worker, for an owner that may not send it itself. Blocks until the
+    /// process that has forked the worker has sent it, or has failed to.
     pub(crate) fn signal(&self, pid: u32, pidfd: &PidFd, signal: i32) -> io::Result<()> {
         match &self.method {
             Method::ForkServer | Method::Spawn => forkserver::signal(pid, pidfd, signal),

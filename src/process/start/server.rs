@@ -1,14 +1,16 @@
 //! The fork server, seen from inside: a copy of the program with one thread, which forks and reaps for its owner.
 //!
-//! It does four things, in one loop without a lock or a timer: it forks when the owner asks, it signals a child that the owner
-//! may not signal itself, it writes down how children ended, and it ends itself and all of them when the owner is gone. Deaths, and what follows:
+//! It does four things, in one loop without a lock or a timer: it forks when the owner asks, it
+//! signals a child that the owner may not signal itself, it writes down how children ended, and it
+//! ends itself and all of them when the owner is gone. Deaths, and what follows:
 //!
 //! - *The owner* (or its socket): the pidfd or the socket becomes readable; every daemon is killed and reaped, then what they
 //!   leave behind, then the server ends; a child that is no daemon runs on. A copy of the owner that holds the socket open does not matter: the pidfd tells.
 //! - *A child*: its status goes to its pipe or socket, and its own children, which become the server's, are killed. Among them may be
 //!   the fork server of a nested pool, whose children follow in the next round.
-//! - *The server*: no signal ends it but SIGKILL, and its own faults. The kernel kills its children (PDEATHSIG; the server has one thread, so the signal that follows the
-//!   thread follows the process). The owner sees the end of the socket and starts another server.
+//! - *The server*: no signal ends it but SIGKILL, and its own faults. The kernel kills its children
+//!   (PDEATHSIG; the server has one thread, so the signal that follows the thread follows the
+//!   process). The owner sees the end of the socket and starts another server.
 
 use crate::process::{
     entry,
@@ -275,7 +277,8 @@ impl Server {
         if !is_known || !pidfd.is_child() {
             return Err(io::Error::from_raw_os_error(ECHILD));
         }
-        // Where a sandbox refuses pidfds, by its number: that is its own before this process reaps it.
+        // Where a sandbox refuses pidfds, by its number: that is its own before this process reaps
+        // it.
         pidfd
             .send(request.signal)
             .or_else(|_| child::signal_child(request.pid, request.signal))
@@ -349,7 +352,8 @@ impl Server {
         let mut children = child::children(interrupted).unwrap_or(Some(Vec::new()))?;
         children.retain(|pid| {
             let is_known = self.children.iter().any(|it| it.pid == *pid);
-            // What /proc says is not believed without the kernel's word for it: nothing but a child is killed.
+            // What /proc says is not believed without the kernel's word for it: nothing but a child
+            // is killed.
             !is_known && child::is_child(*pid) && !child::runs_on(*pid)
         });
         Some(children)
