@@ -44,7 +44,7 @@ pub struct PoolStats {
     pub wait_times: Histogram,
     /// How long these tasks ran.
     ///
-    /// Items of a map that take less than a microsecond are measured in groups of at most 16, and count with the mean of their
+    /// Items of a map that take less than a microsecond are measured in groups of at most 64, and count with the mean of their
     /// group. An item that takes far longer than the others of its group counts with its own time.
     pub run_times: Histogram,
     /// Workers that were started in the place of others.

@@ -1,12 +1,24 @@
 //! When a worker reads the clock between items: after each, or after several if they are tiny.
 
+use crate::sys::clock;
 use std::mem;
 
-/// Nanoseconds; a look at the clock takes a good part of a shorter item.
+/// Nanoseconds; a shorter item is tiny.
 const TINY: u64 = 1_000;
 
+/// So many looks at the clock take as long as an item that is just not tiny, where that is more: under a tool that counts
+/// instructions, or without the vDSO.
+const LOOKS: u64 = 40;
+
+/// Returns the nanoseconds below which an item is tiny in this process.
+pub(super) fn tiny() -> u64 {
+    let look = || clock::now().abs_diff(clock::now());
+    let fastest = (0..4).map(|_| look()).min().unwrap_or_default();
+    TINY.max(fastest * LOOKS)
+}
+
 /// Tiny items between two looks at most.
-const MOST: u32 = 16;
+const MOST: u32 = 64;
 
 /// Measures the items of one frame.
 #[derive(Debug)]
@@ -18,6 +30,8 @@ pub(super) struct Stopwatch {
     left: u32,
     /// Nanoseconds an item took as measured last, one that stands out aside.
     usual: u64,
+    /// Nanoseconds; a shorter item is tiny.
+    tiny: u64,
 }
 
 /// What the items between two looks at the clock took.
@@ -33,13 +47,14 @@ pub(super) struct Lap {
 }
 
 impl Stopwatch {
-    /// Starts before the first item.
-    pub(super) fn new(now: u64) -> Self {
+    /// Starts before the first item; shorter ones than `tiny` are measured in groups.
+    pub(super) fn new(now: u64, tiny: u64) -> Self {
         Self {
             last: now,
             every: 1,
             left: 1,
             usual: 0,
+            tiny,
         }
     }
 
@@ -68,7 +83,7 @@ impl Stopwatch {
             items => self.lap_of_several(nanos, items),
         };
         self.every = match lap.long {
-            None if lap.each < TINY => (self.every * 4).min(MOST),
+            None if lap.each < self.tiny => (self.every * 4).min(MOST),
             _ => 1,
         };
         (self.left, self.usual) = (self.every, lap.each);
@@ -78,7 +93,7 @@ impl Stopwatch {
     /// Tells one long item from the others, where together they took far more than is usual.
     fn lap_of_several(&self, nanos: u64, items: u32) -> Lap {
         let usual = self.usual * u64::from(items);
-        if nanos <= 2 * usual + TINY {
+        if nanos <= 2 * usual + self.tiny {
             return Lap::of(nanos, items, nanos / u64::from(items));
         }
         let long = Some(nanos - usual + self.usual);
@@ -107,7 +122,7 @@ mod tests {
     /// The laps of items that take so long.
     fn laps(items: impl IntoIterator<Item = u64>) -> Vec<Lap> {
         let mut now = 1_000_000;
-        let (mut watch, mut laps) = (Stopwatch::new(now), Vec::new());
+        let (mut watch, mut laps) = (Stopwatch::new(now, TINY), Vec::new());
         for nanos in items {
             now += nanos;
             if watch.count() {
@@ -130,23 +145,23 @@ mod tests {
 
     #[test]
     fn tiny_items_are_measured_in_groups() {
-        let laps = laps([100; 1 + 4 + 16 + 16 + 3]);
+        let laps = laps([100; 1 + 4 + 16 + 64 + 64 + 3]);
         let items: Vec<u32> = laps.iter().map(|it| it.items).collect();
-        assert_eq!(items, [1, 4, 16, 16, 3]);
+        assert_eq!(items, [1, 4, 16, 64, 64, 3]);
         assert!(laps.iter().all(|it| it.each == 100 && it.long.is_none()));
     }
 
     #[test]
     fn one_that_stands_out_among_tiny_items_has_its_own_time() {
-        for at in 0..100 {
-            let laps = laps((0..100).map(|it| if it == at { 50_000 } else { 100 }));
+        for at in 0..300 {
+            let laps = laps((0..300).map(|it| if it == at { 50_000 } else { 100 }));
             let longest = laps.iter().map(|it| it.long.unwrap_or(it.each)).max();
             assert_eq!(longest, Some(50_000));
             let all: u32 = laps
                 .iter()
                 .map(|it| it.items + u32::from(it.long.is_some()))
                 .sum();
-            assert_eq!(all, 100);
+            assert_eq!(all, 300);
         }
     }
 }

@@ -2,7 +2,7 @@
 
 use crate::pool::{
     page::{Bell, Page, RecordHead, Tag, barrier_behind_start, full_barrier},
-    stopwatch::Stopwatch,
+    stopwatch::{self, Stopwatch},
 };
 use crate::process::{fault::Fault, start::ExitRecord};
 use crate::sys::{clock, pipe};
@@ -30,6 +30,8 @@ pub(super) struct Replies {
     last_bell: Cell<u64>,
     /// When the clock was read last: between items that are not tiny, and between several that are.
     now: Cell<u64>,
+    /// Nanoseconds; the clock is read after each item that is not shorter.
+    tiny: u64,
 }
 
 impl Replies {
@@ -42,6 +44,7 @@ impl Replies {
             unrung: Cell::new(false),
             last_bell: Cell::new(now),
             now: Cell::new(now),
+            tiny: stopwatch::tiny(),
         }
     }
 
@@ -100,7 +103,7 @@ impl Replies {
         let now = clock::now();
         self.now.set(now);
         self.page.note_start(item, now);
-        Stopwatch::new(now)
+        Stopwatch::new(now, self.tiny)
     }
 
     /// Reads the clock after some items, and notes how long they ran; `waited` is the bucket of the time that they waited.
