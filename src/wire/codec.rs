@@ -13,6 +13,7 @@ use bincode::{
     error::EncodeError,
 };
 use serde::Serialize;
+use std::any::type_name;
 
 const CONFIG: Configuration<LittleEndian, Fixint> =
     bincode::config::standard().with_fixed_int_encoding();
@@ -107,7 +108,8 @@ pub(crate) fn decode<T: Wire>(input: &mut impl Input) -> Result<T, Reason> {
     if is_bytes::<T>() {
         return input.take_all().map(from_bytes).ok_or_else(out_of_memory);
     }
-    let value = T::deserialize(&mut Decoder::new(input)).map_err(|it| it.to_string())?;
+    let value =
+        T::deserialize(&mut Decoder::new(input, type_name::<T>())).map_err(|it| it.to_string())?;
     match input.left() {
         0 => Ok(value),
         left => Err(format!(

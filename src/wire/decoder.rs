@@ -3,12 +3,13 @@
 //! bincode's own decoder takes memory for as many bytes as a length claims, up to a limit that is part of its type, and
 //! knows no limit for items that take up no bytes. Here what is there is the limit: a length that is a lie costs nothing.
 
+use super::attribute::{self, Asks};
 use super::codec::Input;
 use super::depth::{TooDeep, max_depth};
 use serde::{
     Deserializer,
     de::{
-        DeserializeSeed, EnumAccess, Error as _, IntoDeserializer, MapAccess, SeqAccess,
+        DeserializeSeed, EnumAccess, Error as _, Expected, IntoDeserializer, MapAccess, SeqAccess,
         VariantAccess, Visitor,
     },
 };
@@ -24,6 +25,8 @@ pub(super) struct Decoder<'a, I> {
     items: usize,
     /// Levels that were entered and not left.
     depth: usize,
+    /// The name of the type that is decoded.
+    whole: &'static str,
 }
 
 /// Why there is no value.
@@ -34,10 +37,11 @@ type Result<T> = std::result::Result<T, Fault>;
 
 impl<'a, I: Input> Decoder<'a, I> {
     #[inline]
-    pub(super) fn new(input: &'a mut I) -> Self {
+    pub(super) fn new(input: &'a mut I, whole: &'static str) -> Self {
         Self {
             items: input.left().saturating_add(MOST_EMPTY),
             depth: 0,
+            whole,
             input,
         }
     }
@@ -138,7 +142,8 @@ impl<'a, I: Input> Decoder<'a, I> {
 #[cold]
 fn too_short() -> Fault {
     Fault::custom(
-        "there are fewer bytes than the value claims: does serde skip fields (`skip_serializing_if`), or look at the data first (`flatten`, `untagged`)?",
+        "there are fewer bytes than the value claims: does serde read a field that it does not \
+         write (`skip_serializing`)?",
     )
 }
 
@@ -148,8 +153,8 @@ fn too_deep() -> Fault {
 }
 
 #[cold]
-fn unknown<T>() -> Result<T> {
-    Err(Fault::custom("the encoding does not describe itself"))
+fn undescribed<T>(asks: &Asks, expected: &dyn Expected, whole: &str) -> Result<T> {
+    Err(Fault::custom(attribute::undescribed(asks, expected, whole)))
 }
 
 macro_rules! numbers {
@@ -297,16 +302,16 @@ impl<'de, I: Input> Deserializer<'de> for &mut Decoder<'_, I> {
         value
     }
 
-    fn deserialize_any<V: Visitor<'de>>(self, _: V) -> Result<V::Value> {
-        unknown()
+    fn deserialize_any<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value> {
+        undescribed(&Asks::Value, &visitor, self.whole)
     }
 
-    fn deserialize_identifier<V: Visitor<'de>>(self, _: V) -> Result<V::Value> {
-        unknown()
+    fn deserialize_identifier<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value> {
+        undescribed(&Asks::Name, &visitor, self.whole)
     }
 
-    fn deserialize_ignored_any<V: Visitor<'de>>(self, _: V) -> Result<V::Value> {
-        unknown()
+    fn deserialize_ignored_any<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value> {
+        undescribed(&Asks::Value, &visitor, self.whole)
     }
 
     fn is_human_readable(&self) -> bool {

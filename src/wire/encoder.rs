@@ -1,5 +1,6 @@
 //! A serde serializer that counts levels on the way to another one, which writes the value.
 
+use super::attribute;
 use super::depth::{TooDeep, max_depth};
 use serde::ser::{
     Error, Serialize, SerializeMap, SerializeSeq, SerializeStruct, SerializeStructVariant,
@@ -60,6 +61,22 @@ macro_rules! compounds {
     )*};
 }
 
+macro_rules! structs {
+    ($($serialize:ident $compound:ident ($($argument:ident: $type:ty),*);)*) => {$(
+        #[inline]
+        fn $serialize(
+            self,
+            name: &'static str,
+            $($argument: $type,)*
+            len: usize,
+        ) -> Result<Fields<S::$compound>, S::Error> {
+            let depth = self.deeper()?;
+            let inner = self.inner.$serialize(name, $($argument,)* len)?;
+            Ok(Fields { items: Items { inner, depth }, name })
+        }
+    )*};
+}
+
 impl<S: Serializer> Serializer for Encoder<S> {
     type Ok = S::Ok;
     type Error = S::Error;
@@ -68,8 +85,8 @@ impl<S: Serializer> Serializer for Encoder<S> {
     type SerializeTupleStruct = Items<S::SerializeTupleStruct>;
     type SerializeTupleVariant = Items<S::SerializeTupleVariant>;
     type SerializeMap = Items<S::SerializeMap>;
-    type SerializeStruct = Items<S::SerializeStruct>;
-    type SerializeStructVariant = Items<S::SerializeStructVariant>;
+    type SerializeStruct = Fields<S::SerializeStruct>;
+    type SerializeStructVariant = Fields<S::SerializeStructVariant>;
 
     scalars! {
         serialize_bool bool;
@@ -97,10 +114,19 @@ impl<S: Serializer> Serializer for Encoder<S> {
         serialize_tuple_struct SerializeTupleStruct (name: &'static str, len: usize);
         serialize_tuple_variant SerializeTupleVariant
             (name: &'static str, index: u32, variant: &'static str, len: usize);
-        serialize_map SerializeMap (len: Option<usize>);
-        serialize_struct SerializeStruct (name: &'static str, len: usize);
-        serialize_struct_variant SerializeStructVariant
-            (name: &'static str, index: u32, variant: &'static str, len: usize);
+    }
+
+    structs! {
+        serialize_struct SerializeStruct ();
+        serialize_struct_variant SerializeStructVariant (index: u32, variant: &'static str);
+    }
+
+    fn serialize_map(self, len: Option<usize>) -> Result<Items<S::SerializeMap>, S::Error> {
+        let depth = self.deeper()?;
+        // serde's derive writes a struct so that has a field with `flatten`.
+        let len = len.ok_or_else(|| S::Error::custom(attribute::FLATTEN))?;
+        let inner = self.inner.serialize_map(Some(len))?;
+        Ok(Items { inner, depth })
     }
 
     #[inline]
@@ -170,20 +196,22 @@ struct Items<C> {
     depth: usize,
 }
 
+/// The fields of a struct, or of an enum's variant, by that name.
+struct Fields<C> {
+    items: Items<C>,
+    name: &'static str,
+}
+
 macro_rules! items {
-    ($($compound:ident $serialize:ident ($($key:ident)?);)*) => {$(
+    ($($compound:ident $serialize:ident;)*) => {$(
         impl<C: $compound> $compound for Items<C> {
             type Ok = C::Ok;
             type Error = C::Error;
 
             #[inline]
-            fn $serialize<T: Serialize + ?Sized>(
-                &mut self,
-                $($key: &'static str,)?
-                value: &T,
-            ) -> Result<(), C::Error> {
+            fn $serialize<T: Serialize + ?Sized>(&mut self, value: &T) -> Result<(), C::Error> {
                 let depth = self.depth;
-                self.inner.$serialize($($key,)? &Limited { value, depth })
+                self.inner.$serialize(&Limited { value, depth })
             }
 
             #[inline]
@@ -195,12 +223,44 @@ macro_rules! items {
 }
 
 items! {
-    SerializeSeq serialize_element ();
-    SerializeTuple serialize_element ();
-    SerializeTupleStruct serialize_field ();
-    SerializeTupleVariant serialize_field ();
-    SerializeStruct serialize_field (key);
-    SerializeStructVariant serialize_field (key);
+    SerializeSeq serialize_element;
+    SerializeTuple serialize_element;
+    SerializeTupleStruct serialize_field;
+    SerializeTupleVariant serialize_field;
+}
+
+macro_rules! fields {
+    ($($compound:ident)*) => {$(
+        impl<C: $compound> $compound for Fields<C> {
+            type Ok = C::Ok;
+            type Error = C::Error;
+
+            #[inline]
+            fn serialize_field<T: Serialize + ?Sized>(
+                &mut self,
+                key: &'static str,
+                value: &T,
+            ) -> Result<(), C::Error> {
+                let Items { inner, depth } = &mut self.items;
+                let depth = *depth;
+                inner.serialize_field(key, &Limited { value, depth })
+            }
+
+            fn skip_field(&mut self, key: &'static str) -> Result<(), C::Error> {
+                Err(C::Error::custom(attribute::skipped(self.name, key)))
+            }
+
+            #[inline]
+            fn end(self) -> Result<C::Ok, C::Error> {
+                self.items.inner.end()
+            }
+        }
+    )*};
+}
+
+fields! {
+    SerializeStruct
+    SerializeStructVariant
 }
 
 impl<C: SerializeMap> SerializeMap for Items<C> {

@@ -4,6 +4,7 @@
 //!
 //! Invariant: knows neither where the bytes lie nor who reads them.
 
+mod attribute;
 pub(crate) mod codec;
 mod decoder;
 pub(crate) mod depth;
@@ -15,9 +16,10 @@ use serde::{Serialize, de::DeserializeOwned};
 /// A value that can be sent to another process: anything that serde can turn into bytes and back.
 ///
 /// Implemented for every type that has both serde traits, owns what it holds, and therefore can be rebuilt elsewhere. The
-/// encoding is not self-describing, so serde attributes that need to look at the data first (`flatten`, `untagged`,
-/// `skip_serializing_if`) give a value that cannot be decoded: an error of [`ErrorKind::Codec`](crate::ErrorKind::Codec). A
-/// value that is nested deeper than [`max_depth`](crate::max_depth) levels is the same error.
+/// encoding is not self-describing, so a type with a serde attribute that looks at the data first (`flatten`, `untagged`,
+/// `tag`, `tag` with `content`), or that leaves fields out (`skip_serializing_if`), is an error of
+/// [`ErrorKind::Codec`](crate::ErrorKind::Codec), which names the type and the attribute. A value that is nested deeper than
+/// [`max_depth`](crate::max_depth) levels is the same error.
 #[diagnostic::on_unimplemented(
     message = "`{Self}` cannot be sent to another process",
     label = "does not implement `serde::Serialize` and `serde::de::DeserializeOwned`",

@@ -532,6 +532,84 @@ fn a_result_that_claims_to_be_huge_fails_its_future_alone() {
 
 // Values of unusual types.
 
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(untagged)]
+enum Untagged {
+    Number(u32),
+}
+
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(tag = "kind")]
+enum Tagged {
+    Circle { radius: u32 },
+}
+
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(tag = "kind", content = "of")]
+enum TaggedBeside {
+    Circle(u32),
+}
+
+#[derive(Debug, Clone, Serialize, Deserialize)]
+struct Flat {
+    #[serde(flatten)]
+    rest: std::collections::BTreeMap<String, u32>,
+}
+
+#[derive(Debug, Clone, Serialize, Deserialize)]
+struct Sparse {
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    left_out: Option<u32>,
+    last: u32,
+}
+
+#[test]
+fn an_untagged_enum_is_named_in_the_error() -> Result<()> {
+    let text = "any value in a `pool::codec::Untagged` cannot be decoded";
+    assert_fails_alone(|it: Untagged| it, Untagged::Number(1), text)?;
+    assert_fails_alone(|it: Untagged| it, Untagged::Number(1), "`untagged`")
+}
+
+#[test]
+fn an_internally_tagged_enum_is_named_in_the_error() -> Result<()> {
+    let circle = Tagged::Circle { radius: 1 };
+    let text = "internally tagged enum Tagged in a `pool::codec::Tagged`";
+    assert_fails_alone(|it: Tagged| it, circle.clone(), text)?;
+    assert_fails_alone(|it: Tagged| it, circle, "attribute `tag`")
+}
+
+#[test]
+fn an_adjacently_tagged_enum_is_named_in_the_error() -> Result<()> {
+    let circle = TaggedBeside::Circle(1);
+    let text = "in a `pool::codec::TaggedBeside` cannot be decoded";
+    assert_fails_alone(|it: TaggedBeside| it, circle.clone(), text)?;
+    assert_fails_alone(
+        |it: TaggedBeside| it,
+        circle,
+        "attributes `tag` and `content`",
+    )
+}
+
+#[test]
+fn a_flattened_field_is_named_in_the_error() -> Result<()> {
+    let rest = [("a".to_owned(), 1)].into();
+    assert_fails_alone(|it: Flat| it, Flat { rest }, "attribute `flatten`")
+}
+
+#[test]
+fn a_field_that_is_left_out_is_named_in_the_error() -> Result<()> {
+    let (left_out, last) = (None, 2);
+    let text =
+        "`Sparse` leaves out its field `left_out`, by serde's attribute `skip_serializing_if`";
+    assert_fails_alone(|it: Sparse| it, Sparse { left_out, last }, text)
+}
+
+#[test]
+fn a_path_that_is_not_utf_8_is_an_error() -> Result<()> {
+    let path = std::path::PathBuf::from(OsString::from_vec(vec![b'x', 0xFF]));
+    assert_fails_alone(|it: std::path::PathBuf| it, path, "UTF-8")
+}
+
 #[test]
 fn names_that_are_not_utf_8_come_through() -> Result<()> {
     in_time(|| {
