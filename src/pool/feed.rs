@@ -30,8 +30,12 @@ const PATIENCE: Duration = Duration::from_secs(1);
 /// What the thread that reads an input and the caller share.
 #[derive(Debug, Default)]
 struct Feeding {
-    /// The thread has sent all, and runs no code of the user's any more. Set by the thread.
+    /// Whether the thread has sent all: it runs no code of the user's any more, except a waker.
+    /// Set by the thread.
     has_ended: AtomicBool,
+    /// Whether the thread may run a waker at its end. Set by a caller that polls, before it leaves
+    /// its waker.
+    is_polled: AtomicBool,
     /// What the user's code panicked with.
     panic: Mutex<Option<Box<dyn Any + Send>>>,
 }
@@ -100,7 +104,7 @@ impl Fed {
 
     /// Lets the thread go, and goes on with its panic.
     fn end(&self) {
-        self.results.shared.feeders.join_ended();
+        self.results.shared.feeders.join_over();
         let panic = self.feeding.panic.lock().take();
         if let Some(panic) = panic {
             resume_unwind(panic);
@@ -141,6 +145,8 @@ impl PollPart for Fed {
         if let Poll::Ready(part) = self.try_next_part() {
             return Poll::Ready(part);
         }
+        // Relaxed: the lock of the batch orders it before the waker.
+        self.feeding.is_polled.store(true, Ordering::Relaxed);
         self.results.batch.wake_by(context.waker());
         // Once more: what came before the line above has woken nobody.
         self.try_next_part()
@@ -151,7 +157,7 @@ impl Drop for Fed {
     /// The thread of an input that has ended goes now; another ends when its input gives an item.
     fn drop(&mut self) {
         if !self.results.shared.is_foreign() {
-            self.results.shared.feeders.join_ended();
+            self.results.shared.feeders.join_over();
         }
     }
 }
@@ -200,9 +206,22 @@ struct Feeder {
     thread: JoinHandle<()>,
 }
 
+impl Feeder {
+    /// Whether the thread has nothing left to do, except perhaps to run a waker.
+    fn has_ended(&self) -> bool {
+        self.feeding.has_ended.load(Ordering::Acquire)
+    }
+
+    /// Whether the thread ends without running any more code of the user's.
+    fn is_over(&self) -> bool {
+        let may_wake = self.feeding.is_polled.load(Ordering::Relaxed);
+        self.has_ended() && (!may_wake || self.thread.is_finished())
+    }
+}
+
 impl Feeders {
     fn start(&self, run: impl FnOnce() + Send + 'static, feeding: &Arc<Feeding>) -> Result<()> {
-        self.join_ended();
+        self.join_over();
         let builder = thread::Builder::new().name("procpool-feed".to_owned());
         let thread = builder.spawn(run).map_err(|it| {
             Error::io("failed to start a thread that reads the input", it)
@@ -215,17 +234,23 @@ impl Feeders {
         Ok(())
     }
 
-    /// Waits for the end of the threads that have nothing left to do.
+    /// Waits for the end of the threads that are over. Leaves those that may run a waker: it may
+    /// wait for a lock that the calling thread holds.
+    fn join_over(&self) {
+        self.join(Feeder::is_over);
+    }
+
+    /// Waits for the end of the threads that have nothing left to do, except perhaps to run a waker.
     pub(super) fn join_ended(&self) {
+        self.join(Feeder::has_ended);
+    }
+
+    fn join(&self, is_chosen: fn(&Feeder) -> bool) {
         let current = thread::current().id();
-        let ended: Vec<Feeder> = self
-            .0
-            .lock()
-            .extract_if(.., |it| {
-                it.feeding.has_ended.load(Ordering::Acquire) && it.thread.thread().id() != current
-            })
-            .collect();
-        for feeder in ended {
+        let is_another = |it: &Feeder| it.thread.thread().id() != current;
+        let chosen = |it: &mut Feeder| is_chosen(it) && is_another(it);
+        let feeders: Vec<Feeder> = self.0.lock().extract_if(.., chosen).collect();
+        for feeder in feeders {
             // Its panics are caught.
             let _ = feeder.thread.join();
         }

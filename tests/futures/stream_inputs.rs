@@ -13,7 +13,8 @@ use std::{
     cell::Cell,
     path::PathBuf,
     pin::Pin,
-    task::{Context, Poll, Waker},
+    sync::{self, Arc, Mutex},
+    task::{Context, Poll, Wake, Waker},
     thread,
     time::Duration,
 };
@@ -246,7 +247,7 @@ fn a_poll_of_a_slow_iterator_reads_few_items() {
 #[test]
 fn a_fed_input_can_be_read_as_a_stream_while_it_blocks() -> Result<()> {
     in_time(|| {
-        let (pool, (sender, receiver)) = (pool_of(2), std::sync::mpsc::channel());
+        let (pool, (sender, receiver)) = (pool_of(2), sync::mpsc::channel());
         let mut results = pool.feed(square, receiver).into_stream();
         assert!(results.next().now_or_never().is_none());
         for x in 0..100 {
@@ -269,4 +270,40 @@ fn an_unordered_fed_stream_gives_every_result_once() -> Result<()> {
         assert!(squares.into_iter().eq((0..5000).map(square)));
         Ok(())
     })
+}
+
+/// Blocks in `wake` while the lock is held.
+struct Stuck {
+    wakes: sync::mpsc::Sender<()>,
+    lock: Mutex<()>,
+}
+
+impl Wake for Stuck {
+    fn wake(self: Arc<Self>) {
+        self.wakes.send(()).expect("a receiver");
+        drop(self.lock.lock());
+    }
+}
+
+// 1. The thread of an input that has ended runs the waker. 2. The waker waits for the thread that
+// polls. 3. That thread finds the end, and must not wait for the thread of the input.
+#[test]
+fn the_end_of_a_fed_stream_does_not_wait_for_its_waker() {
+    in_time(|| {
+        let pool = pool_of(1);
+        let (sender, items) = sync::mpsc::channel::<u64>();
+        let mut results = pool.feed(square, items).into_stream();
+        let (wakes, woken) = sync::mpsc::channel();
+        let lock = Mutex::new(());
+        let stuck = Arc::new(Stuck { wakes, lock });
+        let waker = Waker::from(Arc::clone(&stuck));
+        let mut context = Context::from_waker(&waker);
+        let held = stuck.lock.lock();
+        assert!(results.poll_next_unpin(&mut context).is_pending());
+        drop(sender);
+        woken.recv().expect("a waker that runs");
+        let end = results.poll_next_unpin(&mut context);
+        assert!(matches!(end, Poll::Ready(None)));
+        drop((results, held));
+    });
 }
