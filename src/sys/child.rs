@@ -369,7 +369,8 @@ impl PidFd {
         // SAFETY: plain numbers and no siginfo.
         let sent = unsafe { libc::syscall(libc::SYS_pidfd_send_signal, fd, signal, info, 0) };
         match cvt(if sent == 0 { 0 } else { -1 }) {
-            Err(error) if error.raw_os_error() != Some(libc::ESRCH) => Err(error),
+            // A process that has ended and is not reaped may be refused, too.
+            Err(error) if !self.is_dead() => Err(error),
             _ => Ok(()),
         }
     }

@@ -6,8 +6,13 @@ use crate::{
     processes::Process as Seen,
     start,
 };
-use nix::sys::{prctl::set_child_subreaper, signal::Signal};
-use procpool::{ErrorKind, Process, ProcessPoolExecutor, Result, StartMethod, one_way, wait_ready};
+use nix::{
+    sys::{prctl::set_child_subreaper, signal::Signal},
+    unistd::{Uid, geteuid, setuid},
+};
+use procpool::{
+    ErrorKind, Process, ProcessPoolExecutor, Result, StartMethod, Wire, one_way, wait_ready,
+};
 use std::{fs, mem, process, thread, time::Duration};
 
 fn park_for_ever((): ()) {
@@ -37,22 +42,47 @@ fn keep_children((method, exits): (StartMethod, bool)) -> std::result::Result<()
 }
 
 /// The processes that are left to this one by a child that keeps children; in a process that has none otherwise.
-fn left_by_a_child(how: (StartMethod, bool)) -> std::result::Result<Vec<Seen>, String> {
+fn left_by_a_child<A: Wire>(
+    keep: fn(A) -> std::result::Result<(), String>,
+    how: A,
+) -> std::result::Result<Vec<Seen>, String> {
     set_child_subreaper(true).map_err(|it| it.to_string())?;
-    let child = start(StartMethod::Fork, keep_children, how).map_err(|it| it.to_string())?;
+    let child = start(StartMethod::Fork, keep, how).map_err(|it| it.to_string())?;
     let ended = child.join().map_err(|it| it.to_string())?;
     assert!(ended.success(), "{ended:?}");
     Ok(Seen::children_of(process::id()))
+}
+
+/// Keeps a pool until it ends as another user, who may not signal what this one has started.
+fn keep_a_pool_as_another_user(method: StartMethod) -> std::result::Result<(), String> {
+    let pool = ProcessPoolExecutor::builder()
+        .workers(1)
+        .start_method(method);
+    let pool = pool.build().map_err(|it| it.to_string())?;
+    assert_eq!(pool.apply(square, 7).ok(), Some(49));
+    mem::forget(pool);
+    setuid(Uid::from_raw(65534)).map_err(|it| it.to_string())
 }
 
 for_every_method! {
     // Where process 1 reaps nobody, a zombie stays for ever.
     fn a_process_that_ends_leaves_nothing_to_be_reaped(method) {
         for exits in [false, true] {
-            let look = |how| left_by_a_child(how).map(|it| format!("{it:?}"));
+            let look = |how| left_by_a_child(keep_children, how).map(|it| format!("{it:?}"));
             let left = start(StartMethod::ForkServer, look, (method, exits))?.result()?;
             assert_eq!(left.as_deref(), Ok("[]"), "exits: {exits}");
         }
+        Ok(())
+    }
+
+    fn a_process_that_ends_as_another_user_leaves_nothing_to_be_reaped(method) {
+        if !geteuid().is_root() {
+            eprintln!("skipped: only root becomes another user");
+            return Ok(());
+        }
+        let look = |method| left_by_a_child(keep_a_pool_as_another_user, method).map(|it| format!("{it:?}"));
+        let left = start(StartMethod::ForkServer, look, method)?.result()?;
+        assert_eq!(left.as_deref(), Ok("[]"));
         Ok(())
     }
 
