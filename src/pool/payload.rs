@@ -313,8 +313,9 @@ pub(super) fn encoded<T: Wire + 'static>(
     value: &T,
     home: &Arc<PoolSlabs>,
 ) -> Result<Payload, codec::Reason> {
-    // A `Serialize` that submits a task itself finds fresh memory.
-    let scratch = SCRATCH.take();
+    // A `Serialize` that submits a task itself finds fresh memory, and so does a thread whose
+    // locals are gone: the main thread's are in an exit handler.
+    let scratch = SCRATCH.try_with(RefCell::take).unwrap_or_default();
     let mut buffer = Buffer::with_memory(scratch, Arc::clone(home) as _);
     let mut descriptors = Vec::new();
     handle::collect(&mut descriptors, || codec::encode(value, &mut buffer))?;
@@ -322,7 +323,8 @@ pub(super) fn encoded<T: Wire + 'static>(
     let payload = large.unwrap_or_else(|| Payload::copy_of(buffer.private()));
     let memory = buffer.take_private();
     if memory.capacity() <= 2 * SPILL {
-        SCRATCH.set(memory);
+        // As above.
+        let _ = SCRATCH.try_with(|it| it.replace(memory));
     }
     Ok(payload.with_handles(descriptors))
 }

@@ -8,6 +8,7 @@ use nix::{
 use procpool::{ErrorKind, ProcessPoolExecutor, Result};
 use serde::{Deserialize, Serialize, Serializer};
 use std::{
+    cell::RefCell,
     collections::HashSet,
     sync::{LazyLock, mpsc},
     thread,
@@ -39,6 +40,35 @@ fn a_task_runs_in_a_worker() -> Result<()> {
         let pid = pool.apply(process_id, ())?;
         assert!(pool.worker_pids().contains(&pid));
         assert_ne!(pid, std::process::id());
+        Ok(())
+    })
+}
+
+thread_local! {
+    static AT_THE_END: RefCell<Option<AtTheEnd>> = const { RefCell::new(None) };
+}
+
+/// Sends what the pool returns while the destructors of a thread's locals run.
+struct AtTheEnd(mpsc::Sender<Result<u64>>);
+
+impl Drop for AtTheEnd {
+    fn drop(&mut self) {
+        // The test has stopped waiting if nobody receives it.
+        let _ = self.0.send(POOL.apply(square, 7));
+    }
+}
+
+#[test]
+fn the_destructor_of_a_thread_local_may_use_a_pool() -> Result<()> {
+    in_time(|| {
+        let (sender, receiver) = mpsc::channel();
+        let ended = thread::spawn(|| {
+            AT_THE_END.set(Some(AtTheEnd(sender)));
+            // The pool's own locals come later, and go earlier.
+            POOL.apply(square, 3)
+        });
+        assert_eq!(ended.join().expect("no panic")?, 9);
+        assert_eq!(receiver.recv().expect("a destructor")?, 49);
         Ok(())
     })
 }
