@@ -16,8 +16,10 @@ static MAX: AtomicUsize = AtomicUsize::new(DEFAULT);
 
 /// Sets how many levels deep a value may be nested that is sent or received: 256 by default, at least 16.
 ///
-/// Each option, sequence, tuple, map, struct and enum around the innermost value is a level. Encoding and decoding recurse at
-/// each, and a value without a limit could overflow the stack of its thread, which ends the process. A value that is deeper
+/// Each option, sequence, tuple, map, struct and enum around the innermost value is a level, so that a link of
+/// `Option<Box<Node>>` is two. Encoding and decoding recurse at each, and a value without a limit could overflow the stack of
+/// its thread, which ends the process. The default is safe for types of up to 1 KiB a level; a type that contains itself and
+/// is larger than that wants a lower limit. A value that is deeper
 /// is an error of [`ErrorKind::Codec`](crate::ErrorKind::Codec) where it is encoded, and where it is decoded if the limit is
 /// lower there. The limit holds for arguments, contexts, results, messages, items of queues, and objects of managers.
 ///
