@@ -61,7 +61,7 @@ impl Link {
     /// least: a worker can pretend that an item runs for longer, and not that it runs for less.
     pub(in crate::pool) fn runs_for(&self, now: Instant) -> Option<Duration> {
         let item = self.front().filter(|it| self.runs(*it))?;
-        let seen = self.running.filter(|it| it.0 == item);
+        let seen = self.progress.running.filter(|it| it.0 == item);
         let seen = seen.map(|it| now.duration_since(it.1));
         let age = self.page.age(item).max(seen).unwrap_or_default();
         Some(age.min(now.duration_since(self.figures.born)))

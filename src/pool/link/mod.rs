@@ -2,6 +2,8 @@
 
 mod figures;
 mod incoming;
+mod progress;
+mod signals;
 mod staging;
 
 use super::{
@@ -18,10 +20,14 @@ use crate::process::start::{Child, origin::Origin};
 use crate::shm::{Life, Slab};
 use crate::sys::{
     child::{PidFd, WaitStatus},
-    clock, fd, pipe, signal, socket,
+    fd, pipe, socket,
 };
 use crate::wire::codec;
 use figures::Figures;
+pub(super) use progress::LONGEST_LOOK;
+use progress::Progress;
+use signals::Reach;
+pub(super) use signals::Refused;
 use std::{
     collections::{HashMap, VecDeque},
     io, mem,
@@ -43,12 +49,6 @@ const MOST_STAGED: usize = 1 << 20;
 
 /// Units with handles in flight at most: their descriptors wait in the kernel, which limits how many may.
 const MOST_HANDLED: usize = 2;
-
-/// How long replies may lie unread behind a long item; far above the interval at which a worker rings.
-const LOOK_AGAIN: Duration = Duration::from_millis(2);
-
-/// How long a pool with items in flight sleeps at most: a worker whose page was written to by a task may not ring.
-pub(super) const LONGEST_LOOK: Duration = Duration::from_secs(1);
 
 /// A unit that was sent, as far as it is not answered.
 #[derive(Debug)]
@@ -73,22 +73,12 @@ pub(super) struct Verdict {
     pub(super) kill_at: Option<Instant>,
 }
 
-/// A signal that this process was refused to send to a worker.
-pub(super) struct Refused {
-    pub(super) pid: u32,
-    pub(super) pidfd: Arc<PidFd>,
-    pub(super) signal: i32,
-}
-
 /// One worker process.
 #[derive(Debug)]
 pub(super) struct Link {
     pub(super) pid: u32,
     pub(super) pidfd: Arc<PidFd>,
-    /// The signal that this process was refused to send; the background thread passes it on.
-    refused: Option<i32>,
-    /// Why nobody can end the worker, set by the background thread: the worker counts as dead.
-    lost: Option<String>,
+    reach: Reach,
     pub(super) page: Arc<WorkerPage>,
     life: Arc<Life>,
     /// Whether room in the pipe is waited for.
@@ -127,14 +117,7 @@ pub(super) struct Link {
     is_bell_closed: bool,
     /// When the pidfd said that it is dead.
     pub(super) dead_since: Option<Instant>,
-    /// The item that was next to start, and when that was first seen: tells a long item from many short ones.
-    seen: (u32, Instant),
-    /// Whether its replies have been read since that was `LOOK_AGAIN` ago.
-    looked_again: bool,
-    /// The first item in flight, if it runs, and when it was first seen to.
-    running: Option<(u32, Instant)>,
-    /// For how long it could not, as all of the program stood still.
-    excused: Duration,
+    progress: Progress,
     /// The kernel has no room for descriptors until then, and since then.
     stalled: Option<Instant>,
     stalled_since: Option<Instant>,
@@ -209,8 +192,7 @@ impl Link {
         Self {
             pid: child.pid,
             pidfd: Arc::new(child.pidfd),
-            refused: None,
-            lost: None,
+            reach: Reach::Direct,
             page: Arc::new(page),
             life: Arc::new(Life),
             requests: Some(ends.requests),
@@ -233,10 +215,7 @@ impl Link {
             figures: Figures::new(),
             exit: None,
             dead_since: None,
-            seen: (0, Instant::now()),
-            running: None,
-            excused: Duration::ZERO,
-            looked_again: false,
+            progress: Progress::new(),
             quota: None,
             is_leaving: false,
             stalled: None,
@@ -276,7 +255,7 @@ impl Link {
             && !self.is_gone
             && self.exit.is_none()
             && self.dead_since.is_none()
-            && self.lost.is_none()
+            && self.lost().is_none()
             && !self.page.is_broken()
             && self.requests.is_some()
     }
@@ -360,120 +339,11 @@ impl Link {
         from_the_back.take_while(|it| *it > 0).sum()
     }
 
-    /// Notes what starts when. Comes before a look at the replies.
-    pub(super) fn look(&mut self) {
-        let (started, now) = (self.page.started(), Instant::now());
-        if self.seen.0 != started {
-            self.seen = (started, now);
-            self.looked_again = false;
-        } else if now.duration_since(self.seen.1) >= LOOK_AGAIN {
-            self.looked_again = true;
-        }
-    }
-
-    /// Says when the worker is to ring while the pool sleeps, and when the pool must look without having been called:
-    /// behind short items, whose replies it is told of only now and then, a long one may come.
-    pub(super) fn fall_asleep(&self, items_are_short: bool) -> Option<Instant> {
-        let is_batched = items_are_short && self.items > 1 && !self.is_stuck();
-        let (bell, longest) = if is_batched {
-            (Bell::NowAndThen, LOOK_AGAIN)
-        } else {
-            (Bell::AtOnce, LONGEST_LOOK)
-        };
-        self.page.fall_asleep(bell);
-        (self.items > 0).then(|| Instant::now() + longest)
-    }
-
-    /// Whether this item has started and is not answered, as far as replies have been read.
-    pub(super) fn runs(&self, item: u32) -> bool {
-        self.front() == Some(item) && is_before(item, self.page.started())
-    }
-
-    /// Notes since when the first item in flight is known to run.
-    pub(super) fn see_what_runs(&mut self, now: Instant) {
-        let item = self.front().filter(|it| self.runs(*it));
-        if self.running.map(|it| it.0) != item {
-            self.running = item.map(|it| (it, now));
-            self.excused = Duration::ZERO;
-        }
-    }
-
-    /// Whether an item that has started cannot have, as the one before is not answered. Comes after a look at the replies.
-    pub(super) fn has_skipped(&self) -> bool {
-        let mut sent = self.in_flight.iter();
-        let second = sent.next().and_then(|front| match front.unit.count() {
-            1 => sent.next().map(|it| it.item),
-            _ => Some(front.item.wrapping_add(1)),
-        });
-        second.is_some_and(|it| is_before(it, self.seen.0))
-    }
-
-    /// Excuses what runs for a time in which all of the program stood still, as far as it was submitted by then.
-    pub(super) fn excuse(&mut self, away: Duration) {
-        if let Some(sent) = self.in_flight.front() {
-            self.excused += away.min(clock::since(sent.unit.submitted()));
-        }
-    }
-
-    /// How much of its limit the first item in flight has used up; `None` if it does not run.
-    pub(super) fn age(&self, now: Instant) -> Option<Duration> {
-        let item = self.front()?;
-        let ran = self.runs_for(now)?;
-        let stood_still = self.excused.saturating_add(self.page.time_in_panic(item));
-        Some(ran.saturating_sub(stood_still))
-    }
-
     /// Tells the worker to end; the item may notice, and says so by its own end.
     pub(super) fn stop(&mut self, verdict: Verdict) {
         self.page.request_stop(verdict.item);
         self.terminate();
         self.verdict = Some(verdict);
-    }
-
-    /// Sends SIGTERM, which the worker knows for the pool's: one that comes from outside does not
-    /// end it.
-    pub(super) fn terminate(&mut self) {
-        self.page.tell_to_end();
-        self.send(signal::TERMINATE);
-    }
-
-    /// Sends SIGKILL.
-    pub(super) fn kill(&mut self) {
-        self.send(signal::KILL);
-    }
-
-    fn send(&mut self, signal: i32) {
-        if self.pidfd.send(signal).is_err() {
-            self.refused = Some(signal);
-        }
-    }
-
-    /// Whether a signal was refused that has yet to be sent by another process.
-    pub(super) fn is_refused(&self) -> bool {
-        self.refused.is_some()
-    }
-
-    /// Takes the signal that was refused, with what its sender needs to know.
-    pub(super) fn take_refused(&mut self) -> Option<Refused> {
-        let signal = self.refused.take()?;
-        Some(Refused {
-            pid: self.pid,
-            pidfd: Arc::clone(&self.pidfd),
-            signal,
-        })
-    }
-
-    /// Gives up a worker that nobody can end: it counts as dead.
-    pub(super) fn lose(&mut self, reason: &io::Error) {
-        let pid = self.pid;
-        self.lost = Some(format!(
-            "worker {pid} cannot be stopped, and is left alone: {reason}"
-        ));
-    }
-
-    /// Why nobody can end it, if that is so.
-    pub(super) fn lost(&self) -> Option<&str> {
-        self.lost.as_deref()
     }
 
     /// Kills what has not ended within its grace.
@@ -493,11 +363,6 @@ impl Link {
         earlier(earlier(self.status_due(), self.due), earlier(passing, idle))
     }
 
-    /// Whether the item that runs has been seen to run for long.
-    pub(super) fn is_stuck(&self) -> bool {
-        self.looked_again && self.seen.0 == self.page.started()
-    }
-
     /// The number of the first item in flight.
     pub(super) fn front(&self) -> Option<u32> {
         self.in_flight.front().map(|it| it.item)
@@ -506,7 +371,7 @@ impl Link {
     /// Whether it has ended, and all has been learnt that can be about how.
     pub(super) fn is_dead(&self) -> bool {
         let Some(since) = self.dead_since else {
-            return self.exit.is_some() || self.lost.is_some();
+            return self.exit.is_some() || self.lost().is_some();
         };
         self.exit.is_some()
             || self.is_bell_closed
