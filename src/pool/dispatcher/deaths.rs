@@ -55,11 +55,7 @@ impl State {
         let dead_for = link.dead_since.map(|it| now.duration_since(it));
         let ran = link.runs_for(now).unwrap_or_default();
         let ran = ran.saturating_sub(dead_for.unwrap_or_default());
-        self.events.remove(&link.bell);
-        self.events.remove(&link.pidfd);
-        if let Some(requests) = &link.requests {
-            self.events.remove(requests);
-        }
+        self.forget_events(&link);
         let reason = match link.verdict {
             Some(_) => RestartReason::Stopped,
             None => RestartReason::Died,
@@ -89,6 +85,15 @@ impl State {
             self.counts.restarted(reason);
             self.slots[slot] = Slot::Vacant(Instant::now());
             self.wants_start = true;
+        }
+    }
+
+    /// Stops watching a worker.
+    fn forget_events(&self, link: &Link) {
+        self.events.remove(&link.bell);
+        self.events.remove(&link.pidfd);
+        if let Some(requests) = &link.requests {
+            self.events.remove(requests);
         }
     }
 

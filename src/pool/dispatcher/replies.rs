@@ -5,7 +5,7 @@ use crate::error::{ErrorKind, Result};
 use crate::pool::{
     batch::{Part, Values},
     descriptors::Batch,
-    link::{Sent, Verdict, is_before},
+    link::{Link, Sent, is_before},
     page::{RecordHead, Tag},
     payload::Payload,
     protocol::InSlab,
@@ -57,11 +57,7 @@ impl State {
         // Read after the records: what they answer has started.
         let started = link.page.started();
         let nanos = link.item_nanos();
-        if let Some(nanos) = nanos {
-            // A moving average over about eight looks.
-            let average = self.item_nanos.map_or(nanos, |it| (it * 7 + nanos) / 8);
-            self.item_nanos = Some(average);
-        }
+        self.average(nanos);
         while !records.is_empty() {
             let head = RecordHead::parse(records)?;
             let bytes = records.get(RecordHead::SIZE..)?.get(..head.length)?;
@@ -76,27 +72,44 @@ impl State {
                     records = &records[used..];
                     continue;
                 }
-                Tag::Ready => {
-                    self.note_ready(slot)?;
-                    self.failures[slot] = 0;
-                }
-                // Afterwards it is not the initializer's, and must not break the pool.
-                Tag::SetupFault if self.slots[slot].link().is_some_and(|it| it.is_ready) => {
-                    return None;
-                }
-                Tag::SetupFault => self.break_down(&decode_fault(bytes)?, told),
-                Tag::Handles => {
-                    let batch = Batch::from_bytes(bytes.try_into().ok()?);
-                    self.slots[slot].link_mut()?.gather(batch);
-                }
-                Tag::Full if self.stay.memory.is_none() => return None,
-                Tag::Full => self.replace_full(slot),
-                Tag::SlabGone => {
-                    let id = u32::from_le_bytes(bytes.try_into().ok()?);
-                    self.slots[slot].link_mut()?.forget_slab(id);
-                }
+                _ => self.take_note(slot, head.tag, bytes, told)?,
             }
             records = &records[RecordHead::SIZE + head.length..];
+        }
+        Some(())
+    }
+
+    /// Takes what items of one worker took into the average of all.
+    fn average(&mut self, nanos: Option<u64>) {
+        if let Some(nanos) = nanos {
+            // A moving average over about eight looks.
+            let average = self.item_nanos.map_or(nanos, |it| (it * 7 + nanos) / 8);
+            self.item_nanos = Some(average);
+        }
+    }
+
+    /// Does what a record says that is no reply; none if this worker may not write it.
+    fn take_note(&mut self, slot: usize, tag: Tag, bytes: &[u8], told: &mut Told) -> Option<()> {
+        let link = self.slots[slot].link_mut()?;
+        match tag {
+            Tag::Value | Tag::Fault | Tag::Slab => return None,
+            Tag::Ready => {
+                self.note_ready(slot)?;
+                self.failures[slot] = 0;
+            }
+            // Afterwards it is not the initializer's, and must not break the pool.
+            Tag::SetupFault if link.is_ready => return None,
+            Tag::SetupFault => self.break_down(&decode_fault(bytes)?, told),
+            Tag::Handles => {
+                let batch = Batch::from_bytes(bytes.try_into().ok()?);
+                link.gather(batch);
+            }
+            Tag::Full if self.stay.memory.is_none() => return None,
+            Tag::Full => self.replace_full(slot),
+            Tag::SlabGone => {
+                let id = u32::from_le_bytes(bytes.try_into().ok()?);
+                link.forget_slab(id);
+            }
         }
         Some(())
     }
@@ -140,10 +153,7 @@ impl State {
                     link.send_slab_again();
                 }
                 let error = fault.into_error();
-                let is_killed =
-                    |it: &Verdict| it.item == head.item && it.error.kind() == ErrorKind::Cancelled;
-                let is_killed = link.verdict.as_ref().is_some_and(is_killed);
-                if demands.retries_after(&error) && !is_killed {
+                if demands.retries_after(&error) && !is_killed(link, head.item) {
                     let unit = link.take_front()?;
                     self.fail_or_retry(unit, error, told);
                     return Some(used);
@@ -222,6 +232,12 @@ impl State {
             }
         }
     }
+}
+
+/// Whether the item was killed, which may have come too late.
+fn is_killed(link: &Link, item: u32) -> bool {
+    let verdict = link.verdict.as_ref().filter(|it| it.item == item);
+    verdict.is_some_and(|it| it.error.kind() == ErrorKind::Cancelled)
 }
 
 /// A reply at the start of a worker's records.
