@@ -14,6 +14,7 @@ use nix::{
     sys::signal::{self, Signal},
     unistd::Pid,
 };
+use procpool::StartMethod;
 use std::{
     collections::{BTreeMap, BTreeSet},
     env,
@@ -33,8 +34,26 @@ const TEST: &str = "program";
 /// Names the program to be run.
 const NAME: &str = "PROCPOOL_TEST_PROGRAM";
 
+/// Names the start method of a program for [`by_its_method`].
+const METHOD: &str = "PROCPOOL_TEST_METHOD";
+
 /// Stands before what a program says.
 const MARK: &str = "=> ";
+
+/// Runs a program's body by the method that it was started for: `Fork` in a process with one
+/// thread.
+pub(crate) fn by_its_method(body: fn(StartMethod)) {
+    let name = env::var(METHOD).expect("a start method");
+    let mut all = StartMethod::ALL.into_iter();
+    let method = all.find(|it| format!("{it:?}") == name);
+    let method = method.expect("a start method");
+    if method == StartMethod::Fork {
+        let process = procpool::Process::start(body, method).expect("a process");
+        process.result().expect("it ends well");
+    } else {
+        body(method);
+    }
+}
 
 /// Runs the program that this copy of the test program was started for, if it was.
 pub(crate) fn run(programs: &[(&'static str, fn())]) {
@@ -88,6 +107,13 @@ impl Program {
     /// What starts a program, for those who have something to add.
     pub(crate) fn command(name: &str) -> Command {
         Self::command_of(env::current_exe().expect("the path of this test"), name)
+    }
+
+    /// Returns what starts a program that calls [`by_its_method`].
+    pub(crate) fn command_by(name: &str, method: StartMethod) -> Command {
+        let mut command = Self::command(name);
+        command.env(METHOD, format!("{method:?}"));
+        command
     }
 
     pub(crate) fn command_of(executable: impl AsRef<std::ffi::OsStr>, name: &str) -> Command {

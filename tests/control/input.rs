@@ -2,12 +2,11 @@
 
 use crate::{
     common::in_time,
-    processes::{Program, listen, say},
+    processes::{Program, by_its_method, listen, say},
 };
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
-use procpool::{Input, Process, ProcessPoolBuilder, ProcessPoolExecutor, StartMethod};
+use procpool::{Input, ProcessPoolBuilder, ProcessPoolExecutor, StartMethod};
 use std::{
-    env,
     io::{read_to_string, stdin},
     os::fd::AsFd,
 };
@@ -17,26 +16,10 @@ pub(crate) const PROGRAMS: &[(&str, fn())] = &[
     ("have a task read", have_a_task_read),
 ];
 
-/// Names the start method of a program's pool.
-const METHOD: &str = "PROCPOOL_TEST_METHOD";
-
-/// Builds a pool by the method that the program was started for; `Fork` is allowed in a process
-/// with one thread.
-fn with_a_pool(body: fn(String)) {
-    let method = env::var(METHOD).expect("a start method");
-    if method == "Fork" {
-        let process = Process::start(body, method).expect("a process");
-        process.result().expect("it ends well");
-    } else {
-        body(method);
-    }
-}
-
-fn builder(method: &str) -> ProcessPoolBuilder {
-    let mut all = StartMethod::ALL.into_iter();
-    let method = all.find(|it| format!("{it:?}") == method);
-    let builder = ProcessPoolExecutor::builder().workers(1);
-    builder.start_method(method.expect("a start method"))
+fn builder(method: StartMethod) -> ProcessPoolBuilder {
+    ProcessPoolExecutor::builder()
+        .workers(1)
+        .start_method(method)
 }
 
 /// Waits until the test has sent a line, and leaves it where it is.
@@ -47,8 +30,8 @@ fn wait_for_a_line() {
 }
 
 fn read_beside_tasks() {
-    with_a_pool(|method| {
-        let pool = builder(&method).build().expect("a pool");
+    by_its_method(|method| {
+        let pool = builder(method).build().expect("a pool");
         say("there");
         wait_for_a_line();
         let read = pool.apply(|()| read_to_string(stdin()).ok(), ());
@@ -61,8 +44,8 @@ fn read_beside_tasks() {
 }
 
 fn have_a_task_read() {
-    with_a_pool(|method| {
-        let pool = builder(&method).stdin(Input::Inherit).build();
+    by_its_method(|method| {
+        let pool = builder(method).stdin(Input::Inherit).build();
         let pool = pool.expect("a pool");
         say("there");
         wait_for_a_line();
@@ -75,9 +58,7 @@ fn have_a_task_read() {
 fn succeeds(name: &'static str) {
     in_time(move || {
         for method in StartMethod::ALL {
-            let mut command = Program::command(name);
-            command.env(METHOD, format!("{method:?}"));
-            let mut program = Program::start_by(command);
+            let mut program = Program::start_by(Program::command_by(name, method));
             assert_eq!(program.hear(), "there");
             program.tell();
             program.succeed();

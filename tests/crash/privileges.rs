@@ -5,14 +5,14 @@
 
 use crate::{
     common::{failure, in_time, square},
-    processes::{Process as Seen, Program, eventually, listen, process, say},
+    processes::{Process as Seen, Program, by_its_method, eventually, listen, process, say},
 };
 use nix::unistd::{Uid, pause, setuid};
 use procpool::{
     ErrorKind, Manager, Process, ProcessPoolExecutor, Receiver, Sender, StartMethod, TaskFuture,
     one_way,
 };
-use std::{env, process::id, thread, time::Duration};
+use std::{process::id, thread, time::Duration};
 
 pub(crate) const PROGRAMS: &[(&str, fn())] = &[
     ("become nobody", become_nobody),
@@ -20,9 +20,6 @@ pub(crate) const PROGRAMS: &[(&str, fn())] = &[
     ("forbid its server pidfds", forbid_its_server_pidfds),
     ("forbid everybody signals", forbid_everybody_signals),
 ];
-
-/// Names the start method of a program's pools.
-const METHOD: &str = "PROCPOOL_TEST_METHOD";
 
 const SOON: Duration = Duration::from_millis(50);
 
@@ -32,31 +29,11 @@ fn endless((): ()) {
     }
 }
 
-fn method_of(name: &str) -> StartMethod {
-    let mut all = StartMethod::ALL.into_iter();
-    all.find(|it| format!("{it:?}") == name)
-        .expect("a start method")
-}
-
-/// Runs a program's body by the method that it was started for: `Fork` in a process with one
-/// thread.
-fn by_its_method(body: fn(String)) {
-    let method = env::var(METHOD).expect("a start method");
-    if method == "Fork" {
-        let process = Process::start(body, method).expect("a process");
-        process.result().expect("it ends well");
-    } else {
-        body(method);
-    }
-}
-
 /// Runs a program by every start method, and waits until nothing is left of it.
 fn succeeds(name: &'static str) {
     in_time(move || {
         for method in StartMethod::ALL {
-            let mut command = Program::command(name);
-            command.env(METHOD, format!("{method:?}"));
-            let mut program = Program::start_by(command);
+            let mut program = Program::start_by(Program::command_by(name, method));
             let all: Vec<Seen> = program.hear_numbers().into_iter().map(process).collect();
             program.tell();
             program.succeed();
@@ -87,8 +64,7 @@ struct Household {
 }
 
 impl Household {
-    fn new(method: &str) -> Self {
-        let method = method_of(method);
+    fn new(method: StartMethod) -> Self {
         let (end, say_end) = one_way().expect("a pipe");
         let process = Process::builder(wait_for_the_end, end).start_method(method);
         let builder = ProcessPoolExecutor::builder().workers(2);
@@ -152,7 +128,7 @@ impl Household {
 
 fn become_nobody() {
     by_its_method(|method| {
-        let household = Household::new(&method);
+        let household = Household::new(method);
         setuid(Uid::from_raw(65534)).expect("root may");
         household.check_tasks();
         household.check_process(true);
@@ -212,7 +188,7 @@ fn forbid(calls: &[libc::c_long]) {
 
 fn forbid_itself_signals() {
     by_its_method(|method| {
-        let household = Household::new(&method);
+        let household = Household::new(method);
         forbid(&[libc::SYS_pidfd_send_signal, libc::SYS_kill]);
         household.check_tasks();
         household.check_process(true);
@@ -228,7 +204,7 @@ fn tasks_are_stopped_where_a_sandbox_forbids_the_program_to_signal() {
 fn forbid_its_server_pidfds() {
     forbid(&[libc::SYS_pidfd_send_signal]);
     by_its_method(|method| {
-        let household = Household::new(&method);
+        let household = Household::new(method);
         household.check_tasks();
         household.check_process(true);
         household.check_end();
@@ -243,7 +219,7 @@ fn tasks_are_stopped_where_a_sandbox_forbids_everybody_pidfds() {
 fn forbid_everybody_signals() {
     forbid(&[libc::SYS_pidfd_send_signal, libc::SYS_kill]);
     by_its_method(|method| {
-        let household = Household::new(&method);
+        let household = Household::new(method);
         let limited = household.pool.options().timeout(SOON);
         let error = failure(limited.apply(endless, ()));
         assert!(error.to_string().contains("left alone"), "{error}");

@@ -6,7 +6,8 @@
 use crate::{
     common::{Gate, failure, in_time, pass, square},
     processes::{
-        Process as Seen, Program, eventually, fork_server, kill, listen, process, say, status_of,
+        Process as Seen, Program, by_its_method, eventually, fork_server, kill, listen, process,
+        say, status_of,
     },
 };
 use nix::{
@@ -30,9 +31,6 @@ pub(crate) const PROGRAMS: &[(&str, fn())] = &[
     ("leave it to its owner", leave_it_to_its_owner),
 ];
 
-/// Names the start method of a program's pools.
-const METHOD: &str = "PROCPOOL_TEST_METHOD";
-
 /// Names the signal that a program lives through.
 const SIGNAL: &str = "PROCPOOL_TEST_SIGNAL";
 
@@ -45,37 +43,16 @@ fn handle(signal: Signal, handler: SigHandler) {
     unsafe { sigaction(signal, &action) }.expect("a signal that can be handled");
 }
 
-/// Runs a program's body by the method that it was started for: `Fork` in a process with one
-/// thread.
-fn by_its_method(body: fn(String)) {
-    let method = env::var(METHOD).expect("a start method");
-    if method == "Fork" {
-        let process = Process::start(body, method).expect("a process");
-        process.result().expect("it ends well");
-    } else {
-        body(method);
-    }
-}
-
-fn method_of(name: &str) -> StartMethod {
-    let mut all = StartMethod::ALL.into_iter();
-    all.find(|it| format!("{it:?}") == name)
-        .expect("a start method")
-}
-
-fn pool_by(method: &str, workers: usize) -> ProcessPoolExecutor {
+fn pool_by(method: StartMethod, workers: usize) -> ProcessPoolExecutor {
     let builder = ProcessPoolExecutor::builder().workers(workers);
-    let pool = builder.start_method(method_of(method)).build();
+    let pool = builder.start_method(method).build();
     pool.expect("a pool")
 }
 
 /// Starts a program in a process group of its own.
 fn start(name: &str, method: StartMethod, signal: &str) -> Program {
-    let mut command = Program::command(name);
-    command.process_group(0);
-    command
-        .env(METHOD, format!("{method:?}"))
-        .env(SIGNAL, signal);
+    let mut command = Program::command_by(name, method);
+    command.process_group(0).env(SIGNAL, signal);
     Program::start_by(command)
 }
 
@@ -99,10 +76,10 @@ fn drain() {
     live_through(Signal::from_str(&signal).expect("a signal"));
     by_its_method(|method| {
         // The fork server is there already when the program sets its handler.
-        drop(pool_by(&method, 1));
+        drop(pool_by(method, 1));
         let signal = env::var(SIGNAL).expect("a signal");
         live_through(Signal::from_str(&signal).expect("a signal"));
-        let pool = pool_by(&method, 2);
+        let pool = pool_by(method, 2);
         let manager = Manager::start().expect("a manager");
         let list = manager.list::<u64>().expect("a list");
         let workers = pool.worker_pids();
@@ -180,14 +157,14 @@ fn ignored_by_a_program((): ()) -> String {
 
 fn ignore_signals() {
     by_its_method(|method| {
-        drop(pool_by(&method, 1));
+        drop(pool_by(method, 1));
         let signals = [Signal::SIGHUP, Signal::SIGUSR1, Signal::SIGINT];
         signals
             .iter()
             .for_each(|it| handle(*it, SigHandler::SigIgn));
         let bits = |all: &[Signal]| all.iter().fold(0, |sum, it| sum | 1 << (*it as u64 - 1));
         let wanted = bits(&[&signals[..], &[Signal::SIGPIPE]].concat());
-        let pool = pool_by(&method, 1);
+        let pool = pool_by(method, 1);
         let own = |()| ignored_by(id());
         assert_eq!(pool.apply(own, ()).expect("a task"), wanted);
         let said = pool.apply(ignored_by_a_program, ()).expect("a task");
@@ -195,7 +172,7 @@ fn ignore_signals() {
         assert_eq!(said | bits(&[Signal::SIGPIPE]), wanted);
         let manager = Manager::start().expect("a manager");
         assert_eq!(ignored_by(manager.server_pid().expect("its own")), wanted);
-        let process = Process::builder(own, ()).start_method(method_of(&method));
+        let process = Process::builder(own, ()).start_method(method);
         let seen = process.start().and_then(Process::result);
         assert_eq!(seen.expect("a process"), wanted);
         // The next server inherits them; a worker that comes later ignores what the program does by
@@ -219,7 +196,7 @@ fn what_the_program_ignores_is_ignored_in_every_process_that_it_starts() {
 /// Waits beside a busy worker, an idle one and a manager.
 fn leave_it_to_its_owner() {
     by_its_method(|method| {
-        let pool = pool_by(&method, 2);
+        let pool = pool_by(method, 2);
         let _manager = Manager::start().expect("a manager");
         let gate = Gate::new();
         let _running = pool.submit(pass, gate.path());
@@ -250,11 +227,11 @@ fn a_sigterm_to_the_group_of_a_program_that_it_ends_leaves_no_process() {
 }
 
 /// Runs a test here by `ForkServer` and `Spawn`, and by `Fork` in a process with one thread.
-fn by_every_method(test: fn(String)) {
+fn by_every_method(test: fn(StartMethod)) {
     in_time(move || {
-        test("ForkServer".to_owned());
-        test("Spawn".to_owned());
-        let forked = Process::start(test, "Fork".to_owned()).and_then(Process::result);
+        test(StartMethod::ForkServer);
+        test(StartMethod::Spawn);
+        let forked = Process::start(test, StartMethod::Fork).and_then(Process::result);
         forked.expect("it succeeds by `Fork`, too");
     });
 }
@@ -262,7 +239,7 @@ fn by_every_method(test: fn(String)) {
 #[test]
 fn a_task_that_sends_its_own_worker_sigterm_ends_it() {
     by_every_method(|method| {
-        let pool = pool_by(&method, 1);
+        let pool = pool_by(method, 1);
         let error = failure(pool.apply(|()| raise(Signal::SIGTERM).expect("raised"), ()));
         assert_eq!(error.worker().and_then(|it| it.signal), Some(15), "{error}");
     });
@@ -271,7 +248,7 @@ fn a_task_that_sends_its_own_worker_sigterm_ends_it() {
 #[test]
 fn a_stopped_pool_ends_workers_that_have_heard_sigterm_before() {
     by_every_method(|method| {
-        let pool = pool_by(&method, 2);
+        let pool = pool_by(method, 2);
         let workers: Vec<Seen> = pool.worker_pids().into_iter().map(process).collect();
         let gate = Gate::new();
         let running = pool.submit(pass, gate.path());
@@ -295,7 +272,7 @@ extern "C" fn hear(_: i32) {
 #[test]
 fn a_task_s_own_handler_gets_the_pool_s_sigterm() {
     by_every_method(|method| {
-        let pool = pool_by(&method, 1);
+        let pool = pool_by(method, 1);
         let task = |()| {
             handle(Signal::SIGTERM, SigHandler::Handler(hear));
             while !HEARD.load(Ordering::Relaxed) {
@@ -311,7 +288,7 @@ fn a_task_s_own_handler_gets_the_pool_s_sigterm() {
 #[test]
 fn what_a_task_forks_or_executes_ends_at_sigterm() {
     by_every_method(|method| {
-        let pool = pool_by(&method, 1);
+        let pool = pool_by(method, 1);
         let fork_one = |()| {
             // SAFETY: a worker has one thread, and the child calls nothing that takes a lock.
             match unsafe { fork() } {
@@ -350,7 +327,7 @@ fn terminate_ends_a_process_however_it_was_started() {
                 pause();
             }
         };
-        let process = Process::builder(endless, ()).start_method(method_of(&method));
+        let process = Process::builder(endless, ()).start_method(method);
         let process = process.start().expect("a process");
         process.terminate().expect("its owner");
         let status = process.join().expect("its owner");
@@ -361,7 +338,7 @@ fn terminate_ends_a_process_however_it_was_started() {
 #[test]
 fn no_signal_but_sigkill_ends_the_fork_server() {
     in_time(|| {
-        let pool = pool_by("ForkServer", 1);
+        let pool = pool_by(StartMethod::ForkServer, 1);
         let (server, workers) = (fork_server(), pool.worker_pids());
         let deadly = [
             Signal::SIGTERM,
@@ -373,7 +350,7 @@ fn no_signal_but_sigkill_ends_the_fork_server() {
         ];
         deadly.into_iter().for_each(|it| kill(server, it));
         assert_eq!(pool.apply(square, 3).expect("a worker"), 9);
-        drop(pool_by("ForkServer", 1));
+        drop(pool_by(StartMethod::ForkServer, 1));
         assert_eq!((fork_server(), pool.worker_pids()), (server, workers));
     });
 }
