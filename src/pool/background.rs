@@ -132,7 +132,7 @@ impl Shared {
     }
 
     /// Passes on signals that this process may not send to the process that has forked the worker.
-    /// A worker that nobody can signal is lost.
+    /// A worker that no process can signal is lost.
     fn send_what_was_refused(&self) {
         loop {
             let refused = self.state.lock().take_refused();

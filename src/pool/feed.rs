@@ -148,7 +148,7 @@ impl PollPart for Fed {
         // Relaxed: the lock of the batch orders it before the waker.
         self.feeding.is_polled.store(true, Ordering::Relaxed);
         self.results.batch.wake_by(context.waker());
-        // Once more: what came before the line above has woken nobody.
+        // Once more: what came before the line above has not woken the task.
         self.try_next_part()
     }
 }
@@ -172,7 +172,7 @@ where
     if let Err(panic) = catch_unwind(read) {
         *feeding.panic.lock() = Some(panic);
     }
-    // Release: whoever sees it finds the panic, and what was sent.
+    // Release: a caller that sees it finds the panic, and what was sent.
     feeding.has_ended.store(true, Ordering::Release);
     let mut told = Told::default();
     batch.tell(&mut told);

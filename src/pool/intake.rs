@@ -179,7 +179,7 @@ impl<S> Intake<S> {
             self.batch.wake_reader(&thread::current());
             let budget = &self.shared.budget;
             budget.iter().for_each(|it| it.wake(&thread::current()));
-            // Once more: what changed before the lines above has woken nobody.
+            // Once more: what changed before the lines above has not woken this thread.
             if !self.is_over() && !self.has_room() {
                 thread::park();
             }

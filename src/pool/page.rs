@@ -327,7 +327,7 @@ impl Page {
     pub(super) fn stop_clock(&self, item: u32) {
         let view = self.0.view();
         let (noted, since) = (view.atomic_u32(PANIC_ITEM), view.atomic_u64(PANIC_SINCE));
-        // Relaxed: nobody else stores these.
+        // Relaxed: no other thread stores these.
         if noted.load(Ordering::Relaxed) != item || since.load(Ordering::Relaxed) == 0 {
             since.store(clock::now(), Ordering::Relaxed);
             // Release: whoever sees the item sees the time.

@@ -1,7 +1,7 @@
 //! When the background thread takes over from a caller that led and has left.
 //!
 //! A caller that leads reads its reply, leaves, and mostly comes back at once for the next one. So
-//! nobody takes over at first: the background thread does when [`ABSENCE`] has passed, or
+//! no thread takes over at first: the background thread does when [`ABSENCE`] has passed, or
 //! [`IDLE_ABSENCE`] if no task is outstanding, woken by an alarm.
 //!
 //! Setting a timer that is the next to expire on its core costs 13 µs on a virtual machine, as much as
@@ -12,11 +12,11 @@
 //! |---|---|---|---|
 //! | yes | any | `None` | the leader drives |
 //! | no | yes | `None` | the background thread drives |
-//! | no | no | `Some` | nobody drives until then; `alarm` is `Some` and not later |
+//! | no | no | `Some` | no thread drives until then; `alarm` is `Some` and not later |
 
 use std::time::{Duration, Instant};
 
-/// How long nobody drives while tasks are outstanding: longer than most callers take to come back for
+/// How long no thread drives while tasks are outstanding: longer than most callers take to come back for
 /// their next result, so that a loop over results does not wake the background thread with each.
 const ABSENCE: Duration = Duration::from_micros(250);
 
@@ -111,7 +111,7 @@ mod tests {
     }
 
     #[test]
-    fn the_alarm_does_not_disturb_whoever_drives() {
+    fn the_alarm_does_not_disturb_a_thread_that_drives() {
         let (mut relief, now) = (Relief::default(), Instant::now());
         relief.leader_leaves(now, false);
         relief.cancel();

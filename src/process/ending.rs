@@ -1,6 +1,6 @@
 //! The ordered end of this process: the children that would end with it anyway end first, so that their statuses are taken.
 //!
-//! What is left becomes process 1's, which in many a container reaps nobody: each would stay there as a zombie.
+//! What is left becomes process 1's, which in many a container reaps no children: each would stay there as a zombie.
 //!
 //! `exit` and the return of `main` come here by an exit handler, children of this crate before their `_exit`. A process that
 //! is killed does not; the kernel, and the fork server that sees it, end its children then.

@@ -19,7 +19,7 @@ fn size() -> usize {
     ROOM + usize::try_from(record).unwrap_or(0)
 }
 
-/// A stack that lies behind a page which nobody can touch. It stays mapped until it is told otherwise.
+/// A stack that lies behind a guard page. It stays mapped until it is told otherwise.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct AlternateStack(NonNull<c_void>);
 
@@ -36,7 +36,7 @@ impl AlternateStack {
         if start == libc::MAP_FAILED {
             return None;
         }
-        // SAFETY: the first page of the mapping, which nobody uses yet. Where this fails, the stack has no guard.
+        // SAFETY: the first page of the mapping, which is not in use yet. Where this fails, the stack has no guard.
         unsafe { libc::mprotect(start, page, libc::PROT_NONE) };
         NonNull::new(start.wrapping_byte_add(page)).map(Self)
     }
@@ -62,7 +62,7 @@ impl AlternateStack {
             ss_flags: 0,
             ss_size: size(),
         };
-        // SAFETY: the stack is mapped, and nobody else uses it. It fails only while a handler runs on another.
+        // SAFETY: the stack is mapped, and no other thread uses it. It fails only while a handler runs on another.
         unsafe { libc::sigaltstack(&raw const stack, ptr::null_mut()) };
     }
 
@@ -83,7 +83,7 @@ impl AlternateStack {
         }
         let page = memory::page_size().unwrap_or(0);
         let start = self.0.as_ptr().wrapping_byte_sub(page);
-        // SAFETY: the mapping is this stack's, and nobody uses it, says the caller.
+        // SAFETY: the mapping is this stack's, and no thread uses it, says the caller.
         unsafe { libc::munmap(start, page + size()) };
     }
 }

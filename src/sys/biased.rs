@@ -6,7 +6,7 @@
 //!
 //! | `is_open` | `is_wanted` | meaning |
 //! |---|---|---|
-//! | true | false | nobody uses the value |
+//! | true | false | the value is not in use |
 //! | false | false | the owner uses it |
 //! | true | true | a visitor uses it, or is about to find out whether it may |
 //! | false | true | the owner is in first, or waits for the visitor: `visit` tells |

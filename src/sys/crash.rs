@@ -56,7 +56,7 @@ pub(crate) fn note_overflow(note: Note) {
         note,
         pid: pid::current(),
     };
-    // Release: whoever sees it sees what is in it.
+    // Release: a handler that sees it sees what is in it.
     WATCHED.store(Box::into_raw(Box::new(watched)), Ordering::Release);
     alternate_stack::give();
     for (signal, previous) in SIGNALS.into_iter().zip(&PREVIOUS) {
@@ -167,7 +167,7 @@ fn note() {
         Note::Message(socket, byte) => {
             let flags = libc::MSG_DONTWAIT | libc::MSG_NOSIGNAL;
             let byte = ptr::from_ref(byte).cast();
-            // SAFETY: it reads one byte, which lives forever. Where this fails, nobody is there to read it.
+            // SAFETY: it reads one byte, which lives forever. Where this fails, there is no reader.
             unsafe { libc::send(*socket, byte, 1, flags) };
         }
     }

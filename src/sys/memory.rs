@@ -319,7 +319,7 @@ impl Mapping {
 
     pub(crate) fn file(&self) -> &Arc<OwnedFd> {
         let file = self.region.file.as_ref();
-        file.expect("whoever closes the file of a mapping does not ask for it")
+        file.expect("a mapping is not asked for a file that was closed")
     }
 }
 

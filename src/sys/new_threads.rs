@@ -75,7 +75,7 @@ unsafe extern "C" fn create(
         return unsafe { (means.create)(thread, attributes, routine, argument) };
     };
     let start = Start { routine, argument };
-    // SAFETY: it is mapped, aligned to pages, larger than this, and nobody uses it yet.
+    // SAFETY: it is mapped, aligned to pages, larger than this, and not in use yet.
     unsafe { stack.start().cast::<Start>().write(start) };
     // SAFETY: all but the routine are the caller's, and `begin` takes the start of a stack.
     let code = unsafe { (means.create)(thread, attributes, begin, stack.start().as_ptr()) };

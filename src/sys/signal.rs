@@ -166,7 +166,7 @@ type Handler = extern "C" fn(libc::c_int, *mut libc::siginfo_t, *mut libc::c_voi
 fn is_told_to_end() -> bool {
     // Acquire: the word is mapped before its address is stored.
     let word = TOLD_TO_END.load(Ordering::Acquire);
-    // SAFETY: null, or a word that lives for ever, says `leave_the_end_to_the_owner`.
+    // SAFETY: null, or a word that lives forever: `leave_the_end_to_the_owner` takes no other.
     let word = unsafe { word.as_ref() };
     // Acquire: pairs with the store before the signal.
     word.is_some_and(|it| it.load(Ordering::Acquire) != 0)

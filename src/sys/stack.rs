@@ -234,7 +234,7 @@ impl Stack {
         }))
     }
 
-    /// Returns the names of the calls. The first time that anybody asks, they are read from the program's file.
+    /// Returns the names of the calls. The first call reads them from the program's file.
     pub(crate) fn text(&self) -> &str {
         let Traced { calls, build, text } = &*self.0;
         text.get_or_init(|| calls.text(build.is_none_or(|it| it == modules::build())))

@@ -256,7 +256,7 @@ impl State {
         slots.find_map(|(slot, it)| Some((slot, it.link_mut()?.take_refused()?)))
     }
 
-    /// Gives up a worker that nobody can end.
+    /// Gives up a worker that no process can end.
     pub(in crate::pool) fn lose(&mut self, slot: usize, pid: u32, reason: &io::Error) {
         if let Some(link) = self.slots[slot].link_mut().filter(|it| it.pid == pid) {
             link.lose(reason);
