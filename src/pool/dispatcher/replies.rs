@@ -1,7 +1,7 @@
 //! Replies on their way from a worker's ring to their tasks.
 
 use super::{Phase, State, into_body};
-use crate::error::{ErrorKind, Result};
+use crate::error::{Error, ErrorKind, Result};
 use crate::pool::{
     batch::{Part, Values},
     descriptors::Batch,
@@ -153,9 +153,10 @@ impl State {
                     link.send_slab_again();
                 }
                 let error = fault.into_error();
-                if demands.retries_after(&error) && !is_killed(link, head.item) {
+                if demands.retries_after(&error) {
+                    let killed = link.kill_of(head.item);
                     let unit = link.take_front()?;
-                    self.fail_or_retry(unit, error, told);
+                    self.fail_or_retry(unit, killed.unwrap_or(error), told);
                     return Some(used);
                 }
                 Err(error)
@@ -234,10 +235,17 @@ impl State {
     }
 }
 
-/// Whether the item was killed, which may have come too late.
-fn is_killed(link: &Link, item: u32) -> bool {
-    let verdict = link.verdict.as_ref().filter(|it| it.item == item);
-    verdict.is_some_and(|it| it.error.kind() == ErrorKind::Cancelled)
+impl Link {
+    /// Returns the error of an item that was killed as it failed. The item would be tried again, so
+    /// the failure is not its result.
+    ///
+    /// 1. The worker runs the item.
+    /// 2. `kill` finds no reply and tells the worker to end.
+    /// 3. The item panics before SIGTERM arrives, and the worker writes the reply.
+    fn kill_of(&self, item: u32) -> Option<Error> {
+        let verdict = self.verdict.as_ref().filter(|it| it.item == item)?;
+        (verdict.error.kind() == ErrorKind::Cancelled).then(|| verdict.error.clone())
+    }
 }
 
 /// A reply at the start of a worker's records.
