@@ -2,9 +2,29 @@
 
 use serde::de::Expected;
 
-/// Of a struct that is written as a map, whose length is unknown.
-pub(super) const FLATTEN: &str = "a struct with a field that has serde's attribute `flatten`, or a \
-     map of unknown length, cannot be encoded";
+/// Of a map whose length is unknown, as serde's derive writes a struct with a flattened field.
+pub(super) const UNKNOWN_LENGTH: &str = "a map of unknown length cannot be encoded";
+
+/// Of such a map in a value of type `whole`.
+pub(super) fn flattened(whole: &str) -> String {
+    format!(
+        "a field in a `{whole}` has serde's attribute `flatten`, or a map in it does not know its \
+         length: neither can be encoded"
+    )
+}
+
+/// Of a value of type `whole` that was read and has left some of its bytes.
+pub(super) fn left_over(bytes: usize, whole: &str) -> String {
+    let (bytes_of, are) = if bytes == 1 {
+        ("byte of", "is")
+    } else {
+        ("bytes of", "are")
+    };
+    format!(
+        "{bytes} {bytes_of} a `{whole}` {are} left over: does serde write a field that it does not \
+         read (`skip_deserializing`)?"
+    )
+}
 
 /// Of a field that is left out. The decoder would take the next one in its place.
 pub(super) fn skipped(name: &str, field: &str) -> String {

@@ -4,6 +4,7 @@
 //! element at a time: bincode's serde front end cannot tell it from any other sequence, so its type is asked for.
 
 use super::Wire;
+use super::attribute;
 use super::decoder::Decoder;
 use super::encoder::Limited;
 use crate::sys::bytes::{as_bytes, from_bytes, is_bytes, slice_as_bytes};
@@ -75,7 +76,7 @@ pub(crate) fn encode<T: Serialize>(value: &T, output: &mut impl Output) -> Resul
     }
     let limited = Limited { value, depth: 0 };
     bincode::serde::encode_into_writer(limited, OutputWriter(output), CONFIG)
-        .map_err(|error| plain(error.to_string()))
+        .map_err(|error| in_whole::<T>(plain(error.to_string())))
 }
 
 /// Appends what is decoded as a `Vec<T>`; items that lie in a row are a slice, for which there is [`encode_slice`].
@@ -112,9 +113,16 @@ pub(crate) fn decode<T: Wire>(input: &mut impl Input) -> Result<T, Reason> {
         T::deserialize(&mut Decoder::new(input, type_name::<T>())).map_err(|it| it.to_string())?;
     match input.left() {
         0 => Ok(value),
-        left => Err(format!(
-            "{left} bytes are left over: serde reads less than it wrote"
-        )),
+        left => Err(attribute::left_over(left, type_name::<T>())),
+    }
+}
+
+/// Names the type of the whole value where the encoder does not know whose struct it has met.
+fn in_whole<T>(reason: Reason) -> Reason {
+    if reason == attribute::UNKNOWN_LENGTH {
+        attribute::flattened(type_name::<T>())
+    } else {
+        reason
     }
 }
 

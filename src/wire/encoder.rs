@@ -124,7 +124,7 @@ impl<S: Serializer> Serializer for Encoder<S> {
     fn serialize_map(self, len: Option<usize>) -> Result<Items<S::SerializeMap>, S::Error> {
         let depth = self.deeper()?;
         // serde's derive writes a struct so that has a field with `flatten`.
-        let len = len.ok_or_else(|| S::Error::custom(attribute::FLATTEN))?;
+        let len = len.ok_or_else(|| S::Error::custom(attribute::UNKNOWN_LENGTH))?;
         let inner = self.inner.serialize_map(Some(len))?;
         Ok(Items { inner, depth })
     }

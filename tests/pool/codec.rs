@@ -593,7 +593,8 @@ fn an_adjacently_tagged_enum_is_named_in_the_error() -> Result<()> {
 #[test]
 fn a_flattened_field_is_named_in_the_error() -> Result<()> {
     let rest = [("a".to_owned(), 1)].into();
-    assert_fails_alone(|it: Flat| it, Flat { rest }, "attribute `flatten`")
+    let text = "a field in a `pool::codec::Flat` has serde's attribute `flatten`";
+    assert_fails_alone(|it: Flat| it, Flat { rest }, text)
 }
 
 #[test]
@@ -602,6 +603,20 @@ fn a_field_that_is_left_out_is_named_in_the_error() -> Result<()> {
     let text =
         "`Sparse` leaves out its field `left_out`, by serde's attribute `skip_serializing_if`";
     assert_fails_alone(|it: Sparse| it, Sparse { left_out, last }, text)
+}
+
+#[derive(Debug, Clone, Serialize, Deserialize)]
+struct WriteOnly {
+    first: u8,
+    #[serde(skip_deserializing)]
+    last: u8,
+}
+
+#[test]
+fn a_field_that_is_written_and_not_read_is_said_in_the_error() -> Result<()> {
+    let value = WriteOnly { first: 1, last: 2 };
+    let text = "1 byte of a `pool::codec::WriteOnly` is left over";
+    assert_fails_alone(|it: WriteOnly| it, value, text)
 }
 
 #[test]
