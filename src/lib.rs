@@ -55,7 +55,8 @@
 //!
 //! The encoding (bincode) does not describe itself, so serde attributes that look at the data before they know its type
 //! (`flatten`, `untagged`, `tag`, `tag` with `content`) or leave fields out (`skip_serializing_if`) give an error of
-//! [`ErrorKind::Codec`], which names the type and the attribute. A `Vec<u8>` argument or result is
+//! [`ErrorKind::Codec`], which names the type and the attribute. So does a field with only one of `skip_serializing` and
+//! `skip_deserializing`. Send such a value as its JSON text. A `Vec<u8>` argument or result is
 //! one copy; inside a struct, `serde_bytes` makes it one. A `PathBuf` is text to serde: one that is not UTF-8 is an error of
 //! [`ErrorKind::Codec`], and an `OsString` travels whatever it holds. An open file travels as a
 //! [`Descriptor`]; a `std::sync::Mutex` is plain data to serde and arrives as a copy, with a lock of its own.

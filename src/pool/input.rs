@@ -12,8 +12,12 @@ pub enum Input {
     /// It is empty: whatever reads from it finds the end of the file.
     #[default]
     Null,
-    /// It is that of the program, which shares it with its workers: a line goes to whichever
-    /// process reads first.
+    /// It is that of the program, which shares it with its workers: input goes to the process that
+    /// reads it first.
+    ///
+    /// A read of a terminal takes one line. A read of a pipe or a file through
+    /// [`std::io::stdin`] takes as much as fits into its buffer, and no other process sees the
+    /// lines in it.
     Inherit,
 }
 

@@ -276,6 +276,8 @@ results_stream! {
     /// The input is polled when the next result is asked for and is not there, never further ahead
     /// than the window. What it gave is sent before a poll returns. An error takes the place of its
     /// item's result and ends nothing. Dropping this cancels what has not started.
+    ///
+    /// [`ImapStream`](crate::ImapStream) is the stream of an input that is an iterator.
     StreamImap<S: Stream, R>, Run<S>
 }
 

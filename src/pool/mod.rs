@@ -345,12 +345,16 @@ impl ProcessPoolExecutor {
     ///
     /// Results come while the input blocks; `imap` returns one only between two items. The thread
     /// starts with this call and reads no further ahead than the [`window`](TaskOptions::window).
-    /// The iterator is made in the thread and need not be `Send`.
+    /// It calls `into_iter`, so `items` must be `Send`, but the iterator need not be.
+    ///
+    /// Lines of [`BufRead`](std::io::BufRead) are `io::Result`s, which are not [`Wire`]: pass on
+    /// the `String`s, as in the example of [`feed_unordered`](Self::feed_unordered). For standard
+    /// input write `BufReader::new(stdin()).lines()`, because `stdin().lines()` is not `Send`.
     ///
     /// The thread counts as one of the program's: while it reads,
-    /// [`StartMethod::Fork`](crate::StartMethod::Fork) refuses to copy the process. The error of
-    /// the next item ([`ErrorKind::Shutdown`]) comes ahead of the item if the pool has ended and
-    /// the input blocks for 1 s more.
+    /// [`StartMethod::Fork`](crate::StartMethod::Fork) refuses to copy the process. If the pool
+    /// ends while the input blocks, `next` waits 1 s for the item. Then it returns
+    /// [`ErrorKind::Shutdown`].
     ///
     /// ```
     /// use std::sync::mpsc;
@@ -375,7 +379,25 @@ impl ProcessPoolExecutor {
         self.options().feed(f, items)
     }
 
-    /// Like [`feed`](Self::feed), but gives results as they come.
+    /// Like [`feed`](Self::feed), but returns results as they come.
+    ///
+    /// A result does not tell its item. Return from `f` what identifies it.
+    ///
+    /// ```
+    /// use std::io::{BufRead, BufReader};
+    /// use std::process::{Command, Stdio};
+    ///
+    /// let mut child = Command::new("printf").arg(r"one\nfour\n").stdout(Stdio::piped()).spawn().unwrap();
+    /// let lines = BufReader::new(child.stdout.take().unwrap()).lines().map_while(Result::ok);
+    ///
+    /// let pool = procpool::ProcessPoolExecutor::new()?;
+    /// let lengths = pool.feed_unordered(|line: String| (line.len(), line), lines);
+    /// let mut lengths: Vec<_> = lengths.collect::<procpool::Result<_>>()?;
+    /// lengths.sort();
+    /// assert_eq!(lengths, [(3, "one".to_owned()), (4, "four".to_owned())]);
+    /// assert!(child.wait().unwrap().success());
+    /// # Ok::<(), procpool::Error>(())
+    /// ```
     pub fn feed_unordered<I, R>(&self, f: fn(I::Item) -> R, items: I) -> FeedUnordered<R>
     where
         I: IntoIterator + Send + 'static,
@@ -390,6 +412,8 @@ impl ProcessPoolExecutor {
     ///
     /// The input is polled when the next result is asked for and is not there, and never further
     /// ahead than the [`window`](TaskOptions::window). No poll blocks. It works on any runtime.
+    /// A receiver of tokio's is not a [`Stream`] itself: wrap it in `tokio_stream`'s
+    /// `ReceiverStream`.
     ///
     /// ```
     /// use futures::{StreamExt, TryStreamExt, executor::block_on, stream};
