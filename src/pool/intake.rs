@@ -43,24 +43,14 @@ pub(super) struct Cut {
 }
 
 impl Cut {
-    /// An error for a chunk or a window of nothing.
+    /// Fails if a chunk or the window is empty.
     pub(super) fn check(self) -> Result<()> {
-        let zero = |what: &str| {
-            Err(Error::new(
-                ErrorKind::InvalidInput,
-                format!("{what} of 0 items"),
-            ))
+        let settings = [("chunk_size", self.chunk_size), ("window", self.window)];
+        let Some((setting, _)) = settings.iter().find(|it| it.1 == Some(0)) else {
+            return Ok(());
         };
-        match self {
-            Self {
-                chunk_size: Some(0),
-                ..
-            } => zero("a chunk"),
-            Self {
-                window: Some(0), ..
-            } => zero("a window"),
-            _ => Ok(()),
-        }
+        let message = format!("`{setting}` must be at least 1");
+        Err(Error::new(ErrorKind::InvalidInput, message))
     }
 }
 

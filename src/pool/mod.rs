@@ -354,7 +354,7 @@ impl ProcessPoolExecutor {
     /// The thread counts as one of the program's: while it reads,
     /// [`StartMethod::Fork`](crate::StartMethod::Fork) refuses to copy the process. If the pool
     /// ends while the input blocks, `next` waits 1 s for the item. Then it returns
-    /// [`ErrorKind::Shutdown`].
+    /// [`ErrorKind::Shutdown`]. The call after that waits without a limit.
     ///
     /// ```
     /// use std::sync::mpsc;

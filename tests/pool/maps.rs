@@ -388,6 +388,14 @@ fn map_refuses_chunks_of_nothing_for_an_empty_input_too() {
 }
 
 #[test]
+fn the_error_of_an_empty_window_names_the_setting() {
+    in_time(|| {
+        let error = failure(pool_of(1).options().window(0).map(square, 0..3));
+        assert_eq!(error.to_string(), "`window` must be at least 1");
+    });
+}
+
+#[test]
 fn map_results_refuses_chunks_and_windows_of_nothing_for_every_item() {
     in_time(|| {
         let pool = pool_of(1);
