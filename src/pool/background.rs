@@ -48,7 +48,10 @@ impl Shared {
                 let mut state = self.state.lock();
                 self.notice(&mut state, &ready);
             }
-            if !self.advance() || self.is_paused.load(Ordering::Acquire) {
+            if !self.advance() {
+                return self.tell(self.feeders.waiting());
+            }
+            if self.is_paused.load(Ordering::Acquire) {
                 return;
             }
             self.do_chores();

@@ -14,6 +14,7 @@ use crate::wire::Wire;
 use parking_lot::Mutex;
 use std::{
     any::Any,
+    io,
     panic::{AssertUnwindSafe, catch_unwind, resume_unwind},
     sync::{
         Arc,
@@ -44,6 +45,8 @@ struct Feeding {
 pub(super) struct Fed {
     results: Results,
     feeding: Arc<Feeding>,
+    /// When a task that polls is woken because the pool has ended and the input blocks.
+    patience: Option<Instant>,
 }
 
 impl Fed {
@@ -57,6 +60,7 @@ impl Fed {
         let fed = Self {
             results: Results::new(shared, batch),
             feeding: Arc::default(),
+            patience: None,
         };
         let of_thread = (
             Arc::clone(shared),
@@ -67,7 +71,8 @@ impl Fed {
             let (shared, batch, feeding) = of_thread;
             run(&shared, &batch, cut, items, &feeding);
         };
-        shared.feeders.start(run, &fed.feeding)?;
+        let batch = Arc::clone(&fed.results.batch);
+        shared.feeders.start(run, &fed.feeding, batch)?;
         Ok(fed)
     }
 
@@ -102,6 +107,33 @@ impl Fed {
         shared.wait_until(deadline, &|thread: &Thread| batch.wake(thread), &done)
     }
 
+    /// Whether the pool has ended and the input gave nothing for `PATIENCE`. The task that polls is
+    /// woken then.
+    fn poll_patience(&mut self) -> bool {
+        let Results { shared, batch } = &self.results;
+        if !shared.has_ended() || batch.is_error_ahead() {
+            return false;
+        }
+        match self.patience {
+            Some(end) if Instant::now() < end => false,
+            Some(_) => {
+                self.patience = None;
+                true
+            }
+            None => {
+                self.patience = Some(Instant::now() + PATIENCE);
+                // Without a thread, nothing would wake the task.
+                tell_later(Arc::clone(shared), Arc::clone(batch)).is_err()
+            }
+        }
+    }
+
+    /// Gives the error of the next item before the input gives that.
+    fn take_ahead(&self) -> Option<Part> {
+        let refusal = self.results.shared.refusal().unwrap_or_else(stopped);
+        self.results.batch.take_ahead(refusal)
+    }
+
     /// Lets the thread go, and goes on with its panic.
     fn end(&self) {
         self.results.shared.feeders.join_over();
@@ -130,11 +162,10 @@ impl NextPart for Fed {
             if let Poll::Ready(part) = self.try_next_part() {
                 return part;
             }
-            if !self.wait() {
-                let refusal = self.results.shared.refusal().unwrap_or_else(stopped);
-                if let Some(part) = self.results.batch.take_ahead(refusal) {
-                    return Some(part);
-                }
+            if !self.wait()
+                && let Some(part) = self.take_ahead()
+            {
+                return Some(part);
             }
         }
     }
@@ -149,8 +180,28 @@ impl PollPart for Fed {
         self.feeding.is_polled.store(true, Ordering::Relaxed);
         self.results.batch.wake_by(context.waker());
         // Once more: what came before the line above has not woken the task.
-        self.try_next_part()
+        if let Poll::Ready(part) = self.try_next_part() {
+            return Poll::Ready(part);
+        }
+        if self.poll_patience()
+            && let Some(part) = self.take_ahead()
+        {
+            return Poll::Ready(Some(part));
+        }
+        Poll::Pending
     }
+}
+
+/// Has the task that polls the outcomes woken after `PATIENCE`.
+fn tell_later(shared: Arc<Shared>, batch: Arc<Batch>) -> io::Result<()> {
+    let run = move || {
+        thread::sleep(PATIENCE);
+        let mut told = Told::default();
+        batch.tell(&mut told);
+        shared.tell(told);
+    };
+    let builder = thread::Builder::new().name("procpool-wake".to_owned());
+    builder.spawn(run).map(drop)
 }
 
 impl Drop for Fed {
@@ -203,6 +254,7 @@ pub(super) struct Feeders(Mutex<Vec<Feeder>>);
 #[derive(Debug)]
 struct Feeder {
     feeding: Arc<Feeding>,
+    batch: Arc<Batch>,
     thread: JoinHandle<()>,
 }
 
@@ -220,7 +272,12 @@ impl Feeder {
 }
 
 impl Feeders {
-    fn start(&self, run: impl FnOnce() + Send + 'static, feeding: &Arc<Feeding>) -> Result<()> {
+    fn start(
+        &self,
+        run: impl FnOnce() + Send + 'static,
+        feeding: &Arc<Feeding>,
+        batch: Arc<Batch>,
+    ) -> Result<()> {
         self.join_over();
         let builder = thread::Builder::new().name("procpool-feed".to_owned());
         let thread = builder.spawn(run).map_err(|it| {
@@ -229,9 +286,18 @@ impl Feeders {
         })?;
         self.0.lock().push(Feeder {
             feeding: Arc::clone(feeding),
+            batch,
             thread,
         });
         Ok(())
+    }
+
+    /// Returns those to be told of the pool's end: their inputs may block for ever.
+    pub(super) fn waiting(&self) -> Told {
+        let mut told = Told::default();
+        let feeders = self.0.lock();
+        feeders.iter().for_each(|it| it.batch.tell(&mut told));
+        told
     }
 
     /// Waits for the end of the threads that are over. Leaves those that may run a waker: it may

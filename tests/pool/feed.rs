@@ -1,6 +1,7 @@
 //! Maps whose input a thread reads: `feed` and `feed_unordered`.
 
-use crate::common::{Gate, alone, in_time, pass, pool_of, square};
+use crate::common::{Gate, alone, failure, in_time, pass, pool_of, square};
+use futures::{StreamExt, executor::block_on};
 use procpool::{ErrorKind, ProcessPoolExecutor, Result};
 use std::{
     fs,
@@ -292,4 +293,26 @@ fn feeds_of_several_threads_share_a_pool() {
             }
         });
     });
+}
+
+#[test]
+fn a_stream_of_an_ended_pool_does_not_wait_for_a_blocked_input() -> Result<()> {
+    in_time(|| {
+        let (pool, (sender, receiver)) = (pool_of(1), mpsc::channel());
+        let mut results = pool.feed(square, receiver).into_stream();
+        sender.send(7).expect("a receiver");
+        assert_eq!(block_on(results.next()).transpose()?, Some(49));
+        let ended = thread::spawn(move || {
+            let outcome = block_on(results.next()).expect("an outcome");
+            (failure(outcome).kind(), results)
+        });
+        pool.terminate();
+        let (kind, mut results) = ended.join().expect("no panic");
+        assert_eq!(kind, ErrorKind::Shutdown);
+        // The item has had its error.
+        sender.send(8).expect("a receiver");
+        drop(sender);
+        assert!(block_on(results.next()).is_none());
+        Ok(())
+    })
 }
