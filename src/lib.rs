@@ -176,8 +176,8 @@
 //! A program that has become another user, or is in a sandbox, may be refused to signal its
 //! workers. The fork server, which is their parent, signals them then. Where that is refused, too,
 //! the task fails all the same, the worker is left alone and another takes its place, and
-//! [`Process::kill`] is an error. A daemon that was started by `Fork` runs on when such a program ends:
-//! the kernel may not kill it, either.
+//! [`Process::kill`] is an error. A daemon that was started by `Fork` runs on when such a program
+//! ends: the kernel may not kill it, either.
 //!
 //! A signal that the program ignores when it starts a process is ignored there, too: nothing ends
 //! at a hang-up under `nohup`. SIGCHLD and SIGTERM are not inherited in this way.
