@@ -64,7 +64,10 @@ fn a_long_item_among_tiny_ones_is_the_longest_run_time() -> Result<()> {
         assert_eq!(times.count(), 50_000);
         assert!(times.quantile(1.0) >= Some(LONG), "{times:?}");
         let long = times.buckets().filter(|it| it.0 >= LONG);
-        assert_eq!(long.map(|it| it.1).sum::<u64>(), 1);
+        // A busy machine may keep the core from some other item as long; the rest of the group of
+        // 64 in which the long one was measured is not among them.
+        let long = long.map(|it| it.1).sum::<u64>();
+        assert!((1..64).contains(&long), "{long} long items");
         Ok(())
     })
 }
