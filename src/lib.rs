@@ -58,7 +58,7 @@
 //! [`ErrorKind::Codec`], which names the type and the attribute. So does a field with only one of `skip_serializing` and
 //! `skip_deserializing`. Send such a value as its JSON text. A `Vec<u8>` argument or result is
 //! one copy; inside a struct, `serde_bytes` makes it one. A `PathBuf` is text to serde: one that is not UTF-8 is an error of
-//! [`ErrorKind::Codec`], and an `OsString` travels whatever it holds. An open file travels as a
+//! [`ErrorKind::Codec`], and an `OsString` of any bytes travels. An open file travels as a
 //! [`Descriptor`]; a `std::sync::Mutex` is plain data to serde and arrives as a copy, with a lock of its own.
 //!
 //! # Ways to call

@@ -23,7 +23,7 @@ const MARK: &str = "--helper-process";
 pub(crate) const FIRST_BYTE: &str = "first-byte";
 /// Pins itself to the given core and sends every byte back.
 pub(crate) const ECHO: &str = "echo";
-/// Sends every byte back, on whatever core the kernel picks.
+/// Sends every byte back, on any core.
 pub(crate) const BLOCKING_ECHO: &str = "blocking-echo";
 /// Forks for every byte; each child writes one and ends.
 pub(crate) const ZYGOTE: &str = "zygote";

@@ -243,7 +243,7 @@ impl ProcessPoolBuilder {
     }
 
     /// Sets an environment variable for the workers, besides those that this process has in `build`: also for workers that
-    /// replace others, whatever this process has made of its environment since.
+    /// replace others. Later changes to the environment of this process do not reach them.
     ///
     /// ```
     /// let pool = procpool::ProcessPoolExecutor::builder().workers(1).env("LANG", "C").build()?;
