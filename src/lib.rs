@@ -371,6 +371,17 @@ pub mod guide {
     #[doc = include_str!("../docs/choosing_a_start_method.md")]
     pub mod choosing_a_start_method {}
 
+    #[doc = include_str!("../docs/what_a_child_inherits.md")]
+    pub mod what_a_child_inherits {}
+
+    #[doc = include_str!("../docs/what_a_start_costs.md")]
+    pub mod what_a_start_costs {}
+
     #[doc = include_str!("../docs/from_python.md")]
     pub mod from_python {}
 }
+
+/// The examples of README.md: `cargo test --doc` runs them.
+#[cfg(doctest)]
+#[doc = include_str!("../README.md")]
+mod readme {}
