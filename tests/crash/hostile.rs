@@ -7,13 +7,15 @@
     reason = "a task that writes to memory and descriptors that are not its own"
 )]
 
-use crate::common::{DEADLINE, in_time, square};
+use crate::common::{DEADLINE, Gate, arrive, in_time, square};
+use crate::processes::for_a_while;
 use procpool::{Error, ErrorKind, ProcessPoolExecutor, StartMethod};
 use serde::{Deserialize, Serialize};
 use std::{
     fs,
     ops::Range,
     os::fd::{BorrowedFd, RawFd},
+    path::PathBuf,
     process, thread,
     time::{Duration, Instant},
 };
@@ -290,19 +292,43 @@ fn a_worker_has_no_descriptor_of_the_page_that_it_shares() {
     });
 }
 
-#[test]
-fn a_task_that_hides_its_start_and_aborts_is_not_run_forever() {
-    in_time(|| {
+/// Says that it runs, hides that its item has started, and ends its worker.
+fn hide_its_start(gate: PathBuf) {
+    arrive(&gate);
+    let page = shared_mappings().swap_remove(0);
+    Scribble::StartedLess.apply(page, &mut Numbers(1));
+    process::abort()
+}
+
+/// Hides also that its worker is ready.
+fn hide_its_worker(gate: PathBuf) {
+    arrive(&gate);
+    let page = shared_mappings().swap_remove(0);
+    write(page.start + TAIL, 0);
+    Scribble::StartedLess.apply(page, &mut Numbers(1));
+    process::abort()
+}
+
+fn runs_three_times_at_most(task: fn(PathBuf)) {
+    for_a_while(|| {
+        let gate = Gate::new();
         let pool = pool(StartMethod::ForkServer);
-        let hide = |()| -> () {
-            let page = shared_mappings().swap_remove(0);
-            Scribble::StartedLess.apply(page, &mut Numbers(1));
-            process::abort()
-        };
-        let error = pool.submit(hide, ()).result().expect_err("an error");
-        assert_eq!(error.kind(), ErrorKind::WorkerDied);
+        let error = pool.apply(task, gate.path()).expect_err("an error");
+        assert_eq!(error.kind(), ErrorKind::WorkerDied, "{error}");
+        let runs = gate.arrived();
+        assert!((1..=3).contains(&runs), "{runs} runs: {error}");
         assert_eq!(pool.apply(square, 3).expect("a value"), 9);
     });
+}
+
+#[test]
+fn a_task_that_hides_its_start_and_aborts_runs_three_times_at_most() {
+    in_time(|| runs_three_times_at_most(hide_its_start));
+}
+
+#[test]
+fn a_task_that_hides_that_its_worker_is_ready_runs_three_times_at_most_and_breaks_no_pool() {
+    in_time(|| runs_three_times_at_most(hide_its_worker));
 }
 
 #[test]

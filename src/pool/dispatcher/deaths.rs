@@ -26,9 +26,9 @@ const MOST_FAILURES: u32 = 6;
 /// system when memory is short say, and may pass.
 const MOST_KILLS: u32 = 9;
 
-/// Ready workers that may end, one after the other, when the same item is the next to start there. By chance, no item meets with
+/// How often an item is queued again that was the next to start at a ready worker that has ended. By chance, no item meets with
 /// more; but a task that ends its worker, and before makes its page say that it has not started, would run forever.
-const MOST_LOSSES: u32 = 5;
+const MOST_LOSSES: u32 = 2;
 
 /// The pause after the first failed start; it doubles with each.
 const FIRST_PAUSE: Duration = Duration::from_millis(10);
@@ -67,7 +67,8 @@ impl State {
         let units = link.take_back_at_end();
         self.work.add(&link.work_at_end(ran));
         let has_run_tasks = link.has_run_tasks();
-        let is_loss = link.is_ready && link.in_flight.is_empty();
+        let was_ready = link.was_ready();
+        let is_loss = was_ready && link.in_flight.is_empty();
         self.end_what_started(&mut link, &error, told);
         if is_loss {
             self.put_back_unless_lost(units, &error, told);
@@ -78,7 +79,7 @@ impl State {
             self.end_when_done();
         } else if link.is_leaving {
             self.retire(slot);
-        } else if !link.is_ready && !has_run_tasks {
+        } else if !was_ready && !has_run_tasks {
             let message = format!("failed to start a worker: {error}");
             self.vacate(slot, error.with_message(message), told);
         } else {

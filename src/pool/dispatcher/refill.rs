@@ -100,7 +100,9 @@ impl State {
             return None;
         }
         for other in 0..self.slots.len() {
-            if self.slots[other].link().is_some_and(|it| !it.is_ready) {
+            // One that has said so by its pipe may run its first item by now, and hide that.
+            let link = self.slots[other].link_mut();
+            if link.is_some_and(|it| !it.was_ready()) {
                 self.take_back_if(other, |_| true);
             }
         }

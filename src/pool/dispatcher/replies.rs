@@ -98,7 +98,7 @@ impl State {
                 self.failures[slot] = 0;
             }
             // Afterwards it is not the initializer's, and must not break the pool.
-            Tag::SetupFault if link.is_ready => return None,
+            Tag::SetupFault if link.was_ready() => return None,
             Tag::SetupFault => self.break_down(&decode_fault(bytes)?, told),
             Tag::Handles => {
                 let batch = Batch::from_bytes(bytes.try_into().ok()?);

@@ -43,7 +43,27 @@ impl Link {
         }
     }
 
+    /// Whether its setup was done, as far as its pipe or its records say so.
+    pub(in crate::pool) fn was_ready(&mut self) -> bool {
+        if !self.is_ready {
+            self.hear_bell();
+        }
+        self.is_ready || self.said_ready
+    }
+
+    /// Takes the byte that says that its setup is done, which comes once; what is left are the bytes behind it.
+    fn hear_ready<'a>(&mut self, bytes: &'a [u8]) -> &'a [u8] {
+        let mut rest = bytes.iter();
+        let first = rest.find(|it| **it != ExitRecord::BELL);
+        if self.said_ready || first != Some(&ExitRecord::READY) {
+            return bytes;
+        }
+        self.said_ready = true;
+        rest.as_slice()
+    }
+
     fn hear(&mut self, bytes: &[u8]) {
+        let bytes = self.hear_ready(bytes);
         if self.record.is_empty() && bytes.iter().all(|it| *it == ExitRecord::BELL) {
             return;
         }

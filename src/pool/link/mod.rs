@@ -107,6 +107,8 @@ pub(super) struct Link {
     /// Handles of the next reply.
     handles: Gathered,
     pub(super) is_ready: bool,
+    /// Whether its pipe has said so. Written by `hear`; a task may hide the record of it.
+    said_ready: bool,
     figures: Figures,
     pub(super) exit: Option<WaitStatus>,
     /// Its end of the socket is closed: it has died, which has yet to be noticed.
@@ -212,6 +214,7 @@ impl Link {
             handled: VecDeque::new(),
             handles: Gathered::default(),
             is_ready: false,
+            said_ready: false,
             figures: Figures::new(),
             exit: None,
             dead_since: None,

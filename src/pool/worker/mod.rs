@@ -296,7 +296,7 @@ impl WorkerLoop {
             initializer.map_or(Ok(()), |it| initialize(it, handles))
         });
         match initialized {
-            Ok(()) => self.answers.replies.append(0, Tag::Ready, &[]),
+            Ok(()) => self.answers.replies.say_ready(),
             Err(fault) => self.answers.replies.fault(0, Tag::SetupFault, &fault),
         }
         Some(())

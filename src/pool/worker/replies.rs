@@ -62,6 +62,14 @@ impl Replies {
         self.unrung.set(true);
     }
 
+    /// Says that setup is done, whether the pool sleeps or not. No task can take back what lies in the pipe.
+    pub(super) fn say_ready(&self) {
+        self.append(0, Tag::Ready, &[]);
+        self.unrung.set(false);
+        // A pipe that has no room was written to by the initializer; the record is there.
+        let _ = pipe::write(&self.bell, &[ExitRecord::READY]);
+    }
+
     pub(super) fn fault(&self, item: u32, tag: Tag, fault: &Fault) {
         let mut bytes = Vec::new();
         // Text in memory cannot fail to encode.

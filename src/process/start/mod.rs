@@ -159,6 +159,8 @@ impl ExitRecord {
     /// What a worker itself may write to its pipe: a call to look at its shared memory.
     pub(crate) const BELL: u8 = 0;
     pub(crate) const MARK: u8 = 1;
+    /// What a worker writes once, when its setup is done.
+    pub(crate) const READY: u8 = 2;
     pub(crate) const SIZE: usize = 5;
 
     /// Leaves it, without waiting, for a starter that may be gone.
