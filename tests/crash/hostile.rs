@@ -7,8 +7,8 @@
     reason = "a task that writes to memory and descriptors that are not its own"
 )]
 
-use crate::common::{DEADLINE, Gate, arrive, in_time, square};
-use crate::processes::for_a_while;
+use crate::common::{DEADLINE, Gate, arrive, in_time, pass, square};
+use crate::processes::{Process, for_a_while};
 use procpool::{Error, ErrorKind, ProcessPoolExecutor, StartMethod};
 use serde::{Deserialize, Serialize};
 use std::{
@@ -387,5 +387,60 @@ fn the_time_of_a_task_that_says_it_has_started_just_now_is_limited() {
         let task = limited.submit(pretend, ());
         let error = task.result().expect_err("an error");
         assert_eq!(error.kind(), ErrorKind::TimedOut);
+    });
+}
+
+/// Writes bells to its pool without end.
+fn flood(gate: PathBuf) {
+    arrive(&gate);
+    loop {
+        descriptors().iter().for_each(|it| write_to(*it, &[0; 256]));
+    }
+}
+
+#[test]
+fn a_worker_that_floods_its_pipe_is_killed_and_holds_up_no_caller() {
+    in_time(|| {
+        let (calm, hostile) = (Gate::new(), Gate::new());
+        let pool = pool(StartMethod::ForkServer);
+        let mut waiting = pool.submit(pass, calm.path());
+        calm.wait_for(1);
+        let flooding = pool.submit(flood, hostile.path());
+        hostile.wait_for(1);
+        // Nobody lets it in before this has returned.
+        let early = waiting.result_timeout(Duration::from_millis(20));
+        assert_eq!(early.expect_err("no value").kind(), ErrorKind::TimedOut);
+        let error = flooding.result().expect_err("an error");
+        assert_eq!(error.kind(), ErrorKind::WorkerDied);
+        assert!(error.to_string().contains("flooded"), "{error}");
+        calm.open();
+        waiting.result().expect("another worker's task");
+    });
+}
+
+/// Writes what looks like the record of its end to its pool, and goes on.
+fn pretend_to_be_killed(gate: PathBuf) {
+    fs::write(gate.join("pid"), process::id().to_string()).expect("room");
+    descriptors()
+        .iter()
+        .for_each(|it| write_to(*it, &[1, 9, 0, 0, 0]));
+    pass(gate);
+}
+
+#[test]
+fn a_worker_that_writes_a_record_of_its_end_is_reported_only_when_it_has_ended() {
+    in_time(|| {
+        for_a_while(|| {
+            let gate = Gate::new();
+            let pool = pool(StartMethod::ForkServer);
+            let task = pool.submit(pretend_to_be_killed, gate.path());
+            let error = task.result().expect_err("an error");
+            assert_eq!(error.kind(), ErrorKind::WorkerDied);
+            let text = "its pipe to the pool was written to";
+            assert!(error.to_string().contains(text), "{error}");
+            let pid = fs::read_to_string(gate.path().join("pid")).expect("a file");
+            let worker = Process::of(pid.parse().expect("a number"));
+            assert!(worker.is_none_or(|it| !it.runs()));
+        });
     });
 }

@@ -138,8 +138,7 @@ impl State {
         let signal = exit.signal.filter(|_| !exit.stack_overflow);
         let reason = signal.zip(self.limits.as_ref());
         let reason = reason.and_then(|(signal, limits)| limits.reason(signal));
-        let tampered = || "the memory that it shares with the pool was written to".to_owned();
-        let reason = link.page.is_broken().then(tampered).or(reason);
+        let reason = link.nonsense().map(str::to_owned).or(reason);
         let error = Error::worker_died(exit);
         match reason {
             None => error,

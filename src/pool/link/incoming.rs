@@ -10,8 +10,9 @@ use crate::process::start::ExitRecord;
 use crate::sys::{pipe, socket};
 use std::{io, os::fd::OwnedFd, sync::Arc};
 
-/// Reads of the bell's pipe at a time: of 256 bytes, so that they are what a pipe holds.
-const MOST_READS: usize = 256;
+/// Reads of the bell's pipe at a time, of 256 bytes each. A worker writes a byte each time that the pool falls asleep, and the
+/// pool reads them when it wakes: so many are a flood.
+const MOST_READS: usize = 16;
 
 /// Messages in the socket that may lie before the one that a record tells of: those of records that are void.
 const MOST_MESSAGES: usize = 64;
@@ -21,9 +22,10 @@ const MOST_MESSAGES: usize = 64;
 const MOST_THEIR_SLABS: usize = 1024;
 
 impl Link {
-    /// Reads what the bell's pipe holds: bells, which mean nothing by now, and the record of the worker's end.
+    /// Reads the bell's pipe: bells, which mean nothing by now, and the record of the worker's end.
     ///
-    /// No more than the pipe may hold: a task may write to it all the time.
+    /// Reads only so much, as a task may write to it all the time; such a worker is given up. What is left in the pipe of a dead
+    /// one is read the next time.
     pub(in crate::pool) fn hear_bell(&mut self) {
         let mut bytes = [0; 256];
         for _ in 0..MOST_READS {
@@ -41,6 +43,19 @@ impl Link {
                 Err(_) => return,
             }
         }
+        self.give_up("its pipe to the pool was flooded");
+    }
+
+    /// Gives up a worker that has written nonsense, other than to its page: it is killed at the next look.
+    fn give_up(&mut self, reason: &'static str) {
+        self.stray.get_or_insert(reason);
+        self.page.give_up();
+    }
+
+    /// What the worker has written that no worker writes, if it has.
+    pub(in crate::pool) fn nonsense(&self) -> Option<&'static str> {
+        let in_page = "the memory that it shares with the pool was written to";
+        self.page.is_broken().then(|| self.stray.unwrap_or(in_page))
     }
 
     /// Whether its setup was done, as far as its pipe or its records say so.
@@ -73,7 +88,7 @@ impl Link {
         self.record.drain(..surplus);
         if !self.pidfd.is_dead() {
             // Only the fork server writes a record, and only of the dead.
-            self.page.give_up();
+            self.give_up("its pipe to the pool was written to");
         } else if let Some(ExitRecord(status)) = ExitRecord::find(self.record.make_contiguous()) {
             self.exit = Some(status);
         }
@@ -123,7 +138,7 @@ impl Link {
         {
             self.their_slabs.insert(*number, Arc::new(slab));
             if self.their_slabs.len() > MOST_THEIR_SLABS {
-                self.page.give_up();
+                self.give_up("it sent more shared memory than a worker has");
                 return None;
             }
         }

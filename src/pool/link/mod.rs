@@ -109,6 +109,8 @@ pub(super) struct Link {
     pub(super) is_ready: bool,
     /// Whether its pipe has said so. Written by `hear`; a task may hide the record of it.
     said_ready: bool,
+    /// Why it was given up, if not for what lies in its page.
+    stray: Option<&'static str>,
     figures: Figures,
     pub(super) exit: Option<WaitStatus>,
     /// Its end of the socket is closed: it has died, which has yet to be noticed.
@@ -215,6 +217,7 @@ impl Link {
             handles: Gathered::default(),
             is_ready: false,
             said_ready: false,
+            stray: None,
             figures: Figures::new(),
             exit: None,
             dead_since: None,
