@@ -1,9 +1,17 @@
-//! Messages between processes: connections, listeners, waiting for several of them at once, and queues.
+//! Messages between processes: connections, listeners and queues.
 //!
-//! Relies on: pipes, which are at the limit of what a blocking primitive can do; Unix sockets for descriptors and Unix and
-//! TCP sockets for processes that are no relatives.
-//!
-//! Invariant: knows nothing of processes; a handle is a value with descriptors in it, wherever it is sent.
+//! - [`pipe`] and [`one_way`] connect relatives: the handles are values, for arguments, results and
+//!   messages.
+//! - [`Listener`] and [`connect`] connect processes that share an [`AuthKey`], through a Unix
+//!   socket or TCP.
+//! - [`Queue`], [`JoinableQueue`] and [`SimpleQueue`] connect any number of relatives through
+//!   shared memory.
+
+// Relies on: pipes, which are as fast as a blocking primitive can be; Unix sockets for descriptors;
+// Unix and TCP sockets for processes that are not relatives.
+//
+// Invariant: knows nothing of processes. A handle is a value with descriptors in it, wherever it is
+// sent.
 
 mod address;
 mod auth;

@@ -1,20 +1,23 @@
-//! Objects that processes share: one server has them, proxies work on them from anywhere.
+//! Objects in a server process, and the proxies that use them from anywhere.
 //!
-//! ```text
-//! proxy.rs list.rs dict.rs ...   a method of a proxy: which function, with what argument
-//!   reference.rs, passage.rs     which object, and those that the argument and the result refer to
-//!     client.rs, link.rs         a free connection to its server
-//!   -------- server --------
-//!   server/serving.rs            the thread of the connection
-//!     server/mod.rs              the object that is meant
-//!       process/function.rs      the function: decodes, waits for its turn, acts, encodes
-//! proxy.rs list.rs dict.rs ...   what the function does: it stands in the same file as the method
-//! ```
-//!
-//! Relies on: a server that is a process of this program, so that it has every function and type; connections that both ends
-//! authenticate. README.md has the states, the deaths and the protocol.
-//!
-//! Invariant: a client's death costs others nothing but the news of it; whatever a client sends, others do not notice.
+//! Start with [`Manager`].
+
+// ```text
+// proxy.rs list.rs dict.rs ...   a method of a proxy: which function, with what argument
+//   reference.rs, passage.rs     which object, and those that the argument and the result refer to
+//     client.rs, link.rs         a free connection to its server
+//   -------- server --------
+//   server/serving.rs            the thread of the connection
+//     server/mod.rs              the object that is meant
+//       process/function.rs      the function: decodes, waits for its turn, acts, encodes
+// proxy.rs list.rs dict.rs ...   the server's side of the method, in the same file
+// ```
+//
+// Relies on: a server that is a process of this program, so that it has every function and type;
+// connections that both ends authenticate. README.md has the states, the deaths and the protocol.
+//
+// Invariant: the death of a client costs the others only the notice of it. The others do not notice
+// what a client sends.
 
 mod barrier;
 mod builder;

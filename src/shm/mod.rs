@@ -1,10 +1,16 @@
-//! Memory that processes share: segments, and the only ways to touch what lies in them.
+//! Shared memory as bytes, with a name or without.
 //!
-//! Relies on: anonymous files (`memfd`), sealed against becoming shorter, so that a mapping never faults; the kernel frees
-//! them with their last user.
+//! [`Value`](crate::sync::Value), [`Array`](crate::sync::Array) and [`Atomic`](crate::sync::Atomic)
+//! are shared memory with a type.
 //!
-//! Invariant: nothing outside of `view.rs` turns shared bytes into references, and no byte that another process can change
-//! is looked at twice: it is copied out first.
+//! The kernel frees unnamed memory with its last handle. A name stays in `/dev/shm` until it is
+//! unlinked, also if the process that created it was killed.
+
+// Relies on: anonymous files (`memfd`), sealed against becoming shorter, so that a mapping never
+// faults. The kernel frees them with their last user.
+//
+// Invariant: only `view.rs` turns shared bytes into references. A byte that another process can
+// change is copied out before it is examined, and not read twice.
 
 mod buffer;
 mod object;
