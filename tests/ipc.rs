@@ -10,6 +10,8 @@ mod handles;
 mod listeners;
 #[path = "ipc/messages.rs"]
 mod messages;
+#[path = "ipc/queue_damage.rs"]
+mod queue_damage;
 #[path = "ipc/queue_deaths.rs"]
 mod queue_deaths;
 #[path = "ipc/queue_memory.rs"]

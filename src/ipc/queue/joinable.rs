@@ -45,9 +45,10 @@ impl<T: Wire> JoinableQueue<T> {
     ///
     /// # Errors
     ///
-    /// [`ErrorKind::InvalidInput`] if that was said of as many items as were ever put.
+    /// [`ErrorKind::InvalidInput`] if that was said of as many items as were ever put; [`ErrorKind::Disconnected`] when
+    /// something else has written to the queue's memory.
     pub fn task_done(&self) -> Result<()> {
-        if self.0.ring().done() {
+        if self.0.ring().done()? {
             return Ok(());
         }
         let message = "`task_done` was called more often than items were put";
@@ -58,19 +59,18 @@ impl<T: Wire> JoinableQueue<T> {
     ///
     /// # Errors
     ///
-    /// None at present.
+    /// [`ErrorKind::Disconnected`] when something else has written to the queue's memory.
     pub fn join(&self) -> Result<()> {
-        self.0.ring().join(Limit::ENDLESS);
-        Ok(())
+        self.0.ring().join(Limit::ENDLESS).map(drop)
     }
 
     /// As [`join`](Self::join), for so long at the most.
     ///
     /// # Errors
     ///
-    /// [`ErrorKind::TimedOut`] when items are left undone.
+    /// [`ErrorKind::TimedOut`] when items are left undone; else as [`join`](Self::join).
     pub fn join_timeout(&self, limit: Duration) -> Result<()> {
-        if self.0.ring().join(Limit::after(limit)) {
+        if self.0.ring().join(Limit::after(limit))? {
             return Ok(());
         }
         let message = format!("not all items of the queue were done with within {limit:?}");

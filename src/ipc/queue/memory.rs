@@ -1,6 +1,7 @@
 //! The file of a queue, as far as this process has it mapped: the page that everybody shares, and chunks.
 
 use super::chunk::{CHUNKS, CONTROL, Chunk, HOT, file_length};
+use super::damaged::damaged;
 use super::position::{Mark, WORDS};
 use crate::error::{Error, Result};
 use crate::shm::{Kind, Object, View};
@@ -186,6 +187,9 @@ impl Memory {
 
     #[cold]
     fn map(&self, chunk: Chunk) -> Result<View> {
+        if !self.has(chunk) {
+            return Err(damaged());
+        }
         let mapped = self.object.view().map_part(chunk.range());
         mapped.map_err(|it| Error::io("failed to map a part of a queue", it))
     }

@@ -78,8 +78,8 @@ macro_rules! queue {
             ///
             /// # Errors
             ///
-            /// [`ErrorKind::Disconnected`](crate::ErrorKind::Disconnected) when the queue is closed,
-            /// [`ErrorKind::Codec`](crate::ErrorKind::Codec) when the item cannot be encoded,
+            /// [`ErrorKind::Disconnected`](crate::ErrorKind::Disconnected) when the queue is closed, or lost because something
+            /// else has written to its memory, [`ErrorKind::Codec`](crate::ErrorKind::Codec) when the item cannot be encoded,
             /// [`ErrorKind::Unsupported`](crate::ErrorKind::Unsupported) when there is a handle in it, a connection say: they
             /// cannot lie in memory. [`ErrorKind::Io`](crate::ErrorKind::Io) when this process cannot map memory for it.
             ///
@@ -133,7 +133,8 @@ macro_rules! queue {
             /// # Errors
             ///
             /// [`ErrorKind::Disconnected`](crate::ErrorKind::Disconnected) when the queue is closed and nothing is left in
-            /// it, [`ErrorKind::Codec`](crate::ErrorKind::Codec) when the item, which is gone then, cannot be decoded.
+            /// it, or lost as in [`put`](Self::put); [`ErrorKind::Codec`](crate::ErrorKind::Codec) when the item, which is
+            /// gone then, cannot be decoded.
             #[inline]
             pub fn get(&self) -> Result<T> {
                 self.0.get(Limit::ENDLESS)

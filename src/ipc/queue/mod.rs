@@ -7,6 +7,7 @@
 //! mapping of a chunk and the copy of an item.
 
 mod chunk;
+mod damaged;
 mod items;
 mod joinable;
 mod memory;

@@ -12,6 +12,9 @@
 //! | 3, 6 | bit 63: closed; bits 56 to 62: the chunk; the rest: the offset in it |
 
 use super::chunk::Chunk;
+use super::damaged::damaged;
+use super::record::HEADER;
+use crate::error::Result;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 /// Words that a position takes.
@@ -19,6 +22,9 @@ pub(super) const WORDS: usize = 7;
 
 const CLOSED: u64 = 1 << 63;
 const CHUNK_SHIFT: u32 = 56;
+
+/// Looks at a position that changes all the time. Each one in vain takes a commit, and a commit takes longer than a look.
+const LOOKS: usize = 1 << 20;
 
 /// Where one side of a queue stands.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -49,15 +55,18 @@ impl Position {
         [self.items, self.visit, closed | chunk | self.offset as u64]
     }
 
-    fn from_words([items, visit, place]: [u64; 3]) -> Self {
-        let chunk = Chunk::from_number((place & !CLOSED) >> CHUNK_SHIFT);
-        Self {
+    /// Returns `None` for words that no commit has written: a record must fit at the place.
+    fn from_words([items, visit, place]: [u64; 3]) -> Option<Self> {
+        let chunk = Chunk::from_number((place & !CLOSED) >> CHUNK_SHIFT)?;
+        let offset = (place & ((1 << CHUNK_SHIFT) - 1)) as usize;
+        let is_inside = offset.is_multiple_of(HEADER) && offset <= chunk.size() - HEADER;
+        is_inside.then_some(Self {
             items,
             visit,
-            chunk: chunk.unwrap_or(Chunk::FIRST),
-            offset: (place & ((1 << CHUNK_SHIFT) - 1)) as usize,
+            chunk,
+            offset,
             is_closed: place & CLOSED != 0,
-        }
+        })
     }
 }
 
@@ -72,19 +81,22 @@ impl Mark<'_> {
     }
 
     /// Where the side stands, or stood a moment ago if others may commit meanwhile.
+    ///
+    /// Fails if something else than a commit has written the words.
     #[inline]
-    pub(super) fn load(self) -> Position {
-        loop {
+    pub(super) fn load(self) -> Result<Position> {
+        for _ in 0..LOOKS {
             // Acquire: what was written before the commit is seen by whoever sees the commit.
             let commits = self.commits().load(Ordering::Acquire);
             // Acquire: if a part is of a later commit than the next one, then the next one is seen below.
             let words = self.place(commits).each_ref();
             let words = words.map(|it| it.load(Ordering::Acquire));
             if self.commits().load(Ordering::Relaxed) == commits {
-                return Position::from_words(words);
+                return Position::from_words(words).ok_or_else(damaged);
             }
             std::hint::spin_loop();
         }
+        Err(damaged())
     }
 
     /// Moves the side, all at once. By the holder of its lock.
@@ -121,7 +133,7 @@ mod tests {
         let words = Default::default();
         let mark = Mark(&words);
         mark.init();
-        assert_eq!(mark.load(), Position::START);
+        assert_eq!(mark.load().ok(), Some(Position::START));
         for is_closed in [false, true] {
             let position = Position {
                 items: u64::MAX,
@@ -131,7 +143,7 @@ mod tests {
                 is_closed,
             };
             mark.commit(position);
-            assert_eq!(mark.load(), position);
+            assert_eq!(mark.load().ok(), Some(position));
         }
     }
 
@@ -144,7 +156,7 @@ mod tests {
         for word in mark.place(2) {
             word.store(u64::MAX, Ordering::Relaxed);
         }
-        assert_eq!(mark.load(), Position::START);
+        assert_eq!(mark.load().ok(), Some(Position::START));
     }
 
     #[test]
@@ -155,14 +167,14 @@ mod tests {
         let at = |n| Position {
             items: n,
             visit: n + 1,
-            offset: n as usize,
+            offset: n as usize % 1000 * HEADER,
             ..Position::START
         };
         thread::scope(|scope| {
             scope.spawn(move || (1..=rounds).for_each(|n| mark.commit(at(n))));
             let mut last = 0;
             while last < rounds {
-                let seen = mark.load();
+                let seen = mark.load().expect("a position");
                 assert_eq!(seen, at(seen.items));
                 assert!(seen.items >= last);
                 last = seen.items;

@@ -1,6 +1,7 @@
 //! Taking items out of chunks, by whoever has the consumers' lock.
 
-use super::chunk::Chunk;
+use super::chunk::{CHUNKS, Chunk};
+use super::damaged::damaged;
 use super::memory::{Memory, Side};
 use super::position::Position;
 use super::record::{self, HEADER, Record};
@@ -29,20 +30,23 @@ pub(super) type Seen = Mutex<Option<Position>>;
 impl<'a> Reader<'a> {
     /// `least` is how many items are wanted.
     #[inline]
-    pub(super) fn new(memory: &'a Memory, seen: &Seen, least: usize) -> Self {
-        let head = memory.head().load();
+    pub(super) fn new(memory: &'a Memory, seen: &Seen, least: usize) -> Result<Self> {
+        let head = memory.head().load()?;
         let mut seen = seen.lock();
         let is_enough = |tail: &Position| tail.items.saturating_sub(head.items) >= least as u64;
         let tail = match *seen {
             Some(tail) if is_enough(&tail) => tail,
-            _ => *seen.insert(memory.tail().load()),
+            _ => *seen.insert(memory.tail().load()?),
         };
-        Self {
+        if tail.items < head.items {
+            return Err(damaged());
+        }
+        Ok(Self {
             memory,
             committed: head,
             head,
             tail,
-        }
+        })
     }
 
     /// Whether no item will come any more behind those that are there.
@@ -96,13 +100,15 @@ impl<'a> Reader<'a> {
     /// Where the next item lies, and the record behind it.
     #[inline]
     fn find(&mut self) -> Result<(Cow<'a, View>, Range<usize>, usize)> {
-        loop {
+        // A jump leads to an item, or to one more jump behind an item that could not be put. In memory that something else has
+        // written to, jumps may go in a circle.
+        for _ in 0..CHUNKS {
             let Position { chunk, offset, .. } = self.head;
             let view = self.memory.chunk(Side::Consumers, chunk)?;
             // Relaxed: it was written before the tail was committed, whose load was an acquire.
             let word = view.atomic_u64(offset).load(Ordering::Relaxed);
             match Record::from_word(word) {
-                Some(Record::Item(bytes)) => {
+                Some(Record::Item(bytes)) if self.is_before_tail() => {
                     let place = record::place(offset, bytes, chunk.size());
                     let (bytes, next) = place.ok_or_else(damaged)?;
                     return Ok((view, bytes, next));
@@ -111,6 +117,15 @@ impl<'a> Reader<'a> {
                 _ => return Err(damaged()),
             }
         }
+        Err(damaged())
+    }
+
+    /// Whether producers have put something behind the head.
+    #[inline]
+    fn is_before_tail(&self) -> bool {
+        let (head, tail) = (&self.head, &self.tail);
+        head.visit < tail.visit
+            || (head.visit, head.chunk) == (tail.visit, tail.chunk) && head.offset < tail.offset
     }
 
     /// Goes on to the next chunk, and gives back the memory of this one unless the producers work with it.
@@ -131,12 +146,6 @@ impl<'a> Reader<'a> {
         self.head.chunk = next;
         self.head.offset = 0;
     }
-}
-
-#[cold]
-fn damaged() -> Error {
-    let message = "the memory of a queue was written to by something else";
-    Error::io(message, io::ErrorKind::InvalidData.into())
 }
 
 #[cold]

@@ -2,10 +2,11 @@
 //!
 //! | bit 0 | the other bits | behind it |
 //! |---|---|---|
-//! | 0 | bytes of the item | the item |
+//! | 0 | bytes of the item, and 1 | the item |
 //! | 1 | a chunk | nothing: the next record is the first one there |
 //!
-//! Records begin at multiples of 8, and every chunk ends with one that goes on elsewhere, for which there is always room.
+//! No record is 0: memory that was never written holds none. Records begin at multiples of 8, and every chunk ends with one
+//! that goes on elsewhere, for which there is always room.
 
 use super::chunk::Chunk;
 use std::ops::Range;
@@ -31,7 +32,7 @@ pub(super) enum Record {
 impl Record {
     pub(super) fn to_word(self) -> u64 {
         match self {
-            Self::Item(bytes) => (bytes as u64) << 1,
+            Self::Item(bytes) => (bytes as u64 + 1) << 1,
             Self::Jump(chunk) => (chunk.number() as u64) << 1 | 1,
         }
     }
@@ -39,7 +40,7 @@ impl Record {
     /// None for what no producer writes.
     pub(super) fn from_word(word: u64) -> Option<Self> {
         match word % 2 {
-            0 => Some(Self::Item((word >> 1) as usize)),
+            0 => (word >> 1).checked_sub(1).map(|it| Self::Item(it as usize)),
             _ => Chunk::from_number(word >> 1).map(Self::Jump),
         }
     }
@@ -73,7 +74,7 @@ mod tests {
         ] {
             assert_eq!(Record::from_word(record.to_word()), Some(record));
         }
-        assert_eq!(Record::from_word(u64::MAX), None);
+        assert_eq!([0, u64::MAX].map(Record::from_word), [None; 2]);
     }
 
     #[test]

@@ -1,6 +1,8 @@
 //! A queue of bytes: who may write and read when, who waits, and who is woken.
 
+use super::damaged::damaged;
 use super::memory::Memory;
+use super::position::Mark;
 use super::reader::{Reader, Seen};
 use super::writer::Writer;
 use crate::error::{Error, ErrorKind, Result};
@@ -136,11 +138,11 @@ impl Ring {
         let Some(turn) = Turn::take(&self.producers, limit)? else {
             return Ok(None);
         };
-        let mut writer = Writer::new(&self.memory);
+        let mut writer = Writer::new(&self.memory)?;
         if writer.is_closed() {
             return Err(closed());
         }
-        let room = usize::try_from(writer.room()).unwrap_or(usize::MAX);
+        let room = usize::try_from(writer.room()?).unwrap_or(usize::MAX);
         let items = &items[..items.len().min(room)];
         let failure = items
             .iter()
@@ -182,7 +184,7 @@ impl Ring {
         let Some(turn) = Turn::take(&self.consumers, limit)? else {
             return Ok(None);
         };
-        let mut reader = Reader::new(&self.memory, &self.seen, most);
+        let mut reader = Reader::new(&self.memory, &self.seen, most)?;
         let waiting = usize::try_from(reader.waiting()).unwrap_or(usize::MAX);
         if waiting == 0 && reader.is_closed() {
             return Err(closed());
@@ -207,12 +209,15 @@ impl Ring {
         Ok(Some(count))
     }
 
-    /// How many items wait. Others may put and take some meanwhile.
+    /// How many items wait. Others may put and take some meanwhile. 0 where something else has written to the memory.
     pub(super) fn len(&self) -> usize {
         // In this order the difference is never negative.
-        let head = self.memory.head().load();
-        let tail = self.memory.tail().load();
-        let waiting = (tail.items - head.items).min(self.memory.capacity());
+        let [head, tail] = [self.memory.head(), self.memory.tail()].map(Mark::load);
+        let (Ok(head), Ok(tail)) = (head, tail) else {
+            return 0;
+        };
+        let waiting = tail.items.saturating_sub(head.items);
+        let waiting = waiting.min(self.memory.capacity());
         usize::try_from(waiting).unwrap_or(usize::MAX)
     }
 
@@ -229,7 +234,8 @@ impl Ring {
     pub(super) fn close(&self) {
         // It fails for a thread that holds the lock, in a handler of a signal: no call of this crate may be made there.
         if let Ok(Some(turn)) = Turn::take(&self.producers, Limit::ENDLESS) {
-            Writer::new(&self.memory).close();
+            // Where the memory was written to by something else, every call fails anyway.
+            let _ = Writer::new(&self.memory).map(Writer::close);
             drop(turn);
         }
         self.memory.not_empty().ring_all();
@@ -237,33 +243,42 @@ impl Ring {
     }
 
     /// Counts an item as done with; false if all that were put are already.
-    pub(super) fn done(&self) -> bool {
-        let put = || self.memory.tail().load().items;
-        let one_more = |done: u64| (done < put()).then_some(done + 1);
+    pub(super) fn done(&self) -> Result<bool> {
+        let put = || self.put_so_far();
+        let one_more = |done| put().ok().filter(|put| done < *put).map(|_| done + 1);
         // AcqRel: whoever sees all items done sees what was done with them.
         let order = (Ordering::AcqRel, Ordering::Acquire);
         let counted = self.memory.done().fetch_update(order.0, order.1, one_more);
-        if counted.is_ok_and(|before| before + 1 == put()) {
+        let put = put()?;
+        if counted.is_ok_and(|before| before + 1 == put) {
             self.memory.all_done().ring_all();
         }
-        counted.is_ok()
+        Ok(counted.is_ok())
     }
 
     /// Waits until every item that was put is done with; false if that is not so in time.
-    pub(super) fn join(&self, limit: Limit) -> bool {
+    pub(super) fn join(&self, limit: Limit) -> Result<bool> {
         let mut waiting = Waiting::new(|| self.memory.all_done(), &self.alertness, limit);
-        while !self.is_all_done() {
+        while !self.is_all_done()? {
             if !waiting.goes_on() {
-                return false;
+                return Ok(false);
             }
         }
-        true
+        Ok(true)
     }
 
-    fn is_all_done(&self) -> bool {
+    fn is_all_done(&self) -> Result<bool> {
         // In this order, both are equal only if they were at the second load.
         let done = self.memory.done().load(Ordering::Acquire);
-        done == self.memory.tail().load().items
+        match self.put_so_far()? {
+            put if done > put => Err(damaged()),
+            put => Ok(done == put),
+        }
+    }
+
+    /// How many items were ever put.
+    fn put_so_far(&self) -> Result<u64> {
+        self.memory.tail().load().map(|it| it.items)
     }
 }
 

@@ -1,6 +1,7 @@
 //! Putting items into chunks, by whoever has the producers' lock.
 
 use super::chunk::{Choice, Chunk};
+use super::damaged::damaged;
 use super::memory::{Memory, Side};
 use super::position::Position;
 use super::record::{self, Record};
@@ -20,9 +21,9 @@ pub(super) struct Writer<'a> {
 
 impl<'a> Writer<'a> {
     #[inline]
-    pub(super) fn new(memory: &'a Memory) -> Self {
-        let tail = memory.tail().load();
-        Self { memory, tail }
+    pub(super) fn new(memory: &'a Memory) -> Result<Self> {
+        let tail = memory.tail().load()?;
+        Ok(Self { memory, tail })
     }
 
     #[inline]
@@ -32,11 +33,20 @@ impl<'a> Writer<'a> {
 
     /// How many items may be put.
     #[inline]
-    pub(super) fn room(&self) -> u64 {
+    pub(super) fn room(&self) -> Result<u64> {
         match self.memory.capacity() {
-            u64::MAX => u64::MAX,
-            capacity => capacity.saturating_sub(self.tail.items - self.memory.head().load().items),
+            u64::MAX => Ok(u64::MAX),
+            capacity => Ok(capacity.saturating_sub(self.tail.items - self.head()?.items)),
         }
+    }
+
+    /// Where the consumers stood a moment ago: not before the tail.
+    #[inline]
+    fn head(&self) -> Result<Position> {
+        let head = self.memory.head().load()?;
+        (head.items <= self.tail.items)
+            .then_some(head)
+            .ok_or_else(damaged)
     }
 
     /// Fails if the item is larger than any chunk, or the one it is for cannot be mapped. What was written before stays.
@@ -49,7 +59,7 @@ impl<'a> Writer<'a> {
         let view = self.memory.chunk(Side::Producers, self.tail.chunk)?;
         view.copy_in(bytes.start, item);
         self.write_record(&view, Record::Item(item.len()));
-        self.tail.items += 1;
+        self.tail.items = self.tail.items.checked_add(1).ok_or_else(damaged)?;
         self.tail.offset = next;
         Ok(())
     }
@@ -72,7 +82,7 @@ impl<'a> Writer<'a> {
 
     #[cold]
     fn place_by_choice(&mut self, bytes: usize) -> Result<(Range<usize>, usize)> {
-        let head = self.memory.head().load();
+        let head = self.head()?;
         let choice = Choice {
             tail: self.tail,
             head,
@@ -111,7 +121,7 @@ impl<'a> Writer<'a> {
         if !self.tail.chunk.is_hot() && next.is_hot() {
             self.memory.unmap_large(Side::Producers);
         }
-        self.tail.visit += 1;
+        self.tail.visit = self.tail.visit.checked_add(1).ok_or_else(damaged)?;
         self.tail.chunk = next;
         self.tail.offset = 0;
         let visits = self.memory.visits();
