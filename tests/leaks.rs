@@ -2,19 +2,14 @@
 //!
 //! Every test runs in a program of its own, in which nothing else opens, maps or starts anything.
 
-#[path = "common/mod.rs"]
-mod common;
-#[path = "common/processes.rs"]
-mod processes;
-
+use common::processes::{
+    Inventory, Process, descriptors_of, eventually, fork_server, kill, kill_fork_server,
+};
 use common::{A_MOMENT, DEADLINE, Gate, alone, failure, pass, pool_of, square};
 use futures::{StreamExt, executor::block_on, stream};
 use nix::{
     fcntl::{FcntlArg, FdFlag, fcntl},
     sys::signal::Signal,
-};
-use processes::{
-    Inventory, Process, descriptors_of, eventually, fork_server, kill, kill_fork_server,
 };
 use procpool::{ErrorKind, Event, Lock, ProcessPoolExecutor, Sender, StartMethod, Value, one_way};
 use std::{

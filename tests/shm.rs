@@ -2,14 +2,9 @@
 
 #![expect(unsafe_code, reason = "shared memory that is used in place")]
 
-#[path = "common/mod.rs"]
-mod common;
-#[path = "common/processes.rs"]
-mod processes;
-
+use common::processes::{Program, eventually, listen, say};
 use common::{failure, in_time, pattern};
 use nix::sys::resource::{Resource, setrlimit};
-use processes::{Program, eventually, listen, say};
 use procpool::{Array, ErrorKind, Lock, Process, Queue, Result, SharedMemory, StartMethod};
 use std::{
     fs,
@@ -26,7 +21,7 @@ const PROGRAMS: &[(&str, fn())] = &[
 #[test]
 #[ignore = "a program that other tests start"]
 fn program() {
-    processes::run(PROGRAMS);
+    common::processes::run(PROGRAMS);
 }
 
 /// A name that no other test has.

@@ -1,7 +1,5 @@
 //! The limit of nesting: a value that is too deep is an error wherever it is encoded or decoded, and overflows no stack.
 
-mod common;
-
 use common::{DEADLINE, alone, failure, in_time};
 use procpool::{
     Error, ErrorKind, Manager, Process, ProcessPoolBuilder, ProcessPoolExecutor, Queue, Result,

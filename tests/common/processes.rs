@@ -4,12 +4,7 @@
 //! ignored test of the name [`TEST`], and starts them with [`Program::start`]. What a program wants to be heard it
 //! [`say`]s, so that it can be told from what the test harness prints.
 
-#![allow(
-    dead_code,
-    reason = "every test program has its own copy and uses a part of it"
-)]
-
-use crate::common::{DEADLINE, in_time};
+use crate::{DEADLINE, in_time};
 use nix::{
     sys::signal::{self, Signal},
     unistd::Pid,
@@ -42,7 +37,7 @@ const MARK: &str = "=> ";
 
 /// Runs a program's body by the method that it was started for: `Fork` in a process with one
 /// thread.
-pub(crate) fn by_its_method(body: fn(StartMethod)) {
+pub fn by_its_method(body: fn(StartMethod)) {
     let name = env::var(METHOD).expect("a start method");
     let mut all = StartMethod::ALL.into_iter();
     let method = all.find(|it| format!("{it:?}") == name);
@@ -56,7 +51,7 @@ pub(crate) fn by_its_method(body: fn(StartMethod)) {
 }
 
 /// Runs the program that this copy of the test program was started for, if it was.
-pub(crate) fn run(programs: &[(&'static str, fn())]) {
+pub fn run(programs: &[(&'static str, fn())]) {
     let Ok(name) = env::var(NAME) else { return };
     let found = programs.iter().find(|it| it.0 == name);
     let (_, program) = *found.expect("a program of this name");
@@ -64,7 +59,7 @@ pub(crate) fn run(programs: &[(&'static str, fn())]) {
 }
 
 /// Says something to the test that has started this program.
-pub(crate) fn say(what: impl Display) {
+pub fn say(what: impl Display) {
     let mut output = io::stdout().lock();
     // In one piece: workers print, too.
     let line = format!("{MARK}{what}\n");
@@ -75,14 +70,15 @@ pub(crate) fn say(what: impl Display) {
 }
 
 /// Waits until the test that has started this program says to go on; false if it never will.
-pub(crate) fn listen() -> bool {
+pub fn listen() -> bool {
     io::stdin()
         .read_line(&mut String::new())
         .is_ok_and(|it| it > 0)
 }
 
 /// A copy of the test program that runs something else.
-pub(crate) struct Program {
+#[derive(Debug)]
+pub struct Program {
     child: Child,
     input: Option<ChildStdin>,
     lines: Receiver<String>,
@@ -91,32 +87,35 @@ pub(crate) struct Program {
 
 /// What is left of a program that has ended.
 #[derive(Debug)]
-pub(crate) struct Finished {
-    pub(crate) status: ExitStatus,
+pub struct Finished {
+    /// How it ended.
+    pub status: ExitStatus,
     /// What it said and nobody has heard yet.
-    pub(crate) said: Vec<String>,
+    pub said: Vec<String>,
     /// All of its standard error.
-    pub(crate) errors: String,
+    pub errors: String,
 }
 
 impl Program {
-    pub(crate) fn start(name: &str) -> Self {
+    /// Starts a program of the list.
+    pub fn start(name: &str) -> Self {
         Self::start_by(Self::command(name))
     }
 
     /// What starts a program, for those who have something to add.
-    pub(crate) fn command(name: &str) -> Command {
+    pub fn command(name: &str) -> Command {
         Self::command_of(env::current_exe().expect("the path of this test"), name)
     }
 
     /// Returns what starts a program that calls [`by_its_method`].
-    pub(crate) fn command_by(name: &str, method: StartMethod) -> Command {
+    pub fn command_by(name: &str, method: StartMethod) -> Command {
         let mut command = Self::command(name);
         command.env(METHOD, format!("{method:?}"));
         command
     }
 
-    pub(crate) fn command_of(executable: impl AsRef<std::ffi::OsStr>, name: &str) -> Command {
+    /// Returns what starts a program of another test executable.
+    pub fn command_of(executable: impl AsRef<std::ffi::OsStr>, name: &str) -> Command {
         let mut command = Command::new(executable);
         command
             .args([TEST, "--exact", "--ignored", "--nocapture"])
@@ -125,7 +124,8 @@ impl Program {
         command
     }
 
-    pub(crate) fn start_by(mut command: Command) -> Self {
+    /// Starts a program by a command of [`Program::command`].
+    pub fn start_by(mut command: Command) -> Self {
         command
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
@@ -158,12 +158,13 @@ impl Program {
         }
     }
 
-    pub(crate) fn pid(&self) -> u32 {
+    /// Returns its process id.
+    pub fn pid(&self) -> u32 {
         self.child.id()
     }
 
     /// The next thing it says.
-    pub(crate) fn hear(&mut self) -> String {
+    pub fn hear(&mut self) -> String {
         match self.lines.recv_timeout(DEADLINE) {
             Ok(line) => line,
             Err(error) => {
@@ -175,7 +176,7 @@ impl Program {
     }
 
     /// What it has said meanwhile; none as long as it has nothing to say.
-    pub(crate) fn try_hear(&mut self) -> Option<String> {
+    pub fn try_hear(&mut self) -> Option<String> {
         match self.lines.try_recv() {
             Ok(line) => Some(line),
             Err(TryRecvError::Empty) => None,
@@ -184,7 +185,7 @@ impl Program {
     }
 
     /// The next thing it says, as numbers.
-    pub(crate) fn hear_numbers(&mut self) -> Vec<u32> {
+    pub fn hear_numbers(&mut self) -> Vec<u32> {
         let line = self.hear();
         let numbers = line.split_whitespace().map(str::parse);
         numbers
@@ -193,17 +194,18 @@ impl Program {
     }
 
     /// Lets a program that listens go on.
-    pub(crate) fn tell(&mut self) {
+    pub fn tell(&mut self) {
         let input = self.input.as_mut().expect("it is open until the end");
         input.write_all(b"\n").expect("the program listens");
     }
 
-    pub(crate) fn kill(&self) {
+    /// Sends it SIGKILL.
+    pub fn kill(&self) {
         kill(self.pid(), Signal::SIGKILL);
     }
 
     /// Waits for its end.
-    pub(crate) fn finish(mut self) -> Finished {
+    pub fn finish(mut self) -> Finished {
         self.input = None;
         let deadline = Instant::now() + DEADLINE;
         while Instant::now() < deadline {
@@ -222,7 +224,7 @@ impl Program {
     }
 
     /// Waits for its end, which must be a good one, and says what it said.
-    pub(crate) fn succeed(self) -> Vec<String> {
+    pub fn succeed(self) -> Vec<String> {
         let finished = self.finish();
         assert!(finished.status.success(), "{finished:#?}");
         finished.said
@@ -243,20 +245,20 @@ impl Drop for Program {
 
 /// Copies a program by another process. This one would have the copy open for writing, and with it whatever is forked by
 /// another test in that moment: then the copy could not be executed.
-pub(crate) fn copy_program(from: &Path, to: &Path) {
+pub fn copy_program(from: &Path, to: &Path) {
     let copied = Command::new("cp").args([from, to]).status();
     assert!(copied.is_ok_and(|it| it.success()));
 }
 
 /// Sends a signal to a process, which may have ended.
-pub(crate) fn kill(pid: u32, signal: Signal) {
+pub fn kill(pid: u32, signal: Signal) {
     // It fails only for a process that is gone.
     let _ = signal::kill(Pid::from_raw(pid.cast_signed()), signal);
 }
 
 /// Waits until something is so.
 #[track_caller]
-pub(crate) fn eventually(what: &str, mut is_so: impl FnMut() -> bool) {
+pub fn eventually(what: &str, mut is_so: impl FnMut() -> bool) {
     let deadline = Instant::now() + DEADLINE;
     while !is_so() {
         assert!(Instant::now() < deadline, "it is never so that {what}");
@@ -265,7 +267,7 @@ pub(crate) fn eventually(what: &str, mut is_so: impl FnMut() -> bool) {
 }
 
 /// Does something again and again that goes wrong only when events meet: for `PROCPOOL_TEST_SECONDS`, by default 1.
-pub(crate) fn for_a_while(mut round: impl FnMut()) {
+pub fn for_a_while(mut round: impl FnMut()) {
     let seconds = env::var("PROCPOOL_TEST_SECONDS").ok();
     let seconds = seconds.and_then(|it| it.parse().ok()).unwrap_or(1.0);
     let end = Instant::now() + Duration::from_secs_f64(seconds);
@@ -276,18 +278,22 @@ pub(crate) fn for_a_while(mut round: impl FnMut()) {
 
 /// A process, as `/proc` shows it.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct Process {
-    pub(crate) pid: u32,
-    pub(crate) name: String,
-    pub(crate) state: char,
-    pub(crate) parent: u32,
+pub struct Process {
+    /// Its id.
+    pub pid: u32,
+    /// The name of its main thread.
+    pub name: String,
+    /// `R`, `S`, `Z` and so on, as in `proc_pid_stat(5)`.
+    pub state: char,
+    /// The id of its parent.
+    pub parent: u32,
     /// Clock ticks since boot; tells a process from a later one with its id.
     started: u64,
 }
 
 impl Process {
     /// The process with this id, alive or not yet reaped.
-    pub(crate) fn of(pid: u32) -> Option<Self> {
+    pub fn of(pid: u32) -> Option<Self> {
         let stat = fs::read(format!("/proc/{pid}/stat")).ok()?;
         let stat = String::from_utf8_lossy(&stat).into_owned();
         let (before, after) = stat.rsplit_once(") ")?;
@@ -302,7 +308,7 @@ impl Process {
     }
 
     /// Every process there is.
-    pub(crate) fn all() -> Vec<Self> {
+    pub fn all() -> Vec<Self> {
         let entries = fs::read_dir("/proc").expect("/proc is mounted");
         let pids = entries
             .flatten()
@@ -311,13 +317,13 @@ impl Process {
     }
 
     /// The living and dead children of a process.
-    pub(crate) fn children_of(parent: u32) -> Vec<Self> {
+    pub fn children_of(parent: u32) -> Vec<Self> {
         let all = Self::all();
         all.into_iter().filter(|it| it.parent == parent).collect()
     }
 
     /// All that descend from a process.
-    pub(crate) fn descendants_of(ancestor: u32) -> Vec<Self> {
+    pub fn descendants_of(ancestor: u32) -> Vec<Self> {
         let mut family = BTreeSet::from([ancestor]);
         let mut found: Vec<Self> = Vec::new();
         loop {
@@ -334,23 +340,24 @@ impl Process {
     }
 
     /// Whether it still runs: a zombie does not.
-    pub(crate) fn runs(&self) -> bool {
+    pub fn runs(&self) -> bool {
         Self::of(self.pid)
             .is_some_and(|it| it.started == self.started && !matches!(it.state, 'Z' | 'X'))
     }
 }
 
 /// The process with this id, which must be alive.
-pub(crate) fn process(pid: u32) -> Process {
+pub fn process(pid: u32) -> Process {
     Process::of(pid).expect("a living process")
 }
 
 /// The fork server of this process, if it has one that lives.
-pub(crate) fn find_fork_server() -> Option<u32> {
+pub fn find_fork_server() -> Option<u32> {
     fork_server_of(std::process::id())
 }
 
-pub(crate) fn fork_server_of(owner: u32) -> Option<u32> {
+/// Returns the id of a process's fork server, if it has one that runs.
+pub fn fork_server_of(owner: u32) -> Option<u32> {
     let children = Process::children_of(owner);
     let server = children
         .into_iter()
@@ -359,12 +366,12 @@ pub(crate) fn fork_server_of(owner: u32) -> Option<u32> {
 }
 
 /// The fork server of this process.
-pub(crate) fn fork_server() -> u32 {
+pub fn fork_server() -> u32 {
     find_fork_server().expect("a fork server runs")
 }
 
 /// Kills the fork server of this process, and waits until it is dead and the workers that go with it, too.
-pub(crate) fn kill_fork_server() {
+pub fn kill_fork_server() {
     let server = process(fork_server());
     let workers = Process::children_of(server.pid);
     kill(server.pid, Signal::SIGKILL);
@@ -374,7 +381,7 @@ pub(crate) fn kill_fork_server() {
 }
 
 /// What the descriptors of a process stand for, by their numbers.
-pub(crate) fn descriptors_of(pid: u32) -> Vec<(i32, String)> {
+pub fn descriptors_of(pid: u32) -> Vec<(i32, String)> {
     let entries = fs::read_dir(format!("/proc/{pid}/fd")).expect("a living process");
     let mut found: Vec<(i32, String)> = entries
         .flatten()
@@ -391,17 +398,20 @@ pub(crate) fn descriptors_of(pid: u32) -> Vec<(i32, String)> {
 
 /// What a process holds that can be left behind.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct Inventory {
+pub struct Inventory {
     /// How many descriptors of each kind.
-    pub(crate) descriptors: BTreeMap<String, usize>,
+    pub descriptors: BTreeMap<String, usize>,
     /// Mappings of shared memory.
-    pub(crate) mappings: usize,
-    pub(crate) threads: String,
-    pub(crate) children: usize,
+    pub mappings: usize,
+    /// The number of threads.
+    pub threads: String,
+    /// The number of children, dead ones included.
+    pub children: usize,
 }
 
 impl Inventory {
-    pub(crate) fn of(pid: u32) -> Self {
+    /// Counts what a process holds.
+    pub fn of(pid: u32) -> Self {
         let mut descriptors = BTreeMap::new();
         for (_, target) in descriptors_of(pid) {
             // `pipe:[4711]` differs from time to time.
@@ -419,7 +429,7 @@ impl Inventory {
 }
 
 /// A line of `/proc/<pid>/status`.
-pub(crate) fn status_of(pid: u32, field: &str) -> String {
+pub fn status_of(pid: u32, field: &str) -> String {
     let status = fs::read_to_string(format!("/proc/{pid}/status")).expect("a living process");
     let line = status.lines().find_map(|it| it.strip_prefix(field));
     line.expect("a field of status")

@@ -5,10 +5,8 @@
 
 #![expect(unsafe_code, reason = "a pointer to nowhere, which is followed")]
 
-use crate::{
-    common::{DEADLINE, Gate, failure, in_time, pass, square},
-    processes::{Process, eventually, kill, status_of},
-};
+use common::processes::{Process, eventually, kill, status_of};
+use common::{DEADLINE, Gate, failure, in_time, pass, square};
 use nix::sys::signal::{Signal, raise};
 use procpool::{
     Error, ErrorKind, Output, ProcessPoolBuilder, ProcessPoolExecutor, ResourceLimits, Result,

@@ -1,6 +1,6 @@
 //! Workers that have nothing to do end, and come again when they are needed.
 
-use crate::common::{Gate, failure, in_time, pass, process_id, race, square};
+use common::{Gate, failure, in_time, pass, process_id, race, square};
 use procpool::{ProcessPoolExecutor, Result};
 use std::{process, thread, time::Duration};
 

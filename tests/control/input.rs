@@ -1,9 +1,7 @@
 //! What tasks find in their standard input.
 
-use crate::{
-    common::in_time,
-    processes::{Program, by_its_method, listen, say},
-};
+use common::in_time;
+use common::processes::{Program, by_its_method, listen, say};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use procpool::{Input, ProcessPoolBuilder, ProcessPoolExecutor, StartMethod};
 use std::{

@@ -1,10 +1,8 @@
 //! A machine that lacks what processes are made of: the error names it.
 
 use super::kernel::{Kernel, Refusal, Which, Whose};
-use crate::{
-    common::in_time,
-    processes::{Program, say},
-};
+use common::in_time;
+use common::processes::{Program, say};
 use nix::errno::Errno;
 use procpool::{ErrorKind, ProcessPoolExecutor};
 use std::{ffi::c_long, process::Command, time::Duration};

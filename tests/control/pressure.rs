@@ -1,6 +1,6 @@
 //! A pool takes no more than it was told to hold: whoever submits waits, or gets the argument back.
 
-use crate::common::{Gate, failure, in_time, pass, square};
+use common::{Gate, failure, in_time, pass, square};
 use procpool::{ErrorKind, ProcessPoolExecutor, Result, TaskFuture, TrySubmitError};
 use std::{
     cell::Cell,
@@ -86,7 +86,7 @@ fn submitting_waits_for_room() -> Result<()> {
             sender.send(()).expect("the test waits");
             second.result()
         });
-        assert!(submitted.recv_timeout(crate::common::A_MOMENT).is_err());
+        assert!(submitted.recv_timeout(common::A_MOMENT).is_err());
         gate.open();
         assert_eq!(thread.join().expect("no panic")?, BUDGET as usize / 2);
         submitted.recv().expect("it was submitted");

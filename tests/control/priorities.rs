@@ -1,6 +1,6 @@
 //! What is more urgent starts first.
 
-use crate::common::{Gate, in_time, pass, pool_of, square};
+use common::{Gate, in_time, pass, pool_of, square};
 use procpool::{Result, TaskFuture, as_completed, current_worker};
 
 /// A task: how many this worker has done before.

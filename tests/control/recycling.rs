@@ -1,6 +1,6 @@
 //! Workers that are replaced in good order, and pools that grow and shrink.
 
-use crate::common::{Gate, failure, in_time, pass, pool_of, process_id, race, square};
+use common::{Gate, failure, in_time, pass, pool_of, process_id, race, square};
 use procpool::{ErrorKind, ProcessPoolExecutor, Result};
 use std::{
     collections::{BTreeMap, BTreeSet},

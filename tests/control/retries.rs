@@ -1,6 +1,6 @@
 //! Tasks that lose their workers are tried again, as often as they may.
 
-use crate::common::{failure, in_time, pool_of, square};
+use common::{failure, in_time, pool_of, square};
 use procpool::{ErrorKind, ProcessPoolExecutor, Result, current_worker};
 use std::{process, thread, time::Duration};
 

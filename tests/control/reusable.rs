@@ -1,9 +1,7 @@
 //! The executor that all of a process shares. Each test has a process of its own.
 
-use crate::{
-    common::{Gate, alone, failure, pass, process_id, race, square},
-    processes::{eventually, process},
-};
+use common::processes::{eventually, process};
+use common::{Gate, alone, failure, pass, process_id, race, square};
 use procpool::{ErrorKind, Lock, ProcessPoolExecutor, StartMethod};
 use std::{process, sync::Arc, thread, time::Duration};
 

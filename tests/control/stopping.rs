@@ -1,9 +1,7 @@
 //! One task is stopped, by its limit of time or by its future, and nothing else is.
 
-use crate::{
-    common::{Gate, alone, failure, in_time, pass, pool_of, process_id, race, square},
-    processes::{Process as Seen, eventually, kill as send, process},
-};
+use common::processes::{Process as Seen, eventually, kill as send, process};
+use common::{Gate, alone, failure, in_time, pass, pool_of, process_id, race, square};
 use nix::sys::signal::{SigSet, Signal};
 use procpool::{ErrorKind, ProcessPoolExecutor, Result, TaskFuture, current_worker};
 use std::{

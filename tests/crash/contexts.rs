@@ -1,6 +1,6 @@
 //! Contexts of `map_with` that fail, panic or kill: what that costs the map, and that it costs no other.
 
-use crate::common::{failure, in_time, pool_of, square};
+use common::{failure, in_time, pool_of, square};
 use procpool::{ErrorKind, ProcessPoolExecutor, Result, current_worker};
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de::Error as _};
 use std::process::abort;

@@ -4,10 +4,8 @@
 
 #![expect(unsafe_code, reason = "a host program that forks")]
 
-use crate::{
-    common::{Gate, failure, in_time, pass, pool_of, process_id, square},
-    processes::{Process, Program, eventually, listen, process, say},
-};
+use common::processes::{Process, Program, eventually, listen, process, say};
+use common::{Gate, failure, in_time, pass, pool_of, process_id, square};
 use nix::{
     sys::wait::{WaitPidFlag, WaitStatus, waitpid},
     unistd::{ForkResult, Pid, fork},

@@ -7,8 +7,8 @@
     reason = "a task that writes to memory and descriptors that are not its own"
 )]
 
-use crate::common::{DEADLINE, Gate, arrive, in_time, pass, square};
-use crate::processes::{Process, for_a_while};
+use common::processes::{Process, for_a_while};
+use common::{DEADLINE, Gate, arrive, in_time, pass, square};
 use procpool::{Error, ErrorKind, ProcessPoolExecutor, StartMethod};
 use serde::{Deserialize, Serialize};
 use std::{

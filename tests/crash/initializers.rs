@@ -1,9 +1,7 @@
 //! Initializers that fail, panic or die: every future hears of it, in bounded time.
 
-use crate::{
-    common::{Gate, failure, in_time, pass, square},
-    processes::{eventually, kill},
-};
+use common::processes::{eventually, kill};
+use common::{Gate, failure, in_time, pass, square};
 use nix::sys::signal::Signal;
 use procpool::{Error, ErrorKind, ProcessPoolExecutor, Result, TaskFuture};
 use std::{

@@ -3,10 +3,8 @@
 
 #![expect(unsafe_code, reason = "a descriptor of a process, and its numbers")]
 
-use crate::{
-    common::{failure, in_time, pool_of, square},
-    processes::{Program, eventually},
-};
+use common::processes::{Program, eventually};
+use common::{failure, in_time, pool_of, square};
 use nix::{errno::Errno, sys::signal::kill, unistd::Pid};
 use procpool::{ErrorKind, Process};
 use std::{

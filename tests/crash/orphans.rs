@@ -2,10 +2,8 @@
 
 #![expect(unsafe_code, reason = "a task that forks")]
 
-use crate::{
-    common::{Gate, failure, in_time, pass, pool_of, square},
-    processes::{Process, eventually, kill, process},
-};
+use common::processes::{Process, eventually, kill, process};
+use common::{Gate, failure, in_time, pass, pool_of, square};
 use nix::{
     sys::signal::Signal,
     unistd::{ForkResult, fork, pause, setsid},

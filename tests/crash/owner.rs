@@ -1,11 +1,9 @@
 //! The end of the host program, in whatever way: no process of its pools is left.
 
-use crate::{
-    common::{alone, in_time, pool_of, square},
-    processes::{
-        Process, Program, eventually, for_a_while, fork_server, kill, listen, process, say,
-    },
+use common::processes::{
+    Process, Program, eventually, for_a_while, fork_server, kill, listen, process, say,
 };
+use common::{alone, in_time, pool_of, square};
 use nix::{
     sys::signal::{SigSet, SigmaskHow, Signal, pthread_sigmask},
     unistd::{pause, setsid},

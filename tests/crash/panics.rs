@@ -1,9 +1,7 @@
 //! Panics: what arrives of them, and that nothing else happens.
 
-use crate::{
-    common::{failure, in_time, pool_of, process_id, square},
-    processes::{Program, say},
-};
+use common::processes::{Program, say};
+use common::{failure, in_time, pool_of, process_id, square};
 use nix::sys::signal::Signal;
 use procpool::{ErrorKind, RemotePanic, Result, current_worker};
 use serde::{Deserialize, Deserializer, Serialize, Serializer};

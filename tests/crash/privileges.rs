@@ -3,10 +3,10 @@
 
 #![expect(unsafe_code, reason = "a filter of system calls")]
 
-use crate::{
-    common::{failure, in_time, square},
-    processes::{Process as Seen, Program, by_its_method, eventually, listen, process, say},
+use common::processes::{
+    Process as Seen, Program, by_its_method, eventually, listen, process, say,
 };
+use common::{failure, in_time, square};
 use nix::unistd::{Uid, pause, setuid};
 use procpool::{
     ErrorKind, Manager, Process, ProcessPoolExecutor, Receiver, Sender, StartMethod, TaskFuture,

@@ -3,13 +3,11 @@
 
 #![expect(unsafe_code, reason = "host programs that set signal handlers")]
 
-use crate::{
-    common::{Gate, failure, in_time, pass, square},
-    processes::{
-        Process as Seen, Program, by_its_method, eventually, fork_server, kill, listen, process,
-        say, status_of,
-    },
+use common::processes::{
+    Process as Seen, Program, by_its_method, eventually, fork_server, kill, listen, process, say,
+    status_of,
 };
+use common::{Gate, failure, in_time, pass, square};
 use nix::{
     sys::signal::{SaFlags, SigAction, SigHandler, SigSet, Signal, killpg, raise, sigaction},
     unistd::{ForkResult, Pid, fork, pause},

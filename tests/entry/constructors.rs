@@ -2,10 +2,8 @@
 
 #![expect(unsafe_code, reason = "the loader's table of constructors")]
 
-use crate::{
-    common::{DEADLINE, failure, in_time, pool_of},
-    processes::{Process, Program, kill_fork_server, say},
-};
+use common::processes::{Process, Program, kill_fork_server, say};
+use common::{DEADLINE, failure, in_time, pool_of};
 use nix::sys::resource::{Resource, setrlimit};
 use procpool::{ErrorKind, ProcessPoolExecutor, StartMethod};
 use std::{

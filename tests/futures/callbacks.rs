@@ -1,6 +1,6 @@
 //! Callbacks: when they run, how often, in which order, on which thread, and what they may do.
 
-use crate::common::{A_MOMENT, Gate, in_time, pass, pool_of, race, square};
+use common::{A_MOMENT, Gate, in_time, pass, pool_of, race, square};
 use procpool::{Result, TaskFuture};
 use std::{
     sync::{

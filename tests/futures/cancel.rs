@@ -1,6 +1,6 @@
 //! Cancelling: what is queued, what was sent ahead to a worker, what runs, and whole maps.
 
-use crate::common::{Gate, arrive, failure, in_time, pass, pool_of, race, square};
+use common::{Gate, arrive, failure, in_time, pass, pool_of, race, square};
 use procpool::{ErrorKind, ProcessPoolExecutor, Result, TaskFuture};
 use std::{path::PathBuf, sync::mpsc, thread, time::Duration};
 

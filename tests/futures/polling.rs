@@ -1,6 +1,6 @@
 //! A future in async code: on `futures::executor` and polled by hand.
 
-use crate::common::{Gate, failure, in_time, pass, pool_of, race, square};
+use common::{Gate, failure, in_time, pass, pool_of, race, square};
 use futures::{
     executor::{LocalPool, block_on},
     future::{Either, select, try_join},

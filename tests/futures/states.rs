@@ -1,6 +1,6 @@
 //! What a future says of its task, and its result with and without a limit.
 
-use crate::common::{Gate, failure, in_time, pass, pool_of, square};
+use common::{Gate, failure, in_time, pass, pool_of, square};
 use procpool::{ErrorKind, Result, TaskFuture};
 use std::{collections::HashSet, thread, time::Duration};
 

@@ -1,6 +1,6 @@
 //! `imap_stream` and `imap_stream_unordered`, and fed inputs as streams.
 
-use crate::common::{A_MOMENT, Gate, in_time, pass, pool_of, square};
+use common::{A_MOMENT, Gate, in_time, pass, pool_of, square};
 use futures::{
     FutureExt, StreamExt, TryStreamExt,
     channel::mpsc,

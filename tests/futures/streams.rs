@@ -1,6 +1,6 @@
 //! `imap` and `imap_unordered` as streams.
 
-use crate::common::{Gate, in_time, pass, pool_of, square};
+use common::{Gate, in_time, pass, pool_of, square};
 use futures::{
     StreamExt, TryStreamExt,
     executor::block_on,

@@ -1,6 +1,6 @@
 //! Waiting for several futures: `wait` and `as_completed`.
 
-use crate::common::{Gate, failure, in_time, pass, pool_of, race, square};
+use common::{Gate, failure, in_time, pass, pool_of, race, square};
 use procpool::{
     ErrorKind, ProcessPoolExecutor, Result, ReturnWhen, TaskFuture, Waited, as_completed, wait,
 };

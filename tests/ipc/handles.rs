@@ -1,7 +1,7 @@
 //! Handles as parts of messages.
 
-use crate::common::{A_MOMENT, DEADLINE, alone, failure, in_time};
-use crate::processes::{self, descriptors_of, eventually};
+use common::processes::{self, descriptors_of, eventually};
+use common::{A_MOMENT, DEADLINE, alone, failure, in_time};
 use nix::fcntl::{FcntlArg, fcntl};
 use procpool::{Connection, Descriptor, ErrorKind, Process, Receiver, Sender, one_way, pipe};
 use serde::{Deserialize, Serialize, de::DeserializeOwned};

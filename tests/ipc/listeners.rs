@@ -1,7 +1,7 @@
 //! Listeners, those who connect to them, and those who should not.
 
-use crate::common::{A_MOMENT, DEADLINE, alone, failure, in_time, pattern};
-use crate::processes::{Program, descriptors_of, listen, say};
+use common::processes::{Program, descriptors_of, listen, say};
+use common::{A_MOMENT, DEADLINE, alone, failure, in_time, pattern};
 use nix::sys::socket::{
     AddressFamily, Backlog, ControlMessage, MsgFlags, SockFlag, SockType, UnixAddr, bind,
     listen as listen_at, sendmsg, socket,

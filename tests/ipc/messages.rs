@@ -1,6 +1,6 @@
 //! Messages as values and as bytes, and what goes wrong with them.
 
-use crate::common::{DEADLINE, alone, failure, in_time, pattern};
+use common::{DEADLINE, alone, failure, in_time, pattern};
 use procpool::{Connection, ErrorKind, Receiver, Wire, one_way, pipe};
 use serde::{Deserialize, Serialize, Serializer, ser::Error};
 use std::{

@@ -1,7 +1,7 @@
 //! A relative that writes to the memory of a queue: the calls of others fail, or give bytes that do not decode, and end.
 
-use super::relatives::start;
-use crate::common::in_time;
+use super::start_methods::start;
+use common::in_time;
 use procpool::{ErrorKind, Process, Queue, StartMethod};
 use std::{fs::File, os::unix::fs::FileExt, time::Duration};
 

@@ -1,6 +1,6 @@
 //! How much memory queues take up, and that it goes back.
 
-use crate::common::{alone, failure, pattern};
+use common::{alone, failure, pattern};
 use procpool::{ErrorKind, Queue};
 use std::{fs, os::unix::fs::MetadataExt};
 

@@ -4,7 +4,7 @@
 //! `PROCPOOL_STEP_STRIDE=1` tries all of them, which takes minutes in a release build and hours in another.
 #![expect(unsafe_code, reason = "a bare fork, in a process with one thread")]
 
-use crate::common::{DEADLINE, in_time, pattern, race};
+use common::{DEADLINE, in_time, pattern, race};
 use nix::{
     sys::{
         ptrace,

@@ -1,7 +1,7 @@
 //! What queues do with items, bounds, deadlines, the end, and values that are no good.
 
-use crate::common::{A_MOMENT, alone, failure, in_time, pattern, race};
-use crate::processes::descriptors_of;
+use common::processes::descriptors_of;
+use common::{A_MOMENT, alone, failure, in_time, pattern, race};
 use procpool::{
     ErrorKind::{Codec, Disconnected, Empty, Full, InvalidInput, TimedOut, Unsupported},
     JoinableQueue, Queue, SimpleQueue, pipe,

@@ -1,6 +1,6 @@
 //! Ends that several threads use at once.
 
-use crate::common::{A_MOMENT, DEADLINE, failure, in_time, pattern};
+use common::{A_MOMENT, DEADLINE, failure, in_time, pattern};
 use procpool::{ErrorKind, one_way};
 use std::{
     collections::BTreeSet,

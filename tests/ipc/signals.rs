@@ -1,7 +1,7 @@
 //! Messages between processes that signals interrupt all the time.
 #![expect(unsafe_code, reason = "a handler that does not restart system calls")]
 
-use crate::common::{in_time, pattern};
+use common::{in_time, pattern};
 use nix::sys::signal::{SaFlags, SigAction, SigHandler, SigSet, Signal, sigaction};
 use procpool::{Connection, Listener, Process, Result, connect, pipe, wait_ready};
 use std::{

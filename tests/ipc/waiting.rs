@@ -1,6 +1,6 @@
 //! Waiting for several sources.
 
-use crate::common::{A_MOMENT, in_time};
+use common::{A_MOMENT, in_time};
 use procpool::{one_way, pipe, wait_ready};
 use std::{
     io::Write,

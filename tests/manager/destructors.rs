@@ -1,9 +1,7 @@
 //! Destructors of the user's in the server, which panic or take their time: their own objects' business.
 
-use crate::{
-    common::{Gate, failure, in_time, pass},
-    processes::eventually,
-};
+use common::processes::eventually;
+use common::{Gate, failure, in_time, pass};
 use procpool::{Address, ErrorKind, Manager, Process, Proxy, Result, authkey};
 use serde::{Deserialize, Serialize, Serializer};
 use std::{

@@ -1,6 +1,6 @@
 //! Clients that know the key and nothing else, or not even that.
 
-use crate::common::{DEADLINE, failure, in_time};
+use common::{DEADLINE, failure, in_time};
 use procpool::{Address, Connection, ErrorKind, Manager, Result, authkey, connect};
 use std::{
     io::{Read, Write},

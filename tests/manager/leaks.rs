@@ -1,9 +1,7 @@
 //! What is left when much has been done: nothing. And a thousand clients at once.
 
-use crate::{
-    common::{alone, failure},
-    processes::{descriptors_of, eventually, status_of},
-};
+use common::processes::{descriptors_of, eventually, status_of};
+use common::{alone, failure};
 use procpool::{Connection, ListProxy, Manager, Proxy, Result, authkey, connect};
 use std::thread;
 

@@ -1,6 +1,6 @@
 //! What lists, dicts, namespaces, values, arrays and the user's own objects do.
 
-use crate::common::{failure, in_time};
+use common::{failure, in_time};
 use procpool::{ErrorKind, ListProxy, Manager, Proxy, Result};
 use serde::{Deserialize, Serialize};
 use std::{collections::HashMap, sync::Barrier, thread};
@@ -230,7 +230,7 @@ fn bytes_of_any_size_come_back_from_everywhere() -> Result<()> {
     in_time(|| {
         let manager = Manager::start()?;
         for length in [0, 1, 55, 56, 4096, 70_000, 5 << 20] {
-            let bytes = crate::common::pattern(length, 1);
+            let bytes = common::pattern(length, 1);
             let list = manager.list::<Vec<u8>>()?;
             list.push(bytes.clone())?;
             list.extend([bytes.clone()])?;
@@ -363,13 +363,13 @@ fn one_object_is_used_by_one_call_at_a_time_and_others_meanwhile() -> Result<()>
     in_time(|| {
         let manager = Manager::start()?;
         let (busy, other) = (manager.value(0)?, manager.value(0)?);
-        let gate = crate::common::Gate::new();
+        let gate = common::Gate::new();
         let both = Barrier::new(2);
         thread::scope(|scope| {
             let path = gate.path();
             let (busy, both) = (&busy, &both);
             let wait = |value: &mut i32, path| {
-                crate::common::pass(path);
+                common::pass(path);
                 *value += 1;
             };
             let first = scope.spawn(move || busy.call(wait, path));

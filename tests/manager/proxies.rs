@@ -1,11 +1,8 @@
 //! Proxies in other processes: as arguments, results, parts of other objects, and in a `static`.
 
-use crate::{
-    common::{in_time, pool_of},
-    for_every_method, in_a_process_with_one_thread,
-    processes::{descriptors_of, eventually},
-    start,
-};
+use crate::{for_every_method, in_a_process_with_one_thread, start};
+use common::processes::{descriptors_of, eventually};
+use common::{in_time, pool_of};
 use procpool::{
     Address, DictProxy, ErrorKind, ListProxy, Manager, Namespace, Process, Proxy, Result,
     StartMethod, authkey,

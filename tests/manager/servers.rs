@@ -1,9 +1,7 @@
 //! Servers: where they listen, who may connect, and how they end.
 
-use crate::{
-    common::{alone, failure, in_time},
-    processes::{Process as Seen, Program, eventually, listen, process, say},
-};
+use common::processes::{Process as Seen, Program, eventually, listen, process, say};
+use common::{alone, failure, in_time};
 use nix::{
     sys::signal::{Signal, killpg},
     unistd::Pid,
@@ -308,11 +306,11 @@ fn one_client_more_than_are_allowed_is_refused_until_one_has_gone() -> Result<()
     in_time(|| {
         let manager = Manager::builder().client_limit(2).start()?;
         let value = manager.value(0)?;
-        let gate = crate::common::Gate::new();
+        let gate = common::Gate::new();
         thread::scope(|scope| {
             // One connection waits in a call, one is the process's lifeline.
             let path = gate.path();
-            let wait = |_: &mut i32, path| crate::common::pass(path);
+            let wait = |_: &mut i32, path| common::pass(path);
             let value = &value;
             let waiting = scope.spawn(move || value.call(wait, path));
             gate.wait_for(1);

@@ -1,11 +1,8 @@
 //! Locks, semaphores, conditions, events, barriers and queues: who waits for what, and what becomes of it when somebody dies.
 
-use crate::{
-    common::{A_MOMENT, failure, in_time},
-    for_every_method, in_a_process_with_one_thread,
-    processes::eventually,
-    start,
-};
+use crate::{for_every_method, in_a_process_with_one_thread, start};
+use common::processes::eventually;
+use common::{A_MOMENT, failure, in_time};
 use procpool::{
     BarrierProxy, BoundedSemaphoreProxy, ConditionProxy, ErrorKind, EventProxy, JoinableQueueProxy,
     LockProxy, Manager, Process, QueueProxy, RLockProxy, Result, SemaphoreProxy, StartMethod,
@@ -517,14 +514,14 @@ fn a_killed_holder_is_dead_although_a_copy_of_it_has_its_sockets() -> Result<()>
         let (lock, ready) = (manager.lock()?, manager.event()?);
         let holder = Process::start(hold_and_fork, (lock.clone(), ready.clone()))?;
         ready.wait()?;
-        let copy = crate::processes::Process::children_of(holder.pid());
+        let copy = common::processes::Process::children_of(holder.pid());
         kill(holder)?;
         assert_eq!(
             failure(lock.acquire_timeout(LONG)).kind(),
             ErrorKind::OwnerDied
         );
         for copy in copy {
-            crate::processes::kill(copy.pid, nix::sys::signal::Signal::SIGKILL);
+            common::processes::kill(copy.pid, nix::sys::signal::Signal::SIGKILL);
         }
         Ok(())
     })

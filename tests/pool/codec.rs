@@ -1,6 +1,6 @@
 //! Values that cannot be encoded or decoded, on either side, as arguments, results, items and contexts.
 
-use crate::common::{alone, failure, in_time, pool_of, square};
+use common::{alone, failure, in_time, pool_of, square};
 use procpool::{Error, ErrorKind, ProcessPoolExecutor, Result, current_worker};
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de, ser};
 use std::{

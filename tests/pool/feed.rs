@@ -1,6 +1,6 @@
 //! Maps whose input a thread reads: `feed` and `feed_unordered`.
 
-use crate::common::{Gate, alone, failure, in_time, pass, pool_of, square};
+use common::{Gate, alone, failure, in_time, pass, pool_of, square};
 use futures::{StreamExt, executor::block_on};
 use procpool::{ErrorKind, ProcessPoolExecutor, Result};
 use std::{

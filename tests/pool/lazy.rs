@@ -1,6 +1,6 @@
 //! Maps that give results one by one: `imap` and `imap_unordered`.
 
-use crate::common::{A_MOMENT, Gate, arrive, in_time, pass, pool_of, square};
+use common::{A_MOMENT, Gate, arrive, in_time, pass, pool_of, square};
 use procpool::{ErrorKind, Result};
 use std::{
     cell::Cell,

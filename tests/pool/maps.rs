@@ -1,6 +1,6 @@
 //! Maps that give everything at once: `map`, `map_results`, `map_async`, `starmap` and `map_with`.
 
-use crate::common::{Gate, arrive, failure, in_time, pass, pool_of, square};
+use common::{Gate, arrive, failure, in_time, pass, pool_of, square};
 use procpool::{ErrorKind, ProcessPoolExecutor, Result};
 use serde::{Deserialize, Deserializer, Serialize};
 use std::{

@@ -1,6 +1,6 @@
 //! Pools inside the workers of pools.
 
-use crate::common::{failure, in_time, pool_of, square};
+use common::{failure, in_time, pool_of, square};
 use procpool::{ErrorKind, ProcessPoolExecutor, Result, current_worker};
 use std::{path::Path, sync::LazyLock, thread, time::Duration};
 

@@ -1,6 +1,6 @@
 //! Values of every size: inside a task, through a pipe, a ring, shared memory, and at the borders between them.
 
-use crate::common::{Gate, alone, failure, in_time, pass, pattern, pool_of, square};
+use common::{Gate, alone, failure, in_time, pass, pattern, pool_of, square};
 use futures::{StreamExt, executor::block_on};
 use procpool::{ErrorKind, ProcessPoolExecutor, Result};
 use serde::{Deserialize, Serialize};

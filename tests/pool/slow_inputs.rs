@@ -1,6 +1,6 @@
 //! Maps over inputs that are slow: no result waits for the next item but one.
 
-use crate::common::{in_time, pool_of, square};
+use common::{in_time, pool_of, square};
 use procpool::{ProcessPoolExecutor, Result, TaskOptions};
 use std::{
     cell::Cell,

@@ -1,6 +1,6 @@
 //! Everything at once: callers of every kind on one pool, and a count of what the workers really did.
 
-use crate::common::{Gate, in_time, pass, pool_of, race, square};
+use common::{Gate, in_time, pass, pool_of, race, square};
 use futures::{StreamExt, executor::block_on};
 use procpool::{
     ErrorKind, ProcessPoolExecutor, Result, ReturnWhen, as_completed, current_worker, wait,

@@ -1,6 +1,6 @@
 //! Single tasks: `submit`, `apply` and `apply_async`, from one thread and from many.
 
-use crate::common::{DEADLINE, Gate, failure, in_time, pass, pool_of, process_id, race, square};
+use common::{DEADLINE, Gate, failure, in_time, pass, pool_of, process_id, race, square};
 use nix::{
     sys::signal::{Signal, kill},
     unistd::Pid,

@@ -1,11 +1,8 @@
 //! Ended: by itself, by a panic, by a signal, waited for and not.
 
-use crate::{
-    common::{DEADLINE, Gate, failure, in_time, pass, square},
-    for_every_method, in_a_process_with_one_thread,
-    processes::Process as Seen,
-    start,
-};
+use crate::{for_every_method, in_a_process_with_one_thread, start};
+use common::processes::Process as Seen;
+use common::{DEADLINE, Gate, failure, in_time, pass, square};
 use nix::{
     sys::{prctl::set_child_subreaper, signal::Signal},
     unistd::{Uid, geteuid, setuid},

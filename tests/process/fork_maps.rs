@@ -5,10 +5,8 @@
     reason = "a program that ignores the ends of its children"
 )]
 
-use crate::{
-    common::{failure, in_time, race},
-    in_a_process_with_one_thread,
-};
+use crate::in_a_process_with_one_thread;
+use common::{failure, in_time, race};
 use nix::sys::signal::{SigHandler, Signal, signal};
 use procpool::{ErrorKind, Result, fork_map};
 use std::{cell::Cell, process};

@@ -2,12 +2,9 @@
 
 #![expect(unsafe_code, reason = "an environment that changes")]
 
-use crate::{
-    common::{alone, failure, in_time, process_id, race, square},
-    for_every_method, in_a_process_with_one_thread,
-    processes::{fork_server, kill_fork_server},
-    start,
-};
+use crate::{for_every_method, in_a_process_with_one_thread, start};
+use common::processes::{fork_server, kill_fork_server};
+use common::{alone, failure, in_time, process_id, race, square};
 use nix::{
     sched::{CloneFlags, unshare},
     time::ClockId,
@@ -282,7 +279,7 @@ fn a_pools_own_threads_do_not_stand_in_the_way_of_a_fork() -> Result<()> {
             assert_eq!(task.result().map_err(text)?, 9);
             // Its thread ends when it has no more to do, not in the middle of the user's code.
             let mut second = None;
-            crate::processes::eventually("the callback's thread can rest", || {
+            common::processes::eventually("the callback's thread can rest", || {
                 second = pool_by(StartMethod::Fork, 1).ok();
                 second.is_some()
             });
@@ -295,7 +292,7 @@ fn a_pools_own_threads_do_not_stand_in_the_way_of_a_fork() -> Result<()> {
                 // Nobody waits: only the pool's own thread replaces the worker.
                 let before = pool.worker_pids();
                 drop(pool.apply(|()| -> () { std::process::exit(1) }, ()));
-                crate::processes::eventually("the worker is replaced", || {
+                common::processes::eventually("the worker is replaced", || {
                     pool.worker_pids() != before && !pool.worker_pids().is_empty()
                 });
             }
@@ -373,7 +370,7 @@ fn a_pool_has_one_thread_of_its_own_whoever_tries_to_fork() {
                 }
             });
             // What was joined is gone in a moment.
-            crate::processes::eventually("there is one thread", || own_threads() == 1);
+            common::processes::eventually("there is one thread", || own_threads() == 1);
         });
         assert_eq!(pool.apply(square, 7).ok(), Some(49));
     });

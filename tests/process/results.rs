@@ -1,9 +1,7 @@
 //! What results need of the processes that leave and take them: descriptors above all.
 
-use crate::{
-    common::{alone, failure, in_time},
-    for_every_method, in_a_process_with_one_thread, start,
-};
+use crate::{for_every_method, in_a_process_with_one_thread, start};
+use common::{alone, failure, in_time};
 use procpool::{ErrorKind, Process, Receiver, Result, StartMethod, one_way};
 use std::{fs::File, iter, mem};
 

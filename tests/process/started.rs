@@ -1,9 +1,7 @@
 //! Started: arguments, results, names, environments.
 
-use crate::{
-    common::{failure, in_time, pattern, square},
-    for_every_method, in_a_process_with_one_thread, start,
-};
+use crate::{for_every_method, in_a_process_with_one_thread, start};
+use common::{failure, in_time, pattern, square};
 use procpool::{
     ErrorKind, Process, Result, StartMethod, active_children, current_process, parent_process,
 };

@@ -1,10 +1,7 @@
 //! Closed: what was submitted is done, what comes later is refused.
 
-use crate::{
-    assert_is_shutdown,
-    common::{in_time, pool_of, square},
-    held_up_pool, kinds,
-};
+use crate::{assert_is_shutdown, held_up_pool, kinds};
+use common::{in_time, pool_of, square};
 use futures::{StreamExt, executor::block_on, stream};
 use procpool::{ErrorKind, Result};
 use std::{cell::Cell, sync::mpsc, thread};

@@ -1,6 +1,7 @@
 //! Barriers: rounds that are complete, broken, reset.
 
-use crate::{SHORT, common::in_time, for_every_method, kind, start};
+use crate::{SHORT, for_every_method, kind, start};
+use common::in_time;
 use procpool::{Atomic, Barrier, ErrorKind, Result};
 use std::{sync::atomic::Ordering::SeqCst, thread, time::Duration};
 

@@ -1,6 +1,7 @@
 //! Conditions: what is notified is noticed, once, by whoever waits.
 
-use crate::{SHORT, common::in_time, for_every_method, kind, start};
+use crate::{SHORT, for_every_method, kind, start};
+use common::in_time;
 use procpool::{Atomic, Condition, ErrorKind, Result};
 use std::{sync::atomic::Ordering::SeqCst, thread, time::Duration};
 

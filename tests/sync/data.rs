@@ -1,6 +1,7 @@
 //! Values, arrays and atomics.
 
-use crate::{common::in_time, for_every_method, kind, start};
+use crate::{for_every_method, kind, start};
+use common::in_time;
 use procpool::{Array, Atomic, AtomicInteger, ErrorKind, Pod, Result, Value};
 use std::{fmt::Debug, sync::atomic::Ordering::SeqCst, time::Duration};
 

@@ -1,6 +1,7 @@
 //! Events: set, cleared, waited for.
 
-use crate::{SHORT, common::in_time, elsewhere, for_every_method, kind, start};
+use crate::{SHORT, elsewhere, for_every_method, kind, start};
+use common::in_time;
 use procpool::{Atomic, ErrorKind, Event, Result, Semaphore};
 use std::{sync::atomic::Ordering::SeqCst, thread, time::Duration};
 

@@ -1,6 +1,7 @@
 //! Waiting costs nothing: whoever waits sleeps.
 
-use crate::{common::in_time, kind};
+use crate::kind;
+use common::in_time;
 use nix::sys::{
     resource::{UsageWho, getrusage},
     time::TimeValLike,

@@ -1,6 +1,7 @@
 //! Locks: one at a time, whoever it is; and the ways in which handles travel.
 
-use crate::{SHORT, common::in_time, elsewhere, for_every_method, kind, start};
+use crate::{SHORT, elsewhere, for_every_method, kind, start};
+use common::in_time;
 use procpool::{
     Array, Atomic, Barrier, Condition, ErrorKind, Event, Lock, Process, RLock, Result, Semaphore,
     SharedMemory, StartMethod, Value, one_way, pipe,
@@ -260,14 +261,14 @@ fn a_handle_is_not_taken_for_another() -> Result<()> {
     in_time(|| {
         let (receiver, sender) = one_way::<Disguise>()?;
         sender.send(&Disguise::Lock(Lock::new()?))?;
-        let error = crate::common::failure(receiver.recv());
+        let error = common::failure(receiver.recv());
         assert_eq!(error.kind(), ErrorKind::Codec);
         assert!(
             error.to_string().contains("this handle is no Event"),
             "{error}"
         );
         sender.send(&Disguise::Number(Value::new(1)?))?;
-        let error = crate::common::failure(receiver.recv());
+        let error = common::failure(receiver.recv());
         assert!(
             error
                 .to_string()

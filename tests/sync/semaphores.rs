@@ -1,6 +1,7 @@
 //! Semaphores: permits that are counted across processes.
 
-use crate::{SHORT, common::in_time, for_every_method, kind, start};
+use crate::{SHORT, for_every_method, kind, start};
+use common::in_time;
 use procpool::{Atomic, BoundedSemaphore, ErrorKind, Result, Semaphore};
 use std::{sync::atomic::Ordering::SeqCst, time::Duration};
 

@@ -1,8 +1,5 @@
 //! Futures and streams of a pool on the runtimes of tokio.
 
-#[path = "../common/mod.rs"]
-mod common;
-
 use common::{Gate, in_time, pass, pool_of, square};
 use futures::{StreamExt, TryStreamExt, future::join_all, stream};
 use procpool::Result;

@@ -1,37 +1,21 @@
-//! Processes: started by every method, waited for, signalled, and what becomes of their results.
+//! A manager's objects: what their proxies do, wherever they are, and what becomes of them when somebody dies.
 
-#[path = "common/mod.rs"]
-mod common;
-#[path = "common/processes.rs"]
-mod processes;
-
-#[path = "process/deaths.rs"]
-mod deaths;
-#[path = "process/ended.rs"]
-mod ended;
-#[path = "process/fork_maps.rs"]
-mod fork_maps;
-#[path = "process/handles.rs"]
-mod handles;
-#[path = "process/methods.rs"]
-mod methods;
-#[path = "process/overflows.rs"]
-mod overflows;
-#[path = "process/pool_handles.rs"]
-mod pool_handles;
-#[path = "process/pools.rs"]
-mod pools;
-#[path = "process/results.rs"]
-mod results;
-#[path = "process/started.rs"]
-mod started;
+mod destructors;
+mod hostile;
+mod killed_clients;
+mod leaks;
+mod lifetimes;
+mod objects;
+mod proxies;
+mod servers;
+mod waiting;
 
 use procpool::{Process, Result, StartMethod, Wire};
 
 #[test]
 #[ignore = "a program that other tests start"]
 fn program() {
-    processes::run(deaths::PROGRAMS);
+    common::processes::run(&[lifetimes::PROGRAMS, servers::PROGRAMS].concat());
 }
 
 /// Starts a process by a method.
@@ -39,7 +23,7 @@ fn start<A: Wire, R: Wire>(method: StartMethod, f: fn(A) -> R, arg: A) -> Result
     Process::builder(f, arg).start_method(method).start()
 }
 
-/// Runs a test under every start method: those that take any process here, and `Fork` in a child that has one thread.
+/// Runs a test under every start method, `Fork` in a process with one thread.
 macro_rules! for_every_method {
     ($($(#[$attribute:meta])* fn $name:ident($method:ident) $body:block)*) => {
         $(mod $name {

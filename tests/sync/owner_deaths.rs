@@ -1,12 +1,8 @@
 //! What becomes of what a process held, or waited for, when it is killed, and of what a thread held that ends.
 
-use crate::{
-    SHORT,
-    common::{DEADLINE, failure, in_time},
-    elsewhere, for_every_method, kind,
-    processes::for_a_while,
-    start, wait_to_be_killed,
-};
+use crate::{SHORT, elsewhere, for_every_method, kind, start, wait_to_be_killed};
+use common::processes::for_a_while;
+use common::{DEADLINE, failure, in_time};
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use procpool::{
     Array, Atomic, Barrier, Condition, ErrorKind, Event, Lock, Process, RLock, Result, Semaphore,

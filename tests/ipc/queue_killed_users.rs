@@ -1,9 +1,9 @@
 //! Queues whose users are killed at any time: nothing is torn, taken twice or lost but what a dead process had in hand, and
 //! nobody is blocked.
 
-use super::relatives::start;
-use crate::common::{in_time, pattern, race};
-use crate::processes::eventually;
+use super::start_methods::start;
+use common::processes::eventually;
+use common::{in_time, pattern, race};
 use procpool::{Process, Queue, StartMethod};
 use std::{
     collections::BTreeMap,

@@ -1,6 +1,6 @@
 //! What `stats()` tells: how long tasks ran, what all workers have done, and what runs now.
 
-use crate::common::{Gate, arrive, failure, in_time, pass, pool_of, square};
+use common::{Gate, arrive, failure, in_time, pass, pool_of, square};
 use procpool::{ErrorKind, ProcessPoolExecutor, Result};
 use std::{
     path::PathBuf,

@@ -1,6 +1,7 @@
 //! Guards in copies of the process that holds them: they hold nothing there.
 
-use crate::{common::in_time, elsewhere, start};
+use crate::{elsewhere, start};
+use common::in_time;
 use procpool::{ErrorKind, Lock, LockGuard, Process, Result, StartMethod, Value, fork_map};
 use std::{cell::RefCell, time::Duration};
 

@@ -1,35 +1,22 @@
-//! A manager's objects: what their proxies do, wherever they are, and what becomes of them when somebody dies.
+//! Processes: started by every method, waited for, signalled, and what becomes of their results.
 
-#[path = "common/mod.rs"]
-mod common;
-#[path = "common/processes.rs"]
-mod processes;
-
-#[path = "manager/deaths.rs"]
-mod deaths;
-#[path = "manager/destructors.rs"]
-mod destructors;
-#[path = "manager/hostile.rs"]
-mod hostile;
-#[path = "manager/killed.rs"]
-mod killed;
-#[path = "manager/leaks.rs"]
-mod leaks;
-#[path = "manager/objects.rs"]
-mod objects;
-#[path = "manager/proxies.rs"]
-mod proxies;
-#[path = "manager/servers.rs"]
-mod servers;
-#[path = "manager/waiting.rs"]
-mod waiting;
+mod ended;
+mod fork_maps;
+mod handles;
+mod lifetimes;
+mod methods;
+mod overflows;
+mod pool_handles;
+mod pools;
+mod results;
+mod started;
 
 use procpool::{Process, Result, StartMethod, Wire};
 
 #[test]
 #[ignore = "a program that other tests start"]
 fn program() {
-    processes::run(&[deaths::PROGRAMS, servers::PROGRAMS].concat());
+    common::processes::run(lifetimes::PROGRAMS);
 }
 
 /// Starts a process by a method.
@@ -37,7 +24,7 @@ fn start<A: Wire, R: Wire>(method: StartMethod, f: fn(A) -> R, arg: A) -> Result
     Process::builder(f, arg).start_method(method).start()
 }
 
-/// Runs a test under every start method, `Fork` in a process with one thread.
+/// Runs a test under every start method: those that take any process here, and `Fork` in a child that has one thread.
 macro_rules! for_every_method {
     ($($(#[$attribute:meta])* fn $name:ident($method:ident) $body:block)*) => {
         $(mod $name {

@@ -1,27 +1,13 @@
 //! Locks, semaphores, conditions, events, barriers and shared data: what they promise, and what becomes of them at each death.
 
-#[path = "common/mod.rs"]
-mod common;
-#[path = "common/processes.rs"]
-mod processes;
-
-#[path = "sync/barriers.rs"]
 mod barriers;
-#[path = "sync/conditions.rs"]
 mod conditions;
-#[path = "sync/copies.rs"]
-mod copies;
-#[path = "sync/data.rs"]
 mod data;
-#[path = "sync/deaths.rs"]
-mod deaths;
-#[path = "sync/events.rs"]
 mod events;
-#[path = "sync/idle.rs"]
+mod fork;
 mod idle;
-#[path = "sync/locks.rs"]
 mod locks;
-#[path = "sync/semaphores.rs"]
+mod owner_deaths;
 mod semaphores;
 
 use procpool::{Error, ErrorKind, Event, Process, Result, StartMethod, Wire};
@@ -48,17 +34,17 @@ macro_rules! for_every_method {
 
             #[test]
             fn fork_server() -> Result<()> {
-                crate::common::in_time(|| body(procpool::StartMethod::ForkServer))
+                common::in_time(|| body(procpool::StartMethod::ForkServer))
             }
 
             #[test]
             fn spawn() -> Result<()> {
-                crate::common::in_time(|| body(procpool::StartMethod::Spawn))
+                common::in_time(|| body(procpool::StartMethod::Spawn))
             }
 
             #[test]
             fn fork() -> Result<()> {
-                crate::common::in_time(|| {
+                common::in_time(|| {
                     let run = |()| body(procpool::StartMethod::Fork).map_err(|it| it.to_string());
                     let outcome = crate::start(procpool::StartMethod::ForkServer, run, ())?.result()?;
                     assert_eq!(outcome, Ok(()));

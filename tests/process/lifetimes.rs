@@ -2,12 +2,9 @@
 
 #![expect(unsafe_code, reason = "forks of a process with threads")]
 
-use crate::{
-    common::{A_MOMENT, Gate, alone, arrive, failure, in_time, pass, square},
-    for_every_method, in_a_process_with_one_thread,
-    processes::{Program, eventually, fork_server, kill, listen, process, say},
-    start,
-};
+use crate::{for_every_method, in_a_process_with_one_thread, start};
+use common::processes::{Program, eventually, fork_server, kill, listen, process, say};
+use common::{A_MOMENT, Gate, alone, arrive, failure, in_time, pass, square};
 use nix::{
     errno::Errno,
     sys::{
@@ -58,7 +55,7 @@ fn a_daemon_ends_with_its_owner_and_another_process_runs_on() {
     in_time(|| {
         let mut program = Program::start("be killed beside a daemon and another");
         let pairs = [program.hear_numbers(), program.hear_numbers()];
-        let alive = |pid| crate::processes::Process::of(pid).is_some_and(|it| it.runs());
+        let alive = |pid| common::processes::Process::of(pid).is_some_and(|it| it.runs());
         assert!(pairs.iter().flatten().all(|it| alive(*it)));
         program.kill();
         eventually("the daemons are gone", || {
@@ -85,7 +82,7 @@ fn lose_the_fork_server() {
         let server = fork_server();
         kill(server, Signal::SIGKILL);
         eventually("the server is gone", || {
-            crate::processes::Process::of(server).is_none_or(|it| !it.runs())
+            common::processes::Process::of(server).is_none_or(|it| !it.runs())
         });
         assert!(process.is_alive());
         gate.open();
@@ -175,7 +172,7 @@ for_every_method! {
         let pid: u32 = pid.parse().expect("a number");
         assert!(process(pid).runs());
         outer.kill()?;
-        eventually("the daemon is gone", || crate::processes::Process::of(pid).is_none_or(|it| !it.runs()));
+        eventually("the daemon is gone", || common::processes::Process::of(pid).is_none_or(|it| !it.runs()));
         Ok(())
     }
 

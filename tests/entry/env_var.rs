@@ -1,9 +1,7 @@
 //! The variable that invites a copy of the program to become the fork server: nobody else follows it.
 
-use crate::{
-    common::{failure, in_time, pool_of, square},
-    processes::{Program, copy_program, fork_server, say},
-};
+use common::processes::{Program, copy_program, fork_server, say};
+use common::{failure, in_time, pool_of, square};
 use nix::{
     fcntl::{FcntlArg, FdFlag, fcntl},
     sys::socket::{

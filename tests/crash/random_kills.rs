@@ -1,9 +1,7 @@
 //! Workers killed at any moment: every task ends exactly once, with its value or with the death that it had.
 
-use crate::{
-    common::{alone, in_time},
-    processes::{find_fork_server, for_a_while, kill},
-};
+use common::processes::{find_fork_server, for_a_while, kill};
+use common::{alone, in_time};
 use nix::sys::signal::Signal;
 use procpool::{ErrorKind, ProcessPoolExecutor, Result, ReturnWhen, as_completed, wait};
 use std::{

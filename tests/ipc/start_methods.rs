@@ -1,6 +1,6 @@
 //! Connections between a process and those that it starts, by every method.
 
-use crate::common::{DEADLINE, failure, in_time, pattern};
+use common::{DEADLINE, failure, in_time, pattern};
 use procpool::{
     Connection, ErrorKind, Process, Receiver, Result, Sender, StartMethod, Wire, one_way, pipe,
     wait_ready,

@@ -1,14 +1,9 @@
 //! Runs every example as a program and checks what it prints.
 
-#[path = "examples/chaos.rs"]
 mod chaos;
-#[path = "examples/managers.rs"]
 mod managers;
-#[path = "examples/processes.rs"]
 mod processes;
-#[path = "examples/queues.rs"]
 mod queues;
-#[path = "examples/sharing.rs"]
 mod sharing;
 
 use std::collections::BTreeSet;

@@ -7,10 +7,8 @@
 #![expect(unsafe_code, reason = "a timer that interrupts system calls")]
 
 use super::kernel::{Kernel, Refusal, Which, Whose};
-use crate::{
-    common::{A_MOMENT, DEADLINE, in_time, pattern, square},
-    processes::{Inventory, Program, eventually, find_fork_server},
-};
+use common::processes::{Inventory, Program, eventually, find_fork_server};
+use common::{A_MOMENT, DEADLINE, in_time, pattern, square};
 use nix::{
     errno::Errno,
     sys::signal::{SaFlags, SigAction, SigHandler, SigSet, Signal, sigaction},

@@ -5,10 +5,8 @@
     reason = "an environment that the standard library does not make"
 )]
 
-use crate::{
-    common::{failure, in_time, pool_of, square},
-    processes::{Program, copy_program, fork_server, listen, say},
-};
+use common::processes::{Program, copy_program, fork_server, listen, say};
+use common::{failure, in_time, pool_of, square};
 use procpool::{ErrorKind, ProcessPoolExecutor};
 use std::{
     collections::BTreeMap,

@@ -1,6 +1,6 @@
 //! What workers get, what they may use, and what is known of them.
 
-use crate::common::{Gate, failure, in_time, pass, pool_of, square};
+use common::{Gate, failure, in_time, pass, pool_of, square};
 use nix::{
     sched::{CpuSet, sched_getaffinity},
     sys::resource::{Resource, getrlimit},

@@ -1,9 +1,7 @@
 //! What is asked of a pool at the same time: stops, limits, retries, deaths, and wakers that wait for it.
 
-use crate::{
-    common::{Gate, arrive, failure, in_time, pass, pool_of, race, square},
-    processes::eventually,
-};
+use common::processes::eventually;
+use common::{Gate, arrive, failure, in_time, pass, pool_of, race, square};
 use nix::sys::signal::{SigSet, Signal};
 use procpool::{
     ErrorKind, ProcessPoolExecutor, Result, ReturnWhen, TaskFuture, Wire, current_worker, wait,

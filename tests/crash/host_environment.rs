@@ -5,13 +5,11 @@
     reason = "host programs that change what a process has one of"
 )]
 
-use crate::{
-    common::{DEADLINE, Gate, arrive, failure, in_time, pass, pool_of, square},
-    processes::{
-        Process, Program, descriptors_of, eventually, for_a_while, fork_server, kill,
-        kill_fork_server, listen, say, status_of,
-    },
+use common::processes::{
+    Process, Program, descriptors_of, eventually, for_a_while, fork_server, kill, kill_fork_server,
+    listen, say, status_of,
 };
+use common::{DEADLINE, Gate, arrive, failure, in_time, pass, pool_of, square};
 use nix::{
     sys::{
         signal::{

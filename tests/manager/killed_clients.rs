@@ -1,6 +1,6 @@
 //! Clients that are killed at any moment, in the middle of whatever they do, again and again.
 
-use crate::common::{in_time, race};
+use common::{in_time, race};
 use procpool::{
     JoinableQueueProxy, ListProxy, LockProxy, Manager, Process, Proxy, ProxyGuard, QueueProxy,
     Result, ValueProxy, Wire,

@@ -3,10 +3,7 @@
 //! Make a [`Gate`] after its pool: it is dropped first then, and opens, so that a test that fails does not hang in the
 //! pool's drop.
 
-#![allow(
-    dead_code,
-    reason = "every test program has its own copy and uses a part of it"
-)]
+pub mod processes;
 
 use nix::{
     errno::Errno,
@@ -34,23 +31,22 @@ use tempfile::TempDir;
 ///
 /// For slow machines (tests/aarch64), `PROCPOOL_TEST_DEADLINE` sets another number of seconds when
 /// the tests are compiled.
-pub(crate) const DEADLINE: Duration =
-    Duration::from_secs(match option_env!("PROCPOOL_TEST_DEADLINE") {
-        Some(seconds) => match u64::from_str_radix(seconds, 10) {
-            Ok(seconds) => seconds,
-            Err(_) => panic!("a number of seconds"),
-        },
-        None => 60,
-    });
+pub const DEADLINE: Duration = Duration::from_secs(match option_env!("PROCPOOL_TEST_DEADLINE") {
+    Some(seconds) => match u64::from_str_radix(seconds, 10) {
+        Ok(seconds) => seconds,
+        Err(_) => panic!("a number of seconds"),
+    },
+    None => 60,
+});
 
 /// How long something is waited for that must not happen: a wrong answer gets this much time to show itself.
-pub(crate) const A_MOMENT: Duration = Duration::from_millis(100);
+pub const A_MOMENT: Duration = Duration::from_millis(100);
 
 /// Names the test that a [`alone`] copy of the test program is to run.
 const ALONE: &str = "PROCPOOL_TEST_ALONE";
 
 /// Runs a test on a thread of its own, and fails with its name if that has not ended at the deadline.
-pub(crate) fn in_time<T, F>(test: F) -> T
+pub fn in_time<T, F>(test: F) -> T
 where
     T: Send + 'static,
     F: FnOnce() -> T + Send + 'static,
@@ -72,7 +68,7 @@ where
 /// As [`in_time`], in a copy of the test program that runs nothing else, started by a shell after `setup`.
 ///
 /// For what concerns a whole process: its limits, its descriptors, its end.
-pub(crate) fn alone<F>(setup: &str, test: F)
+pub fn alone<F>(setup: &str, test: F)
 where
     F: FnOnce() + Send + 'static,
 {
@@ -111,7 +107,7 @@ fn name_of<F>() -> &'static str {
 }
 
 /// Does something again and again that goes wrong only when events meet: for `PROCPOOL_RACE_MILLIS`, by default 1000.
-pub(crate) fn race(mut round: impl FnMut()) {
+pub fn race(mut round: impl FnMut()) {
     let millis = env::var("PROCPOOL_RACE_MILLIS").ok();
     let millis = millis.and_then(|it| it.parse().ok()).unwrap_or(1000);
     let end = Instant::now() + Duration::from_millis(millis);
@@ -121,14 +117,14 @@ pub(crate) fn race(mut round: impl FnMut()) {
 }
 
 /// A pool with this many workers.
-pub(crate) fn pool_of(workers: usize) -> ProcessPoolExecutor {
+pub fn pool_of(workers: usize) -> ProcessPoolExecutor {
     let pool = ProcessPoolExecutor::builder().workers(workers).build();
     pool.expect("a pool")
 }
 
 /// The error of what must have failed.
 #[track_caller]
-pub(crate) fn failure<T, E>(outcome: Result<T, E>) -> E {
+pub fn failure<T, E>(outcome: Result<T, E>) -> E {
     match outcome {
         Ok(_) => panic!("it did not fail"),
         Err(error) => error,
@@ -138,7 +134,8 @@ pub(crate) fn failure<T, E>(outcome: Result<T, E>) -> E {
 /// A place where tasks wait until the test lets them go on.
 ///
 /// Two named pipes: at `arrivals` each task writes a byte, at `entrance` it reads one.
-pub(crate) struct Gate {
+#[derive(Debug)]
+pub struct Gate {
     // The order in which they are dropped: a task that finds the directory finds the ends open, too.
     directory: TempDir,
     arrivals: File,
@@ -146,7 +143,9 @@ pub(crate) struct Gate {
 }
 
 impl Gate {
-    pub(crate) fn new() -> Self {
+    /// Creates a gate that is shut.
+    #[expect(clippy::new_without_default, reason = "it makes files")]
+    pub fn new() -> Self {
         let directory = tempfile::tempdir().expect("a temporary directory");
         let pipe = |name: &str| {
             let path = directory.path().join(name);
@@ -163,12 +162,12 @@ impl Gate {
     }
 
     /// What a task needs to find the gate.
-    pub(crate) fn path(&self) -> PathBuf {
+    pub fn path(&self) -> PathBuf {
         self.directory.path().to_owned()
     }
 
     /// Waits until `count` more tasks have arrived.
-    pub(crate) fn wait_for(&self, count: usize) {
+    pub fn wait_for(&self, count: usize) {
         let deadline = Instant::now() + DEADLINE;
         for number in 0..count {
             let left = deadline.saturating_duration_since(Instant::now());
@@ -180,18 +179,18 @@ impl Gate {
     }
 
     /// Counts the tasks that have arrived and were not waited for.
-    pub(crate) fn arrived(&self) -> usize {
+    pub fn arrived(&self) -> usize {
         std::iter::from_fn(|| self.arrives_within(Duration::ZERO).then_some(())).count()
     }
 
     /// Lets `count` tasks go on that wait or will come.
-    pub(crate) fn let_in(&self, count: usize) {
+    pub fn let_in(&self, count: usize) {
         let mut entrance = &self.entrance;
         entrance.write_all(&vec![0; count]).expect("room in a pipe");
     }
 
     /// Lets every task go on.
-    pub(crate) fn open(&self) {
+    pub fn open(&self) {
         self.let_in(4096);
     }
 
@@ -215,7 +214,7 @@ impl Drop for Gate {
 }
 
 /// A task: says that it is there, then waits to be let in.
-pub(crate) fn pass(gate: PathBuf) {
+pub fn pass(gate: PathBuf) {
     arrive(&gate);
     // A gate that is gone is open.
     if let Ok(mut entrance) = File::open(gate.join("entrance")) {
@@ -224,7 +223,7 @@ pub(crate) fn pass(gate: PathBuf) {
 }
 
 /// A part of a task: says that it is there.
-pub(crate) fn arrive(gate: &Path) {
+pub fn arrive(gate: &Path) {
     if let Ok(mut arrivals) = File::options().write(true).open(gate.join("arrivals")) {
         // Whoever waited has gone.
         let _ = arrivals.write_all(&[0]);
@@ -232,17 +231,17 @@ pub(crate) fn arrive(gate: &Path) {
 }
 
 /// A task.
-pub(crate) fn square(x: u64) -> u64 {
+pub fn square(x: u64) -> u64 {
     x * x
 }
 
 /// A task: the process that runs it.
-pub(crate) fn process_id((): ()) -> u32 {
+pub fn process_id((): ()) -> u32 {
     std::process::id()
 }
 
 /// Bytes that differ from place to place and from seed to seed.
-pub(crate) fn pattern(length: usize, seed: usize) -> Vec<u8> {
+pub fn pattern(length: usize, seed: usize) -> Vec<u8> {
     /// After so many bytes they are the same again.
     const PERIOD: usize = 1 << 16;
     let byte = |at: usize| (at.wrapping_mul(31) ^ (at >> 8) ^ seed.wrapping_mul(7)) as u8;

@@ -2,10 +2,8 @@
 
 #![expect(unsafe_code, reason = "ways to die that Rust has no safe word for")]
 
-use crate::{
-    common::{Gate, failure, in_time, pass, pool_of, process_id, square},
-    processes::{Process, eventually, for_a_while, kill, process},
-};
+use common::processes::{Process, eventually, for_a_while, kill, process};
+use common::{Gate, failure, in_time, pass, pool_of, process_id, square};
 use nix::sys::signal::Signal;
 use procpool::{
     Error, ErrorKind, ProcessPoolExecutor, Result, ReturnWhen, Wire, as_completed, current_worker,

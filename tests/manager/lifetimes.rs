@@ -1,9 +1,7 @@
 //! Who dies with whom: the server with its owner, clients alone.
 
-use crate::{
-    common::{failure, in_time},
-    processes::{Process as Seen, Program, eventually, kill, listen, process, say},
-};
+use common::processes::{Process as Seen, Program, eventually, kill, listen, process, say};
+use common::{failure, in_time};
 use nix::sys::signal::Signal;
 use procpool::{Address, ErrorKind, Manager, Process, Proxy, Result};
 use serde::{Deserialize, Serialize};
@@ -81,10 +79,10 @@ fn every_call_of_a_killed_server_is_disconnected() -> Result<()> {
         let manager = Manager::start()?;
         let (list, dict) = (manager.list::<u8>()?, manager.dict::<u8, u8>()?);
         let value = manager.value(0)?;
-        let gate = crate::common::Gate::new();
+        let gate = common::Gate::new();
         let path = gate.path();
         std::thread::scope(|scope| {
-            let waiting = scope.spawn(|| value.call(|_, path| crate::common::pass(path), path));
+            let waiting = scope.spawn(|| value.call(|_, path| common::pass(path), path));
             gate.wait_for(1);
             kill(manager.server_pid().expect("its own"), Signal::SIGKILL);
             let error = failure(waiting.join().expect("no panic"));

@@ -4,13 +4,11 @@
 
 #![expect(unsafe_code, reason = "the limits of another process")]
 
-use crate::{
-    common::{Gate, alone, failure, pass, pool_of, square},
-    processes::{
-        Process, descriptors_of, eventually, find_fork_server, for_a_while, fork_server, kill,
-        kill_fork_server, process,
-    },
+use common::processes::{
+    Process, descriptors_of, eventually, find_fork_server, for_a_while, fork_server, kill,
+    kill_fork_server, process,
 };
+use common::{Gate, alone, failure, pass, pool_of, square};
 use nix::sys::signal::Signal;
 use procpool::{ErrorKind, ProcessPoolExecutor, Result};
 use std::{

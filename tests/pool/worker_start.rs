@@ -1,6 +1,6 @@
 //! The workers themselves: how many, which, who they say they are, and what runs in them before the first task.
 
-use crate::common::{Gate, failure, in_time, pass, pool_of, process_id, square};
+use common::{Gate, failure, in_time, pass, pool_of, process_id, square};
 use procpool::{
     ErrorKind, ProcessPoolBuilder, ProcessPoolExecutor, Result, ReturnWhen, cpu_count,
     current_worker, wait,

@@ -1,14 +1,8 @@
 //! How a pool ends: closed, joined, shut down, terminated, killed, dropped.
 
-mod common;
-
-#[path = "shutdown/closed.rs"]
 mod closed;
-#[path = "shutdown/dropped.rs"]
 mod dropped;
-#[path = "shutdown/joined.rs"]
 mod joined;
-#[path = "shutdown/stopped.rs"]
 mod stopped;
 
 use common::{Gate, failure, pass, pool_of};
