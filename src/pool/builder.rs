@@ -279,12 +279,17 @@ impl ProcessPoolBuilder {
         self
     }
 
-    /// Lets [`StartMethod::Fork`] copy this process although it has other threads.
+    /// Lets [`StartMethod::Fork`] copy this process although it has other threads, or guards that
+    /// give references to shared memory.
     ///
     /// # Safety
     ///
     /// As `fork(2)` in a threaded process: what the other threads hold at that moment stays as it is in workers for ever. Tasks
     /// must not allocate, print, or touch anything else behind a lock unless no other thread can hold that lock.
+    ///
+    /// No task may use a reference that a guard of a [`Value`](crate::Value) or an
+    /// [`Array`](crate::Array) gave out before `build`, in any thread or leaked: this process uses
+    /// the same memory. A guard that is itself used in a worker panics.
     #[expect(unsafe_code, reason = "the contract demands it; its body is safe")]
     pub unsafe fn allow_fork_with_threads(mut self) -> Self {
         self.threads = Threads::Any;
@@ -297,7 +302,8 @@ impl ProcessPoolBuilder {
     ///
     /// [`ErrorKind::InvalidInput`] for a setting of 0, [`ErrorKind::Codec`] for an initializer's argument that cannot be
     /// encoded, [`ErrorKind::StartFailed`] if no worker can be had, [`ErrorKind::Unsupported`] for [`StartMethod::Fork`] with
-    /// threads running.
+    /// threads running, or with a guard of a [`Value`](crate::Value) or an [`Array`](crate::Array)
+    /// that is held or leaked.
     pub fn build(self) -> Result<ProcessPoolExecutor> {
         start(self.settings()?)
     }

@@ -97,13 +97,18 @@ impl<A: Wire, R: Wire> ProcessBuilder<A, R> {
         self
     }
 
-    /// Lets [`StartMethod::Fork`] copy this process although it has other threads.
+    /// Lets [`StartMethod::Fork`] copy this process although it has other threads, or guards that
+    /// give references to shared memory.
     ///
     /// # Safety
     ///
     /// As `fork(2)` in a threaded process: what the other threads hold at that moment stays as it is in the child for ever. The
     /// child must not allocate, print, or touch anything else behind a lock unless no other thread can hold that lock; this crate
     /// allocates in the child itself, before it calls the function.
+    ///
+    /// Nothing in the child may use a reference that a guard of a [`Value`](crate::Value) or an
+    /// [`Array`](crate::Array) gave out before the start, in any thread or leaked: the parent uses
+    /// the same memory. A guard that is itself used in the child panics.
     #[expect(unsafe_code, reason = "the contract demands it; its body is safe")]
     pub unsafe fn allow_fork_with_threads(mut self) -> Self {
         self.threads = Threads::Any;

@@ -28,7 +28,8 @@ use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 ///
 /// That of the lowest failing item: [`ErrorKind::Panicked`], [`ErrorKind::WorkerDied`], or [`ErrorKind::Codec`] for a result
 /// that cannot be encoded or decoded; after a panic no further item is begun. [`ErrorKind::Unsupported`] if this process has more
-/// than one thread, [`ErrorKind::InvalidInput`] for 0 workers, [`ErrorKind::StartFailed`] if the system gives no process.
+/// than one thread, or has a guard of a [`Value`](crate::Value) or an [`Array`](crate::Array) that is
+/// held or leaked: its references would be shared by the copies. [`ErrorKind::InvalidInput`] for 0 workers, [`ErrorKind::StartFailed`] if the system gives no process.
 ///
 /// # Examples
 ///
@@ -42,16 +43,21 @@ pub fn fork_map<T, R: Wire>(workers: usize, items: &[T], f: impl Fn(&T) -> R) ->
     run(workers, items, &f, Threads::One)
 }
 
-/// As [`fork_map`], also in a process that has other threads.
+/// As [`fork_map`], also in a process that has other threads, or guards that give references to
+/// shared memory.
 ///
 /// # Errors
 ///
-/// As `fork_map`, but for those that come of threads.
+/// As `fork_map`, except those that come of threads and guards.
 ///
 /// # Safety
 ///
 /// As `fork(2)` in a threaded process: what the other threads hold at that moment stays as it is in the copies for ever. `f`
 /// must not allocate, print, or touch anything else behind a lock unless no other thread can hold that lock.
+///
+/// `f` must not use a reference that a guard of a [`Value`](crate::Value) or an
+/// [`Array`](crate::Array) gave out before the call, in any thread or leaked: all copies and this
+/// process share that memory. A guard that is itself used in a copy panics.
 #[expect(unsafe_code, reason = "the contract demands it; its body is safe")]
 pub unsafe fn fork_map_unchecked<T, R: Wire>(
     workers: usize,

@@ -106,7 +106,9 @@ impl<R: Wire> Process<R> {
     /// # Errors
     ///
     /// [`ErrorKind::Codec`] if the argument cannot be encoded, [`ErrorKind::StartFailed`] if the system gives no process,
-    /// [`ErrorKind::Unsupported`] for [`StartMethod::Fork`](crate::StartMethod::Fork) with threads running.
+    /// [`ErrorKind::Unsupported`] for [`StartMethod::Fork`](crate::StartMethod::Fork) with threads running,
+    /// or with a guard of a [`Value`](crate::Value) or an [`Array`](crate::Array) that is held or
+    /// leaked.
     pub fn start<A: Wire>(f: fn(A) -> R, arg: A) -> Result<Self> {
         Self::builder(f, arg).start()
     }

@@ -14,7 +14,9 @@ pub enum StartMethod {
     /// The program, executed again: slower, and nothing of another process is left in it.
     Spawn,
     /// A copy of this process as it is: the child sees the parent's statics and whatever else is in its memory. Only for a
-    /// process with one thread; any other is refused with [`ErrorKind::Unsupported`](crate::ErrorKind::Unsupported).
+    /// process with one thread, and without a guard of a [`Value`](crate::Value) or an
+    /// [`Array`](crate::Array) that is held or leaked: the copy would have its references, too. Any
+    /// other process is refused with [`ErrorKind::Unsupported`](crate::ErrorKind::Unsupported).
     Fork,
 }
 

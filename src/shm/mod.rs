@@ -13,6 +13,7 @@
 // change is copied out before it is examined, and not read twice.
 
 mod buffer;
+mod lent;
 mod object;
 mod segment;
 mod shared_memory;
@@ -20,6 +21,7 @@ mod slab;
 mod view;
 
 pub(crate) use buffer::{Buffer, FreshSlabs, SPILL, Slabs};
+pub(crate) use lent::guards;
 pub(crate) use object::{Kind, Object, fingerprint};
 pub(crate) use segment::Segment;
 pub use shared_memory::SharedMemory;

@@ -10,6 +10,7 @@
     reason = "raw access to memory that other processes change"
 )]
 
+use super::{lent::Lent, object::Kind};
 use crate::sys::{
     memory::Mapping,
     pid::{self, Identity},
@@ -184,13 +185,15 @@ impl AsFd for View {
 /// guard may also be leaked, and references that it gave out be used by other threads when its own has ended. So whoever comes
 /// after an end looks who it was: if that process lives, and has not dropped the `Cells` that the guard borrowed (with which all
 /// references are gone), nobody gets the items any more.
+///
+/// A copy of the process would have the references, too, so that no safe call makes one while a
+/// guard is there or leaked: see [`guards`](super::guards).
 pub(crate) struct Cells<T> {
     mutex: RobustMutex,
     view: View,
     start: usize,
     count: usize,
-    /// The process of a guard that has not been dropped, as its id; else 0. Only the mutex's holder writes it.
-    lent_in: AtomicU32,
+    lent: Lent,
     items: PhantomData<fn() -> T>,
 }
 
@@ -225,15 +228,16 @@ impl<T> Cells<T> {
     }
 
     /// Makes zeros that nobody else knows yet into items, all of zeros.
-    pub(crate) fn create(view: View, offset: usize, count: usize) -> io::Result<Self> {
+    pub(crate) fn create(view: View, offset: usize, kind: Kind, count: usize) -> io::Result<Self> {
         RobustMutex::create(view.mapping().clone(), offset, Reentry::Refused)?;
         let word = view.atomic_u64(offset + Self::WORDS + 8);
         word.store(count as u64, Ordering::Relaxed);
-        Ok(Self::open(view, offset))
+        Ok(Self::open(view, offset, kind))
     }
 
-    /// Items that their maker has created. `offset` must be a multiple of [`RobustMutex::SIZE`].
-    pub(crate) fn open(view: View, offset: usize) -> Self {
+    /// Items that their maker has created, for a handle of this kind. `offset` must be a multiple of
+    /// [`RobustMutex::SIZE`].
+    pub(crate) fn open(view: View, offset: usize, kind: Kind) -> Self {
         let count = view.atomic_u64(offset + Self::WORDS + 8);
         let count = count.load(Ordering::Relaxed) as usize;
         let start = Self::items_at(offset);
@@ -244,7 +248,7 @@ impl<T> Cells<T> {
             mutex: RobustMutex::open(view.mapping().clone(), offset),
             start,
             count,
-            lent_in: AtomicU32::new(0),
+            lent: Lent::new(kind),
             view,
             items: PhantomData,
         }
@@ -277,7 +281,7 @@ impl<T: Pod> Cells<T> {
         let process = Identity::current();
         self.holder().store(process.0, Ordering::Relaxed);
         let process = process.pid();
-        self.lent_in.store(process, Ordering::Relaxed);
+        self.lent.begin(process);
         let guard = CellsGuard {
             cells: self,
             process,
@@ -314,7 +318,7 @@ impl<T: Pod> Cells<T> {
 
 impl<T> Drop for Cells<T> {
     fn drop(&mut self) {
-        if *self.lent_in.get_mut() == pid::current() {
+        if self.lent.is_here() {
             let own = Identity::current();
             // A guard was leaked: the references that it gave out have borrowed from what is dropped here, and are gone.
             // Release: the next holder, which loads 0, sees what was written through those
@@ -379,7 +383,7 @@ impl<T> Drop for CellsGuard<'_, T> {
     #[inline]
     fn drop(&mut self) {
         if self.process == pid::current() {
-            self.cells.lent_in.store(0, Ordering::Relaxed);
+            self.cells.lent.end();
             // Or the next one, killed before it has said who it is, would be taken for this process.
             self.cells.holder().store(0, Ordering::Relaxed);
             self.cells.mutex.unlock();

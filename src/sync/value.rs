@@ -17,6 +17,9 @@ use std::ops::{Deref, DerefMut};
 /// still. Then the next taker is told, once, as by [`Lock`](crate::Lock). Derive `Pod` for structs of your own with the
 /// `bytemuck` crate and its feature `derive`.
 ///
+/// No copy of the process is made (`StartMethod::Fork`, [`fork_map`](crate::fork_map)) while it holds
+/// a guard, or has leaked one whose handle lives: the copy would have the guard's references, too.
+///
 /// A thread must not end with a guard that was leaked (`mem::forget`) while its handle lives: what the guard gave out might be in
 /// use, so that nobody gets the value again.
 ///
@@ -82,7 +85,7 @@ fn create<T>(kind: Kind, count: usize) -> Result<Object> {
         Error::new(ErrorKind::InvalidInput, message)
     })?;
     let object = Object::create(kind, fingerprint::<T>(), bytes)?;
-    let cells = Cells::<T>::create(object.view().clone(), Object::BODY, count);
+    let cells = Cells::<T>::create(object.view().clone(), Object::BODY, kind, count);
     cells.map_err(|it| Error::io(format_args!("failed to create a {kind}"), it))?;
     Ok(object)
 }
@@ -275,7 +278,7 @@ impl<T> Handle for Value<T> {
     }
 
     fn of(object: Object) -> Self {
-        let cells = Cells::open(object.view().clone(), Object::BODY);
+        let cells = Cells::open(object.view().clone(), Object::BODY, Self::KIND);
         Self { object, cells }
     }
 }
@@ -292,7 +295,7 @@ impl<T> Handle for Array<T> {
     }
 
     fn of(object: Object) -> Self {
-        let cells = Cells::open(object.view().clone(), Object::BODY);
+        let cells = Cells::open(object.view().clone(), Object::BODY, Self::KIND);
         Self { object, cells }
     }
 }

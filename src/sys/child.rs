@@ -112,7 +112,8 @@ pub(crate) enum Threads {
     /// The one that forks: else locks may be held in the copy by threads that do not exist there.
     #[default]
     One,
-    /// Any others. Only a caller of an `unsafe` method has this, who has promised that the child does not need what they hold.
+    /// Any others. Only a caller of an `unsafe` method has this, who has promised that the child does
+    /// not need what they hold, and uses no reference of a guard.
     Any,
 }
 

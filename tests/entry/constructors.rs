@@ -5,11 +5,12 @@
 use common::processes::{Process, Program, kill_fork_server, say};
 use common::{DEADLINE, failure, in_time, pool_of};
 use nix::sys::resource::{Resource, setrlimit};
-use procpool::{ErrorKind, ProcessPoolExecutor, StartMethod};
+use procpool::{ErrorKind, ProcessPoolExecutor, StartMethod, Value};
 use std::{
     env,
     fs::{self, File},
     io::Write,
+    mem,
     os::fd::AsRawFd,
     path::Path,
     process,
@@ -184,6 +185,11 @@ fn act() {
         "thread" => drop(thread::spawn(|| thread::sleep(DEADLINE))),
         "joined thread" => drop(thread::spawn(|| ()).join()),
         "exit" => process::exit(3),
+        "leak a guard" => {
+            let value = Value::new(1u64).expect("a value");
+            // Its reference would be in every worker.
+            mem::forget(Box::leak(Box::new(value)).lock());
+        }
         "panic" => panic!("in a constructor"),
         "print" => {
             print!("=> half a line");
@@ -207,7 +213,13 @@ fn have_constructors(act: &str) {
 }
 
 fn build_behind_an_actor() {
-    for (act, reason) in [("exit", ""), ("panic", ""), ("thread", "thread")] {
+    let acts = [
+        ("exit", ""),
+        ("panic", ""),
+        ("thread", "thread"),
+        ("leak a guard", "1 ValueGuard"),
+    ];
+    for (act, reason) in acts {
         have_constructors(act);
         let error = failure(ProcessPoolExecutor::builder().workers(2).build());
         assert_eq!(error.kind(), ErrorKind::StartFailed, "{error}");
@@ -225,7 +237,7 @@ fn build_behind_an_actor() {
 }
 
 #[test]
-fn a_constructor_that_ends_its_process_or_starts_a_thread_makes_the_start_fail() {
+fn a_constructor_after_which_the_process_cannot_be_copied_makes_the_start_fail() {
     in_time(|| drop(succeed("build behind a constructor that acts")));
 }
 

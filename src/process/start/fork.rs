@@ -1,7 +1,8 @@
 //! A plain copy of this process: it finds everything as it was, and shares nothing afterwards.
 //!
 //! Only of a process with one thread. In the copy of any other, locks may be held by threads that do not exist there, the
-//! allocator's among them. This crate's own threads rest meanwhile.
+//! allocator's among them. This crate's own threads rest meanwhile. And only of a process without
+//! references to shared memory that a lock protects, which the copy would have, too.
 
 use crate::error::{Error, ErrorKind, Result};
 use crate::process::{
@@ -10,6 +11,7 @@ use crate::process::{
     own_threads::{self, Paused},
     start::{Child, Start, missing::start_failed},
 };
+use crate::shm;
 use crate::sys::{
     child::{self, Forked, PidFd, Threads},
     parent_death, socket, threads,
@@ -50,7 +52,7 @@ pub(crate) fn start(start: &Start<'_>, threads: Threads) -> Result<Child> {
 /// Copies this process; the copy runs `run`, which ends it.
 pub(crate) fn copy(threads: Threads, run: impl FnOnce()) -> Result<Child> {
     let _paused = match threads {
-        Threads::One => Some(only_thread()?),
+        Threads::One => Some(ready()?),
         Threads::Any => None,
     };
     // What is in the buffers would be written by both.
@@ -100,6 +102,23 @@ fn own(pid: u32, copy: &OwnedFd) -> io::Result<Child> {
 
 fn failed(error: io::Error) -> Error {
     start_failed("failed to fork", error)
+}
+
+/// Has the calling thread be the only one. No other can take a guard between this and the fork.
+fn ready() -> Result<Paused> {
+    let paused = only_thread()?;
+    without_guards().map(|()| paused)
+}
+
+fn without_guards() -> Result<()> {
+    let Some(guards) = shm::guards() else {
+        return Ok(());
+    };
+    let message = format!(
+        "this process holds or has leaked {guards}, and a fork copies the references to shared memory \
+         with it: drop the guard first, or use StartMethod::ForkServer or StartMethod::Spawn"
+    );
+    Err(Error::new(ErrorKind::Unsupported, message))
 }
 
 /// Has the calling thread be the only one, if the others are our own.

@@ -17,6 +17,7 @@ use crate::process::{
     function::{self, ChildMain, Given},
     start::{ExitRecord, Flags, MOST_BESIDE, Request, SignalRequest, executed},
 };
+use crate::shm;
 use crate::sys::{
     child::{self, Forked, PidFd, Threads},
     fd, pid, poll,
@@ -101,24 +102,30 @@ pub(crate) fn accept(control: OwnedFd) -> Option<Invited> {
     })
 }
 
-/// Tells the owner if constructors have started threads: the server's children would be copies of one thread, with the
-/// locks of the others.
-fn has_one_thread(control: &OwnedFd) -> io::Result<bool> {
-    if threads::count()? == 1 {
+/// Tells the owner what constructors have left that keeps this process from being copied; false if
+/// there is something.
+fn can_be_copied(control: &OwnedFd) -> io::Result<bool> {
+    let Some(obstacle) = obstacle()? else {
         return Ok(true);
-    }
-    socket::send(
-        control,
-        b"a constructor of the program has started a thread",
-        &[],
-    )?;
+    };
+    let reason = format!("a constructor of the program has {obstacle}");
+    socket::send(control, reason.as_bytes(), &[])?;
     Ok(false)
 }
 
+/// Returns what a constructor has done that the server's children would not survive: with threads,
+/// they are copies of one, with the locks of the others; with guards, all share the references.
+fn obstacle() -> io::Result<Option<String>> {
+    if threads::count()? != 1 {
+        return Ok(Some("started a thread".to_owned()));
+    }
+    Ok(shm::guards().map(|it| format!("leaked {it}")))
+}
+
 impl Invited {
-    /// Has `keep_only` close every descriptor but those of the server, if this process has one thread.
+    /// Has `keep_only` close every descriptor but those of the server, if this process can be copied.
     pub(crate) fn claim_process(self, keep_only: KeepOnly) -> io::Result<Server> {
-        if !has_one_thread(&self.control)? {
+        if !can_be_copied(&self.control)? {
             return Err(io::ErrorKind::Unsupported.into());
         }
         fd::fill_stdio()?;
@@ -175,7 +182,7 @@ impl Server {
         entry::flush_output();
         warm_up();
         let deaths = ChildDeaths::watch()?;
-        if !has_one_thread(&self.control)? {
+        if !can_be_copied(&self.control)? {
             return Ok(());
         }
         let own = PidFd::open(std::process::id())?;
