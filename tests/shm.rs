@@ -2,10 +2,11 @@
 
 #![expect(unsafe_code, reason = "shared memory that is used in place")]
 
+use common::methods::start;
 use common::processes::{Program, eventually, listen, say};
-use common::{failure, in_time, pattern};
+use common::{failure, for_every_method, in_time, pattern};
 use nix::sys::resource::{Resource, setrlimit};
-use procpool::{Array, ErrorKind, Lock, Process, Queue, Result, SharedMemory, StartMethod};
+use procpool::{Array, ErrorKind, Lock, Process, Queue, Result, SharedMemory};
 use std::{
     fs,
     os::unix::fs::{PermissionsExt, chown},
@@ -33,31 +34,8 @@ fn file(name: &str) -> PathBuf {
     PathBuf::from(format!("/dev/shm/procpool.{name}"))
 }
 
-fn start<A: procpool::Wire, R: procpool::Wire>(
-    method: StartMethod,
-    f: fn(A) -> R,
-    arg: A,
-) -> Result<Process<R>> {
-    Process::builder(f, arg).start_method(method).start()
-}
-
 fn kind<T>(outcome: Result<T>) -> ErrorKind {
     failure(outcome).kind()
-}
-
-/// Runs something under every start method: `Fork` in a process that has one thread.
-macro_rules! for_every_method {
-    ($body:expr) => {{
-        const BODY: fn(StartMethod) -> Result<()> = $body;
-        in_time(|| {
-            BODY(StartMethod::ForkServer)?;
-            BODY(StartMethod::Spawn)?;
-            let fork = |()| BODY(StartMethod::Fork).map_err(|it| it.to_string());
-            let forked = start(StartMethod::ForkServer, fork, ())?.result()?;
-            assert_eq!(forked, Ok(()));
-            Ok(())
-        })
-    }};
 }
 
 #[test]

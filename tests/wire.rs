@@ -1,9 +1,10 @@
 //! The limit of nesting: a value that is too deep is an error wherever it is encoded or decoded, and overflows no stack.
 
-use common::{DEADLINE, alone, failure, in_time};
+use common::methods::start;
+use common::{DEADLINE, alone, failure, for_every_method, in_time};
 use procpool::{
     Error, ErrorKind, Manager, Process, ProcessPoolBuilder, ProcessPoolExecutor, Queue, Result,
-    StartMethod, Wire, fork_map, max_depth, one_way, set_max_depth,
+    StartMethod, fork_map, max_depth, one_way, set_max_depth,
 };
 use serde::{Deserialize, Serialize};
 
@@ -42,28 +43,10 @@ fn assert_too_deep<T>(outcome: Result<T>) {
     assert!(error.to_string().contains("levels deep"), "{error}");
 }
 
-/// Runs a test under every start method: those that take any process here, and `Fork` in a child that has one thread.
-macro_rules! for_every_method {
-    ($body:expr) => {{
-        const BODY: fn(StartMethod) -> Result<()> = $body;
-        in_time(|| {
-            BODY(StartMethod::ForkServer)?;
-            BODY(StartMethod::Spawn)?;
-            let fork = |()| BODY(StartMethod::Fork).map_err(|it| it.to_string());
-            assert_eq!(Process::start(fork, ())?.result()?, Ok(()));
-            Ok(())
-        })
-    }};
-}
-
 fn builder(method: StartMethod) -> ProcessPoolBuilder {
     ProcessPoolExecutor::builder()
         .workers(1)
         .start_method(method)
-}
-
-fn start<A: Wire, R: Wire>(method: StartMethod, f: fn(A) -> R, arg: A) -> Result<Process<R>> {
-    Process::builder(f, arg).start_method(method).start()
 }
 
 // Tasks.

@@ -3,15 +3,19 @@
 //! Make a [`Gate`] after its pool: it is dropped first then, and opens, so that a test that fails does not hang in the
 //! pool's drop.
 
+pub mod methods;
 pub mod processes;
+pub mod random;
 
 use nix::{
     errno::Errno,
     poll::{PollFd, PollFlags, PollTimeout, poll},
+    sys::signal::{SigSet, Signal},
     sys::stat::Mode,
     unistd::mkfifo,
 };
-use procpool::ProcessPoolExecutor;
+use processes::eventually;
+use procpool::{ProcessPoolExecutor, TaskFuture, Wire};
 use std::{
     any::type_name,
     env,
@@ -106,14 +110,19 @@ fn name_of<F>() -> &'static str {
     path.split_once("::").map_or(path, |it| it.1)
 }
 
-/// Does something again and again that goes wrong only when events meet: for `PROCPOOL_RACE_MILLIS`, by default 1000.
+/// Repeats `round`, which fails only if events meet, for [`race_budget`].
 pub fn race(mut round: impl FnMut()) {
-    let millis = env::var("PROCPOOL_RACE_MILLIS").ok();
-    let millis = millis.and_then(|it| it.parse().ok()).unwrap_or(1000);
-    let end = Instant::now() + Duration::from_millis(millis);
+    let end = Instant::now() + race_budget();
     while Instant::now() < end {
         round();
     }
+}
+
+/// Returns how long a race test repeats its rounds: `PROCPOOL_RACE_MILLIS`, 100 by default.
+pub fn race_budget() -> Duration {
+    let millis = env::var("PROCPOOL_RACE_MILLIS").ok();
+    let millis = millis.map(|text| text.parse().expect("a number of milliseconds"));
+    Duration::from_millis(millis.unwrap_or(100))
 }
 
 /// A pool with this many workers.
@@ -238,6 +247,30 @@ pub fn square(x: u64) -> u64 {
 /// A task: the process that runs it.
 pub fn process_id((): ()) -> u32 {
     std::process::id()
+}
+
+/// A task: waits until its process is killed.
+pub fn park_forever((): ()) {
+    loop {
+        thread::park();
+    }
+}
+
+/// Blocks SIGTERM in this thread.
+pub fn block_sigterm() {
+    let mut blocked = SigSet::empty();
+    blocked.add(Signal::SIGTERM);
+    blocked
+        .thread_block()
+        .expect("a signal that can be blocked");
+}
+
+/// Waits until a worker runs the task.
+pub fn wait_until_running<R: Wire>(future: &TaskFuture<R>) {
+    eventually("the task runs", || {
+        assert!(!future.is_done(), "the task has ended by itself");
+        future.is_running()
+    });
 }
 
 /// Bytes that differ from place to place and from seed to seed.

@@ -266,16 +266,6 @@ pub fn eventually(what: &str, mut is_so: impl FnMut() -> bool) {
     }
 }
 
-/// Does something again and again that goes wrong only when events meet: for `PROCPOOL_TEST_SECONDS`, by default 1.
-pub fn for_a_while(mut round: impl FnMut()) {
-    let seconds = env::var("PROCPOOL_TEST_SECONDS").ok();
-    let seconds = seconds.and_then(|it| it.parse().ok()).unwrap_or(1.0);
-    let end = Instant::now() + Duration::from_secs_f64(seconds);
-    while Instant::now() < end {
-        round();
-    }
-}
-
 /// A process, as `/proc` shows it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Process {
@@ -344,6 +334,11 @@ impl Process {
         Self::of(self.pid)
             .is_some_and(|it| it.started == self.started && !matches!(it.state, 'Z' | 'X'))
     }
+}
+
+/// Returns whether a process runs: a zombie does not.
+pub fn is_running(pid: u32) -> bool {
+    Process::of(pid).is_some_and(|process| process.runs())
 }
 
 /// The process with this id, which must be alive.

@@ -1,8 +1,9 @@
 //! What is asked of a pool at the same time: stops, limits, retries, deaths, and wakers that wait for it.
 
 use common::processes::eventually;
-use common::{Gate, arrive, failure, in_time, pass, pool_of, race, square};
-use nix::sys::signal::{SigSet, Signal};
+use common::{
+    Gate, arrive, block_sigterm, failure, in_time, pass, pool_of, race, square, wait_until_running,
+};
 use procpool::{
     ErrorKind, ProcessPoolExecutor, Result, ReturnWhen, TaskFuture, Wire, current_worker, wait,
 };
@@ -49,14 +50,6 @@ fn leave_a_byte(path: &Path) {
     file.and_then(|mut it| it.write_all(b"x")).expect("a file");
 }
 
-fn block_sigterm() {
-    let mut blocked = SigSet::empty();
-    blocked.add(Signal::SIGTERM);
-    blocked
-        .thread_block()
-        .expect("a signal that can be blocked");
-}
-
 /// A task that only SIGKILL ends.
 fn go_on_for_ever(tries: PathBuf) {
     block_sigterm();
@@ -81,10 +74,6 @@ fn panic_when_stopped(tries: PathBuf) {
 fn pass_and_crash(gate: PathBuf) {
     pass(gate);
     process::abort();
-}
-
-fn wait_until_it_runs<R: Wire>(future: &TaskFuture<R>) {
-    eventually("the task runs", || future.is_running());
 }
 
 #[test]
@@ -258,7 +247,7 @@ fn a_worker_that_one_thread_has_killed_is_replaced_while_another_waits() {
                 }
             };
             let (killed, behind) = (pool.submit(stays, gate.path()), pool.submit(square, 4));
-            wait_until_it_runs(&killed);
+            wait_until_running(&killed);
             let is_over = AtomicBool::new(false);
             thread::scope(|scope| {
                 for _ in 0..2 {

@@ -1,8 +1,11 @@
 //! One task is stopped, by its limit of time or by its future, and nothing else is.
 
 use common::processes::{Process as Seen, eventually, kill as send, process};
-use common::{Gate, alone, failure, in_time, pass, pool_of, process_id, race, square};
-use nix::sys::signal::{SigSet, Signal};
+use common::{
+    Gate, alone, block_sigterm, failure, in_time, pass, pool_of, process_id, race, square,
+    wait_until_running,
+};
+use nix::sys::signal::Signal;
 use procpool::{ErrorKind, ProcessPoolExecutor, Result, TaskFuture, current_worker};
 use std::{
     path::PathBuf,
@@ -30,17 +33,8 @@ fn odd_sleeps(number: u64) -> u64 {
 
 /// A task that SIGTERM does not end.
 fn ignore_sigterm((): ()) {
-    let mut blocked = SigSet::empty();
-    blocked.add(Signal::SIGTERM);
-    blocked.thread_block().expect("SIGTERM can be blocked");
+    block_sigterm();
     sleep(());
-}
-
-fn until_running<T: procpool::Wire>(future: &TaskFuture<T>) {
-    while !future.is_running() {
-        assert!(!future.is_done(), "the task has ended by itself");
-        thread::yield_now();
-    }
 }
 
 #[test]
@@ -182,7 +176,7 @@ fn a_killed_task_is_cancelled_and_no_other_is() -> Result<()> {
         race(|| {
             let running = pool.submit(sleep, ());
             let behind: Vec<_> = (0..10).map(|it| pool.submit(square, it)).collect();
-            until_running(&running);
+            wait_until_running(&running);
             assert!(!running.cancel());
             assert!(running.kill());
             assert_eq!(failure(running.result()).kind(), ErrorKind::Cancelled);
@@ -238,7 +232,7 @@ fn a_killed_map_stops_all_its_items() {
     in_time(|| {
         let pool = pool_of(2);
         let map = pool.map_async(|_: u64| sleep(()), 0..100);
-        until_running(&map);
+        wait_until_running(&map);
         assert!(map.kill());
         assert_eq!(failure(map.result()).kind(), ErrorKind::Cancelled);
         assert_eq!(pool.map(square, 0..4).ok(), Some(vec![0, 1, 4, 9]));
@@ -274,7 +268,7 @@ fn stopped_worker(timeout: Duration) -> (ProcessPoolExecutor, TaskFuture<()>, Se
     let pool = pool_of(1);
     let worker = process(pool.worker_pids()[0]);
     let held = pool.options().timeout(timeout).submit(sleep, ());
-    until_running(&held);
+    wait_until_running(&held);
     send(worker.pid, Signal::SIGSTOP);
     (pool, held, worker)
 }

@@ -8,7 +8,7 @@
 
 use super::kernel::{Kernel, Refusal, Which, Whose};
 use common::processes::{Inventory, Program, eventually, find_fork_server};
-use common::{A_MOMENT, DEADLINE, in_time, pattern, square};
+use common::{A_MOMENT, DEADLINE, in_time, pattern, race_budget, square};
 use nix::{
     errno::Errno,
     sys::signal::{SaFlags, SigAction, SigHandler, SigSet, Signal, sigaction},
@@ -19,7 +19,6 @@ use procpool::{
     Value, one_way, pipe,
 };
 use std::{
-    env,
     ffi::c_long,
     fs::{self, File},
     mem,
@@ -301,8 +300,8 @@ fn holdings() -> (Inventory, Option<Inventory>) {
     (Inventory::of(process::id()), server)
 }
 
-/// Does an operation with each of its calls refused in turn, until none is; for `PROCPOOL_TEST_SECONDS`, by default 2, and each
-/// time from another kind of call on.
+/// Runs an operation with each of its system calls refused in turn, until all were, or for two race
+/// budgets. Each run begins with another kind of call.
 fn sweep(operation: Operation) {
     let kernel = Kernel::new(REFUSALS, LIMIT);
     abort_on_panic();
@@ -311,7 +310,7 @@ fn sweep(operation: Operation) {
         operation().expect("nothing is refused");
     }
     let before = settle();
-    let end = Instant::now() + budget();
+    let end = Instant::now() + 2 * race_budget();
     for (refusal, whose) in kinds_of_calls() {
         for number in 0.. {
             let (outcome, refused) =
@@ -337,11 +336,6 @@ fn abort_on_panic() {
         eprintln!("{info}");
         process::abort();
     }));
-}
-
-fn budget() -> Duration {
-    let seconds = env::var("PROCPOOL_TEST_SECONDS").ok();
-    Duration::from_secs_f64(seconds.and_then(|it| it.parse().ok()).unwrap_or(2.0))
 }
 
 fn kinds_of_calls() -> Vec<(Refusal, Whose)> {
@@ -396,7 +390,7 @@ fn be_interrupted() {
     // SAFETY: the kernel reads a local.
     let set = unsafe { libc::setitimer(libc::ITIMER_REAL, &raw const timer, std::ptr::null_mut()) };
     assert_eq!(set, 0);
-    let end = Instant::now() + budget();
+    let end = Instant::now() + 2 * race_budget();
     while Instant::now() < end {
         for operation in OPERATIONS {
             operation().expect("a signal is no failure");

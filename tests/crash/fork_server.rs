@@ -5,10 +5,10 @@
 #![expect(unsafe_code, reason = "the limits of another process")]
 
 use common::processes::{
-    Process, descriptors_of, eventually, find_fork_server, for_a_while, fork_server, kill,
-    kill_fork_server, process,
+    Process, descriptors_of, eventually, find_fork_server, fork_server, kill, kill_fork_server,
+    process,
 };
-use common::{Gate, alone, failure, pass, pool_of, square};
+use common::{Gate, alone, failure, pass, pool_of, race, square};
 use nix::sys::signal::Signal;
 use procpool::{ErrorKind, ProcessPoolExecutor, Result};
 use std::{
@@ -57,7 +57,7 @@ fn a_fork_server_killed_again_and_again_is_replaced_each_time() {
     alone("", || {
         let pool = pool_of(2);
         let mut kills = 0;
-        for_a_while(|| {
+        race(|| {
             // Sometimes before the new workers are ready, sometimes before the server is.
             if let Some(server) = find_fork_server() {
                 kill(server, Signal::SIGKILL);
@@ -209,7 +209,7 @@ fn pools_that_are_built_while_fork_servers_are_killed_work_or_fail_to_start() {
                     thread::sleep(Duration::from_millis(3));
                 }
             });
-            for_a_while(|| match ProcessPoolExecutor::builder().workers(2).build() {
+            race(|| match ProcessPoolExecutor::builder().workers(2).build() {
                 Err(error) => assert_eq!(error.kind(), ErrorKind::StartFailed),
                 Ok(pool) => {
                     for result in pool.map_results(square, 0..100) {

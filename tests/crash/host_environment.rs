@@ -6,10 +6,10 @@
 )]
 
 use common::processes::{
-    Process, Program, descriptors_of, eventually, for_a_while, fork_server, kill, kill_fork_server,
-    listen, say, status_of,
+    Process, Program, descriptors_of, eventually, fork_server, kill, kill_fork_server, listen, say,
+    status_of,
 };
-use common::{DEADLINE, Gate, arrive, failure, in_time, pass, pool_of, square};
+use common::{DEADLINE, Gate, arrive, failure, in_time, pass, pool_of, race, square};
 use nix::{
     sys::{
         signal::{
@@ -248,7 +248,7 @@ fn a_panic_that_ends_the_program_ends_what_was_submitted_first() {
 fn build_under_ctrl_c() {
     handle(Signal::SIGINT, SigHandler::Handler(do_nothing));
     say("there");
-    for_a_while(|| {
+    race(|| {
         let pool = pool_of(1);
         assert_eq!(pool.apply(square, 3).expect("a pool that works"), 9);
         drop(pool);
@@ -280,7 +280,7 @@ fn ctrl_c_does_not_disturb_the_start_of_workers() {
 
 fn be_suspended() {
     let pool = pool_of(2);
-    for_a_while(|| {
+    race(|| {
         say("there");
         assert_eq!(
             pool.map(square, 0..1000).expect("a pool that works").len(),
@@ -367,7 +367,7 @@ fn interrupt_this_process() {
 
 fn be_interrupted() {
     interrupt_this_process();
-    for_a_while(|| {
+    race(|| {
         let pool = pool_of(2);
         check_works(&pool);
         let bytes = vec![7; 3 << 20];
@@ -399,7 +399,7 @@ fn interrupt_workers() {
     let interrupted = futures.into_iter().map(|it| it.result());
     interrupted.for_each(|it| it.expect("a pool that works"));
     let workers = pool.worker_pids();
-    for_a_while(|| {
+    race(|| {
         assert_eq!(
             pool.map(square, 0..1000).expect("a pool that works").len(),
             1000

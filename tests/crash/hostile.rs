@@ -7,8 +7,9 @@
     reason = "a task that writes to memory and descriptors that are not its own"
 )]
 
-use common::processes::{Process, for_a_while};
-use common::{DEADLINE, Gate, arrive, in_time, pass, square};
+use common::processes::Process;
+use common::random::Random;
+use common::{DEADLINE, Gate, arrive, in_time, pass, race, square};
 use procpool::{Error, ErrorKind, ProcessPoolExecutor, StartMethod};
 use serde::{Deserialize, Serialize};
 use std::{
@@ -82,18 +83,6 @@ enum End {
     Aborts,
 }
 
-/// A small generator of numbers that look random.
-struct Numbers(u64);
-
-impl Numbers {
-    fn next(&mut self) -> u64 {
-        self.0 ^= self.0 << 13;
-        self.0 ^= self.0 >> 7;
-        self.0 ^= self.0 << 17;
-        self.0
-    }
-}
-
 /// The mappings of shared memory that the crate has made in this process.
 fn shared_mappings() -> Vec<Range<usize>> {
     let maps = fs::read_to_string("/proc/self/maps").expect("the list of mappings");
@@ -143,15 +132,15 @@ fn write_to(fd: RawFd, bytes: &[u8]) {
 }
 
 impl Scribble {
-    fn apply(self, page: Range<usize>, numbers: &mut Numbers) {
+    fn apply(self, page: Range<usize>, numbers: &mut Random) {
         let header = page.start..page.start + HEADER;
         match self {
             Self::Ones => fill(header, || u64::MAX),
             Self::Zeros => fill(header, || 0),
-            Self::Words => fill(header, || numbers.next()),
-            Self::Everything => fill(page, || numbers.next()),
-            Self::Tail => write(page.start + TAIL, numbers.next() % (1 << 20)),
-            Self::Head => write(page.start + HEAD, numbers.next() % (1 << 20)),
+            Self::Words => fill(header, || numbers.next_u64()),
+            Self::Everything => fill(page, || numbers.next_u64()),
+            Self::Tail => write(page.start + TAIL, numbers.next_u64() % (1 << 20)),
+            Self::Head => write(page.start + HEAD, numbers.next_u64() % (1 << 20)),
             Self::Bell => write(page.start + BELL, 0),
             Self::StartedLess => {
                 let word = read(page.start + WORD);
@@ -159,11 +148,14 @@ impl Scribble {
             }
             Self::StartedMore => {
                 let word = read(page.start + WORD);
-                write(page.start + WORD, word.wrapping_add(numbers.next() % 7 + 1));
+                write(
+                    page.start + WORD,
+                    word.wrapping_add(numbers.next_u64() % 7 + 1),
+                );
             }
             Self::BackAndForth => Self::flip(&header, numbers),
             Self::Descriptors => {
-                let bytes: Vec<u8> = (0..64).map(|_| numbers.next() as u8).collect();
+                let bytes: Vec<u8> = (0..64).map(|_| numbers.next_u64() as u8).collect();
                 descriptors().iter().for_each(|it| write_to(*it, &bytes));
             }
             Self::Flood => {
@@ -178,12 +170,12 @@ impl Scribble {
         }
     }
 
-    fn flip(header: &Range<usize>, numbers: &mut Numbers) {
+    fn flip(header: &Range<usize>, numbers: &mut Random) {
         let end = Instant::now() + Duration::from_millis(5);
         while Instant::now() < end {
-            let at = header.start + numbers.next() as usize % 64 * 8;
+            let at = header.start + numbers.next_u64() as usize % 64 * 8;
             let before = read(at);
-            write(at, numbers.next());
+            write(at, numbers.next_u64());
             write(at, before);
         }
     }
@@ -191,7 +183,7 @@ impl Scribble {
 
 /// A task.
 fn scribble((what, end, seed): (Scribble, End, u64)) -> u64 {
-    let mut numbers = Numbers(seed | 1);
+    let mut numbers = Random::seeded(seed);
     for mapping in shared_mappings() {
         what.apply(mapping, &mut numbers);
     }
@@ -296,7 +288,7 @@ fn a_worker_has_no_descriptor_of_the_page_that_it_shares() {
 fn hide_its_start(gate: PathBuf) {
     arrive(&gate);
     let page = shared_mappings().swap_remove(0);
-    Scribble::StartedLess.apply(page, &mut Numbers(1));
+    Scribble::StartedLess.apply(page, &mut Random::seeded(1));
     process::abort()
 }
 
@@ -305,12 +297,12 @@ fn hide_its_worker(gate: PathBuf) {
     arrive(&gate);
     let page = shared_mappings().swap_remove(0);
     write(page.start + TAIL, 0);
-    Scribble::StartedLess.apply(page, &mut Numbers(1));
+    Scribble::StartedLess.apply(page, &mut Random::seeded(1));
     process::abort()
 }
 
 fn runs_three_times_at_most(task: fn(PathBuf)) {
-    for_a_while(|| {
+    race(|| {
         let gate = Gate::new();
         let pool = pool(StartMethod::ForkServer);
         let error = pool.apply(task, gate.path()).expect_err("an error");
@@ -430,7 +422,7 @@ fn pretend_to_be_killed(gate: PathBuf) {
 #[test]
 fn a_worker_that_writes_a_record_of_its_end_is_reported_only_when_it_has_ended() {
     in_time(|| {
-        for_a_while(|| {
+        race(|| {
             let gate = Gate::new();
             let pool = pool(StartMethod::ForkServer);
             let task = pool.submit(pretend_to_be_killed, gate.path());

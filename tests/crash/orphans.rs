@@ -2,6 +2,7 @@
 
 #![expect(unsafe_code, reason = "a task that forks")]
 
+use super::worker_deaths::exit_at_once;
 use common::processes::{Process, eventually, kill, process};
 use common::{Gate, failure, in_time, pass, pool_of, square};
 use nix::{
@@ -66,11 +67,6 @@ fn fork_a_daemon((): ()) -> u32 {
         Ok(ForkResult::Parent { child }) => child.as_raw().cast_unsigned(),
         Err(_) => 0,
     }
-}
-
-fn exit_at_once((): ()) {
-    // SAFETY: it runs no code of this process.
-    unsafe { libc::_exit(5) }
 }
 
 #[test]
@@ -161,7 +157,7 @@ fn a_process_that_holds_a_dead_workers_pipes_delays_nothing() -> Result<()> {
         let pool = pool_of(1);
         for fork in [fork_a_sleeper, fork_a_daemon] {
             pool.apply(fork, ())?;
-            let error = failure(pool.apply(exit_at_once, ()));
+            let error = failure(pool.apply(exit_at_once, 5));
             assert_eq!(error.worker().and_then(|it| it.exit_code), Some(5));
             assert_eq!(pool.map(square, 0..1000)?.len(), 1000);
         }

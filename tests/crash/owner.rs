@@ -1,9 +1,7 @@
 //! The end of the host program, in whatever way: no process of its pools is left.
 
-use common::processes::{
-    Process, Program, eventually, for_a_while, fork_server, kill, listen, process, say,
-};
-use common::{alone, in_time, pool_of, square};
+use common::processes::{Process, Program, eventually, fork_server, kill, listen, process, say};
+use common::{alone, in_time, pool_of, race, square};
 use nix::{
     sys::signal::{SigSet, SigmaskHow, Signal, pthread_sigmask},
     unistd::{pause, setsid},
@@ -181,7 +179,7 @@ fn processes_with(variable: &str) -> Vec<Process> {
 fn no_process_outlives_an_owner_that_is_killed_at_any_moment() {
     in_time(|| {
         let mut round = 0;
-        for_a_while(|| {
+        race(|| {
             round += 1;
             let token = format!("{}-{round}", process::id());
             let mut command = Program::command("build pools until it is killed");

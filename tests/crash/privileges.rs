@@ -6,13 +6,12 @@
 use common::processes::{
     Process as Seen, Program, by_its_method, eventually, listen, process, say,
 };
-use common::{failure, in_time, square};
+use common::{failure, in_time, square, wait_until_running};
 use nix::unistd::{Uid, pause, setuid};
 use procpool::{
-    ErrorKind, Manager, Process, ProcessPoolExecutor, Receiver, Sender, StartMethod, TaskFuture,
-    one_way,
+    ErrorKind, Manager, Process, ProcessPoolExecutor, Receiver, Sender, StartMethod, one_way,
 };
-use std::{process::id, thread, time::Duration};
+use std::{process::id, time::Duration};
 
 pub(crate) const PROGRAMS: &[(&str, fn())] = &[
     ("become nobody", become_nobody),
@@ -40,13 +39,6 @@ fn succeeds(name: &'static str) {
             eventually("no process is left", || !all.iter().any(Seen::runs));
         }
     });
-}
-
-fn until_running(future: &TaskFuture<()>) {
-    while !future.is_running() {
-        assert!(!future.is_done(), "the task has ended by itself");
-        thread::yield_now();
-    }
 }
 
 fn wait_for_the_end(end: Receiver<()>) {
@@ -94,7 +86,7 @@ impl Household {
             assert_eq!(pool.apply(square, 3).expect("a worker"), 9);
         }
         let killed = pool.submit(endless, ());
-        until_running(&killed);
+        wait_until_running(&killed);
         assert!(killed.kill());
         assert_eq!(failure(killed.result()).kind(), ErrorKind::Cancelled);
         assert_eq!(pool.map(square, 0..100).expect("a pool").len(), 100);
@@ -118,7 +110,7 @@ impl Household {
     /// Checks that a stopped pool ends, busy workers and all.
     fn check_end(self) {
         let running = self.pool.submit(endless, ());
-        until_running(&running);
+        wait_until_running(&running);
         self.pool.terminate();
         assert_eq!(failure(running.result()).kind(), ErrorKind::Shutdown);
         self.pool.join().expect("it ends");

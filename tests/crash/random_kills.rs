@@ -1,7 +1,8 @@
 //! Workers killed at any moment: every task ends exactly once, with its value or with the death that it had.
 
-use common::processes::{find_fork_server, for_a_while, kill};
-use common::{alone, in_time};
+use common::processes::{find_fork_server, kill};
+use common::random::Random;
+use common::{alone, in_time, race};
 use nix::sys::signal::Signal;
 use procpool::{ErrorKind, ProcessPoolExecutor, Result, ReturnWhen, as_completed, wait};
 use std::{
@@ -13,7 +14,7 @@ use std::{
         atomic::{AtomicBool, AtomicUsize, Ordering},
     },
     thread,
-    time::{Duration, Instant},
+    time::Duration,
 };
 use tempfile::TempDir;
 
@@ -97,23 +98,6 @@ fn runs(record: &Path, tasks: usize) -> Vec<u32> {
     runs
 }
 
-/// Numbers that are random enough (xorshift).
-struct Random(u64);
-
-impl Random {
-    fn new() -> Self {
-        let time = Instant::now();
-        Self(std::hash::BuildHasher::hash_one(&std::hash::RandomState::new(), time) | 1)
-    }
-
-    fn below(&mut self, end: u64) -> u64 {
-        self.0 ^= self.0 << 13;
-        self.0 ^= self.0 >> 7;
-        self.0 ^= self.0 << 17;
-        self.0 % end
-    }
-}
-
 /// Does something, and kills workers of the pool at random meanwhile; says how many times.
 fn amid_kills<T>(recorded: &Recorded, signal: Signal, action: impl FnOnce() -> T) -> (T, usize) {
     let (over, kills) = (AtomicBool::new(false), AtomicUsize::new(0));
@@ -173,7 +157,7 @@ fn every_item_of_a_map_runs_once_while_workers_are_killed() {
 #[test]
 fn every_item_of_a_map_of_any_chunks_runs_once_while_workers_are_killed() {
     in_time(|| {
-        for_a_while(|| {
+        race(|| {
             for size in [1, 7, 500] {
                 let recorded = Recorded::new(2);
                 let pool = &recorded.pool;
@@ -189,7 +173,7 @@ fn every_item_of_a_map_of_any_chunks_runs_once_while_workers_are_killed() {
 #[test]
 fn every_item_of_a_stream_runs_once_while_workers_are_killed() {
     in_time(|| {
-        for_a_while(|| {
+        race(|| {
             let recorded = Recorded::new(2);
             let pool = &recorded.pool;
             let (outcomes, kills) = amid_kills(&recorded, Signal::SIGKILL, || {
@@ -203,7 +187,7 @@ fn every_item_of_a_stream_runs_once_while_workers_are_killed() {
 #[test]
 fn every_task_of_many_threads_runs_once_while_workers_are_killed() {
     in_time(|| {
-        for_a_while(|| {
+        race(|| {
             let recorded = Recorded::new(3);
             let pool = &recorded.pool;
             let (outcomes, kills) = amid_kills(&recorded, Signal::SIGKILL, || {
@@ -228,7 +212,7 @@ fn every_task_of_many_threads_runs_once_while_workers_are_killed() {
 #[test]
 fn every_way_to_wait_ends_while_workers_are_killed() {
     in_time(|| {
-        for_a_while(|| {
+        race(|| {
             let recorded = Recorded::new(2);
             let pool = &recorded.pool;
             let (outcomes, kills) = amid_kills(&recorded, Signal::SIGKILL, || {
@@ -255,7 +239,7 @@ fn every_way_to_wait_ends_while_workers_are_killed() {
 #[test]
 fn every_task_runs_once_while_workers_are_killed_and_futures_cancelled() {
     in_time(|| {
-        for_a_while(|| {
+        race(|| {
             let recorded = Recorded::new(2);
             let pool = &recorded.pool;
             let ((futures, cancelled), kills) = amid_kills(&recorded, Signal::SIGKILL, || {
@@ -295,7 +279,7 @@ fn echo(bytes: Vec<u8>) -> Vec<u8> {
 #[test]
 fn large_values_stay_whole_while_workers_are_killed() {
     in_time(|| {
-        for_a_while(|| {
+        race(|| {
             let recorded = Recorded::new(2);
             let pool = &recorded.pool;
             let (outcomes, kills) = amid_kills(&recorded, Signal::SIGKILL, || {
@@ -322,7 +306,7 @@ fn large_values_stay_whole_while_workers_are_killed() {
 #[test]
 fn workers_that_are_asked_to_end_from_outside_are_dead_like_any_other() {
     in_time(|| {
-        for_a_while(|| {
+        race(|| {
             let recorded = Recorded::new(2);
             let pool = &recorded.pool;
             let (outcomes, kills) = amid_kills(&recorded, Signal::SIGTERM, || {
@@ -337,7 +321,7 @@ fn workers_that_are_asked_to_end_from_outside_are_dead_like_any_other() {
 fn pools_that_are_stopped_while_workers_are_killed_tell_every_future() {
     in_time(|| {
         let mut random = Random::new();
-        for_a_while(|| {
+        race(|| {
             let recorded = Recorded::new(2);
             let pool = &recorded.pool;
             let (futures, _) = amid_kills(&recorded, Signal::SIGKILL, || {

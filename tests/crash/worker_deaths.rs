@@ -2,8 +2,8 @@
 
 #![expect(unsafe_code, reason = "ways to die that Rust has no safe word for")]
 
-use common::processes::{Process, eventually, for_a_while, kill, process};
-use common::{Gate, failure, in_time, pass, pool_of, process_id, square};
+use common::processes::{Process, eventually, kill, process};
+use common::{Gate, failure, in_time, pass, pool_of, process_id, race, square};
 use nix::sys::signal::Signal;
 use procpool::{
     Error, ErrorKind, ProcessPoolExecutor, Result, ReturnWhen, Wire, as_completed, current_worker,
@@ -25,7 +25,8 @@ fn raise(signal: i32) {
     unsafe { libc::raise(signal) };
 }
 
-fn exit_at_once(code: i32) {
+/// A task: ends its process at once.
+pub(crate) fn exit_at_once(code: i32) {
     // SAFETY: it runs no code of this process.
     unsafe { libc::_exit(code) }
 }
@@ -560,7 +561,7 @@ fn an_idle_worker_that_is_killed_again_and_again_is_no_future_s_business() -> Re
         let pool = pool_of(2);
         assert_eq!(pool.map(square, 0..10_000)?.len(), 10_000);
         let mut kills = 0;
-        for_a_while(|| {
+        race(|| {
             let victim = pool.worker_pids().into_iter().nth(kills % 2);
             victim.into_iter().for_each(|it| kill(it, Signal::SIGKILL));
             kills += 1;
@@ -746,7 +747,7 @@ fn a_worker_whose_thread_runs_on_ends_with_its_pool() -> Result<()> {
 #[test]
 fn a_pool_whose_workers_die_while_it_is_joined_ends() {
     in_time(|| {
-        for_a_while(|| {
+        race(|| {
             let pool = pool_of(3);
             let futures: Vec<_> = (0..200).map(|x| pool.submit(square, x)).collect();
             pool.close();

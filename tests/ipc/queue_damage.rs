@@ -1,7 +1,8 @@
 //! A relative that writes to the memory of a queue: the calls of others fail, or give bytes that do not decode, and end.
 
-use super::start_methods::start;
 use common::in_time;
+use common::methods::start;
+use common::random::Random;
 use procpool::{ErrorKind, Process, Queue, StartMethod};
 use std::{fs::File, os::unix::fs::FileExt, time::Duration};
 
@@ -29,11 +30,9 @@ fn descriptor_of(queue: &Queue<String>) -> i32 {
 
 fn scribble((queue, seed): (Queue<String>, u64)) {
     let fd = descriptor_of(&queue);
-    let mut random = seed * 2 + 1;
+    let mut numbers = Random::seeded(seed * 2);
     for word in WORDS {
-        random ^= random << 13;
-        random ^= random >> 7;
-        random ^= random << 17;
+        let random = numbers.next_u64();
         // Half of them stay, and some are small.
         match random % 4 {
             0 => write(fd, word, random >> 8),

@@ -1,8 +1,9 @@
 //! Queues whose users are killed at any time: nothing is torn, taken twice or lost but what a dead process had in hand, and
 //! nobody is blocked.
 
-use super::start_methods::start;
+use common::methods::start;
 use common::processes::eventually;
+use common::random::Random;
 use common::{in_time, pattern, race};
 use procpool::{Process, Queue, StartMethod};
 use std::{
@@ -11,7 +12,7 @@ use std::{
     io::Write,
     path::{Path, PathBuf},
     thread,
-    time::{Duration, SystemTime},
+    time::Duration,
 };
 use tempfile::TempDir;
 
@@ -177,20 +178,13 @@ impl Cast {
 }
 
 fn play(queue: Queue<Item>) {
-    let now = SystemTime::UNIX_EPOCH.elapsed().expect("a clock");
-    let mut seed = now.as_nanos() as u64 | 1;
-    let mut random = move |most: u64| {
-        seed ^= seed << 13;
-        seed ^= seed >> 7;
-        seed ^= seed << 17;
-        seed % most
-    };
+    let mut random = Random::new();
     let mut cast = Cast::new(queue);
     cast.goes_on();
     let mut kills = 0;
     race(|| {
-        thread::sleep(Duration::from_micros(random(3000)));
-        let produces = cast.kill(random(4) as usize);
+        thread::sleep(Duration::from_micros(random.below(3000)));
+        let produces = cast.kill(random.below(4) as usize);
         cast.start(produces);
         kills += 1;
         if kills % 20 == 0 {

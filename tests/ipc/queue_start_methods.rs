@@ -1,7 +1,7 @@
 //! Queues between a process and those that it starts, by every method.
 
-use super::start_methods::{for_every_method, start};
-use common::{failure, in_time, pattern};
+use common::methods::start;
+use common::{failure, for_every_method, in_time, pattern};
 use procpool::{
     Connection, ErrorKind, JoinableQueue, ProcessPoolExecutor, Queue, Result, SimpleQueue,
     StartMethod, pipe,

@@ -1,6 +1,6 @@
 //! Queues whose user is killed after some number of instructions of one call: the others find all of it done, or nothing.
 //!
-//! A child is single-stepped through the call. By default the numbers are random, for `PROCPOOL_RACE_MILLIS`;
+//! A child is single-stepped through the call. By default the numbers are random, for the budget of `race`;
 //! `PROCPOOL_STEP_STRIDE=1` tries all of them, which takes minutes in a release build and hours in another.
 #![expect(unsafe_code, reason = "a bare fork, in a process with one thread")]
 

@@ -1,52 +1,9 @@
 //! Connections between a process and those that it starts, by every method.
 
-use common::{DEADLINE, failure, in_time, pattern};
-use procpool::{
-    Connection, ErrorKind, Process, Receiver, Result, Sender, StartMethod, Wire, one_way, pipe,
-    wait_ready,
-};
+use common::methods::start;
+use common::{DEADLINE, failure, for_every_method, pattern};
+use procpool::{Connection, ErrorKind, Receiver, Sender, one_way, pipe, wait_ready};
 use std::{collections::BTreeSet, os::fd::AsFd};
-
-/// Starts a process by a method.
-pub(crate) fn start<A: Wire, R: Wire>(
-    method: StartMethod,
-    f: fn(A) -> R,
-    arg: A,
-) -> Result<Process<R>> {
-    Process::builder(f, arg).start_method(method).start()
-}
-
-/// Runs a test under every start method: those that take any process here, and `Fork` in a process that has one thread.
-macro_rules! for_every_method {
-    ($($(#[$attribute:meta])* fn $name:ident($method:ident) $body:block)*) => {
-        $(mod $name {
-            use super::*;
-
-            fn body($method: StartMethod) -> Result<()> $body
-
-            #[test]
-            fn fork_server() -> Result<()> {
-                in_time(|| body(StartMethod::ForkServer))
-            }
-
-            #[test]
-            fn spawn() -> Result<()> {
-                in_time(|| body(StartMethod::Spawn))
-            }
-
-            #[test]
-            fn fork() -> Result<()> {
-                in_time(|| {
-                    let run = |()| body(StartMethod::Fork).map_err(|it| it.to_string());
-                    let outcome = start(StartMethod::ForkServer, run, ())?.result()?;
-                    assert_eq!(outcome, Ok(()));
-                    Ok(())
-                })
-            }
-        })*
-    };
-}
-pub(crate) use for_every_method;
 
 /// Sends back so many messages. It does not wait for the end of the file: a forked child has copies of both ends.
 fn echo((connection, count): (Connection<Vec<u8>, Vec<u8>>, usize)) {

@@ -1,6 +1,7 @@
 //! Proxies in other processes: as arguments, results, parts of other objects, and in a `static`.
 
-use crate::{for_every_method, in_a_process_with_one_thread, start};
+use common::for_every_method;
+use common::methods::{in_a_process_with_one_thread, start};
 use common::processes::{descriptors_of, eventually};
 use common::{in_time, pool_of};
 use procpool::{

@@ -1,8 +1,9 @@
 //! Locks, semaphores, conditions, events, barriers and queues: who waits for what, and what becomes of it when somebody dies.
 
-use crate::{for_every_method, in_a_process_with_one_thread, start};
+use common::for_every_method;
+use common::methods::start;
 use common::processes::eventually;
-use common::{A_MOMENT, failure, in_time};
+use common::{A_MOMENT, failure, in_time, park_forever};
 use procpool::{
     BarrierProxy, BoundedSemaphoreProxy, ConditionProxy, ErrorKind, EventProxy, JoinableQueueProxy,
     LockProxy, Manager, Process, QueueProxy, RLockProxy, Result, SemaphoreProxy, StartMethod,
@@ -13,12 +14,6 @@ use std::{thread, time::Duration};
 
 /// A limit that is never reached.
 const LONG: Duration = Duration::from_secs(50);
-
-fn park_for_ever() -> ! {
-    loop {
-        thread::park();
-    }
-}
 
 /// Kills a process, and waits for its end.
 fn kill<R: procpool::Wire>(process: Process<R>) -> Result<()> {
@@ -105,9 +100,9 @@ for_every_method! {
         let hold = |all: All| {
             let _locks = (all.lock.acquire(), all.rlock.acquire(), all.rlock.acquire(), all.condition.lock());
             all.event.set().expect("a server");
-            park_for_ever()
+            park_forever(())
         };
-        let process = start::<_, ()>(method, hold, all.clone())?;
+        let process = start(method, hold, all.clone())?;
         all.event.wait()?;
         assert_eq!(failure(all.lock.try_acquire()).kind(), ErrorKind::WouldBlock);
         kill(process)?;
@@ -500,11 +495,11 @@ fn a_hundred_threads_that_wait_hold_up_nobody() -> Result<()> {
 /// Takes a lock, leaves a copy of itself that has the same sockets, and says that it is ready.
 fn hold_and_fork((lock, ready): (LockProxy, EventProxy)) {
     let _held = lock.acquire();
-    let copy = start(StartMethod::Fork, |()| -> () { park_for_ever() }, ());
+    let copy = start(StartMethod::Fork, park_forever, ());
     let copy = copy.expect("a copy of a process with one thread");
     ready.set().expect("a server");
     copy.join().expect("a copy");
-    park_for_ever()
+    park_forever(())
 }
 
 #[test]

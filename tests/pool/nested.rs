@@ -1,8 +1,9 @@
 //! Pools inside the workers of pools.
 
+use common::processes::is_running;
 use common::{failure, in_time, pool_of, square};
 use procpool::{ErrorKind, ProcessPoolExecutor, Result, current_worker};
-use std::{path::Path, sync::LazyLock, thread, time::Duration};
+use std::{sync::LazyLock, thread, time::Duration};
 
 static POOL: LazyLock<ProcessPoolExecutor> = LazyLock::new(|| pool_of(2));
 
@@ -109,10 +110,4 @@ fn the_end_of_a_pool_ends_the_pools_in_its_workers() -> Result<()> {
         }
         Ok(())
     })
-}
-
-/// Whether the process is there, and more than a zombie.
-fn is_running(pid: u32) -> bool {
-    let status = std::fs::read_to_string(Path::new("/proc").join(pid.to_string()).join("status"));
-    status.is_ok_and(|it| !it.contains("State:\tZ"))
 }

@@ -1,8 +1,9 @@
 //! Ended: by itself, by a panic, by a signal, waited for and not.
 
-use crate::{for_every_method, in_a_process_with_one_thread, start};
+use common::for_every_method;
+use common::methods::start;
 use common::processes::Process as Seen;
-use common::{DEADLINE, Gate, failure, in_time, pass, square};
+use common::{DEADLINE, Gate, failure, park_forever, pass, square};
 use nix::{
     sys::{prctl::set_child_subreaper, signal::Signal},
     unistd::{Uid, geteuid, setuid},
@@ -11,12 +12,6 @@ use procpool::{
     ErrorKind, Process, ProcessPoolExecutor, Result, StartMethod, Wire, one_way, wait_ready,
 };
 use std::{fs, mem, process, thread, time::Duration};
-
-fn park_for_ever((): ()) {
-    loop {
-        thread::park();
-    }
-}
 
 fn is_there(pid: u32) -> bool {
     fs::exists(format!("/proc/{pid}")).expect("a directory that can be read")
@@ -29,7 +24,7 @@ fn keep_children((method, exits): (StartMethod, bool)) -> std::result::Result<()
         .start_method(method);
     let pool = pool.build().map_err(|it| it.to_string())?;
     assert_eq!(pool.apply(square, 7).ok(), Some(49));
-    let daemon = Process::builder(park_for_ever, ()).daemon(true);
+    let daemon = Process::builder(park_forever, ()).daemon(true);
     let daemon = daemon.start_method(method).start();
     mem::forget((pool, daemon.map_err(|it| it.to_string())?));
     if exits {
@@ -129,7 +124,7 @@ for_every_method! {
     }
 
     fn just_started_processes_can_be_terminated(method) {
-        let all: Result<Vec<_>> = (0..20).map(|_| start(method, park_for_ever, ())).collect();
+        let all: Result<Vec<_>> = (0..20).map(|_| start(method, park_forever, ())).collect();
         for process in all? {
             process.terminate()?;
             assert_eq!(process.join()?.signal(), Some(Signal::SIGTERM as i32));
@@ -168,7 +163,7 @@ for_every_method! {
     }
 
     fn dropping_a_daemon_stops_it(method) {
-        let process = Process::builder(park_for_ever, ()).daemon(true).start_method(method).start()?;
+        let process = Process::builder(park_forever, ()).daemon(true).start_method(method).start()?;
         let pid = process.pid();
         assert!(process.daemon());
         drop(process);

@@ -5,7 +5,7 @@
     reason = "a program that ignores the ends of its children"
 )]
 
-use crate::in_a_process_with_one_thread;
+use common::methods::in_a_process_with_one_thread;
 use common::{failure, in_time, race};
 use nix::sys::signal::{SigHandler, Signal, signal};
 use procpool::{ErrorKind, Result, fork_map};

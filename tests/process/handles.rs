@@ -1,6 +1,7 @@
 //! Handles that travel: in arguments and results of processes, under every start method.
 
-use crate::{for_every_method, in_a_process_with_one_thread, start};
+use common::for_every_method;
+use common::methods::{in_a_process_with_one_thread, start};
 use common::{failure, in_time};
 use procpool::{
     Connection, ErrorKind, Process, Receiver, Result, Sender, StartMethod, one_way, pipe,

@@ -2,9 +2,10 @@
 
 #![expect(unsafe_code, reason = "forks of a process with threads")]
 
-use crate::{for_every_method, in_a_process_with_one_thread, start};
+use common::for_every_method;
+use common::methods::{in_a_process_with_one_thread, start};
 use common::processes::{Program, eventually, fork_server, kill, listen, process, say};
-use common::{A_MOMENT, Gate, alone, arrive, failure, in_time, pass, square};
+use common::{A_MOMENT, Gate, alone, arrive, failure, in_time, park_forever, pass, square};
 use nix::{
     errno::Errno,
     sys::{
@@ -32,16 +33,10 @@ pub(crate) const PROGRAMS: &[(&str, fn())] = &[
     ("start with few descriptors", start_with_few_descriptors),
 ];
 
-fn park_for_ever((): ()) {
-    loop {
-        thread::park();
-    }
-}
-
 fn be_killed_beside_children() {
     for method in [StartMethod::ForkServer, StartMethod::Spawn] {
         let [other, daemon] = [false, true].map(|it| {
-            let builder = Process::builder(park_for_ever, ()).daemon(it);
+            let builder = Process::builder(park_forever, ()).daemon(it);
             builder.start_method(method).start().expect("a process")
         });
         say(format_args!("{} {}", other.pid(), daemon.pid()));
@@ -159,11 +154,11 @@ for_every_method! {
     fn a_daemon_ends_with_the_process_that_started_it(method) {
         let gate = Gate::new();
         let nest = |(method, gate): (StartMethod, PathBuf)| {
-            let daemon = Process::builder(park_for_ever, ()).daemon(true).start_method(method).start();
+            let daemon = Process::builder(park_forever, ()).daemon(true).start_method(method).start();
             let pid = daemon.as_ref().map_or(0, Process::pid);
             std::fs::write(gate.join("pid"), pid.to_string()).expect("a directory");
             arrive(&gate);
-            park_for_ever(());
+            park_forever(());
             drop(daemon);
         };
         let outer = start(method, nest, (method, gate.path()))?;
@@ -239,7 +234,7 @@ fn fork_a_daemon_in_a_thread() {
     let arrive_twice = |gate: PathBuf| {
         pass(gate.clone());
         arrive(&gate);
-        park_for_ever(());
+        park_forever(());
     };
     let path = gate.path();
     let forking = thread::spawn(move || {

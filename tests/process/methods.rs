@@ -1,6 +1,6 @@
 //! What differs between the start methods.
 
-use crate::{in_a_process_with_one_thread, start};
+use common::methods::{in_a_process_with_one_thread, start};
 use common::{failure, in_time};
 use procpool::{ErrorKind, Process, Result, StartMethod, set_start_method, start_method};
 use std::sync::atomic::{AtomicU64, Ordering};

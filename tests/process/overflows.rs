@@ -2,7 +2,8 @@
 
 #![expect(unsafe_code, reason = "faults, and handlers of them")]
 
-use crate::{for_every_method, in_a_process_with_one_thread, start};
+use common::for_every_method;
+use common::methods::{in_a_process_with_one_thread, start};
 use common::{failure, in_time};
 use nix::sys::signal::{SaFlags, SigAction, SigHandler, SigSet, Signal, raise, sigaction};
 use procpool::{Error, ErrorKind, ProcessPoolExecutor, Result, StartMethod, fork_map};

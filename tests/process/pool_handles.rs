@@ -1,6 +1,6 @@
 //! Handles in the arguments, contexts and results of a pool's tasks, under every start method.
 
-use crate::{for_every_method, in_a_process_with_one_thread};
+use common::for_every_method;
 use common::{Gate, alone, failure, in_time, pass, pool_of};
 use procpool::{
     Descriptor, ErrorKind, ProcessPoolExecutor, Receiver, Result, Sender, StartMethod, one_way,

@@ -2,7 +2,8 @@
 
 #![expect(unsafe_code, reason = "an environment that changes")]
 
-use crate::{for_every_method, in_a_process_with_one_thread, start};
+use common::for_every_method;
+use common::methods::{in_a_process_with_one_thread, start};
 use common::processes::{fork_server, kill_fork_server};
 use common::{alone, failure, in_time, process_id, race, square};
 use nix::{

@@ -1,8 +1,9 @@
 //! What results need of the processes that leave and take them: descriptors above all.
 
-use crate::{for_every_method, in_a_process_with_one_thread, start};
-use common::{alone, failure, in_time};
-use procpool::{ErrorKind, Process, Receiver, Result, StartMethod, one_way};
+use common::for_every_method;
+use common::methods::start;
+use common::{alone, failure};
+use procpool::{ErrorKind, Process, Receiver, StartMethod, one_way};
 use std::{fs::File, iter, mem};
 
 fn panics_by_name((): ()) {

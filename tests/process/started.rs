@@ -1,10 +1,9 @@
 //! Started: arguments, results, names, environments.
 
-use crate::{for_every_method, in_a_process_with_one_thread, start};
+use common::for_every_method;
+use common::methods::start;
 use common::{failure, in_time, pattern, square};
-use procpool::{
-    ErrorKind, Process, Result, StartMethod, active_children, current_process, parent_process,
-};
+use procpool::{ErrorKind, Process, Result, active_children, current_process, parent_process};
 use serde::{Deserialize, Serialize};
 use std::{collections::HashMap, env, process};
 

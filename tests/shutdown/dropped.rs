@@ -1,6 +1,7 @@
 //! Dropped: as joined, wherever that happens and whoever still holds what came from the pool.
 
-use crate::{held_up_pool, is_running, kinds};
+use crate::{held_up_pool, kinds};
+use common::processes::is_running;
 use common::{Gate, alone, arrive, in_time, pass, pool_of, square};
 use procpool::{ErrorKind, ProcessPoolExecutor, Result, ReturnWhen, as_completed, wait};
 use std::{

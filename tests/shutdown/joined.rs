@@ -1,6 +1,7 @@
 //! Joined, with and without a limit: when it returns, everything has ended.
 
-use crate::{assert_is_shutdown, held_up_pool, is_running, pass_deaf};
+use crate::{assert_is_shutdown, held_up_pool, pass_deaf};
+use common::processes::is_running;
 use common::{A_MOMENT, Gate, failure, in_time, pass, pool_of, race, square};
 use procpool::{ErrorKind, Result};
 use std::{

@@ -5,10 +5,9 @@ mod dropped;
 mod joined;
 mod stopped;
 
-use common::{Gate, failure, pass, pool_of};
-use nix::sys::signal::{SigSet, Signal};
+use common::{Gate, block_sigterm, failure, pass, pool_of};
 use procpool::{ErrorKind, ProcessPoolExecutor, Result, TaskFuture};
-use std::{fs, path::PathBuf};
+use std::path::PathBuf;
 
 #[track_caller]
 fn assert_is_shutdown<T>(outcome: Result<T>) {
@@ -31,14 +30,6 @@ fn held_up_pool() -> (ProcessPoolExecutor, Gate, TaskFuture<()>) {
 
 /// A task: waits at the gate, and does not hear SIGTERM.
 fn pass_deaf(gate: PathBuf) {
-    let mut deaf_to = SigSet::empty();
-    deaf_to.add(Signal::SIGTERM);
-    deaf_to.thread_block().expect("a valid set");
+    block_sigterm();
     pass(gate);
-}
-
-/// Whether the process is there, and more than a zombie.
-fn is_running(pid: u32) -> bool {
-    let status = fs::read_to_string(format!("/proc/{pid}/status"));
-    status.is_ok_and(|it| !it.contains("State:\tZ"))
 }

@@ -1,6 +1,7 @@
 //! Shut down with and without what is pending, terminated, killed.
 
-use crate::{assert_is_shutdown, held_up_pool, is_running, pass_deaf};
+use crate::{assert_is_shutdown, held_up_pool, pass_deaf};
+use common::processes::is_running;
 use common::{Gate, arrive, failure, in_time, pass, pool_of, race, square};
 use procpool::{Error, ErrorKind, ProcessPoolExecutor, Result, ReturnWhen, wait};
 use std::{path::PathBuf, sync::mpsc, thread};

@@ -1,7 +1,9 @@
 //! Barriers: rounds that are complete, broken, reset.
 
-use crate::{SHORT, for_every_method, kind, start};
+use crate::{SHORT, kind};
+use common::for_every_method;
 use common::in_time;
+use common::methods::start;
 use procpool::{Atomic, Barrier, ErrorKind, Result};
 use std::{sync::atomic::Ordering::SeqCst, thread, time::Duration};
 

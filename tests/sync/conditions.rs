@@ -1,7 +1,9 @@
 //! Conditions: what is notified is noticed, once, by whoever waits.
 
-use crate::{SHORT, for_every_method, kind, start};
+use crate::{SHORT, kind};
+use common::for_every_method;
 use common::in_time;
+use common::methods::start;
 use procpool::{Atomic, Condition, ErrorKind, Result};
 use std::{sync::atomic::Ordering::SeqCst, thread, time::Duration};
 

@@ -1,7 +1,9 @@
 //! Values, arrays and atomics.
 
-use crate::{for_every_method, kind, start};
+use crate::kind;
+use common::for_every_method;
 use common::in_time;
+use common::methods::start;
 use procpool::{Array, Atomic, AtomicInteger, ErrorKind, Pod, Result, Value};
 use std::{fmt::Debug, sync::atomic::Ordering::SeqCst, time::Duration};
 

@@ -1,7 +1,9 @@
 //! Events: set, cleared, waited for.
 
-use crate::{SHORT, elsewhere, for_every_method, kind, start};
+use crate::{SHORT, elsewhere, kind};
+use common::for_every_method;
 use common::in_time;
+use common::methods::start;
 use procpool::{Atomic, ErrorKind, Event, Result, Semaphore};
 use std::{sync::atomic::Ordering::SeqCst, thread, time::Duration};
 

@@ -3,8 +3,9 @@
 
 #![expect(unsafe_code, reason = "a copy that no safe call makes")]
 
-use crate::{elsewhere, start};
+use crate::elsewhere;
 use common::in_time;
+use common::methods::start;
 use procpool::{
     Array, Error, ErrorKind, Lock, LockGuard, Process, ProcessPoolExecutor, Result, StartMethod,
     Value, fork_map, fork_map_unchecked,

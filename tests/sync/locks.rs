@@ -1,7 +1,9 @@
 //! Locks: one at a time, whoever it is; and the ways in which handles travel.
 
-use crate::{SHORT, elsewhere, for_every_method, kind, start};
+use crate::{SHORT, elsewhere, kind};
+use common::for_every_method;
 use common::in_time;
+use common::methods::start;
 use procpool::{
     Array, Atomic, Barrier, Condition, ErrorKind, Event, Lock, Process, RLock, Result, Semaphore,
     SharedMemory, StartMethod, Value, one_way, pipe,

@@ -10,7 +10,7 @@ mod locks;
 mod owner_deaths;
 mod semaphores;
 
-use procpool::{Error, ErrorKind, Event, Process, Result, StartMethod, Wire};
+use procpool::{Error, ErrorKind, Event, Result};
 use std::{
     thread,
     time::{Duration, Instant},
@@ -18,43 +18,6 @@ use std::{
 
 /// A limit that passes within a test.
 const SHORT: Duration = Duration::from_millis(50);
-
-/// Starts a process by a method.
-fn start<A: Wire, R: Wire>(method: StartMethod, f: fn(A) -> R, arg: A) -> Result<Process<R>> {
-    Process::builder(f, arg).start_method(method).start()
-}
-
-/// Runs a test under every start method: those that take any process here, and `Fork` in a process that has one thread.
-macro_rules! for_every_method {
-    ($(fn $name:ident($method:ident) $body:block)*) => {
-        $(mod $name {
-            use super::*;
-
-            fn body($method: procpool::StartMethod) -> Result<()> $body
-
-            #[test]
-            fn fork_server() -> Result<()> {
-                common::in_time(|| body(procpool::StartMethod::ForkServer))
-            }
-
-            #[test]
-            fn spawn() -> Result<()> {
-                common::in_time(|| body(procpool::StartMethod::Spawn))
-            }
-
-            #[test]
-            fn fork() -> Result<()> {
-                common::in_time(|| {
-                    let run = |()| body(procpool::StartMethod::Fork).map_err(|it| it.to_string());
-                    let outcome = crate::start(procpool::StartMethod::ForkServer, run, ())?.result()?;
-                    assert_eq!(outcome, Ok(()));
-                    Ok(())
-                })
-            }
-        })*
-    };
-}
-pub(crate) use for_every_method;
 
 /// What kind of error it failed with, and that it took the limit, if there was one.
 #[track_caller]

@@ -1,7 +1,9 @@
 //! What becomes of what a process held, or waited for, when it is killed, and of what a thread held that ends.
 
-use crate::{SHORT, elsewhere, for_every_method, kind, start, wait_to_be_killed};
-use common::processes::for_a_while;
+use crate::{SHORT, elsewhere, kind, wait_to_be_killed};
+use common::for_every_method;
+use common::methods::start;
+use common::race;
 use common::{DEADLINE, failure, in_time};
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use procpool::{
@@ -216,7 +218,7 @@ for_every_method! {
         let job: Job = (Lock::new()?, Value::new([0; 64])?, Condition::new()?, Semaphore::new(1000)?, Atomic::new(0)?);
         let mut kills = 0;
         let mut processes = vec![start(method, work, job.clone())?, start(method, work, job.clone())?];
-        for_a_while(|| {
+        race(|| {
             let before = job.4.load(SeqCst);
             while job.4.load(SeqCst) < before + 2 + kills % 7 {
                 thread::yield_now();

@@ -1,7 +1,9 @@
 //! Semaphores: permits that are counted across processes.
 
-use crate::{SHORT, for_every_method, kind, start};
+use crate::{SHORT, kind};
+use common::for_every_method;
 use common::in_time;
+use common::methods::start;
 use procpool::{Atomic, BoundedSemaphore, ErrorKind, Result, Semaphore};
 use std::{sync::atomic::Ordering::SeqCst, time::Duration};
 
