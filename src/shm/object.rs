@@ -94,10 +94,15 @@ impl Object {
         Ok(Self(View::new(mapping)))
     }
 
-    /// The one behind a descriptor, if it is of this kind and type; else why not.
-    fn open(file: Arc<OwnedFd>, kind: Kind, fingerprint: u64) -> Result<Self, String> {
+    /// The one behind a descriptor, if it is of this kind and type, and of at least so many bytes; else why not.
+    fn open(
+        file: Arc<OwnedFd>,
+        kind: Kind,
+        fingerprint: u64,
+        least: usize,
+    ) -> Result<Self, String> {
         let header = Header::read(&file).filter(|it| it.kind == kind as u64);
-        let header = header.filter(|_| memory::is_sealed(&file));
+        let header = header.filter(|it| memory::is_sealed(&file) && it.length >= least);
         let header = header.ok_or_else(|| format!("this handle is no {kind}"))?;
         if header.fingerprint != fingerprint {
             return Err(format!("this {kind} is one of another type"));
@@ -120,14 +125,15 @@ impl Object {
         Descriptor::shared(self.mapping().file().clone()).serialize(serializer)
     }
 
-    /// The inverse; an error if it is not of this kind and type.
+    /// The inverse; an error if it is not of this kind and type, or has fewer bytes than `least`.
     pub(crate) fn deserialize<'de, D: Deserializer<'de>>(
         deserializer: D,
         kind: Kind,
         fingerprint: u64,
+        least: usize,
     ) -> Result<Self, D::Error> {
         let file = Descriptor::deserialize(deserializer)?.into_shared();
-        Self::open(file, kind, fingerprint).map_err(D::Error::custom)
+        Self::open(file, kind, fingerprint, least).map_err(D::Error::custom)
     }
 }
 
@@ -238,7 +244,7 @@ mod tests {
     #[test]
     fn an_object_is_mapped_once_in_a_process() {
         let object = Object::create(Kind::Event, 0, 64).expect("shared memory");
-        let again = Object::open(copy_of(&object), Kind::Event, 0).expect("the same");
+        let again = Object::open(copy_of(&object), Kind::Event, 0, 128).expect("the same");
         assert_eq!(object.mapping().start(), again.mapping().start());
         assert_eq!(again.view().length(), 128);
     }
@@ -246,7 +252,7 @@ mod tests {
     #[test]
     fn an_object_is_not_taken_for_another() {
         let object = Object::create(Kind::Value, fingerprint::<u64>(), 8).expect("shared memory");
-        let open = |kind, fingerprint| Object::open(copy_of(&object), kind, fingerprint);
+        let open = |kind, fingerprint| Object::open(copy_of(&object), kind, fingerprint, 72);
         assert!(open(Kind::Value, fingerprint::<u64>()).is_ok());
         for other in [
             fingerprint::<i64>(),
@@ -273,7 +279,7 @@ mod tests {
         };
         header.write(&lies).expect("a file");
         for file in [empty, pipe, lies] {
-            assert!(Object::open(Arc::new(file), Kind::Lock, 0).is_err());
+            assert!(Object::open(Arc::new(file), Kind::Lock, 0, 64).is_err());
         }
     }
 
@@ -288,7 +294,7 @@ mod tests {
             ..header
         };
         lies.write(&forged).expect("a file");
-        let opened = Object::open(Arc::new(forged), Kind::Array, 0);
+        let opened = Object::open(Arc::new(forged), Kind::Array, 0, 64);
         assert!(opened.is_err());
     }
 

@@ -177,7 +177,7 @@ impl AsFd for View {
 /// | an [`Identity`] | a guard of this process holds the mutex, was leaked, or died with it |
 /// | all bits | references may be left behind for ever: the items cannot be had again |
 ///
-/// | `count` | how many items there are; never changes |
+/// | `count` | how many items there are, if they have no bytes: else the length of the object tells |
 ///
 /// # References that outlive their mutex
 ///
@@ -235,11 +235,22 @@ impl<T> Cells<T> {
         Ok(Self::open(view, offset, kind))
     }
 
+    /// Returns how many items a handle of this kind has: in an array, those that end with the view.
+    fn count_in(view: &View, offset: usize, kind: Kind) -> usize {
+        if kind == Kind::Value {
+            return 1;
+        }
+        let bytes = view.length().saturating_sub(Self::items_at(offset));
+        bytes.checked_div(size_of::<T>()).unwrap_or_else(|| {
+            let count = view.atomic_u64(offset + Self::WORDS + 8);
+            count.load(Ordering::Relaxed) as usize
+        })
+    }
+
     /// Items that their maker has created, for a handle of this kind. `offset` must be a multiple of
     /// [`RobustMutex::SIZE`].
     pub(crate) fn open(view: View, offset: usize, kind: Kind) -> Self {
-        let count = view.atomic_u64(offset + Self::WORDS + 8);
-        let count = count.load(Ordering::Relaxed) as usize;
+        let count = Self::count_in(&view, offset, kind);
         let start = Self::items_at(offset);
         // It panics where they are not inside.
         let size = Self::size(offset, count).unwrap_or(usize::MAX);

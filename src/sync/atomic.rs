@@ -323,6 +323,10 @@ impl<T: AtomicInteger> Atomic<T> {
 impl<T> Handle for Atomic<T> {
     const KIND: Kind = Kind::Atomic;
 
+    fn least() -> usize {
+        Object::BODY + size_of::<T>()
+    }
+
     fn fingerprint() -> u64 {
         fingerprint::<T>()
     }

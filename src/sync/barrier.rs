@@ -25,6 +25,7 @@
 use super::{
     bell::{Alertness, Bell, Patience},
     handle::{Handle, handle},
+    held::{Wait, refused},
 };
 use crate::error::{Error, ErrorKind, Result};
 use crate::shm::{Kind, Object};
@@ -36,11 +37,10 @@ use std::{
 
 /// Offsets in bytes.
 const MUTEX: usize = Object::BODY;
-const PARTIES: usize = MUTEX + RobustMutex::SIZE;
-const ROUND: usize = PARTIES + 8;
-const ROUND_BELL: usize = PARTIES + 16;
-const PLACES_BELL: usize = PARTIES + 24;
-const PLACES: usize = PARTIES + 64;
+const ROUND: usize = MUTEX + RobustMutex::SIZE;
+const ROUND_BELL: usize = ROUND + 8;
+const PLACES_BELL: usize = ROUND + 16;
+const PLACES: usize = ROUND + 64;
 
 /// Bytes of a place: its mutex, and in the next cache line its round.
 const PLACE: usize = 128;
@@ -106,6 +106,8 @@ impl Round {
 /// ```
 pub struct Barrier {
     object: Object,
+    /// As many as the object has places.
+    parties: usize,
     mutex: RobustMutex,
     alertness: Alertness,
 }
@@ -168,15 +170,14 @@ impl Barrier {
             let message = format!("a barrier cannot be for {parties} parties");
             return Err(Error::new(ErrorKind::InvalidInput, message));
         }
-        let object = Object::create(Self::KIND, 0, place(parties))?;
+        let object = Object::create(Self::KIND, 0, place(parties) - Object::BODY)?;
         for at in std::iter::once(MUTEX).chain((0..parties).map(place)) {
             let mutex = RobustMutex::create(object.mapping().clone(), at, Reentry::Refused);
             mutex.map_err(|it| Error::io("failed to create a Barrier", it))?;
         }
         // Relaxed: nobody else knows it yet.
-        let store = |at, value| object.view().atomic_u64(at).store(value, Ordering::Relaxed);
-        store(PARTIES, parties as u64);
-        store(ROUND, Round::FIRST.0);
+        let round = object.view().atomic_u64(ROUND);
+        round.store(Round::FIRST.0, Ordering::Relaxed);
         Ok(Self::of(object))
     }
 
@@ -184,7 +185,7 @@ impl Barrier {
     ///
     /// # Errors
     ///
-    /// [`ErrorKind::BrokenBarrier`] if it is broken, or is broken or reset before all have come.
+    /// [`ErrorKind::BrokenBarrier`] if it is broken, or is broken or reset before all have come; else as [`reset`](Self::reset).
     pub fn wait(&self) -> Result<BarrierWaitResult> {
         self.wait_until(None, Duration::MAX)
     }
@@ -202,9 +203,9 @@ impl Barrier {
     ///
     /// # Errors
     ///
-    /// None at present.
+    /// [`ErrorKind::Io`] if something else has written to the barrier's memory.
     pub fn reset(&self) -> Result<()> {
-        let inside = self.enter();
+        let inside = self.enter()?;
         inside.end(self.round().ended(true));
         Ok(())
     }
@@ -213,9 +214,9 @@ impl Barrier {
     ///
     /// # Errors
     ///
-    /// None at present.
+    /// As [`reset`](Self::reset).
     pub fn abort(&self) -> Result<()> {
-        let inside = self.enter();
+        let inside = self.enter()?;
         inside.end(self.round().broken());
         Ok(())
     }
@@ -223,15 +224,14 @@ impl Barrier {
     /// How many have to come.
     #[must_use]
     pub fn parties(&self) -> usize {
-        let parties = self.object.view().atomic_u64(PARTIES);
-        parties.load(Ordering::Relaxed) as usize
+        self.parties
     }
 
     /// How many wait at this moment.
     #[must_use]
     pub fn waiting(&self) -> usize {
-        let inside = self.enter();
-        inside.free_places().0
+        // 0 where something else has written to the memory.
+        self.enter().map_or(0, |it| it.free_places().0)
     }
 
     /// Whether nobody may wait.
@@ -245,7 +245,7 @@ impl Barrier {
         let place = loop {
             let bell = self.bell(PLACES_BELL);
             let ticket = bell.ticket();
-            match self.arrive() {
+            match self.arrive()? {
                 Arrival::Completed(turn) => return Ok(turn),
                 Arrival::Broken => return Err(broken()),
                 Arrival::Waits(place) => break place,
@@ -259,19 +259,19 @@ impl Barrier {
         outcome.map(|()| BarrierWaitResult(place.index))
     }
 
-    fn arrive(&self) -> Arrival {
-        let inside = self.enter();
+    fn arrive(&self) -> Result<Arrival> {
+        let inside = self.enter()?;
         let round = self.round();
         if round.is_broken() {
-            return Arrival::Broken;
+            return Ok(Arrival::Broken);
         }
-        let (waiting, free) = inside.free_places();
-        if waiting + 1 == self.parties() {
+        let free = inside.free_places().1;
+        if let [last] = *free {
             inside.end(round.ended(false));
-            return Arrival::Completed(BarrierWaitResult(free[0]));
+            return Ok(Arrival::Completed(BarrierWaitResult(last)));
         }
         let place = free.into_iter().find_map(|it| inside.take(it, round));
-        place.map_or(Arrival::NoPlace, Arrival::Waits)
+        Ok(place.map_or(Arrival::NoPlace, Arrival::Waits))
     }
 
     fn wait_for_end(&self, round: u32, deadline: Option<Instant>, limit: Duration) -> Result<()> {
@@ -294,7 +294,10 @@ impl Barrier {
 
     /// Breaks the barrier, if the round that the party has waited in still goes on.
     fn time_is_up(&self, waited_in: Option<u32>, limit: Duration) -> Error {
-        let inside = self.enter();
+        let inside = match self.enter() {
+            Ok(inside) => inside,
+            Err(error) => return error,
+        };
         let round = self.round();
         if waited_in.is_none_or(|it| it == round.number()) {
             inside.end(round.broken());
@@ -304,12 +307,11 @@ impl Barrier {
         broken()
     }
 
-    fn enter(&self) -> Inside<'_> {
-        match self.mutex.lock() {
-            // Whoever died in here has stored the round, or has not.
-            Ok(_) => Inside(self),
-            Err(refusal) => unreachable!("a mutex for a few steps: {refusal:?}"),
-        }
+    /// Fails only if something else has written to the mutex, or in a handler of a signal that came inside.
+    fn enter(&self) -> Result<Inside<'_>> {
+        // Whoever died in here has stored the round, or has not.
+        let entered = self.mutex.lock().map(|_| Inside(self));
+        entered.map_err(|it| refused(it, Self::KIND, Wait::Forever))
     }
 
     fn round(&self) -> Round {
@@ -393,6 +395,10 @@ fn broken() -> Error {
 impl Handle for Barrier {
     const KIND: Kind = Kind::Barrier;
 
+    fn least() -> usize {
+        place(1)
+    }
+
     fn object(&self) -> &Object {
         &self.object
     }
@@ -400,6 +406,7 @@ impl Handle for Barrier {
     fn of(object: Object) -> Self {
         let mutex = RobustMutex::open(object.mapping().clone(), MUTEX);
         Self {
+            parties: (object.view().length() - PLACES) / PLACE,
             object,
             mutex,
             alertness: Alertness::default(),

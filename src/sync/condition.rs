@@ -103,10 +103,12 @@ struct Waiters {
 }
 
 impl Waiters {
+    /// More grants than waiters are in no word but one that something else has written.
     fn of(word: u64) -> Self {
+        let waiting = word as u16;
         Self {
-            waiting: word as u16,
-            granted: (word >> 16) as u16,
+            waiting,
+            granted: waiting.min((word >> 16) as u16),
             epoch: (word >> 32) as u32,
         }
     }
@@ -120,8 +122,12 @@ impl Waiters {
         Some(self)
     }
 
-    /// For one that registered in that epoch, or in one with the same number long ago.
+    /// For one that registered in that epoch, or in one with the same number long ago. It also goes on if nobody is registered:
+    /// something else has written the word, and no notification would come.
     fn gone_on(mut self, registered_in: u32) -> Option<Self> {
+        if self.waiting == 0 {
+            return Some(self);
+        }
         let is_granted = self.epoch != registered_in || self.granted == self.waiting;
         self.granted = self.granted.checked_sub(1).filter(|_| is_granted)?;
         self.waiting -= 1;
@@ -129,7 +135,7 @@ impl Waiters {
     }
 
     fn given_up(mut self) -> Self {
-        self.waiting -= 1;
+        self.waiting = self.waiting.saturating_sub(1);
         self
     }
 
@@ -250,7 +256,7 @@ impl ConditionGuard<'_> {
     /// # Errors
     ///
     /// [`ErrorKind::OwnerDied`] if a process died meanwhile that held the lock; [`ErrorKind::InvalidInput`] if 65535 others wait.
-    /// The lock is held again in any case.
+    /// The lock is held again in any case. [`ErrorKind::Io`] if something else has written to its memory: then it is not.
     ///
     /// # Panics
     ///
@@ -336,6 +342,10 @@ fn timed_out(limit: Duration) -> Error {
 
 impl Handle for Condition {
     const KIND: Kind = Kind::Condition;
+
+    fn least() -> usize {
+        Object::BODY + BYTES
+    }
 
     fn object(&self) -> &Object {
         &self.object

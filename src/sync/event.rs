@@ -139,6 +139,10 @@ impl Event {
 impl Handle for Event {
     const KIND: Kind = Kind::Event;
 
+    fn least() -> usize {
+        Object::BODY + BYTES
+    }
+
     fn object(&self) -> &Object {
         &self.object
     }

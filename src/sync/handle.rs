@@ -11,6 +11,9 @@ pub(super) trait Handle: Sized {
         0
     }
 
+    /// Bytes of the smallest object of this kind.
+    fn least() -> usize;
+
     fn object(&self) -> &Object;
 
     /// Another handle, to an object of this kind and type.
@@ -35,8 +38,9 @@ macro_rules! handle {
 
         impl<'de $(, $item)?> serde::Deserialize<'de> for $name$(<$item>)? {
             fn deserialize<Z: serde::Deserializer<'de>>(deserializer: Z) -> Result<Self, Z::Error> {
-                let (kind, fingerprint) = (Self::KIND, Self::fingerprint());
-                crate::shm::Object::deserialize(deserializer, kind, fingerprint).map(Self::of)
+                let (fingerprint, least) = (Self::fingerprint(), Self::least());
+                crate::shm::Object::deserialize(deserializer, Self::KIND, fingerprint, least)
+                    .map(Self::of)
             }
         }
 
@@ -48,3 +52,140 @@ macro_rules! handle {
     };
 }
 pub(super) use handle;
+
+#[cfg(test)]
+mod tests {
+    use crate::error::Result;
+    use crate::shm::{Cursor, Kind, Object, View, fingerprint};
+    use crate::sync::{
+        Array, Atomic, Barrier, BoundedSemaphore, Condition, Event, Lock, RLock, Semaphore, Value,
+    };
+    use crate::wire::{
+        Wire, codec,
+        handle::{self, Descriptor},
+    };
+    use std::{sync::atomic::Ordering, time::Duration};
+
+    const SOON: Duration = Duration::from_millis(1);
+
+    /// What a peer makes of the descriptor of an object.
+    fn decoded<T: Wire>(object: &Object) -> Result<T, String> {
+        let descriptor = Descriptor::shared(object.mapping().file().clone());
+        let (mut bytes, mut descriptors) = (Vec::new(), Vec::new());
+        handle::collect(&mut descriptors, || codec::encode(&descriptor, &mut bytes))?;
+        handle::provide(descriptors, || codec::decode(&mut Cursor::new(&bytes)))
+    }
+
+    #[track_caller]
+    fn is_refused<T: Wire>(kind: Kind, fingerprint: u64) {
+        for bytes in [0, 8] {
+            let object = Object::create(kind, fingerprint, bytes).expect("shared memory");
+            assert!(decoded::<T>(&object).is_err(), "a {kind} of {bytes} bytes");
+        }
+    }
+
+    #[test]
+    fn an_object_that_is_too_short_is_refused() {
+        is_refused::<Lock>(Kind::Lock, 0);
+        is_refused::<RLock>(Kind::RLock, 0);
+        is_refused::<Semaphore>(Kind::Semaphore, 0);
+        is_refused::<BoundedSemaphore>(Kind::BoundedSemaphore, 0);
+        is_refused::<Condition>(Kind::Condition, 0);
+        is_refused::<Event>(Kind::Event, 0);
+        is_refused::<Barrier>(Kind::Barrier, 0);
+        is_refused::<Value<u64>>(Kind::Value, fingerprint::<u64>());
+        is_refused::<Array<u64>>(Kind::Array, fingerprint::<u64>());
+        let object = Object::create(Kind::Atomic, fingerprint::<u64>(), 0);
+        assert!(decoded::<Atomic<u64>>(&object.expect("shared memory")).is_err());
+    }
+
+    /// Overwrites each word behind `start` in a new object, and uses that.
+    fn overwrite<T: super::Handle>(start: usize, make: impl Fn() -> T, use_it: impl Fn(&T)) {
+        let length = make().object().view().length();
+        for word in (start..length).step_by(8) {
+            for value in [0, 1, 2, 1 << 16, 1 << 32, 0xffff << 16, 1 << 63, u64::MAX] {
+                let made = make();
+                let memory = made.object().view().map_part(0..length).expect("a mapping");
+                memory.atomic_u64(word).store(value, Ordering::Relaxed);
+                use_it(&made);
+            }
+        }
+    }
+
+    #[test]
+    fn any_word_may_be_overwritten_and_every_call_ends() {
+        let body = Object::BODY;
+        overwrite(
+            body,
+            || Semaphore::new(1).expect("one"),
+            |it| {
+                let _ = (
+                    it.acquire_timeout(SOON),
+                    it.release(),
+                    it.value(),
+                    it.release(),
+                );
+            },
+        );
+        overwrite(
+            body,
+            || Event::new().expect("one"),
+            |it| {
+                let _ = (it.wait_timeout(SOON), it.set(), it.is_set(), it.clear());
+            },
+        );
+        overwrite(
+            body + 64,
+            || Condition::new().expect("one"),
+            |it| {
+                it.notify_one();
+                let _ = it.lock().expect("a lock").wait_timeout(SOON);
+                it.notify_all();
+            },
+        );
+        overwrite(
+            body + 64,
+            || Barrier::new(2).expect("one"),
+            |it| {
+                let _ = (
+                    it.parties(),
+                    it.waiting(),
+                    it.wait_timeout(SOON),
+                    it.abort(),
+                );
+                let _ = (it.reset(), it.wait_timeout(SOON));
+            },
+        );
+        overwrite(
+            body + 72,
+            || Array::<u64>::new(4).expect("one"),
+            |it| {
+                let _ = (it.clone().len(), it.to_vec(), it.get(3), it.set(3, 1));
+            },
+        );
+        overwrite(
+            body + 72,
+            || Value::new(1u64).expect("one"),
+            |it| {
+                let _ = (it.clone().get(), it.set(2));
+            },
+        );
+    }
+
+    #[test]
+    fn a_waiter_that_was_overwritten_goes_on() {
+        let condition = Condition::new().expect("one");
+        let word = |view: &View| view.atomic_u64(Object::BODY + 64).load(Ordering::Relaxed);
+        std::thread::scope(|scope| {
+            let waiter = scope.spawn(|| condition.lock().expect("a lock").wait().is_ok());
+            let view = super::Handle::object(&condition).view();
+            while word(view) == 0 {
+                std::thread::yield_now();
+            }
+            view.atomic_u64(Object::BODY + 64)
+                .store(0, Ordering::Relaxed);
+            condition.notify_all();
+            assert!(waiter.join().expect("no panic"));
+        });
+    }
+}

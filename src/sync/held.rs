@@ -110,7 +110,8 @@ impl<'a> Held<'a> {
                 let message = "a process died that held the Condition while this one waited";
                 Err(Error::new(ErrorKind::OwnerDied, message))
             }
-            Err(refusal) => unreachable!("a mutex that this thread has let go: {refusal:?}"),
+            // Something else has written to the mutex. It is not held: to let it go does nothing.
+            Err(refusal) => Err(refused(refusal, Kind::Condition, Wait::Forever)),
         }
     }
 }

@@ -166,6 +166,10 @@ impl RLock {
 impl Handle for Lock {
     const KIND: Kind = Kind::Lock;
 
+    fn least() -> usize {
+        Object::BODY + RobustMutex::SIZE
+    }
+
     fn object(&self) -> &Object {
         &self.object
     }
@@ -178,6 +182,10 @@ impl Handle for Lock {
 
 impl Handle for RLock {
     const KIND: Kind = Kind::RLock;
+
+    fn least() -> usize {
+        Object::BODY + RobustMutex::SIZE
+    }
 
     fn object(&self) -> &Object {
         &self.object

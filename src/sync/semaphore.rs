@@ -257,6 +257,10 @@ impl BoundedSemaphore {
 impl Handle for Semaphore {
     const KIND: Kind = Kind::Semaphore;
 
+    fn least() -> usize {
+        Object::BODY + BYTES
+    }
+
     fn object(&self) -> &Object {
         &self.0.object
     }
@@ -268,6 +272,10 @@ impl Handle for Semaphore {
 
 impl Handle for BoundedSemaphore {
     const KIND: Kind = Kind::BoundedSemaphore;
+
+    fn least() -> usize {
+        Object::BODY + BYTES
+    }
 
     fn object(&self) -> &Object {
         &self.0.object

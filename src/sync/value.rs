@@ -90,6 +90,11 @@ fn create<T>(kind: Kind, count: usize) -> Result<Object> {
     Ok(object)
 }
 
+/// Bytes of an object of so many items.
+fn least<T>(count: usize) -> usize {
+    Cells::<T>::size(Object::BODY, count).map_or(usize::MAX, |it| Object::BODY + it)
+}
+
 #[inline]
 fn lock<'a, T: Pod, G>(
     cells: &'a Cells<T>,
@@ -269,6 +274,10 @@ impl<T: Pod> DerefMut for ArrayGuard<'_, T> {
 impl<T> Handle for Value<T> {
     const KIND: Kind = Kind::Value;
 
+    fn least() -> usize {
+        least::<T>(1)
+    }
+
     fn fingerprint() -> u64 {
         fingerprint::<T>()
     }
@@ -285,6 +294,10 @@ impl<T> Handle for Value<T> {
 
 impl<T> Handle for Array<T> {
     const KIND: Kind = Kind::Array;
+
+    fn least() -> usize {
+        least::<T>(0)
+    }
 
     fn fingerprint() -> u64 {
         fingerprint::<T>()

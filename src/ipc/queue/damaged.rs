@@ -12,8 +12,13 @@ pub(super) fn damaged() -> Error {
 #[cfg(test)]
 mod tests {
     use crate::error::ErrorKind;
+    use crate::ipc::queue::SimpleQueue;
     use crate::ipc::queue::ring::{Batch, Limit, Ring};
-    use crate::shm::{Kind, View};
+    use crate::shm::{Cursor, Kind, Object, View, fingerprint};
+    use crate::wire::{
+        codec,
+        handle::{self, Descriptor},
+    };
     use std::{
         sync::{atomic::Ordering, mpsc},
         thread,
@@ -108,6 +113,18 @@ mod tests {
         let is_late = waited == Err(mpsc::RecvTimeoutError::Timeout);
         assert!(!is_late, "a call does not end");
         thread.join().expect("no panic");
+    }
+
+    #[test]
+    fn an_object_that_is_too_short_is_no_queue() {
+        let object = Object::create(Kind::SimpleQueue, fingerprint::<u8>(), 4096);
+        let file = object.expect("shared memory").mapping().file().clone();
+        let (mut bytes, mut list) = (Vec::new(), Vec::new());
+        let descriptor = Descriptor::shared(file);
+        let encoded = handle::collect(&mut list, || codec::encode(&descriptor, &mut bytes));
+        encoded.expect("a descriptor");
+        let decode = || codec::decode::<SimpleQueue<u8>>(&mut Cursor::new(&bytes));
+        assert!(handle::provide(list, decode).is_err());
     }
 
     #[test]

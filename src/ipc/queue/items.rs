@@ -1,6 +1,7 @@
 //! A queue of values: encoded before anybody's turn comes, decoded when it is over, so that no user's code runs while others
 //! wait for it.
 
+use super::chunk::CONTROL;
 use super::ring::{Batch, Limit, Ring};
 use crate::error::{Error, ErrorKind, Result};
 use crate::shm::{Cursor, Kind, Object, fingerprint};
@@ -78,7 +79,7 @@ impl<T> Items<T> {
         kind: Kind,
         deserializer: D,
     ) -> Result<Self, D::Error> {
-        let object = Object::deserialize(deserializer, kind, fingerprint::<T>())?;
+        let object = Object::deserialize(deserializer, kind, fingerprint::<T>(), CONTROL)?;
         let ring = Ring::open(object).map_err(serde::de::Error::custom)?;
         Ok(Self::of_ring(ring))
     }
