@@ -1,4 +1,5 @@
-//! Three processes work in phases: none begins the next before all have ended the last, and one of them says so.
+//! Three processes work in phases: each waits for the others at the end of a phase, and one of them
+//! prints.
 
 use procpool::{Barrier, Process, Result};
 

@@ -1,4 +1,5 @@
-//! A batch job: SHA-256 of every file below directories, as `sha256sum` prints it, finished whatever one file does.
+//! A batch job: prints the SHA-256 of every file below directories, like `sha256sum`, and goes on
+//! after a file that fails.
 
 use std::env;
 use std::error::Error;
@@ -19,7 +20,7 @@ use walkdir::WalkDir;
 /// Bytes read at a time: a file need not fit into memory.
 const BLOCK: usize = 64 * 1024;
 
-/// What a worker finds out about one file.
+/// The result for one file.
 #[derive(Serialize, Deserialize)]
 struct Checksum {
     digest: String,
@@ -52,7 +53,7 @@ fn run(roots: &[OsString]) -> Result<u64, Box<dyn Error>> {
     let printed = print_checksums(&pool, &paths, &mut report);
     report.bar.finish_and_clear();
     if printed.is_err() {
-        // Nobody reads on: the end must not wait for a large file.
+        // The reader is gone: do not wait for a large file.
         pool.terminate();
     }
     printed?;
@@ -91,7 +92,7 @@ fn walk(root: &OsStr, paths: &mut Vec<OsString>, report: &mut Report) {
     }
 }
 
-/// Hashes on the pool, a window of files ahead, and prints in the order of `paths`.
+/// Hashes files on the pool, reading a window of files ahead, and prints in the order of `paths`.
 fn print_checksums(
     pool: &ProcessPoolExecutor,
     paths: &[OsString],
@@ -123,7 +124,7 @@ fn hash(path: &OsStr) -> io::Result<Checksum> {
     Ok(Checksum { digest, bytes })
 }
 
-/// Everything that is printed, and counted on the way.
+/// Prints the results and counts them.
 struct Report {
     bar: ProgressBar,
     stdout_shares_terminal: bool,
@@ -135,7 +136,7 @@ struct Report {
 impl Report {
     fn new() -> Result<Report, Box<dyn Error>> {
         let style = "[{elapsed_precise}] {wide_bar} {human_pos}/{human_len} files, eta {eta}";
-        // Draws on standard error, and nothing at all where that is no terminal.
+        // Draws on standard error, and only on a terminal.
         let bar = ProgressBar::no_length().with_style(ProgressStyle::with_template(style)?);
         bar.enable_steady_tick(Duration::from_millis(100));
         Ok(Report {
@@ -179,7 +180,7 @@ impl Report {
     }
 }
 
-/// A line of `sha256sum`: one that starts with a backslash has its name escaped.
+/// Formats a line of `sha256sum`: if the line starts with a backslash, the name is escaped.
 fn line(path: &OsStr, digest: &str) -> Vec<u8> {
     let mut name = Vec::with_capacity(path.len());
     for &byte in path.as_bytes() {
@@ -200,6 +201,6 @@ fn is_broken_pipe(error: &(dyn Error + 'static)) -> bool {
 }
 
 fn say(message: &str) {
-    // Unlike `eprintln!`, no panic where standard error is closed: there is nowhere left to report that.
+    // `eprintln!` would panic if standard error is closed.
     let _ = writeln!(io::stderr(), "{message}");
 }

@@ -1,4 +1,4 @@
-//! Two processes take turns: each waits until it is its turn, says so, and hands over.
+//! Two processes take turns: each waits for its turn, prints, and hands over.
 
 use procpool::{Atomic, Condition, Process, Result};
 use std::sync::atomic::Ordering::Relaxed;

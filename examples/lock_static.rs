@@ -1,4 +1,5 @@
-//! A re-entrant lock in a `static`, which forked children share without being handed it: each holds it for two seconds.
+//! A re-entrant lock in a `static`, which forked children share without passing it: each holds it
+//! for two seconds.
 
 use procpool::{Process, RLock, Result, StartMethod};
 use std::{sync::LazyLock, thread, time::Duration};
@@ -14,7 +15,7 @@ fn hold(seconds: f64) {
 }
 
 fn main() -> Result<()> {
-    // It must exist before the copies are made.
+    // The lock must exist before the forks.
     LazyLock::force(&LOCK);
     let argument = std::env::args().nth(1).and_then(|it| it.parse().ok());
     let seconds = argument.unwrap_or(2.0);

@@ -1,4 +1,5 @@
-//! A type of one's own as a shared object: four processes transfer money between accounts, and none gets lost.
+//! A type of the program as a shared object: four processes transfer money between accounts, and
+//! the sum stays the same.
 
 use procpool::{Manager, Process, Proxy, Result};
 use serde::{Deserialize, Serialize};
@@ -27,7 +28,7 @@ impl Bank {
 
 fn trade((bank, own): (Proxy<Bank>, usize)) -> Option<()> {
     for round in 1..=50 {
-        // What is refused is a value, and no error of the call.
+        // A refused transfer is a value, not an error of the call.
         let _ = bank
             .call(Bank::transfer, (own, (own + round) % 4, 30))
             .ok()?;

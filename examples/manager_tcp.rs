@@ -1,4 +1,5 @@
-//! Two programs share a list over TCP: this one, and the same once more, which is told the address.
+//! Two programs share a list over TCP: this program starts itself once more, with the address as an
+//! argument.
 
 use procpool::{AuthKey, ListProxy, Manager, Result};
 use std::{env, net::SocketAddr, process::Command};

@@ -1,4 +1,4 @@
-//! Ten processes fill one dict, which is their argument; the parent asks whether they are alive until none is.
+//! Ten processes fill one dict, which is their argument. The parent polls until all have ended.
 
 use procpool::{DictProxy, Manager, Process, Result};
 use std::{thread, time::Duration};

@@ -1,4 +1,4 @@
-//! Everything that a manager makes besides dicts and lists, each used between two processes.
+//! All that a manager creates except dicts and lists, each shared by two processes.
 
 use procpool::{
     ArrayProxy, BarrierProxy, BoundedSemaphoreProxy, ConditionProxy, EventProxy, LockProxy,

@@ -1,4 +1,5 @@
-//! Five tasks on a pool of four: `apply_async`, `close`, `join`. An argument sets the seconds that a task takes.
+//! Five tasks on a pool of four: `apply_async`, `close`, `join`. The argument is the seconds that a
+//! task takes.
 
 use std::error::Error;
 use std::time::{Duration, Instant};

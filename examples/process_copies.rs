@@ -1,4 +1,5 @@
-//! Under `ForkServer` and `Spawn` a child has what it is passed, as a copy, and nothing else of its parent's.
+//! Under `ForkServer` and `Spawn` a child gets a copy of its argument, and no other data of its
+//! parent.
 
 use procpool::{Process, StartMethod};
 use std::sync::OnceLock;

@@ -1,4 +1,4 @@
-//! The program waits at its end for a process without the daemon flag; a daemon is stopped.
+//! At its end the program waits for a process that is not a daemon, and kills a daemon.
 
 use procpool::{Process, current_process};
 use std::{thread, time::Duration};

@@ -1,4 +1,5 @@
-//! An open file as an argument: a `Descriptor` passes it, position and all, where a `File` would not compile.
+//! An open file as an argument: a `Descriptor` passes it together with its position. A `File` does
+//! not compile.
 
 use procpool::{Descriptor, Process, Result};
 use std::fs::File;

@@ -1,7 +1,7 @@
-//! What a bare `fork` tells: the parent knows its child's id, the child its own and its parent's.
+//! A bare `fork`: the parent knows its child's id, and the child knows its own and its parent's.
 //!
-//! The parent's id is the program's, from `parent_process`. After a `Fork` the kernel's `getppid` is the same; under the other
-//! start methods it would be the fork server's.
+//! `parent_process` returns the id of the program. Under `Fork` the kernel's `getppid` is the same;
+//! under the other start methods it is the fork server's.
 
 use procpool::{Process, StartMethod, parent_process};
 use std::process;

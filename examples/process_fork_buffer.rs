@@ -1,4 +1,4 @@
-//! `Fork` copies the buffer of a file with what is not yet written; the file itself is one.
+//! `Fork` copies the buffer of a file with its unwritten bytes; parent and child share the file.
 
 use procpool::{Process, StartMethod};
 use std::io::{self, BufWriter, Seek, Write};
@@ -24,7 +24,7 @@ fn file_after(parent_flushes: bool, child_flushes: bool) -> Result<String, Box<d
         let child = Process::builder(write, (name.to_owned(), flushes));
         child.start_method(StartMethod::Fork).start()?.result()??;
     }
-    // Here the parent's buffer is dropped and thereby flushed; a child ends without dropping what is in its statics.
+    // The parent drops its buffer, which flushes it. A child ends without dropping its statics.
     *FILE.lock()? = None;
     file.rewind()?;
     Ok(io::read_to_string(file)?.trim_end().replace('\n', " "))

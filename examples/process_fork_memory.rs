@@ -1,4 +1,4 @@
-//! Under `Fork` a child sees its parent's list without its being passed; what it changes stays in the child.
+//! Under `Fork` a child sees its parent's list without an argument. Its changes stay in the child.
 
 use procpool::{Process, StartMethod};
 use std::sync::{Mutex, MutexGuard};

@@ -1,4 +1,4 @@
-//! `Fork` cannot be had where threads run: the error says why, and which method to use.
+//! `Fork` is unavailable in a process with threads: the error names the reason and another method.
 
 use procpool::{ErrorKind, Process, StartMethod};
 use std::{sync::mpsc, thread};

@@ -1,4 +1,5 @@
-//! A global chosen at random: a child has its own under `ForkServer` and `Spawn`, its parent's under `Fork`.
+//! A global with a random value: a child has its own value under `ForkServer` and `Spawn`, and its
+//! parent's under `Fork`.
 
 use procpool::{Process, StartMethod};
 use std::hash::{BuildHasher, RandomState};
@@ -11,7 +12,7 @@ fn own(_: ()) -> (u32, u64) {
 }
 
 fn main() -> procpool::Result<()> {
-    // Chosen now, before any child is forked: otherwise each would choose for itself even then.
+    // Initialised before the forks: otherwise each child would draw its own value.
     let (parent, number) = own(());
     for method in StartMethod::ALL {
         println!("{method:?}: parent {parent} has {number}");

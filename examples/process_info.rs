@@ -1,7 +1,8 @@
-//! Every process says where it is: its module, its parent's id and its own.
+//! Every process prints its module, its parent's id and its own id.
 //!
-//! The parent of a child is the program that started it: that is what `parent_process` gives under every start method. The
-//! kernel's `getppid` gives the same under `Fork`, but the fork server that made the child under `ForkServer` and `Spawn`.
+//! `parent_process` returns the program that started the process, under every start method. The
+//! kernel's `getppid` returns the same under `Fork`, and the fork server under `ForkServer` and
+//! `Spawn`.
 
 use procpool::{Process, parent_process};
 use std::{os::unix, process};
@@ -9,7 +10,7 @@ use std::{os::unix, process};
 fn info(title: &str) {
     println!("{title}");
     println!("module name: {}", module_path!());
-    // The program itself was started by something else, a shell say, which only the kernel knows.
+    // The program itself was started by another program, such as a shell.
     let parent = parent_process().map_or_else(unix::process::parent_id, |it| it.pid());
     println!("parent process: {parent}");
     println!("process id: {}", process::id());

@@ -1,4 +1,4 @@
-//! Processes share no memory: what one appends to a global list, no other sees.
+//! Processes do not share memory: a process does not see what another appends to a global list.
 
 use procpool::{Process, Result};
 use std::sync::{Mutex, MutexGuard};

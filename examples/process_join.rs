@@ -1,4 +1,4 @@
-//! `join` decides what runs at the same time: one process after the other, two at once, a list of them.
+//! `join` orders processes: one after the other, two at once, a list of them.
 
 use procpool::{Process, Result};
 use std::{thread, time::Duration};

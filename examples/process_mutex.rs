@@ -1,6 +1,7 @@
-//! A `std::sync::Mutex` as an argument is plain data: each process gets a copy, which locks nothing for the others.
+//! A `std::sync::Mutex` as an argument is plain data: each process gets a copy with a lock of its
+//! own.
 //!
-//! A `File` is no data and does not compile as an argument; process_descriptor.rs shows what passes one.
+//! A `File` is not data and does not compile as an argument; process_descriptor.rs passes one.
 
 use procpool::{Process, Result};
 use std::process;

@@ -1,4 +1,4 @@
-//! Names and ids: the program is `MainProcess`, its children are numbered unless they get a name of their own.
+//! Names and ids: the program is `MainProcess`. Its children are numbered unless they get a name.
 
 use procpool::{Process, current_process};
 

@@ -3,7 +3,7 @@
 use procpool::{Connection, Process, Result, pipe};
 use serde::{Deserialize, Serialize};
 
-/// What Python would put into one list.
+/// The items of a mixed list.
 #[derive(Debug, Serialize, Deserialize)]
 enum Item {
     Number(i64),
@@ -17,7 +17,7 @@ fn send_a_list(connection: Connection<Vec<Item>, ()>) {
         Item::Nothing,
         Item::Text("hello".to_owned()),
     ];
-    // A parent that is gone needs no list.
+    // Fails only if the parent is gone, which needs no list.
     let _ = connection.send(&list);
 }
 

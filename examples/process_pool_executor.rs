@@ -1,4 +1,4 @@
-//! Ten calls submitted to five workers: a future each, its result when it is asked for.
+//! Ten calls on five workers: each `submit` returns a future, and `result` waits for it.
 
 use procpool::{ProcessPoolExecutor, TaskFuture};
 

@@ -1,9 +1,9 @@
-//! A child puts a list of anything into a queue, and the parent takes it.
+//! A child puts a list of mixed items into a queue, and the parent takes it.
 
 use procpool::{Process, Queue, Result};
 use serde::{Deserialize, Serialize};
 
-/// What Python would put into one list.
+/// The items of a mixed list.
 #[derive(Debug, Serialize, Deserialize)]
 enum Item {
     Number(i64),

@@ -1,8 +1,8 @@
-//! Two producers and two consumers on a queue in which three items can wait; a marker for each consumer ends it.
+//! Two producers and two consumers on a queue of three items. A marker for each consumer ends it.
 
 use procpool::{Process, Queue, Result};
 
-/// None is the marker.
+/// `None` is the marker.
 type Items = Queue<Option<String>>;
 
 fn produce((queue, name): (Items, u32)) {

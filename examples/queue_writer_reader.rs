@@ -1,4 +1,5 @@
-//! A queue between processes: one writes and one reads, until the queue is closed; then ten write and the parent reads.
+//! A queue between processes: one process writes and one reads until the queue is closed. Then ten
+//! write and the parent reads.
 
 use procpool::{Process, Queue, Result};
 
@@ -10,7 +11,7 @@ fn write(queue: Queue<String>) {
 }
 
 fn read(queue: Queue<String>) {
-    // Until it is closed and nothing is left in it.
+    // Ends when the queue is closed and empty.
     while let Ok(value) = queue.get() {
         println!("Get {value} from queue.");
     }

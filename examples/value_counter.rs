@@ -1,4 +1,5 @@
-//! Four processes count to the same number: reading and writing in two steps loses some, under one lock none.
+//! Four processes count in one number. Reading and writing in two steps loses counts; under one
+//! lock none are lost.
 
 use procpool::{Process, Result, Value};
 

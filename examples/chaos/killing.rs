@@ -1,4 +1,4 @@
-//! Who kills workers, and their fork server.
+//! Kills workers and their fork server.
 
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
@@ -11,22 +11,22 @@ use procpool::ProcessPoolExecutor;
 use crate::Result;
 use crate::looking::{SERVER, descendants};
 
-/// Between two kills; every hundredth hits the fork server.
+/// Pause between two kills. Every hundredth kill hits the fork server.
 const PAUSE: Duration = Duration::from_millis(20);
 const SERVER_TURN: u64 = 100;
 
-/// What was killed.
+/// Counts of kills.
 #[derive(Default)]
 pub(crate) struct Chaos {
     pub(crate) workers: u64,
     pub(crate) servers: u64,
     pub(crate) lasted: Duration,
-    /// Those that are dead, or are going to be.
+    /// Processes that were killed.
     struck: Vec<u32>,
 }
 
 impl Chaos {
-    /// Kills all the while that something is done.
+    /// Kills processes while `work` runs.
     pub(crate) fn reign(
         &mut self,
         pool: &ProcessPoolExecutor,
@@ -57,8 +57,9 @@ impl Chaos {
             self.servers += u64::from(server.is_some_and(|it| kill_process(it.pid)));
             self.struck.extend(pool.worker_pids());
         }
-        // A pool whose workers die again and again before they are ready is broken: one that has worked must be left. On a busy
-        // machine those that were struck may not have ended yet.
+        // A pool breaks if its workers die again and again before they are ready, so one worker
+        // that has run a task must survive. On a busy machine a killed worker may not have ended
+        // yet.
         let mut workers = pool.stats().workers;
         workers.retain(|it| !self.struck.contains(&it.pid));
         if workers.iter().any(|it| it.tasks_done > 0) {
@@ -70,7 +71,7 @@ impl Chaos {
     }
 }
 
-/// False if it was gone.
+/// Sends SIGKILL. Returns false if the process was gone.
 fn kill_process(pid: u32) -> bool {
     kill(Pid::from_raw(pid.cast_signed()), Signal::SIGKILL).is_ok()
 }

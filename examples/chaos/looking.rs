@@ -1,4 +1,4 @@
-//! What a program holds: processes, memory, descriptors.
+//! Counts what a program holds: processes, memory, descriptors.
 
 use std::time::{Duration, Instant};
 use std::{fs, process, thread};
@@ -7,19 +7,19 @@ use procpool::ProcessPoolExecutor;
 
 use crate::{LIMIT, Result, WORKERS};
 
-/// Between two looks.
+/// Pause between two samples.
 const PAUSE: Duration = Duration::from_millis(20);
 
 pub(crate) const SERVER: &str = "procpool-server";
 
-/// A process below this one.
+/// A descendant of this process.
 pub(crate) struct Descendant {
     pub(crate) pid: u32,
     parent: u32,
     pub(crate) name: String,
 }
 
-/// Children, their children and so on; the dead that nobody has reaped, too.
+/// Returns all descendants, zombies included.
 pub(crate) fn descendants() -> Result<Vec<Descendant>> {
     let entries = fs::read_dir("/proc")?.flatten();
     let numbers = entries.filter_map(|it| it.file_name().to_str()?.parse().ok());
@@ -33,7 +33,7 @@ pub(crate) fn descendants() -> Result<Vec<Descendant>> {
     Ok(found)
 }
 
-/// None if it has ended in the meantime.
+/// Returns `None` if the process has ended.
 fn describe(pid: u32) -> Option<Descendant> {
     let text = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
     let (name, fields) = text.split_once(" (")?.1.rsplit_once(") ")?;
@@ -42,7 +42,7 @@ fn describe(pid: u32) -> Option<Descendant> {
     Some(Descendant { pid, parent, name })
 }
 
-/// What a program holds that it could leak.
+/// The resources that a program could leak.
 #[derive(Debug)]
 pub(crate) struct Holdings {
     resident_kib: u64,
@@ -53,7 +53,7 @@ pub(crate) struct Holdings {
 }
 
 impl Holdings {
-    /// Looks when every worker lives, and nothing is left of those before them.
+    /// Samples once every worker lives and all earlier workers are gone.
     pub(crate) fn when_whole(pool: &ProcessPoolExecutor) -> Result<Self> {
         let deadline = Instant::now() + LIMIT;
         loop {
@@ -83,7 +83,8 @@ impl Holdings {
         })
     }
 
-    /// Whether they are the same, but for free memory that is kept for the next large value: how much, is not the same each time.
+    /// Compares two samples, except free memory that is kept for the next large value: its amount
+    /// varies.
     pub(crate) fn are_flat(&self, before: &Self) -> bool {
         let slabs = 8;
         self.resident_kib <= before.resident_kib + before.resident_kib / 10 + 4096
@@ -93,7 +94,7 @@ impl Holdings {
     }
 }
 
-/// A number in what the system says of this process.
+/// Reads a number from /proc/self.
 fn status(field: &str) -> Result<u64> {
     let text = fs::read_to_string("/proc/self/status")?;
     let value = text.lines().find_map(|it| it.strip_prefix(field));

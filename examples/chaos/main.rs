@@ -1,13 +1,15 @@
-//! Proof under fire: a pool works while its workers are killed 50 times a second, and its fork server every two seconds.
+//! A pool works while its workers are killed 50 times a second, and its fork server every two
+//! seconds.
 //!
 //! ```text
-//! cargo run --release --example chaos -- --seconds 60         # of killing; the undisturbed slices in between come on top
-//! cargo run --release --example chaos -- --tasks 1000000      # until so many tasks have met it
+//! cargo run --release --example chaos -- --seconds 60         # of killing, with calm in between
+//! cargo run --release --example chaos -- --tasks 1000000      # until n tasks have been through it
 //! ```
-//! Of 100 tasks, 20 are the items of a `map_results`, and the others are submitted one by one: 1 takes 1 ms, 1 takes 1 ms and may be
-//! tried three times, 1 has an argument of 100 KiB, 10 are given to `apply_async`, and 67 are tiny. Every task leaves a mark in
-//! shared memory as it starts. The report says how the tasks ended, how often they started, and what the program has held before
-//! and after; it ends with the claims, and the program fails if one of them does not hold.
+//! Of 100 tasks, 20 are the items of a `map_results`, and the others are submitted one by one: 1
+//! takes 1 ms, 1 takes 1 ms and has three retries, 1 has an argument of 100 KiB, 10 go to
+//! `apply_async`, and 67 are tiny. Every task leaves a mark in shared memory when it starts. The
+//! report says how the tasks ended, how often they started, and what the program held before and
+//! after. It ends with claims, and the program fails if one of them does not hold.
 
 mod killing;
 mod looking;
@@ -30,11 +32,11 @@ use working::Spell;
 type Result<T, E = Box<dyn Error>> = std::result::Result<T, E>;
 
 const WORKERS: usize = 2;
-/// Tasks whose outcomes are awaited together.
+/// Number of tasks whose outcomes are awaited together.
 const ROUND: u64 = 2000;
-/// A task that takes longer is lost.
+/// A task that takes longer counts as lost.
 const LIMIT: Duration = Duration::from_secs(20);
-/// Slices take turns, so that what else the machine does falls on both.
+/// Slices alternate, so that other load of the machine falls on both.
 const CALM: Duration = Duration::from_millis(250);
 const STORM: Duration = Duration::from_secs(1);
 
@@ -50,7 +52,7 @@ fn main() -> ExitCode {
     }
 }
 
-/// When it is enough.
+/// The amount of work after which the program ends.
 struct Goal {
     storm: Duration,
     tasks: u64,
@@ -67,7 +69,7 @@ impl Goal {
                 _ => return Err("usage: chaos [--seconds N] [--tasks N]".into()),
             }
         }
-        // The one that is not given does not matter, where the other is.
+        // A missing option is no limit if the other is there.
         let by_default = if tasks.is_some() { 0 } else { 60 };
         Ok(Self {
             storm: Duration::from_secs(seconds.unwrap_or(by_default)),
@@ -80,7 +82,7 @@ impl Goal {
     }
 }
 
-/// Works, in calm and storm by turns; true if every claim holds.
+/// Runs calm and storm slices in turn. Returns true if every claim holds.
 fn run(goal: &Goal) -> Result<bool> {
     let marks = SharedMemory::create(WORKERS * ROUND as usize)?;
     let pool = ProcessPoolExecutor::builder()

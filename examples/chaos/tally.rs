@@ -1,4 +1,4 @@
-//! How tasks ended, and what is wrong with that.
+//! Counts how tasks ended, and what is wrong.
 
 use std::collections::BTreeMap;
 
@@ -8,12 +8,12 @@ use crate::tasks::{Kind, place};
 use crate::working::Outcome;
 use crate::{Result, WORKERS};
 
-/// How tasks ended, and what is wrong with that.
+/// Counts how tasks ended, and what is wrong.
 #[derive(Default)]
 pub(crate) struct Tally {
-    /// Tasks by kind: those with a result, and those whose workers died.
+    /// Tasks by kind: with a result, and with a dead worker.
     pub(crate) ended: BTreeMap<Kind, [u64; 2]>,
-    /// Starts beyond the first, of those that may.
+    /// Repeated starts of tasks with retries.
     pub(crate) tried_again: u64,
     pub(crate) not_once: Vec<String>,
     pub(crate) too_often: Vec<String>,

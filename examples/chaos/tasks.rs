@@ -1,4 +1,4 @@
-//! The tasks, and the marks that they leave as they start.
+//! The tasks, and the marks that they leave when they start.
 
 use std::sync::OnceLock;
 use std::time::{Duration, Instant};
@@ -12,12 +12,13 @@ pub(crate) const LARGE: usize = 100 << 10;
 
 static MARKS: OnceLock<SharedMemory> = OnceLock::new();
 
-/// Every worker's initializer.
+/// The initializer of the workers.
 pub(crate) fn remember(marks: SharedMemory) -> Result<(), &'static str> {
     MARKS.set(marks).map_err(|_| "initialized twice")
 }
 
-/// Counts a start of task `n`. Each place in the pool has counters of its own, and one worker at a time: nobody else writes there.
+/// Counts a start of task `n`. Each place in the pool has its own counters, and one worker at a
+/// time, so there is one writer.
 fn mark(n: u64) {
     let worker = current_worker().expect("a task runs in a worker").id;
     let marks = MARKS.get().expect("the initializer has run");
@@ -61,7 +62,7 @@ pub(crate) enum Kind {
 }
 
 impl Kind {
-    /// The last 20 of each 100 would be the items of maps; they stand at the end of a round, in one piece.
+    /// The last 20 of each 100 are the items of maps. They are together at the end of a round.
     pub(crate) fn of(n: u64) -> Self {
         if n % ROUND >= ROUND * 4 / 5 {
             return Self::Item;
@@ -75,7 +76,7 @@ impl Kind {
         }
     }
 
-    /// How often a task may start at most.
+    /// Returns how often a task may start at most.
     pub(crate) fn most_starts(self) -> u32 {
         match self {
             Self::Retried => 1 + RETRIES,

@@ -1,4 +1,4 @@
-//! Rounds of tasks, and how fast they went.
+//! Runs rounds of tasks and measures their speed.
 
 use std::sync::mpsc;
 use std::time::{Duration, Instant};
@@ -42,7 +42,7 @@ impl Spell {
 
 pub(crate) type Outcome = procpool::Result<u64>;
 
-/// Runs the tasks from `first` on, and gives each one's outcomes, of which there is to be one.
+/// Runs the tasks from `first` on. Returns the outcomes of each task, of which there should be one.
 fn round(pool: &ProcessPoolExecutor, first: u64) -> Vec<Vec<Outcome>> {
     let mut outcomes = vec![Vec::new(); ROUND as usize];
     let (items, calls): (Vec<u64>, Vec<u64>) =
@@ -52,7 +52,8 @@ fn round(pool: &ProcessPoolExecutor, first: u64) -> Vec<Vec<Outcome>> {
         .iter()
         .filter_map(|n| submit(pool, *n, &tell))
         .collect();
-    // Whoever is called back has a copy: at the end of the last one all have been called, or forgotten.
+    // Each pending callback has a copy of the sender: the loop ends when all were called or
+    // dropped.
     drop(tell);
     let results = pool.map_results(tiny, items.clone());
     let awaited = futures
@@ -64,7 +65,7 @@ fn round(pool: &ProcessPoolExecutor, first: u64) -> Vec<Vec<Outcome>> {
     outcomes
 }
 
-/// Submits one task, and gives its future unless its outcome is told to a callback.
+/// Submits one task. Returns its future, or `None` if a callback gets the outcome.
 fn submit(
     pool: &ProcessPoolExecutor,
     n: u64,
@@ -77,7 +78,7 @@ fn submit(
         Kind::Retried => pool.options().retries(RETRIES).submit(one_millisecond, n),
         Kind::Callback => {
             let tell = tell.clone();
-            // It fails only where nobody counts any more.
+            // Fails only if the round is over.
             let call = move |it: &Outcome| drop(tell.send((n, it.clone())));
             drop(pool.apply_async(tiny, n, call));
             return None;
