@@ -126,6 +126,8 @@ impl Shared {
             Error::io("failed to create the pool's event queue", it)
                 .with_kind(ErrorKind::StartFailed)
         };
+        // First: a template is a copy of this process, and its children are not to have what follows.
+        let origin = Origin::new(settings.method, settings.threads)?;
         let slabs = Arc::new(PoolSlabs::default());
         let events = Arc::new(Set::new().map_err(fail)?);
         let shared = Arc::new(Self {
@@ -152,7 +154,7 @@ impl Shared {
             budget: settings.max_pending.map(|it| Arc::new(Budget::new(it))),
             thread: Mutex::new(None),
             is_paused: AtomicBool::new(false),
-            origin: Origin::new(settings.method, settings.threads)?,
+            origin,
             environment: environment::with(&settings.environment),
             settings,
         });

@@ -63,7 +63,7 @@ pub(crate) fn copy(threads: Threads, run: impl FnOnce()) -> Result<Child> {
             drop(control);
             // A panic must not leave into the frames of the parent's copy.
             let outcome = catch_unwind(AssertUnwindSafe(|| {
-                if may_run(&theirs) {
+                if may_run(theirs) {
                     run();
                     ending::end_children();
                 }
@@ -83,9 +83,9 @@ const GO: [u8; 1] = [1];
 
 /// Waits in a copy until the parent has it: one that had ended by then might be gone without a trace, in a program that ignores
 /// or takes the ends of its children, and its number be another's.
-fn may_run(parent: &OwnedFd) -> bool {
+fn may_run(parent: OwnedFd) -> bool {
     let mut word = [0];
-    socket::receive(parent, &mut word).is_ok() && word == GO
+    socket::receive(&parent, &mut word).is_ok() && word == GO
 }
 
 /// Takes hold of a copy, and lets it run; one that nobody could watch ends without.

@@ -23,6 +23,7 @@ use crate::sys::{
 };
 use parking_lot::Mutex;
 use std::{
+    cell::Cell,
     io,
     os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd},
     sync::{
@@ -132,8 +133,13 @@ impl Template {
         let failed = |it| start_failed("failed to fork a template for workers", it);
         let (control, theirs) = socket::pair().map_err(failed)?;
         let owner = PidFd::open(std::process::id()).map_err(failed)?;
-        let copy = fork::copy(threads, || entry::run_template(theirs, owner))?;
-        // It has a copy of this end, too, so that closing this one does not end it.
+        // The copy closes this process's end: its children are not to have that.
+        let control = Cell::new(Some(control));
+        let copy = fork::copy(threads, || {
+            drop(control.take());
+            entry::run_template(theirs, owner)
+        })?;
+        let control = control.take().expect("only the copy has taken it");
         let server = ForkServer::wait_for_ready(control)
             // One that may not be killed ends with this process.
             .inspect_err(|_| drop(copy.pidfd.kill_and_reap()))

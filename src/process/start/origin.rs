@@ -32,12 +32,13 @@ enum Method {
 impl Origin {
     /// Prepares for workers by this method.
     pub(crate) fn new(method: StartMethod, threads: Threads) -> Result<Self> {
-        let directory = directory()?;
         let method = match method {
             StartMethod::ForkServer => Method::ForkServer,
             StartMethod::Spawn => Method::Spawn,
             StartMethod::Fork => Method::Template(Template::new(threads)?),
         };
+        // Behind the template, which would have it, too.
+        let directory = directory()?;
         Ok(Self { method, directory })
     }
 

@@ -149,6 +149,29 @@ pub(crate) struct Server {
     is_template: bool,
 }
 
+/// What a process does that has taken a request.
+enum Next {
+    /// It goes on serving.
+    Serve,
+    /// The owner has closed the socket.
+    End,
+    /// It is the new child.
+    Become(Job),
+}
+
+/// A child that was forked, on either side.
+enum Started {
+    Child(u32, PidFd),
+    Here(Job),
+}
+
+/// What a child of the server is to do.
+struct Job {
+    main: ChildMain,
+    request: Request,
+    given: Given,
+}
+
 /// A child of the server.
 struct Served {
     pid: u32,
@@ -190,31 +213,45 @@ impl Server {
         socket::send(&self.control, READY, &[own.as_fd()])?;
         drop(own);
         let served = self.serve_until_the_owner_ends(&deaths, ignored);
+        if let Ok(Some(job)) = served {
+            self.become_child(deaths, job)
+        }
         self.end_everything(&deaths);
-        served
+        served.map(drop)
     }
 
+    /// Does in a new child what it was forked for. A copy of the owner keeps what that one had open, and closes what the server
+    /// has: a task that writes to all of its descriptors hits neither the server nor its other children.
+    fn become_child(self, deaths: ChildDeaths, job: Job) -> ! {
+        if !self.is_template {
+            run_child(job)
+        }
+        drop((self, deaths));
+        entry::run_forked(job.main, job.given)
+    }
+
+    /// Serves; what is to be done, in a new child.
     fn serve_until_the_owner_ends(
         &mut self,
         deaths: &ChildDeaths,
         ignored: Ignored,
-    ) -> io::Result<()> {
+    ) -> io::Result<Option<Job>> {
         let mut orphans_possible = false;
         loop {
             // Orphans are looked for while nothing else is to be done: without a list of children that takes a millisecond.
             let limit = orphans_possible.then_some(Duration::ZERO);
             let watched = [self.owner.as_fd(), self.control.as_fd(), deaths.as_fd()];
             match poll::any_readable(watched, limit)? {
-                [true, ..] => return Ok(()),
+                [true, ..] => return Ok(None),
                 [_, _, true] => {
                     deaths.clear();
                     orphans_possible |= self.reap();
                 }
-                [_, true, _] => {
-                    if !self.answer(ignored)? {
-                        return Ok(());
-                    }
-                }
+                [_, true, _] => match self.answer(ignored)? {
+                    Next::Serve => {}
+                    Next::End => return Ok(None),
+                    Next::Become(job) => return Ok(Some(job)),
+                },
                 _ => {
                     let event = || poll::any_readable(watched, Some(Duration::ZERO));
                     let interrupted = || event().map_or(true, |it| it.contains(&true));
@@ -224,22 +261,26 @@ impl Server {
         }
     }
 
-    /// Takes one request; false when the owner has closed the socket.
-    fn answer(&mut self, ignored: Ignored) -> io::Result<bool> {
+    /// Takes one request. A child that it asks for returns from here, too.
+    fn answer(&mut self, ignored: Ignored) -> io::Result<Next> {
         let (length, fds) = socket::receive(&self.control, &mut self.message)?;
         if let Ok(request) = self.message[..length].try_into() {
             let request = SignalRequest::from_bytes(request);
             self.answer_signal(request, fds)?;
-            return Ok(true);
+            return Ok(Next::Serve);
         }
         let Some((request, bytes)) = self.message[..length].split_first_chunk() else {
-            return Ok(false);
+            return Ok(Next::End);
         };
         let (request, bytes) = (Request::from_bytes(request), bytes.to_vec());
         let number = request.number;
         // It is dropped here, behind the answer: the owner need not wait until all of it is closed.
         let mut given = Given { fds, bytes };
-        let started = self.start(request, &mut given, ignored);
+        let started = match self.start(request, &mut given, ignored) {
+            Ok(Started::Here(job)) => return Ok(Next::Become(job)),
+            Ok(Started::Child(pid, pidfd)) => Ok((pid, pidfd)),
+            Err(error) => Err(error),
+        };
         let told = started.and_then(|(pid, pidfd)| {
             let reply = Reply {
                 number,
@@ -258,7 +299,7 @@ impl Server {
             };
             socket::send(&self.control, &reply.to_bytes(), &[])?;
         }
-        Ok(true)
+        Ok(Next::Serve)
     }
 
     fn answer_signal(&self, request: SignalRequest, mut fds: Vec<OwnedFd>) -> io::Result<()> {
@@ -296,7 +337,7 @@ impl Server {
         request: Request,
         given: &mut Given,
         ignored: Ignored,
-    ) -> io::Result<(u32, PidFd)> {
+    ) -> io::Result<Started> {
         let main = function::resolve_main(request.main).map_err(io::Error::other)?;
         // Some come with every request; they have found no room here if they have not come.
         let no_room = || io::Error::from_raw_os_error(EMFILE);
@@ -309,12 +350,15 @@ impl Server {
                 // The answer comes first: on a busy machine the owner would have it only when this process sleeps or ends.
                 std::thread::yield_now();
                 ignored.replace_with(request.ignored);
-                let ready = prepare_child(server, request.flags, directory.as_fd());
-                match ready {
-                    Ok(()) if self.is_template => entry::run_forked(main, mem::take(given)),
-                    Ok(()) => run_child(main, request, mem::take(given)),
-                    Err(_) => child::exit_now(70),
+                if prepare_child(server, request.flags, directory.as_fd()).is_err() {
+                    child::exit_now(70);
                 }
+                let given = mem::take(given);
+                Ok(Started::Here(Job {
+                    main,
+                    request,
+                    given,
+                }))
             }
             Forked::Parent(pid) => {
                 self.children.push(Served {
@@ -324,7 +368,7 @@ impl Server {
                 });
                 // Nobody could watch it. The number is its own before this process reaps it.
                 let pidfd = PidFd::open(pid).inspect_err(|_| child::kill_child(pid))?;
-                Ok((pid, pidfd))
+                Ok(Started::Child(pid, pidfd))
             }
         }
     }
@@ -398,13 +442,13 @@ fn warm_up() {
 }
 
 /// The forked child: runs what it was started for, in this image of the program or a new one.
-fn run_child(main: ChildMain, request: Request, given: Given) -> ! {
-    if request.flags.executes {
+fn run_child(job: Job) -> ! {
+    if job.request.flags.executes {
         // It returns only when the program cannot be executed.
-        let _ = executed::execute(request, &given);
+        let _ = executed::execute(job.request, &job.given);
         child::exit_now(70);
     }
-    entry::run_child(main, given)
+    entry::run_child(job.main, job.given)
 }
 
 fn prepare_child(server: u32, flags: Flags, directory: BorrowedFd<'_>) -> io::Result<()> {
