@@ -4,6 +4,7 @@
 //! takes. It is sent before the frame or record that tells of it, so that it is there when the other side wants it. The handles
 //! in one value may need several messages, each told of by a [`Batch`]; one that got lost makes the whole list void.
 
+use crate::error::Result;
 use crate::shm::Slab;
 use crate::sys::socket;
 use std::{
@@ -56,11 +57,6 @@ pub(super) fn try_send_slab(to: impl AsFd, slab: &Slab) -> io::Result<()> {
     socket::try_send(to, &slab.id.to_le_bytes(), &[slab.as_fd()])
 }
 
-/// Sends a slab, and waits for room.
-pub(super) fn send_slab(to: impl AsFd, slab: &Slab) -> io::Result<()> {
-    socket::send(to, &slab.id.to_le_bytes(), &[slab.as_fd()])
-}
-
 /// Sends a batch of handles; `WouldBlock` when there is no room.
 pub(super) fn try_send_handles(to: impl AsFd, fds: &[BorrowedFd<'_>]) -> io::Result<()> {
     socket::try_send(to, &HANDLES.to_le_bytes(), fds)
@@ -73,9 +69,10 @@ pub(super) enum Message {
     Handles(Vec<OwnedFd>),
 }
 
-/// The next message, given a way to receive one; none if there is none.
+/// The next message, given a way to receive one and to map a slab; none if there is none.
 pub(super) fn next_message(
     receive: impl FnOnce(&mut [u8]) -> io::Result<(usize, Vec<OwnedFd>)>,
+    map: impl FnOnce(u32, OwnedFd) -> Result<Slab>,
 ) -> Option<Message> {
     let mut number = [0; 4];
     let (length, mut fds) = receive(&mut number).ok()?;
@@ -84,10 +81,7 @@ pub(super) fn next_message(
     }
     Some(match u32::from_le_bytes(number) {
         HANDLES => Message::Handles(fds),
-        number => Message::Slab(
-            number,
-            fds.pop().and_then(|it| Slab::from_fd(number, it).ok()),
-        ),
+        number => Message::Slab(number, fds.pop().and_then(|it| map(number, it).ok())),
     })
 }
 

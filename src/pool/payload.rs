@@ -244,7 +244,7 @@ impl PoolSlabs {
             return None;
         }
         let id = self.made.fetch_add(1, Ordering::Relaxed) + 1;
-        Slab::new(id, bytes).ok()
+        Slab::written_here(id, bytes).ok()
     }
 
     fn give_back(&self, slab: Option<Slab>) {

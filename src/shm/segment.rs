@@ -3,7 +3,10 @@
 use crate::error::{Error, Result};
 use crate::shm::View;
 use crate::sys::memory::{self, Mapping};
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::{
+    io,
+    os::fd::{AsFd, BorrowedFd, OwnedFd},
+};
 
 /// An anonymous file and its mapping. Both go when it is dropped; other processes keep theirs.
 #[derive(Debug, Clone)]
@@ -12,13 +15,22 @@ pub(crate) struct Segment(View);
 impl Segment {
     /// Makes one of `bytes` zeros. Memory is taken as it is written to.
     pub(crate) fn anonymous(bytes: usize) -> Result<Self> {
-        let file = memory::anonymous_file(bytes).map_err(|it| {
-            Error::io(
-                format_args!("failed to create {bytes} bytes of shared memory"),
-                it,
-            )
-        })?;
-        Self::from_fd(file)
+        let file = memory::anonymous_file(bytes);
+        Self::from_fd(file.map_err(|it| failed_to_create(bytes, it))?)
+    }
+
+    /// Makes one of `bytes` zeros to which other processes cannot write.
+    pub(super) fn written_here(bytes: usize) -> Result<Self> {
+        let mapping = Mapping::written_here(bytes);
+        let mapping = mapping.map_err(|it| failed_to_create(bytes, it))?;
+        Ok(Self(View::new(mapping)))
+    }
+
+    /// Maps the whole of a segment that another process made, to be read only.
+    pub(super) fn to_read(file: OwnedFd) -> Result<Self> {
+        let mapping = Mapping::read_only(file);
+        let mapping = mapping.map_err(|it| Error::io("failed to map shared memory", it))?;
+        Ok(Self(View::new(mapping)))
     }
 
     /// Maps the whole of a segment that another process made.
@@ -52,6 +64,11 @@ impl Segment {
     pub(crate) fn view(&self) -> &View {
         &self.0
     }
+}
+
+fn failed_to_create(bytes: usize, error: io::Error) -> Error {
+    let what = format_args!("failed to create {bytes} bytes of shared memory");
+    Error::io(what, error)
 }
 
 impl AsFd for Segment {

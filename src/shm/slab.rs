@@ -30,6 +30,11 @@ const SECOND: usize = 16;
 /// Bytes; a slab's length is a multiple of this, so that one that is a little too short is rare.
 const GRAIN: usize = 1 << 20;
 
+/// Bytes of a segment with room for a payload of `bytes`.
+fn with_header(bytes: usize) -> usize {
+    (HEADER + bytes).next_multiple_of(GRAIN)
+}
+
 /// Lives as long as one process is believed to.
 #[derive(Debug)]
 pub(crate) struct Life;
@@ -47,12 +52,20 @@ pub(crate) struct Slab {
 impl Slab {
     /// Makes one with room for `bytes`.
     pub(crate) fn new(id: u32, bytes: usize) -> Result<Self> {
-        let segment = Segment::anonymous((HEADER + bytes).next_multiple_of(GRAIN))?;
-        Ok(Self {
+        Ok(Self::of(id, Segment::anonymous(with_header(bytes))?))
+    }
+
+    /// Makes one with room for `bytes`, which the peer can only read: it says itself when it is free.
+    pub(crate) fn written_here(id: u32, bytes: usize) -> Result<Self> {
+        Ok(Self::of(id, Segment::written_here(with_header(bytes))?))
+    }
+
+    fn of(id: u32, segment: Segment) -> Self {
+        Self {
             id,
             segment,
             bound_to: None,
-        })
+        }
     }
 
     /// Makes one that holds these bytes.
@@ -64,16 +77,20 @@ impl Slab {
 
     /// Maps one that the peer made. Fails if it is shorter than a slab's header.
     pub(crate) fn from_fd(id: u32, file: OwnedFd) -> Result<Self> {
-        let segment = Segment::from_fd(file)?;
+        Self::checked(id, Segment::from_fd(file)?)
+    }
+
+    /// Maps one that the peer made, to be read only: a write to it faults.
+    pub(crate) fn to_read(id: u32, file: OwnedFd) -> Result<Self> {
+        Self::checked(id, Segment::to_read(file)?)
+    }
+
+    fn checked(id: u32, segment: Segment) -> Result<Self> {
         if segment.view().length() < HEADER {
             let reason = io::Error::from(io::ErrorKind::InvalidData);
             return Err(Error::io("failed to map shared memory", reason));
         }
-        Ok(Self {
-            id,
-            segment,
-            bound_to: None,
-        })
+        Ok(Self::of(id, segment))
     }
 
     /// Bytes of payload that fit.
@@ -87,7 +104,7 @@ impl Slab {
             return Ok(());
         }
         let wanted = bytes.max(self.capacity().saturating_mul(2));
-        self.segment.grow((HEADER + wanted).next_multiple_of(GRAIN))
+        self.segment.grow(with_header(wanted))
     }
 
     /// Maps the same memory once more, as long as it is now.

@@ -5,6 +5,7 @@ use nix::{
     fcntl::{FallocateFlags, FcntlArg, SealFlag, fallocate, fcntl},
     sys::{
         memfd::{MFdFlags, memfd_create},
+        mman::ProtFlags,
         resource::{Resource, getrlimit},
     },
     unistd::{SysconfVar, sysconf},
@@ -21,12 +22,21 @@ use std::{
 /// An anonymous file of `bytes` zeros that can never become shorter, so that no mapping of it can fault. Nobody can seal it
 /// further, against writing say.
 pub(crate) fn anonymous_file(bytes: usize) -> io::Result<OwnedFd> {
+    let file = unsealed_file(bytes)?;
+    seal(&file, SealFlag::F_SEAL_SHRINK | SealFlag::F_SEAL_SEAL)?;
+    Ok(file)
+}
+
+fn unsealed_file(bytes: usize) -> io::Result<OwnedFd> {
     let flags = MFdFlags::MFD_CLOEXEC | MFdFlags::MFD_ALLOW_SEALING;
     let file = above_stdio(memfd_create(c"procpool", flags)?)?;
     set_length(&file, bytes)?;
-    let seals = SealFlag::F_SEAL_SHRINK | SealFlag::F_SEAL_SEAL;
-    fcntl(&file, FcntlArg::F_ADD_SEALS(seals))?;
     Ok(file)
+}
+
+fn seal(file: &OwnedFd, seals: SealFlag) -> io::Result<()> {
+    fcntl(file, FcntlArg::F_ADD_SEALS(seals))?;
+    Ok(())
 }
 
 /// Whether the file is one that is sealed against becoming shorter.
@@ -167,7 +177,9 @@ fn mapping_in(line: &str) -> Option<Range<usize>> {
     Some(address(start)?..address(end)?)
 }
 
-/// A part of an anonymous file, mapped shared, readable and writable. File and mapping go with the last clone; other processes
+const READ_AND_WRITE: ProtFlags = ProtFlags::PROT_READ.union(ProtFlags::PROT_WRITE);
+
+/// A part of an anonymous file, mapped shared, readable and mostly writable. File and mapping go with the last clone; other processes
 /// keep theirs.
 ///
 /// The file is sealed against becoming shorter and reaches at least as far as the mapping, so that no access faults.
@@ -218,8 +230,35 @@ impl Mapping {
         Self::part(Arc::new(file), 0, bytes)
     }
 
+    /// Maps a new anonymous file of `bytes` zeros, to which nobody can write but through this mapping.
+    pub(crate) fn written_here(bytes: usize) -> io::Result<Self> {
+        let file = unsealed_file(bytes)?;
+        seal(&file, SealFlag::F_SEAL_SHRINK)?;
+        let mapping = Self::new(file)?;
+        let later = SealFlag::from_bits_retain(libc::F_SEAL_FUTURE_WRITE);
+        // Linux before 5.1 does not know it: then others can write, and only do if they break the protocol.
+        let _ = seal(mapping.file(), later);
+        seal(mapping.file(), SealFlag::F_SEAL_SEAL)?;
+        Ok(mapping)
+    }
+
+    /// Maps the whole file, as long as it is now, to be read only: a write to it faults.
+    pub(crate) fn read_only(file: OwnedFd) -> io::Result<Self> {
+        let bytes = length(&file)?;
+        Self::checked_part(Arc::new(file), 0, bytes, ProtFlags::PROT_READ)
+    }
+
     /// Maps so many bytes of the file; `offset` must be a multiple of the page size.
     pub(crate) fn part(file: Arc<OwnedFd>, offset: usize, bytes: usize) -> io::Result<Self> {
+        Self::checked_part(file, offset, bytes, READ_AND_WRITE)
+    }
+
+    fn checked_part(
+        file: Arc<OwnedFd>,
+        offset: usize,
+        bytes: usize,
+        access: ProtFlags,
+    ) -> io::Result<Self> {
         if !is_sealed(&file) {
             return Err(io::Error::other("the file is not sealed against shrinking"));
         }
@@ -227,7 +266,7 @@ impl Mapping {
         if !end.is_some_and(|it| length(&file).is_ok_and(|length| it <= length)) {
             return Err(io::ErrorKind::InvalidInput.into());
         }
-        Self::unchecked_part(file, offset, bytes)
+        Self::map(file, offset, bytes, access)
     }
 
     /// As [`part`](Self::part), of a file that may end before the mapping does: reading and writing may fault.
@@ -236,10 +275,13 @@ impl Mapping {
         offset: usize,
         bytes: usize,
     ) -> io::Result<Self> {
-        use nix::sys::mman::{MapFlags, ProtFlags, mmap};
+        Self::map(file, offset, bytes, READ_AND_WRITE)
+    }
+
+    fn map(file: Arc<OwnedFd>, offset: usize, bytes: usize, access: ProtFlags) -> io::Result<Self> {
+        use nix::sys::mman::{MapFlags, mmap};
         let length = NonZeroUsize::new(bytes).ok_or(io::ErrorKind::InvalidInput)?;
         let offset = libc::off_t::try_from(offset).map_err(|_| io::ErrorKind::InvalidInput)?;
-        let access = ProtFlags::PROT_READ | ProtFlags::PROT_WRITE;
         // SAFETY: a fresh mapping at an address of the kernel's choice touches no memory that exists.
         let start = unsafe { mmap(None, length, access, MapFlags::MAP_SHARED, &file, offset) }?;
         Ok(Self::of_region(Arc::new(Region {
@@ -331,7 +373,7 @@ impl AsFd for Mapping {
 
 impl Drop for Region {
     fn drop(&mut self) {
-        // SAFETY: this range was mapped by `unchecked_part` or `remap`, and borrows of it ended with the last clone.
+        // SAFETY: this range was mapped by `map` or `remap`, and borrows of it ended with the last clone.
         let unmapped = unsafe { nix::sys::mman::munmap(self.start.cast(), self.length.get()) };
         debug_assert_eq!(unmapped, Ok(()));
     }

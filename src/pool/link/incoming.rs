@@ -7,6 +7,7 @@ use crate::pool::{
     payload::{MOST_SLABS, Payload, TheirSlab},
 };
 use crate::process::start::ExitRecord;
+use crate::shm::Slab;
 use crate::sys::{pipe, socket};
 use std::{io, os::fd::OwnedFd, sync::Arc};
 
@@ -132,7 +133,8 @@ impl Link {
 
     /// The next message in the socket; a slab has been put in its place.
     fn receive(&mut self) -> Option<Message> {
-        let mut message = descriptors::next_message(|it| socket::try_receive(&self.socket, it))?;
+        let receive = |it: &mut [u8]| socket::try_receive(&self.socket, it);
+        let mut message = descriptors::next_message(receive, Slab::from_fd)?;
         if let Message::Slab(number, slab) = &mut message
             && let Some(slab) = slab.take()
         {

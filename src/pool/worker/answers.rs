@@ -21,7 +21,7 @@ use crate::sys::{child, pid, socket};
 use crate::wire::codec;
 use std::{
     io, mem,
-    os::fd::{AsFd, BorrowedFd, OwnedFd},
+    os::fd::{AsFd, OwnedFd},
     rc::Rc,
     sync::{Arc, atomic::Ordering},
     thread,
@@ -131,7 +131,8 @@ impl Answers {
         }
         let fds: Vec<_> = descriptors.iter().map(AsFd::as_fd).collect();
         for (batch, fds) in Batch::cut(&fds) {
-            if let Err(error) = self.send_batch(fds) {
+            let sent = self.send(|socket| descriptors::try_send_handles(socket, fds));
+            if let Err(error) = sent {
                 let reason = format!("its handles could not be sent: {error}");
                 return Some(Box::new(Fault::Encode(reason)));
             }
@@ -141,10 +142,11 @@ impl Answers {
         None
     }
 
-    fn send_batch(&self, fds: &[BorrowedFd<'_>]) -> io::Result<()> {
+    /// Sends a message to the pool, and waits for room for it, but not for ever: a task may have filled the socket.
+    fn send(&self, try_send: impl Fn(&OwnedFd) -> io::Result<()>) -> io::Result<()> {
         let limit = Instant::now() + ROOM_LIMIT;
         loop {
-            match descriptors::try_send_handles(&*self.socket, fds) {
+            match try_send(&self.socket) {
                 Err(error) if socket::is_full(&error) && Instant::now() < limit => {
                     // The pool must be awake to make room, and nothing tells when other processes have made theirs.
                     self.replies.ring();
@@ -175,7 +177,8 @@ impl Answers {
     fn reply_in_slab(&mut self, item: u32) -> Option<()> {
         let (slab, length) = self.result.take_slab()?;
         if self.slabs.announce(slab.id) {
-            descriptors::send_slab(&*self.socket, &slab).ok()?;
+            self.send(|socket| descriptors::try_send_slab(socket, &slab))
+                .ok()?;
         }
         slab.set_busy(true);
         let mut bytes = Vec::new();

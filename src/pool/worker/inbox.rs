@@ -1,4 +1,6 @@
 //! The worker's end of the socket: the pool's slabs, and the handles in arguments.
+//!
+//! Nothing is waited for: what a frame tells of was sent before the frame. If it is not there, a task has taken it.
 
 use crate::pool::descriptors::{self, Batch, Gathered, Message};
 use crate::shm::Slab;
@@ -22,7 +24,7 @@ impl Inbox {
         }
     }
 
-    /// Takes in handles of what comes next. None when the pool is gone.
+    /// Takes in handles of what comes next. None if they are not there.
     pub(super) fn gather(&mut self, batch: Batch) -> Option<()> {
         if batch.count == 0 {
             // What came is void.
@@ -50,10 +52,10 @@ impl Inbox {
     }
 
     /// Drops a slab, which may never have been looked at: a frame that was taken back is skipped.
-    pub(super) fn drop_slab(&mut self, id: u32) -> Option<()> {
-        self.receive_slab(id)?;
+    pub(super) fn drop_slab(&mut self, id: u32) {
+        // One that is not there need not be dropped.
+        let _ = self.receive_slab(id);
         self.slabs.remove(&id);
-        Some(())
     }
 
     fn receive_slab(&mut self, id: u32) -> Option<()> {
@@ -65,7 +67,8 @@ impl Inbox {
 
     /// The next message; a slab has been put in its place.
     fn receive(&mut self) -> Option<Message> {
-        let mut message = descriptors::next_message(|it| socket::receive(&*self.socket, it))?;
+        let receive = |it: &mut [u8]| socket::try_receive(&*self.socket, it);
+        let mut message = descriptors::next_message(receive, Slab::to_read)?;
         if let Message::Slab(number, slab) = &mut message {
             self.slabs.insert(*number, slab.take());
         }

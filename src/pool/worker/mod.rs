@@ -269,7 +269,10 @@ impl WorkerLoop {
                 let _ = panic::run(|| drop(context));
                 Some(())
             }
-            Kind::DropSlab => self.inbox.drop_slab(head.slab),
+            Kind::DropSlab => {
+                self.inbox.drop_slab(head.slab);
+                Some(())
+            }
             Kind::Handles => self.inbox.gather(Batch {
                 start: head.item,
                 count: head.count,
