@@ -76,6 +76,12 @@ impl WorkerPage {
         self.started.load(Ordering::Relaxed)
     }
 
+    /// As [`started`](Self::started), of a worker that has ended; none if its word does not tell.
+    pub(super) fn started_at_end(&self) -> Option<u32> {
+        let is_sound = self.believe(self.page.word().load(Ordering::Acquire));
+        is_sound.then(|| self.started.load(Ordering::Relaxed))
+    }
+
     /// Takes in what the worker has started; false if this word does not follow from what was known.
     fn believe(&self, word: u64) -> bool {
         let (started, allowed) = halves(word);

@@ -125,12 +125,25 @@ impl Identity {
     }
 }
 
-/// The 22nd field of `/proc/*/stat`; the second is a name in brackets with anything in it.
+/// The 22nd field of `/proc/*/stat`.
 fn start_of(pid: u32) -> Option<u64> {
+    field_of(pid, 19)?.parse().ok()
+}
+
+/// Whether the first thread of a process waits for something, as far as is known: it does not run, want to run, or stand still.
+pub(crate) fn is_asleep(pid: u32) -> bool {
+    field_of(pid, 0).as_deref() == Some("S")
+}
+
+/// A field of `/proc/*/stat` behind the second, which is a name in brackets with anything in it.
+fn field_of(pid: u32, number: usize) -> Option<String> {
     let stat = std::fs::read(procfs::folder_of(pid).ok()?.join("stat")).ok()?;
     let after_name = stat.iter().rposition(|it| *it == b')')?;
     let fields = std::str::from_utf8(&stat[after_name + 1..]).ok()?;
-    fields.split_ascii_whitespace().nth(19)?.parse().ok()
+    fields
+        .split_ascii_whitespace()
+        .nth(number)
+        .map(str::to_owned)
 }
 
 #[cfg(test)]

@@ -43,6 +43,10 @@ impl State {
             if away >= STANDSTILL {
                 link.excuse(away);
             }
+            if link.is_deaf(now) {
+                link.kill();
+                self.wants_start |= link.is_refused();
+            }
             let Some(due) = link.due else { continue };
             if due <= now
                 && let Some((item, limit)) = link.overdue(now)

@@ -23,6 +23,8 @@ pub(super) struct Figures {
     /// Items that were sent and not taken back, and of these, items that were answered.
     pub(super) sent: u64,
     pub(super) answered: u64,
+    /// Items that will have been answered when the worker drops a context, which may run a destructor of the user's.
+    drops_at: Option<u64>,
     /// Busy nanoseconds and items done, by the worker's word, when that was last looked at.
     measured: (u64, u64),
 }
@@ -33,6 +35,7 @@ impl Figures {
             born: Instant::now(),
             sent: 0,
             answered: 0,
+            drops_at: None,
             measured: (0, 0),
         }
     }
@@ -43,6 +46,17 @@ impl Link {
     pub(in crate::pool) fn count_answers(&mut self, count: u32) {
         self.items -= count;
         self.figures.answered += u64::from(count);
+    }
+
+    /// Notes that the worker is sent a context to drop.
+    pub(super) fn note_drop(&mut self) {
+        self.figures.drops_at = Some(self.figures.answered + u64::from(self.items));
+    }
+
+    /// Whether it may run the destructor of a context before its next item.
+    pub(super) fn may_destroy(&self) -> bool {
+        let drops_at = self.figures.drops_at;
+        drops_at.is_some_and(|it| self.figures.answered <= it)
     }
 
     /// Nanoseconds an item took on average since this was last asked.

@@ -273,7 +273,8 @@ impl Link {
     }
 
     /// Takes back what has not started when the worker has ended. If it has written nonsense, what it had to start next has
-    /// started: else a task that tampers with its page, and then ends its worker, might run again and again.
+    /// started: else a task that tampers with its page, and then ends its worker, might run again and again. If the word is
+    /// nonsense, anything that was sent may have started, and would run twice.
     pub(super) fn take_back_at_end(&mut self) -> Vec<Unit> {
         let Some(front) = self.front() else {
             return Vec::new();
@@ -284,7 +285,10 @@ impl Link {
                 return units;
             }
         }
-        let (started, next) = (self.page.started(), front.wrapping_add(1));
+        let next = front.wrapping_add(1);
+        let Some(started) = self.page.started_at_end() else {
+            return Vec::new();
+        };
         self.remove_from(if is_before(next, started) {
             started
         } else {

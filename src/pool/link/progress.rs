@@ -2,7 +2,7 @@
 
 use super::{Link, is_before};
 use crate::pool::page::Bell;
-use crate::sys::clock;
+use crate::sys::{clock, pid};
 use std::time::{Duration, Instant};
 
 /// How long replies may lie unread behind a long item; far above the interval at which a worker
@@ -12,6 +12,10 @@ const LOOK_AGAIN: Duration = Duration::from_millis(2);
 /// How long a pool with items in flight sleeps at most: a worker whose page was written to by a
 /// task may not ring.
 pub(in crate::pool) const LONGEST_LOOK: Duration = Duration::from_secs(1);
+
+/// How long a worker may sleep with something to start. It has lost what it was sent: a task has read it from the pipe, or put
+/// another descriptor in the place of that.
+const LONGEST_SLEEP: Duration = Duration::from_secs(2);
 
 /// What was seen of a worker.
 #[derive(Debug)]
@@ -23,6 +27,9 @@ pub(super) struct Progress {
     looked_again: bool,
     /// The first item in flight, if it runs, and when it was first seen to.
     pub(super) running: Option<(u32, Instant)>,
+    /// The first item in flight, if the worker could start it and does not, and when that was first seen. Kept only of a worker
+    /// that starts nothing for long.
+    waiting: Option<(u32, Instant)>,
     /// For how long it could not, as all of the program stood still.
     excused: Duration,
 }
@@ -33,6 +40,7 @@ impl Progress {
             seen: (0, Instant::now()),
             looked_again: false,
             running: None,
+            waiting: None,
             excused: Duration::ZERO,
         }
     }
@@ -87,8 +95,24 @@ impl Link {
         second.is_some_and(|it| is_before(it, self.progress.seen.0))
     }
 
+    /// Whether the worker has lost what it was sent: it sleeps, and does not start what it could.
+    pub(in crate::pool) fn is_deaf(&mut self, now: Instant) -> bool {
+        if !self.is_stuck() {
+            return false;
+        }
+        let may_start = self.is_ready && !self.may_destroy();
+        let item = self.front().filter(|it| may_start && !self.runs(*it));
+        if self.progress.waiting.map(|it| it.0) != item {
+            self.progress.waiting = item.map(|it| (it, now));
+        }
+        let waiting = self.progress.waiting;
+        waiting.is_some_and(|it| now.duration_since(it.1) >= LONGEST_SLEEP)
+            && pid::is_asleep(self.pid)
+    }
+
     /// Excuses what runs for a time in which all of the program stood still, as far as it was submitted by then.
     pub(in crate::pool) fn excuse(&mut self, away: Duration) {
+        self.progress.waiting = None;
         if let Some(sent) = self.in_flight.front() {
             self.progress.excused += away.min(clock::since(sent.unit.submitted()));
         }

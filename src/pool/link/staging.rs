@@ -219,6 +219,7 @@ impl Link {
             let mut head = RequestHead::new(Kind::DropContext);
             head.context = id;
             self.stage_frame(head, &[]);
+            self.note_drop();
         }
     }
 
