@@ -21,6 +21,7 @@ fn program() {
     let lists = [
         forks::PROGRAMS,
         host_environment::PROGRAMS,
+        hostile::PROGRAMS,
         namespaces::PROGRAMS,
         owner::PROGRAMS,
         panics::PROGRAMS,
