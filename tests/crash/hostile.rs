@@ -9,12 +9,12 @@
 
 use common::processes::{Process, Program, by_its_method};
 use common::random::Random;
-use common::{DEADLINE, Gate, arrive, in_time, pass, race, square};
+use common::{DEADLINE, Gate, arrive, in_time, pass, race, race_budget, square};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use procpool::{Error, ErrorKind, ProcessPoolExecutor, StartMethod};
 use serde::{Deserialize, Serialize};
 use std::{
-    env, fs,
+    fs,
     io::Write,
     ops::Range,
     os::fd::{AsRawFd, BorrowedFd, RawFd},
@@ -327,11 +327,10 @@ fn pool(method: StartMethod) -> ProcessPoolExecutor {
     builder.build().expect("a pool")
 }
 
-/// Rounds of one kind and end, in one pool: 12 for each of `PROCPOOL_TEST_SECONDS`, by default 1, and 200 at most.
+/// Rounds of one kind and end, in one pool: 3 for each 100 ms of the budget of a race, and 200 at most.
 fn rounds() -> u64 {
-    let seconds = env::var("PROCPOOL_TEST_SECONDS").ok();
-    let seconds = seconds.and_then(|it| it.parse().ok()).unwrap_or(1.0_f64);
-    ((seconds * 12.0) as u64).clamp(12, 200)
+    let rounds = race_budget().as_millis() * 3 / 100;
+    (rounds as u64).clamp(3, 200)
 }
 
 const LIMIT: Duration = Duration::from_secs(1);
