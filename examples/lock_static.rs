@@ -7,8 +7,8 @@ use std::{sync::LazyLock, thread, time::Duration};
 static LOCK: LazyLock<RLock> = LazyLock::new(|| RLock::new().expect("shared memory"));
 
 fn hold(seconds: f64) {
-    let _outer = LOCK.acquire().expect("nobody died");
-    let _inner = LOCK.acquire().expect("nobody died");
+    let _outer = LOCK.acquire().expect("no holder died");
+    let _inner = LOCK.acquire().expect("no holder died");
     println!("acquired");
     thread::sleep(Duration::from_secs_f64(seconds));
     println!("released");

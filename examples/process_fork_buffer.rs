@@ -31,7 +31,7 @@ fn file_after(parent_flushes: bool, child_flushes: bool) -> Result<String, Box<d
 }
 
 fn main() -> Result<(), Box<dyn Error>> {
-    println!("nobody flushes: {}", file_after(false, false)?);
+    println!("without a flush: {}", file_after(false, false)?);
     println!("child 1 flushes: {}", file_after(false, true)?);
     println!("parent and child 1 flush: {}", file_after(true, true)?);
     Ok(())

@@ -6,7 +6,7 @@ use std::sync::{Mutex, MutexGuard};
 static NAMES: Mutex<Vec<&str>> = Mutex::new(Vec::new());
 
 fn names() -> MutexGuard<'static, Vec<&'static str>> {
-    NAMES.lock().expect("nobody panics while holding it")
+    NAMES.lock().expect("no holder panics")
 }
 
 fn task(_: ()) {

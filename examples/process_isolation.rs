@@ -6,7 +6,7 @@ use std::sync::{Mutex, MutexGuard};
 static LIST: Mutex<Vec<u32>> = Mutex::new(Vec::new());
 
 fn list() -> MutexGuard<'static, Vec<u32>> {
-    LIST.lock().expect("nobody panics while holding it")
+    LIST.lock().expect("no holder panics")
 }
 
 fn append(number: u32) {

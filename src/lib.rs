@@ -288,7 +288,7 @@
 //!
 //! Messages are copies. Data that several processes see at once is in shared memory. Its handles
 //! travel like any other value, in a struct, an argument or a message. [`Value`] and [`Array`] hold
-//! plain data ([`Pod`]) behind a lock, [`Atomic`] a number without a lock, [`SharedMemory`] bytes.
+//! plain data ([`Pod`]) with a lock, [`Atomic`] a number without a lock, [`SharedMemory`] bytes.
 //! [`Lock`], [`RLock`], [`Semaphore`], [`BoundedSemaphore`], [`Condition`], [`Event`] and
 //! [`Barrier`] synchronise processes.
 //!

@@ -220,7 +220,7 @@ fn process_fork_memory_is_seen_by_the_child_and_changed_only_there() {
 #[test]
 fn process_fork_buffer_is_written_by_each_that_flushes_its_copy() {
     let expected = [
-        "nobody flushes: zhangkai",
+        "without a flush: zhangkai",
         "child 1 flushes: zhangkai likai zhangkai",
         "parent and child 1 flush: zhangkai likai",
     ];
