@@ -1,7 +1,8 @@
-//! What the integration tests share: deadlines, a gate that orders events across processes, and a few tasks.
+//! Helpers that the integration tests share: deadlines, a gate that orders events across processes,
+//! and a few tasks.
 //!
-//! Make a [`Gate`] after its pool: it is dropped first then, and opens, so that a test that fails does not hang in the
-//! pool's drop.
+//! Create a [`Gate`] after its pool: it is dropped before the pool and opens, so that a failing
+//! test does not hang when it drops the pool.
 
 pub mod methods;
 pub mod processes;
@@ -43,13 +44,13 @@ pub const DEADLINE: Duration = Duration::from_secs(match option_env!("PROCPOOL_T
     None => 60,
 });
 
-/// How long something is waited for that must not happen: a wrong answer gets this much time to show itself.
+/// Time that a test waits for an event that must not happen.
 pub const A_MOMENT: Duration = Duration::from_millis(100);
 
-/// Names the test that a [`alone`] copy of the test program is to run.
+/// Names the test that a copy of the test program started by [`alone`] runs.
 const ALONE: &str = "PROCPOOL_TEST_ALONE";
 
-/// Runs a test on a thread of its own, and fails with its name if that has not ended at the deadline.
+/// Runs a test on a thread of its own. Panics with its name if it has not ended at the deadline.
 pub fn in_time<T, F>(test: F) -> T
 where
     T: Send + 'static,
@@ -69,9 +70,10 @@ where
     thread.join().unwrap_or_else(|panic| resume_unwind(panic))
 }
 
-/// As [`in_time`], in a copy of the test program that runs nothing else, started by a shell after `setup`.
+/// Like [`in_time`], but in a copy of the test program that runs nothing else. A shell runs `setup`
+/// and starts the copy.
 ///
-/// For what concerns a whole process: its limits, its descriptors, its end.
+/// For tests of a whole process: its limits, its descriptors, its end.
 pub fn alone<F>(setup: &str, test: F)
 where
     F: FnOnce() + Send + 'static,
@@ -104,7 +106,7 @@ where
     assert!(status.success(), "`{name}`, run alone, ended with {status}");
 }
 
-/// The path of a test function, from its closure's: `maps::a_claim`.
+/// Returns the path of a test function, such as `maps::a_claim`, from its closure's type.
 fn name_of<F>() -> &'static str {
     let path = type_name::<F>().trim_end_matches("::{{closure}}");
     path.split_once("::").map_or(path, |it| it.1)
@@ -125,13 +127,13 @@ pub fn race_budget() -> Duration {
     Duration::from_millis(millis.unwrap_or(100))
 }
 
-/// A pool with this many workers.
+/// Builds a pool with n workers.
 pub fn pool_of(workers: usize) -> ProcessPoolExecutor {
     let pool = ProcessPoolExecutor::builder().workers(workers).build();
     pool.expect("a pool")
 }
 
-/// The error of what must have failed.
+/// Returns the error of a call that must have failed.
 #[track_caller]
 pub fn failure<T, E>(outcome: Result<T, E>) -> E {
     match outcome {
@@ -140,12 +142,12 @@ pub fn failure<T, E>(outcome: Result<T, E>) -> E {
     }
 }
 
-/// A place where tasks wait until the test lets them go on.
+/// Holds tasks until the test lets them go on.
 ///
 /// Two named pipes: at `arrivals` each task writes a byte, at `entrance` it reads one.
 #[derive(Debug)]
 pub struct Gate {
-    // The order in which they are dropped: a task that finds the directory finds the ends open, too.
+    // Dropped in this order: a task that finds the directory finds the ends open, too.
     directory: TempDir,
     arrivals: File,
     entrance: File,
@@ -170,7 +172,7 @@ impl Gate {
         }
     }
 
-    /// What a task needs to find the gate.
+    /// Returns the path by which a task finds the gate.
     pub fn path(&self) -> PathBuf {
         self.directory.path().to_owned()
     }
@@ -187,12 +189,12 @@ impl Gate {
         }
     }
 
-    /// Counts the tasks that have arrived and were not waited for.
+    /// Returns how many tasks have arrived since the last wait.
     pub fn arrived(&self) -> usize {
         std::iter::from_fn(|| self.arrives_within(Duration::ZERO).then_some(())).count()
     }
 
-    /// Lets `count` tasks go on that wait or will come.
+    /// Lets `count` tasks go on, waiting ones or later ones.
     pub fn let_in(&self, count: usize) {
         let mut entrance = &self.entrance;
         entrance.write_all(&vec![0; count]).expect("room in a pipe");
@@ -222,7 +224,7 @@ impl Drop for Gate {
     }
 }
 
-/// A task: says that it is there, then waits to be let in.
+/// A task: arrives at the gate, then waits until it may go on.
 pub fn pass(gate: PathBuf) {
     arrive(&gate);
     // A gate that is gone is open.
@@ -231,10 +233,10 @@ pub fn pass(gate: PathBuf) {
     }
 }
 
-/// A part of a task: says that it is there.
+/// A part of a task: arrives at the gate, and goes on.
 pub fn arrive(gate: &Path) {
     if let Ok(mut arrivals) = File::options().write(true).open(gate.join("arrivals")) {
-        // Whoever waited has gone.
+        // Fails only if the test is gone.
         let _ = arrivals.write_all(&[0]);
     }
 }
@@ -244,7 +246,7 @@ pub fn square(x: u64) -> u64 {
     x * x
 }
 
-/// A task: the process that runs it.
+/// A task: returns the id of its process.
 pub fn process_id((): ()) -> u32 {
     std::process::id()
 }
@@ -273,9 +275,9 @@ pub fn wait_until_running<R: Wire>(future: &TaskFuture<R>) {
     });
 }
 
-/// Bytes that differ from place to place and from seed to seed.
+/// Returns bytes that differ from place to place and from seed to seed.
 pub fn pattern(length: usize, seed: usize) -> Vec<u8> {
-    /// After so many bytes they are the same again.
+    /// Bytes; the pattern repeats after them.
     const PERIOD: usize = 1 << 16;
     let byte = |at: usize| (at.wrapping_mul(31) ^ (at >> 8) ^ seed.wrapping_mul(7)) as u8;
     let block: Vec<u8> = (0..length.min(PERIOD)).map(byte).collect();

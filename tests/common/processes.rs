@@ -1,8 +1,8 @@
 //! Programs for tests that need a process of their own, and processes as they look from outside.
 //!
-//! A program is a copy of the test program that runs one function of a list: a test file that has any calls [`run`] in an
-//! ignored test of the name [`TEST`], and starts them with [`Program::start`]. What a program wants to be heard it
-//! [`say`]s, so that it can be told from what the test harness prints.
+//! A program is a copy of the test program that runs one function of a list. A test target with
+//! programs calls [`run`] in an ignored test named [`TEST`], and starts programs with
+//! [`Program::start`]. A program sends messages with [`say`], because the test harness prints, too.
 
 use crate::{DEADLINE, in_time};
 use nix::{
@@ -50,7 +50,7 @@ pub fn by_its_method(body: fn(StartMethod)) {
     }
 }
 
-/// Runs the program that this copy of the test program was started for, if it was.
+/// Runs the program for which this copy of the test program was started, if any.
 pub fn run(programs: &[(&'static str, fn())]) {
     let Ok(name) = env::var(NAME) else { return };
     let found = programs.iter().find(|it| it.0 == name);
@@ -58,7 +58,7 @@ pub fn run(programs: &[(&'static str, fn())]) {
     in_time(program);
 }
 
-/// Says something to the test that has started this program.
+/// Sends a message to the test that has started this program.
 pub fn say(what: impl Display) {
     let mut output = io::stdout().lock();
     // In one piece: workers print, too.
@@ -69,7 +69,7 @@ pub fn say(what: impl Display) {
     output.flush().expect("the test hears what is said");
 }
 
-/// Waits until the test that has started this program says to go on; false if it never will.
+/// Waits until the test lets this program go on. Returns false if the test is gone.
 pub fn listen() -> bool {
     io::stdin()
         .read_line(&mut String::new())
@@ -85,12 +85,12 @@ pub struct Program {
     errors: Option<JoinHandle<String>>,
 }
 
-/// What is left of a program that has ended.
+/// The end of a program.
 #[derive(Debug)]
 pub struct Finished {
     /// How it ended.
     pub status: ExitStatus,
-    /// What it said and nobody has heard yet.
+    /// Messages that the test has not read yet.
     pub said: Vec<String>,
     /// All of its standard error.
     pub errors: String,
@@ -102,7 +102,7 @@ impl Program {
         Self::start_by(Self::command(name))
     }
 
-    /// What starts a program, for those who have something to add.
+    /// Returns what starts a program, for tests that add to the command.
     pub fn command(name: &str) -> Command {
         Self::command_of(env::current_exe().expect("the path of this test"), name)
     }
@@ -134,7 +134,8 @@ impl Program {
         let output = child.stdout.take().expect("it was asked for");
         let mut errors = child.stderr.take().expect("it was asked for");
         let (say, lines) = mpsc::channel();
-        // Neither thread is waited for longer than for the program: a process that outlives it may hold the pipes open.
+        // Neither thread is joined after the program's end: a process that outlives it may hold the
+        // pipes open.
         thread::spawn(move || {
             for line in BufReader::new(output).split(b'\n').map_while(Result::ok) {
                 let line = String::from_utf8_lossy(&line).into_owned();
@@ -163,7 +164,7 @@ impl Program {
         self.child.id()
     }
 
-    /// The next thing it says.
+    /// Waits for its next message.
     pub fn hear(&mut self) -> String {
         match self.lines.recv_timeout(DEADLINE) {
             Ok(line) => line,
@@ -175,7 +176,7 @@ impl Program {
         }
     }
 
-    /// What it has said meanwhile; none as long as it has nothing to say.
+    /// Returns its next message, or `None` if it has not sent any.
     pub fn try_hear(&mut self) -> Option<String> {
         match self.lines.try_recv() {
             Ok(line) => Some(line),
@@ -184,7 +185,7 @@ impl Program {
         }
     }
 
-    /// The next thing it says, as numbers.
+    /// Waits for its next message, a list of numbers.
     pub fn hear_numbers(&mut self) -> Vec<u32> {
         let line = self.hear();
         let numbers = line.split_whitespace().map(str::parse);
@@ -223,7 +224,7 @@ impl Program {
         panic!("the program does not end");
     }
 
-    /// Waits for its end, which must be a good one, and says what it said.
+    /// Waits for its end, which must be a success, and returns its messages.
     pub fn succeed(self) -> Vec<String> {
         let finished = self.finish();
         assert!(finished.status.success(), "{finished:#?}");
@@ -243,8 +244,8 @@ impl Drop for Program {
     }
 }
 
-/// Copies a program by another process. This one would have the copy open for writing, and with it whatever is forked by
-/// another test in that moment: then the copy could not be executed.
+/// Copies a program in another process. This process would have the copy open for writing, and so
+/// would a process that another test forks at that moment: the copy could not be executed.
 pub fn copy_program(from: &Path, to: &Path) {
     let copied = Command::new("cp").args([from, to]).status();
     assert!(copied.is_ok_and(|it| it.success()));
@@ -282,7 +283,7 @@ pub struct Process {
 }
 
 impl Process {
-    /// The process with this id, alive or not yet reaped.
+    /// Returns the process with this id, alive or not yet reaped.
     pub fn of(pid: u32) -> Option<Self> {
         let stat = fs::read(format!("/proc/{pid}/stat")).ok()?;
         let stat = String::from_utf8_lossy(&stat).into_owned();
@@ -297,7 +298,7 @@ impl Process {
         })
     }
 
-    /// Every process there is.
+    /// Returns all processes.
     pub fn all() -> Vec<Self> {
         let entries = fs::read_dir("/proc").expect("/proc is mounted");
         let pids = entries
@@ -306,13 +307,13 @@ impl Process {
         pids.filter_map(Self::of).collect()
     }
 
-    /// The living and dead children of a process.
+    /// Returns the living and dead children of a process.
     pub fn children_of(parent: u32) -> Vec<Self> {
         let all = Self::all();
         all.into_iter().filter(|it| it.parent == parent).collect()
     }
 
-    /// All that descend from a process.
+    /// Returns the descendants of a process.
     pub fn descendants_of(ancestor: u32) -> Vec<Self> {
         let mut family = BTreeSet::from([ancestor]);
         let mut found: Vec<Self> = Vec::new();
@@ -341,12 +342,12 @@ pub fn is_running(pid: u32) -> bool {
     Process::of(pid).is_some_and(|process| process.runs())
 }
 
-/// The process with this id, which must be alive.
+/// Returns the process with this id, which must be alive.
 pub fn process(pid: u32) -> Process {
     Process::of(pid).expect("a living process")
 }
 
-/// The fork server of this process, if it has one that lives.
+/// Returns the id of this process's fork server, if it has one that runs.
 pub fn find_fork_server() -> Option<u32> {
     fork_server_of(std::process::id())
 }
@@ -360,12 +361,12 @@ pub fn fork_server_of(owner: u32) -> Option<u32> {
     server.map(|it| it.pid)
 }
 
-/// The fork server of this process.
+/// Returns the id of this process's fork server, which must run.
 pub fn fork_server() -> u32 {
     find_fork_server().expect("a fork server runs")
 }
 
-/// Kills the fork server of this process, and waits until it is dead and the workers that go with it, too.
+/// Kills the fork server of this process, and waits until it and its workers are dead.
 pub fn kill_fork_server() {
     let server = process(fork_server());
     let workers = Process::children_of(server.pid);
@@ -375,7 +376,7 @@ pub fn kill_fork_server() {
     });
 }
 
-/// What the descriptors of a process stand for, by their numbers.
+/// Returns the targets of a process's descriptors, by their numbers.
 pub fn descriptors_of(pid: u32) -> Vec<(i32, String)> {
     let entries = fs::read_dir(format!("/proc/{pid}/fd")).expect("a living process");
     let mut found: Vec<(i32, String)> = entries
@@ -391,7 +392,7 @@ pub fn descriptors_of(pid: u32) -> Vec<(i32, String)> {
     found
 }
 
-/// What a process holds that can be left behind.
+/// What a process holds and could leak.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Inventory {
     /// How many descriptors of each kind.
@@ -423,7 +424,7 @@ impl Inventory {
     }
 }
 
-/// A line of `/proc/<pid>/status`.
+/// Returns a line of `/proc/<pid>/status`.
 pub fn status_of(pid: u32, field: &str) -> String {
     let status = fs::read_to_string(format!("/proc/{pid}/status")).expect("a living process");
     let line = status.lines().find_map(|it| it.strip_prefix(field));

@@ -1,4 +1,4 @@
-//! What a panic, a death, a kill or an unusual host program costs: the one task that ran there, and nothing else.
+//! What a panic, a death, a kill or an unusual host program costs: the one task that ran there.
 
 mod contexts;
 mod fork_server;

@@ -1,5 +1,5 @@
-//! How a copy of the program becomes the fork server: from every kind of program, past every constructor, and only when
-//! it is meant to.
+//! How a copy of the program becomes the fork server: in every kind of program, with every
+//! constructor, and only if the parent asks for it.
 
 mod constructors;
 mod env_var;

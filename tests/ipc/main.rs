@@ -1,4 +1,4 @@
-//! What connections and queues do with messages of every size and kind, shared ends, handles and peers that are gone.
+//! Connections and queues with messages of any size and kind, shared ends, handles and dead peers.
 
 mod handles;
 mod listeners;

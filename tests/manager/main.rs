@@ -1,4 +1,4 @@
-//! A manager's objects: what their proxies do, wherever they are, and what becomes of them when somebody dies.
+//! A manager's objects: what their proxies do in any process, and what happens when a process dies.
 
 mod destructors;
 mod hostile;

@@ -1,4 +1,4 @@
-//! Locks, semaphores, conditions, events, barriers and shared data: what they promise, and what becomes of them at each death.
+//! Locks, semaphores, conditions, events, barriers and shared data, and what happens at each death.
 
 mod barriers;
 mod conditions;
