@@ -2,7 +2,6 @@
 
 use super::{
     link::{Link, Refused},
-    page::full_barrier,
     relief::Alarmed,
     shared::{OVERDUE, RELIEF, Shared},
     task::Told,
@@ -81,9 +80,8 @@ impl Shared {
                 .min();
             state.timer
         };
-        full_barrier();
         let is_led = self.state.lock().leader.is_some();
-        if !is_led && self.has_records() {
+        if !is_led && !self.may_sleep() {
             return;
         }
         self.sleep_at_the_gate(due);

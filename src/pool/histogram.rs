@@ -137,7 +137,7 @@ fn end_of(bucket: usize) -> u64 {
     (fine << shift) | ((1 << shift) - 1)
 }
 
-#[cfg(test)]
+#[cfg(all(test, not(loom)))]
 mod tests {
     use super::*;
 

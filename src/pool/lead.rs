@@ -3,7 +3,6 @@
 use super::{
     dispatcher::{Phase, State},
     link::earlier,
-    page::full_barrier,
     shared::{Shared, park_until},
 };
 use crate::sys::poll::Interest;
@@ -163,9 +162,8 @@ impl Shared {
             state.leader_until = due.into_iter().flatten().min();
             state.leader_until
         };
-        full_barrier();
         ready.clear();
-        if !self.has_records() && !done() {
+        if self.may_sleep() && !done() {
             self.wait_for_events(until, ready);
         }
         self.wake_up();
@@ -177,7 +175,6 @@ impl Shared {
     /// Has the background thread notice what happens from now on.
     fn hand_to_background(&self, mut state: MutexGuard<'_, State>, is_due: bool) {
         let due = [state.fall_asleep(), state.next_deadline(true)];
-        full_barrier();
         if !state.is_armed {
             state.is_armed = true;
             self.set_gate(Interest::ReadOnce);
@@ -185,7 +182,7 @@ impl Shared {
         self.care_for_timers(&mut state, due.into_iter().flatten().min());
         drop(state);
         // Replies that came while nobody was to be rung for, and timers, need somebody now.
-        if is_due || self.has_records() {
+        if is_due || !self.may_sleep() {
             self.control.raise();
         }
     }

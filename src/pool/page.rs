@@ -38,6 +38,9 @@
 //! rings once more; the worker appends, then looks at the bell. With a full barrier between the two on either side, one of
 //! them sees the other.
 //!
+//! `tests/loom/pool` runs this file, its user in the pool and the worker's in every order that the
+//! memory model allows, and without each of what the text above asks for.
+//!
 //! # Who may write what
 //!
 //! The worker can write all of it, and so can a task that runs there. The pool reads it through
@@ -49,10 +52,12 @@ use super::{
 };
 use crate::error::Result;
 use crate::shm::{Segment, View};
-use crate::sys::{clock, futex};
+use crate::sys::{
+    atomic::{AtomicU32, AtomicU64, Ordering, fence},
+    clock, futex,
+};
 use std::{
     os::fd::{AsFd, BorrowedFd, OwnedFd},
-    sync::atomic::{AtomicU32, AtomicU64, Ordering, fence},
     time::Duration,
 };
 
@@ -79,8 +84,9 @@ pub(super) const WAIT_TIMES: usize = 4096;
 pub(super) const RUN_TIMES: usize = WAIT_TIMES + BUCKETS * size_of::<u64>();
 pub(super) const RING: usize = 8192;
 
-/// Bytes; twice the largest record, which is `SPILL` and a header (shm/buffer.rs).
-pub(super) const RING_BYTES: usize = 128 << 10;
+/// Bytes; twice the largest record, which is `SPILL` and a header (shm/buffer.rs). A model has room
+/// for three small ones.
+pub(super) const RING_BYTES: usize = if cfg!(loom) { 32 } else { 128 << 10 };
 
 /// How long a worker sleeps at most before it looks for room again.
 const ROOM_LIMIT: Duration = Duration::from_millis(100);
@@ -386,7 +392,7 @@ impl Page {
 /// A full barrier behind [`Page::try_start`], whose compare-and-swap is one by itself where it is a locked instruction.
 #[inline]
 pub(super) fn barrier_behind_start() {
-    #[cfg(not(target_arch = "x86_64"))]
+    #[cfg(any(loom, not(target_arch = "x86_64")))]
     full_barrier();
 }
 

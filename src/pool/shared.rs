@@ -17,7 +17,7 @@ use super::{
     protocol::Setup,
     task::{Task, Told},
     unit::Unit,
-    worker_page::WorkerPage,
+    worker_page::{self, WorkerPage},
 };
 use crate::error::{Error, ErrorKind, Result};
 use crate::process::{StartMethod, call::EncodedCall, identity::Identity, start::origin::Origin};
@@ -357,6 +357,12 @@ impl Shared {
 
     pub(super) fn has_records(&self) -> bool {
         self.pages.read().iter().any(|it| it.has_records())
+    }
+
+    /// Returns whether no record came before the workers were told to ring.
+    pub(super) fn may_sleep(&self) -> bool {
+        let pages = self.pages.read();
+        worker_page::may_sleep(pages.iter().map(Arc::as_ref))
     }
 
     /// Has no worker ring: this thread reads their replies.

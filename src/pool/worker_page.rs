@@ -9,14 +9,17 @@ use super::{
     histogram::BUCKETS,
     page::{
         BUSY_NANOS, Bell, END, ITEMS_DONE, OVERFLOW, PANIC_GRACE, PANIC_ITEM, PANIC_SINCE, Page,
-        RING, RING_BYTES, RUN_TIMES, STARTED_AT, STARTED_ITEM, STOP, WAIT_TIMES, halves, joined,
+        RING, RING_BYTES, RUN_TIMES, STARTED_AT, STARTED_ITEM, STOP, WAIT_TIMES, full_barrier,
+        halves, joined,
     },
 };
 use crate::error::Result;
-use crate::sys::{clock, futex};
+use crate::sys::{
+    atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering},
+    clock, futex,
+};
 use std::{
     os::fd::{AsFd, BorrowedFd},
-    sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering},
     time::Duration,
 };
 
@@ -45,7 +48,7 @@ impl WorkerPage {
         Ok(Self::of(Page::new()?))
     }
 
-    fn of(page: Page) -> Self {
+    pub(super) fn of(page: Page) -> Self {
         Self {
             page,
             head: AtomicU64::new(0),
@@ -219,8 +222,7 @@ impl WorkerPage {
         }
     }
 
-    /// Says when the worker must ring. Before sleeping, follow it with [`full_barrier`](super::page::full_barrier) and a
-    /// look at the ring.
+    /// Says when the worker must ring. Before sleeping, [`may_sleep`] looks at the ring.
     pub(super) fn set_bell(&self, bell: Bell) {
         self.page.bell_word().store(bell as u32, Ordering::Relaxed);
     }
@@ -249,13 +251,22 @@ impl WorkerPage {
     }
 }
 
+/// Returns whether the pool may sleep until one of these workers rings, which it has told them to:
+/// no record is there.
+pub(super) fn may_sleep<'a>(pages: impl IntoIterator<Item = &'a WorkerPage>) -> bool {
+    // Without the barrier: (1) the look finds no record; (2) the worker appends one and finds that
+    // it need not ring; (3) the word of the bell becomes visible.
+    full_barrier();
+    !pages.into_iter().any(WorkerPage::has_records)
+}
+
 impl AsFd for WorkerPage {
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.page.as_fd()
     }
 }
 
-#[cfg(test)]
+#[cfg(all(test, not(loom)))]
 mod tests {
     use super::*;
     use crate::pool::page::{RecordHead, Tag};

@@ -6,10 +6,8 @@ use super::{
 };
 use crate::error::{Error, ErrorKind, Result};
 use crate::shm::{Kind, Object};
-use std::{
-    sync::atomic::{AtomicU32, Ordering},
-    time::{Duration, Instant},
-};
+use crate::sys::atomic::{AtomicU32, Ordering};
+use std::time::{Duration, Instant};
 
 /// Offsets in bytes.
 const STATE: usize = Object::BODY;

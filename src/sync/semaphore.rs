@@ -6,10 +6,8 @@ use super::{
 };
 use crate::error::{Error, ErrorKind, Result};
 use crate::shm::{Kind, Object};
-use std::{
-    sync::atomic::{AtomicU64, Ordering},
-    time::{Duration, Instant},
-};
+use crate::sys::atomic::{AtomicU64, Ordering};
+use std::time::{Duration, Instant};
 
 /// Offsets in bytes: how many permits are free, and how many there may be at most; waiters read the bell, takers do not.
 const FREE: usize = Object::BODY;

@@ -15,16 +15,17 @@
 //! `is_open`. With the visitor's barrier between its two accesses, at least one side sees the
 //! other's store: if the owner's store came before the barrier, the visitor finds the value closed
 //! and leaves; if it came after, the owner's load does too, and finds the value wanted.
+//! `tests/loom/sys` runs this file with a fence in place of that barrier.
 
-use parking_lot::Mutex;
+use super::{
+    atomic::{AtomicBool, Mutex, Ordering, compiler_fence, fence},
+    membarrier::{barrier_in_all_threads, has_remote_barrier},
+};
 use std::{
     cell::UnsafeCell,
-    fmt, io,
+    fmt,
     ops::{Deref, DerefMut},
-    sync::{
-        Arc, OnceLock, Weak,
-        atomic::{AtomicBool, Ordering, compiler_fence, fence},
-    },
+    sync::{Arc, Weak},
 };
 
 struct Biased<T> {
@@ -172,37 +173,7 @@ impl Drop for Wanted<'_> {
     }
 }
 
-/// `enum membarrier_cmd` of linux/membarrier.h, which libc lacks.
-const QUERY: libc::c_int = 0;
-const PRIVATE_EXPEDITED: libc::c_int = 1 << 3;
-const REGISTER_PRIVATE_EXPEDITED: libc::c_int = 1 << 4;
-
-/// Whether [`barrier_in_all_threads`] works here: not below an old kernel, a strict seccomp filter
-/// or an emulator.
-fn has_remote_barrier() -> bool {
-    static HAS: OnceLock<bool> = OnceLock::new();
-    *HAS.get_or_init(|| membarrier(QUERY).is_ok_and(|it| it & PRIVATE_EXPEDITED != 0))
-}
-
-/// Runs a full memory barrier in every running thread of this process, and in this one.
-fn barrier_in_all_threads() -> io::Result<libc::c_int> {
-    membarrier(PRIVATE_EXPEDITED).or_else(|_| {
-        // The process was not registered. That is once, and takes milliseconds with many threads.
-        membarrier(REGISTER_PRIVATE_EXPEDITED)?;
-        membarrier(PRIVATE_EXPEDITED)
-    })
-}
-
-fn membarrier(command: libc::c_int) -> io::Result<libc::c_int> {
-    // SAFETY: the call takes three integers and touches no memory of the caller.
-    let result = unsafe { libc::syscall(libc::SYS_membarrier, command, 0, 0) };
-    if result < 0 {
-        return Err(io::Error::last_os_error());
-    }
-    Ok(result as libc::c_int)
-}
-
-#[cfg(test)]
+#[cfg(all(test, not(loom)))]
 mod tests {
     use super::*;
     use std::{thread, time::Duration};

@@ -2,7 +2,8 @@
 //!
 //! The words lie in memory that several processes map, so FUTEX_PRIVATE_FLAG is never set.
 
-use std::{ptr, sync::atomic::AtomicU32, time::Duration};
+use super::atomic::AtomicU32;
+use std::{ptr, time::Duration};
 
 /// Sleeps while `word` holds `expected`, at most `limit`; returns for a wake-up, a signal, or nothing at all.
 pub(crate) fn wait(word: &AtomicU32, expected: u32, limit: Duration) {

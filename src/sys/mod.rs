@@ -7,6 +7,7 @@
 #![expect(unsafe_code, reason = "system calls that have no safe wrapper")]
 
 mod alternate_stack;
+pub(crate) mod atomic;
 pub(crate) mod biased;
 pub(crate) mod bytes;
 pub(crate) mod child;
@@ -19,6 +20,7 @@ pub(crate) mod fd;
 pub(crate) mod futex;
 mod imports;
 pub(crate) mod limits;
+mod membarrier;
 pub(crate) mod memory;
 pub(crate) mod modules;
 pub(crate) mod named;

@@ -11,8 +11,9 @@ use std::ops::Range;
 /// Bytes before the first chunk: what all users of the queue map. A multiple of every page size.
 pub(super) const CONTROL: usize = 64 << 10;
 
-/// Bytes of a chunk of the smallest class: two of them stay in a core's second-level cache.
-const SMALLEST: usize = 64 << 10;
+/// Bytes of a chunk of the smallest class: two of them stay in a core's second-level cache. In a model
+/// it holds one small item.
+const SMALLEST: usize = if cfg!(loom) { 32 } else { 64 << 10 };
 
 /// Sizes of chunks, each twice the one before: up to 1 TiB.
 const CLASSES: u8 = 25;
@@ -140,7 +141,7 @@ fn size_of_class(class: u8) -> usize {
     SMALLEST << class
 }
 
-#[cfg(test)]
+#[cfg(all(test, not(loom)))]
 mod tests {
     use super::*;
 

@@ -9,7 +9,7 @@ pub(super) fn damaged() -> Error {
     Error::new(ErrorKind::Disconnected, message)
 }
 
-#[cfg(test)]
+#[cfg(all(test, not(loom)))]
 mod tests {
     use crate::error::ErrorKind;
     use crate::ipc::queue::SimpleQueue;

@@ -6,18 +6,11 @@ use super::position::{Mark, WORDS};
 use crate::error::{Error, Result};
 use crate::shm::{Kind, Object, View};
 use crate::sync::bell::Bell;
+use crate::sys::atomic::{AtomicU64, Ordering};
 use crate::sys::memory;
 use crate::sys::robust::{Reentry, RobustMutex};
 use parking_lot::Mutex;
-use std::{
-    borrow::Cow,
-    fmt, io,
-    ops::Range,
-    sync::{
-        OnceLock,
-        atomic::{AtomicU64, Ordering},
-    },
-};
+use std::{borrow::Cow, fmt, io, ops::Range, sync::OnceLock};
 
 /// Bytes of two cache lines, which processors fetch together. What one side writes lies apart from what the other does.
 const LINE: usize = 128;

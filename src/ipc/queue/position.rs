@@ -10,12 +10,14 @@
 //! | 1, 4 | items that were put, or taken |
 //! | 2, 5 | chunks that were entered, the first included |
 //! | 3, 6 | bit 63: closed; bits 56 to 62: the chunk; the rest: the offset in it |
+//!
+//! `tests/loom/ipc` loads positions while they change, in every order that the memory model allows.
 
 use super::chunk::Chunk;
 use super::damaged::damaged;
 use super::record::HEADER;
 use crate::error::Result;
-use std::sync::atomic::{AtomicU64, Ordering};
+use crate::sys::atomic::{AtomicU64, Ordering};
 
 /// Words that a position takes.
 pub(super) const WORDS: usize = 7;
@@ -123,7 +125,7 @@ impl Mark<'_> {
     }
 }
 
-#[cfg(test)]
+#[cfg(all(test, not(loom)))]
 mod tests {
     use super::*;
     use std::thread;

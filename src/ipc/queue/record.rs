@@ -60,7 +60,7 @@ pub(super) fn place(offset: usize, bytes: usize, size: usize) -> Option<(Range<u
     (next.checked_add(HEADER)? <= size).then_some((start..end, next))
 }
 
-#[cfg(test)]
+#[cfg(all(test, not(loom)))]
 mod tests {
     use super::*;
 
