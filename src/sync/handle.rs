@@ -53,7 +53,7 @@ macro_rules! handle {
 }
 pub(super) use handle;
 
-#[cfg(test)]
+#[cfg(all(test, not(loom)))]
 mod tests {
     use crate::error::Result;
     use crate::shm::{Cursor, Kind, Object, View, fingerprint};

@@ -1,0 +1,3 @@
+//! Queues between processes.
+
+mod queue;
