@@ -6,7 +6,12 @@ use super::receiving::ReceivingEnd;
 use super::sending::SendingEnd;
 use crate::error::{Error, Result};
 use crate::sys;
-use crate::wire::{Wire, codec::Reason, handle::Descriptor};
+use crate::wire::{
+    Wire,
+    codec::Reason,
+    handle::{Attached, Descriptor, PartOf},
+    kind::Kind as HandleKind,
+};
 use serde::{Deserialize, Deserializer, Serialize, Serializer, ser::Error as _};
 use std::{
     fmt, io,
@@ -76,16 +81,19 @@ pub fn pipe<S: Wire, R: Wire>() -> Result<(Connection<S, R>, Connection<R, S>)> 
     make().map_err(|it| Error::io("failed to make a pipe", it))
 }
 
+/// A descriptor of a connection as it travels.
+type Part = PartOf<{ HandleKind::Connection as u8 }>;
+
 /// A connection as it travels.
 #[derive(Serialize, Deserialize)]
 pub(super) enum Ends {
     Pipes {
-        reader: Descriptor,
-        writer: Descriptor,
-        beside: Descriptor,
+        reader: Part,
+        writer: Part,
+        beside: Part,
     },
     Socket {
-        socket: Descriptor,
+        socket: Part,
         carries_descriptors: bool,
     },
 }
@@ -97,9 +105,9 @@ impl Ends {
         beside: impl Into<Descriptor>,
     ) -> Self {
         Self::Pipes {
-            reader: reader.into(),
-            writer: writer.into(),
-            beside: beside.into(),
+            reader: reader.into().into(),
+            writer: writer.into().into(),
+            beside: beside.into().into(),
         }
     }
 }
@@ -111,11 +119,17 @@ impl<S, R> From<Ends> for Connection<S, R> {
                 reader,
                 writer,
                 beside,
-            } => (reader, writer, Kind::Pipe, Some(beside)),
+            } => (
+                reader.into(),
+                writer.into(),
+                Kind::Pipe,
+                Some(beside.into()),
+            ),
             Ends::Socket {
                 socket,
                 carries_descriptors,
             } => {
+                let socket = Descriptor::from(socket);
                 let beside = carries_descriptors.then(|| socket.clone());
                 (socket.clone(), socket, Kind::Socket, beside)
             }
@@ -137,7 +151,7 @@ impl<S, R> Connection<S, R> {
                 Ends::pipes(receiving.data.clone(), sending.data.clone(), beside.clone())
             }
             (_, beside) => Ends::Socket {
-                socket: receiving.data.clone(),
+                socket: receiving.data.clone().into(),
                 carries_descriptors: beside.is_some(),
             },
         })
@@ -254,7 +268,7 @@ impl<S, R> Connection<S, R> {
     }
 
     /// Sends bytes, and the handles whose places are in them.
-    pub(crate) fn send_with(&self, bytes: &[u8], descriptors: &[Descriptor]) -> Result<()> {
+    pub(crate) fn send_with(&self, bytes: &[u8], descriptors: &[Attached]) -> Result<()> {
         self.sending.send_with(bytes, descriptors)
     }
 

@@ -13,7 +13,7 @@
 //! what is readable is always the next one, for `poll` and for other readers of the same end.
 //!
 //! Descriptors go through a socket beside a pipe, before the message; in a stream of a socket they lie behind its first 64
-//! bytes. Processes that share an end that sends put their lists into one socket in another order than their messages into
+//! bytes. A byte about each says of which kind of handle it is a part. Processes that share an end that sends put their lists into one socket in another order than their messages into
 //! the pipe, and one that was killed leaves a list without a message: that is what the tag is for.
 
 use crate::sys::{

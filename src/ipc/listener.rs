@@ -6,7 +6,7 @@ use super::connection::{Connection, Ends};
 use super::handshake::{self, Handshake};
 use crate::error::{Error, ErrorKind, Result};
 use crate::sys::{fd, poll, socket};
-use crate::wire::Wire;
+use crate::wire::{Wire, handle::Descriptor};
 use parking_lot::Mutex;
 use std::{
     fmt, fs, io,
@@ -284,7 +284,7 @@ fn connection<S, R>(socket: OwnedFd, address: &Address) -> Result<Connection<S, 
         set.map_err(|it| Error::io("failed to set up a connection", it))?;
     }
     let ends = Ends::Socket {
-        socket: socket.into(),
+        socket: Descriptor::from(socket).into(),
         carries_descriptors,
     };
     Ok(ends.into())

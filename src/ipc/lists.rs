@@ -1,11 +1,8 @@
 //! Lists of descriptors that have come, and whose messages have not.
 
 use crate::sys::socket::{self, Batch, Part, Tag};
-use std::{
-    collections::VecDeque,
-    io,
-    os::fd::{AsFd, OwnedFd},
-};
+use crate::wire::handle::Attached;
+use std::{collections::VecDeque, io, os::fd::AsFd};
 
 /// Lists that wait. A process puts one before each message, so it takes more processes than this at once to lose one; of those
 /// who were killed between the two, lists stay until so many others have come.
@@ -18,7 +15,7 @@ pub(super) struct Lists(VecDeque<List>);
 #[derive(Debug)]
 struct List {
     tag: Tag,
-    fds: Vec<OwnedFd>,
+    attached: Vec<Attached>,
     is_complete: bool,
 }
 
@@ -31,14 +28,14 @@ impl Lists {
         beside: impl AsFd,
         tag: Tag,
         most: usize,
-    ) -> io::Result<Vec<OwnedFd>> {
+    ) -> io::Result<Vec<Attached>> {
         loop {
             let found = self.0.iter().position(|it| it.tag == tag && it.is_complete);
             if let Some(list) = found.and_then(|it| self.0.remove(it)) {
-                return Ok(if list.fds.len() > most {
+                return Ok(if list.attached.len() > most {
                     Vec::new()
                 } else {
-                    list.fds
+                    list.attached
                 });
             }
             match socket::try_receive_part(&beside) {
@@ -49,7 +46,7 @@ impl Lists {
         }
     }
 
-    fn add(&mut self, mut part: Part) {
+    fn add(&mut self, part: Part) {
         let index = self.0.iter().position(|it| it.tag == part.tag);
         if part.batch == Batch::GivenUp {
             index.and_then(|it| self.0.remove(it));
@@ -57,7 +54,8 @@ impl Lists {
         }
         let index = index.unwrap_or_else(|| self.begin(part.tag));
         let list = &mut self.0[index];
-        list.fds.append(&mut part.fds);
+        let attached = Attached::received(part.fds, &part.labels);
+        list.attached.extend(attached);
         list.is_complete = part.batch == Batch::Last;
     }
 
@@ -67,7 +65,7 @@ impl Lists {
         }
         self.0.push_back(List {
             tag,
-            fds: Vec::new(),
+            attached: Vec::new(),
             is_complete: false,
         });
         self.0.len() - 1

@@ -8,9 +8,9 @@ use crate::sys::socket::{self, Batch, Tag};
 use crate::wire::{
     Wire,
     codec::{self, Input},
-    handle::{self, Descriptor},
+    handle::{self, Attached, Descriptor},
 };
-use std::{io, mem, os::fd::OwnedFd};
+use std::{io, mem};
 
 /// Bytes that memory is taken for at once: a length may be a lie, which then costs no more than what really comes.
 const STEP: usize = 1 << 20;
@@ -23,7 +23,7 @@ pub(crate) struct Message {
     filled: usize,
     /// The payload, if it is larger than the block, as far as it has come.
     large: Vec<u8>,
-    descriptors: Vec<OwnedFd>,
+    descriptors: Vec<Attached>,
     /// Messages of their list that have come, in a socket's stream.
     parts: usize,
     has_all_descriptors: bool,
@@ -137,9 +137,10 @@ impl Message {
                 self.descriptors.clear();
                 return Err(io::ErrorKind::InvalidData.into());
             }
-            let mut part = socket::try_receive_part(socket)?;
+            let part = socket::try_receive_part(socket)?;
             self.parts += 1;
-            self.descriptors.append(&mut part.fds);
+            let attached = Attached::received(part.fds, &part.labels);
+            self.descriptors.extend(attached);
             if part.tag != tag || self.descriptors.len() > count {
                 self.parts = usize::MAX;
                 continue;
@@ -169,7 +170,7 @@ impl Message {
 
     /// The handles that came with it.
     #[inline]
-    pub(crate) fn take_descriptors(&mut self) -> Vec<OwnedFd> {
+    pub(crate) fn take_descriptors(&mut self) -> Vec<Attached> {
         mem::take(&mut self.descriptors)
     }
 

@@ -5,7 +5,11 @@ use super::receiving::{HALF_RECEIVED, ReceivingEnd};
 use super::sending::SendingEnd;
 use crate::error::{Error, Result};
 use crate::sys;
-use crate::wire::{Wire, handle::Descriptor};
+use crate::wire::{
+    Wire,
+    handle::{Descriptor, PartOf},
+    kind::Kind as HandleKind,
+};
 use serde::{Deserialize, Deserializer, Serialize, Serializer, ser::Error as _};
 use std::{
     fmt, io,
@@ -52,39 +56,46 @@ pub fn one_way<T: Wire>() -> Result<(Receiver<T>, Sender<T>)> {
     let make = || -> io::Result<_> {
         let (reader, writer) = sys::pipe::polled()?;
         let (ours, theirs) = sys::socket::pair()?;
-        let reader = End(reader.into(), ours.into());
-        let writer = End(writer.into(), theirs.into());
+        let reader = ReceiverEnd::new(reader, ours);
+        let writer = SenderEnd::new(writer, theirs);
         Ok((reader.into(), writer.into()))
     };
     make().map_err(|it| Error::io("failed to make a pipe", it))
 }
 
-/// An end as it travels: its pipe, and the socket beside it.
+/// An end of a kind as it travels: its pipe, and the socket beside it.
 #[derive(Serialize, Deserialize)]
-struct End(Descriptor, Descriptor);
+struct End<const KIND: u8>(PartOf<KIND>, PartOf<KIND>);
 
-impl From<&Line> for End {
-    fn from(line: &Line) -> Self {
-        let beside = line.beside.clone();
-        Self(
-            line.data.clone(),
-            beside.expect("a line of one way is made of both"),
-        )
+type SenderEnd = End<{ HandleKind::Sender as u8 }>;
+type ReceiverEnd = End<{ HandleKind::Receiver as u8 }>;
+
+impl<const KIND: u8> End<KIND> {
+    fn new(data: impl Into<Descriptor>, beside: impl Into<Descriptor>) -> Self {
+        Self(data.into().into(), beside.into().into())
     }
 }
 
-impl From<End> for Line {
-    fn from(End(data, beside): End) -> Self {
+impl<const KIND: u8> From<&Line> for End<KIND> {
+    fn from(line: &Line) -> Self {
+        let beside = line.beside.clone();
+        let beside = beside.expect("a line of one way is made of both");
+        Self::new(line.data.clone(), beside)
+    }
+}
+
+impl<const KIND: u8> From<End<KIND>> for Line {
+    fn from(End(data, beside): End<KIND>) -> Self {
         Self {
             kind: Kind::Pipe,
-            data,
-            beside: Some(beside),
+            data: data.into(),
+            beside: Some(beside.into()),
         }
     }
 }
 
-impl<T> From<End> for Sender<T> {
-    fn from(end: End) -> Self {
+impl<T> From<SenderEnd> for Sender<T> {
+    fn from(end: SenderEnd) -> Self {
         Self {
             end: SendingEnd::new(end.into()),
             types: PhantomData,
@@ -92,8 +103,8 @@ impl<T> From<End> for Sender<T> {
     }
 }
 
-impl<T> From<End> for Receiver<T> {
-    fn from(end: End) -> Self {
+impl<T> From<ReceiverEnd> for Receiver<T> {
+    fn from(end: ReceiverEnd) -> Self {
         Self {
             end: ReceivingEnd::new(end.into()),
             types: PhantomData,
@@ -203,7 +214,7 @@ impl<T> AsFd for Receiver<T> {
 
 impl<T> Serialize for Sender<T> {
     fn serialize<Z: Serializer>(&self, serializer: Z) -> Result<Z::Ok, Z::Error> {
-        End::from(self.end.line()).serialize(serializer)
+        SenderEnd::from(self.end.line()).serialize(serializer)
     }
 }
 
@@ -211,19 +222,19 @@ impl<T> Serialize for Receiver<T> {
     fn serialize<Z: Serializer>(&self, serializer: Z) -> Result<Z::Ok, Z::Error> {
         let line = self.end.line();
         let line = line.ok_or_else(|| Z::Error::custom(HALF_RECEIVED))?;
-        End::from(line).serialize(serializer)
+        ReceiverEnd::from(line).serialize(serializer)
     }
 }
 
 impl<'de, T> Deserialize<'de> for Sender<T> {
     fn deserialize<Z: Deserializer<'de>>(deserializer: Z) -> Result<Self, Z::Error> {
-        End::deserialize(deserializer).map(Self::from)
+        SenderEnd::deserialize(deserializer).map(Self::from)
     }
 }
 
 impl<'de, T> Deserialize<'de> for Receiver<T> {
     fn deserialize<Z: Deserializer<'de>>(deserializer: Z) -> Result<Self, Z::Error> {
-        End::deserialize(deserializer).map(Self::from)
+        ReceiverEnd::deserialize(deserializer).map(Self::from)
     }
 }
 

@@ -9,7 +9,7 @@ use crate::sys::{
 };
 use crate::wire::{
     Wire, codec,
-    handle::{self, Descriptor},
+    handle::{self, Attached},
 };
 use parking_lot::Mutex;
 use std::{
@@ -77,7 +77,7 @@ impl SendingEnd {
     }
 
     /// Sends bytes, and the handles whose places are in them.
-    pub(super) fn send_with(&self, bytes: &[u8], descriptors: &[Descriptor]) -> Result<()> {
+    pub(super) fn send_with(&self, bytes: &[u8], descriptors: &[Attached]) -> Result<()> {
         let mut message = vec![0; BLOCK];
         message.extend_from_slice(bytes);
         self.send_framed(message, descriptors)
@@ -85,7 +85,7 @@ impl SendingEnd {
 
     /// Sends a message that begins with an empty block.
     #[inline]
-    fn send_framed(&self, mut message: Vec<u8>, descriptors: &[Descriptor]) -> Result<()> {
+    fn send_framed(&self, mut message: Vec<u8>, descriptors: &[Attached]) -> Result<()> {
         let header = Header {
             length: message.len() - BLOCK,
             descriptors: descriptors.len(),
@@ -129,26 +129,26 @@ impl SendingEnd {
     }
 
     #[cold]
-    fn write_with(&self, message: &mut [u8], descriptors: &[Descriptor]) -> Result<()> {
+    fn write_with(&self, message: &mut [u8], descriptors: &[Attached]) -> Result<()> {
         let Some(beside) = &self.line.beside else {
             return Err(Error::new(
                 ErrorKind::Unsupported,
                 "a handle cannot travel to another machine: the connection is no pipe and no Unix socket",
             ));
         };
-        let descriptors: Vec<_> = descriptors.iter().map(AsFd::as_fd).collect();
+        let (fds, kinds) = Attached::split(descriptors);
         let tag = new_tag()?;
         message[HEADER..][..TAG].copy_from_slice(&tag);
         let _turn = self.turn.lock();
         let written = match self.line.kind {
             // First, so that they are there when the message is: nobody waits for this socket.
-            Kind::Pipe => socket::send_fds(beside, tag, &descriptors)
+            Kind::Pipe => socket::send_fds(beside, tag, &fds, &kinds)
                 .and_then(|()| self.held_back(|| self.line.write([message, &[]]))),
             Kind::Socket => {
                 let (start, rest) = message.split_at(BLOCK);
                 self.line
                     .write([start, &[]])
-                    .and_then(|()| socket::send_fds(beside, tag, &descriptors))
+                    .and_then(|()| socket::send_fds(beside, tag, &fds, &kinds))
                     .and_then(|()| self.line.write([rest, &[]]))
             }
         };

@@ -10,11 +10,10 @@ use crate::process::{fault::Fault, function::Method};
 use crate::shm::Cursor;
 use crate::wire::{
     codec::{self, Reason},
-    handle,
+    handle::{self, Attached},
 };
 use std::{
     fmt,
-    os::fd::OwnedFd,
     sync::atomic::{AtomicBool, Ordering},
     time::{Duration, Instant},
 };
@@ -158,9 +157,8 @@ fn call_here<R>(
     let not_encoded = |reason| Error::new(ErrorKind::Codec, reason);
     let (mut message, mut descriptors) = (Vec::new(), Vec::new());
     handle::collect(&mut descriptors, || request(&mut message)).map_err(not_encoded)?;
-    let given: Result<Vec<OwnedFd>> = descriptors.into_iter().map(|it| it.into_fd()).collect();
     let mut reply = Reply::new();
-    server.answer(session, &message, given?, &mut reply);
+    server.answer(session, &message, descriptors, &mut reply);
     let left = std::mem::take(&mut reply.handles().left);
     let outcome = decode_reply(reply.bytes(), left, decode);
     session.clean();
@@ -168,9 +166,9 @@ fn call_here<R>(
 }
 
 #[inline]
-fn decode_reply<R, D: Into<handle::Descriptor>>(
+fn decode_reply<R>(
     reply: &[u8],
-    given: Vec<D>,
+    given: Vec<Attached>,
     decode: impl FnOnce(&mut Cursor<'_>) -> Result<R, Reason>,
 ) -> Result<R> {
     let fail = |reason| {

@@ -10,7 +10,7 @@ use super::{
 use crate::error::{Error, ErrorKind, Result};
 use crate::process::function::{ContextLoader, Function};
 use crate::shm::Cursor;
-use crate::wire::{Wire, codec, handle::Descriptor};
+use crate::wire::{Wire, codec, handle::Attached};
 use parking_lot::Mutex;
 use std::{
     collections::{BTreeMap, HashMap, VecDeque},
@@ -44,11 +44,11 @@ pub(super) struct Context {
     pub(super) id: u32,
     pub(super) loader: ContextLoader,
     pub(super) bytes: Vec<u8>,
-    pub(super) descriptors: Vec<Descriptor>,
+    pub(super) descriptors: Vec<Attached>,
 }
 
 impl Context {
-    pub(super) fn new(loader: ContextLoader, bytes: Vec<u8>, descriptors: Vec<Descriptor>) -> Self {
+    pub(super) fn new(loader: ContextLoader, bytes: Vec<u8>, descriptors: Vec<Attached>) -> Self {
         static NEXT: AtomicU32 = AtomicU32::new(1);
         Self {
             id: NEXT.fetch_add(1, Ordering::Relaxed),

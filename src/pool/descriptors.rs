@@ -1,15 +1,17 @@
 //! Descriptors on the socket between pool and worker: slabs, and the handles in values.
 //!
 //! A message is a number and what it is about: a slab's own number and its descriptor, or [`HANDLES`] and as many as a message
-//! takes. It is sent before the frame or record that tells of it, so that it is there when the other side wants it. The handles
+//! takes, with a byte about each that says of which kind of handle it is a part. It is sent before the
+//! frame or record that tells of it, so that it is there when the other side wants it. The handles
 //! in one value may need several messages, each told of by a [`Batch`]; one that got lost makes the whole list void.
 
 use crate::error::Result;
 use crate::shm::Slab;
 use crate::sys::socket;
+use crate::wire::handle::Attached;
 use std::{
     io, mem,
-    os::fd::{AsFd, BorrowedFd, OwnedFd},
+    os::fd::{AsFd, OwnedFd},
 };
 
 /// What a message of handles has for a slab's number, which is never 0.
@@ -25,18 +27,15 @@ pub(super) struct Batch {
 
 impl Batch {
     /// Cuts the descriptors of a value into what one message takes.
-    pub(super) fn cut<'a>(
-        fds: &'a [BorrowedFd<'a>],
-    ) -> impl Iterator<Item = (Self, &'a [BorrowedFd<'a>])> {
-        fds.chunks(socket::MAX_FDS)
-            .enumerate()
-            .map(|(number, fds)| {
-                let batch = Self {
-                    start: (number * socket::MAX_FDS) as u32,
-                    count: fds.len() as u32,
-                };
-                (batch, fds)
-            })
+    pub(super) fn cut(attached: &[Attached]) -> impl Iterator<Item = (Self, &[Attached])> {
+        let parts = attached.chunks(socket::MAX_FDS).enumerate();
+        parts.map(|(number, part)| {
+            let batch = Self {
+                start: (number * socket::MAX_FDS) as u32,
+                count: part.len() as u32,
+            };
+            (batch, part)
+        })
     }
 
     pub(super) fn to_bytes(self) -> [u8; 8] {
@@ -58,15 +57,17 @@ pub(super) fn try_send_slab(to: impl AsFd, slab: &Slab) -> io::Result<()> {
 }
 
 /// Sends a batch of handles; `WouldBlock` when there is no room.
-pub(super) fn try_send_handles(to: impl AsFd, fds: &[BorrowedFd<'_>]) -> io::Result<()> {
-    socket::try_send(to, &HANDLES.to_le_bytes(), fds)
+pub(super) fn try_send_handles(to: impl AsFd, attached: &[Attached]) -> io::Result<()> {
+    let (fds, kinds) = Attached::split(attached);
+    let message = [&HANDLES.to_le_bytes(), &kinds[..]].concat();
+    socket::try_send(to, &message, &fds)
 }
 
 /// What a message brought.
 pub(super) enum Message {
     /// Nothing but the number where the descriptor got lost, or could not be mapped.
     Slab(u32, Option<Slab>),
-    Handles(Vec<OwnedFd>),
+    Handles(Vec<Attached>),
 }
 
 /// The next message, given a way to receive one and to map a slab; none if there is none.
@@ -74,34 +75,33 @@ pub(super) fn next_message(
     receive: impl FnOnce(&mut [u8]) -> io::Result<(usize, Vec<OwnedFd>)>,
     map: impl FnOnce(u32, OwnedFd) -> Result<Slab>,
 ) -> Option<Message> {
-    let mut number = [0; 4];
-    let (length, mut fds) = receive(&mut number).ok()?;
-    if length != number.len() {
-        return None;
-    }
-    Some(match u32::from_le_bytes(number) {
-        HANDLES => Message::Handles(fds),
+    let mut message = [0; size_of::<u32>() + socket::MAX_FDS];
+    let (length, mut fds) = receive(&mut message).ok()?;
+    let (number, kinds) = message[..length].split_first_chunk()?;
+    Some(match u32::from_le_bytes(*number) {
+        HANDLES => Message::Handles(Attached::received(fds, kinds)),
+        _ if !kinds.is_empty() => return None,
         number => Message::Slab(number, fds.pop().and_then(|it| map(number, it).ok())),
     })
 }
 
 /// The descriptors of the value that comes next, as far as they have come.
 #[derive(Debug, Default)]
-pub(super) struct Gathered(Vec<OwnedFd>);
+pub(super) struct Gathered(Vec<Attached>);
 
 impl Gathered {
     /// Takes in a batch. Where descriptors are missing, nothing that follows finds its place.
-    pub(super) fn add(&mut self, batch: Batch, mut fds: Vec<OwnedFd>) {
+    pub(super) fn add(&mut self, batch: Batch, mut attached: Vec<Attached>) {
         if batch.start == 0 {
             self.0.clear();
         }
-        if self.0.len() == batch.start as usize && fds.len() == batch.count as usize {
-            self.0.append(&mut fds);
+        if self.0.len() == batch.start as usize && attached.len() == batch.count as usize {
+            self.0.append(&mut attached);
         }
     }
 
     /// All there are.
-    pub(super) fn take(&mut self) -> Vec<OwnedFd> {
+    pub(super) fn take(&mut self) -> Vec<Attached> {
         mem::take(&mut self.0)
     }
 }
@@ -111,9 +111,10 @@ mod tests {
     use super::*;
     use crate::sys::pipe;
 
-    fn ends(count: usize) -> Vec<OwnedFd> {
+    fn ends(count: usize) -> Vec<Attached> {
         let end = || pipe::pipe().expect("a pipe").0;
-        (0..count).map(|_| end()).collect()
+        let ends = (0..count).map(|_| end()).collect();
+        Attached::received(ends, &vec![1; count])
     }
 
     #[test]
@@ -132,8 +133,8 @@ mod tests {
     #[test]
     fn a_long_list_is_cut_into_messages() {
         let end = ends(1);
-        let fds = vec![end[0].as_fd(); 2 * socket::MAX_FDS + 1];
-        let batches: Vec<Batch> = Batch::cut(&fds).map(|it| it.0).collect();
+        let attached = vec![end[0].clone(); 2 * socket::MAX_FDS + 1];
+        let batches: Vec<Batch> = Batch::cut(&attached).map(|it| it.0).collect();
         let whole = socket::MAX_FDS as u32;
         let (start, count) = (2 * whole, 1);
         assert_eq!((batches.len(), batches[2]), (3, Batch { start, count }));

@@ -13,7 +13,7 @@ use crate::sys::{biased::Owner, clock};
 use crate::wire::{
     Wire,
     codec::{self, Output},
-    handle::{self, Descriptor},
+    handle::{self, Attached},
 };
 use parking_lot::Mutex;
 use std::{mem, sync::Arc};
@@ -32,7 +32,7 @@ pub(super) struct Outbox {
     /// Where the last of them ends: a panic of the user's code may leave more in the buffer.
     end: usize,
     /// The descriptors of the item that was encoded last.
-    descriptors: Vec<Descriptor>,
+    descriptors: Vec<Attached>,
     /// Whether the pool's thread will look at the chunk. Set by the owner as it begins to pull,
     /// cleared by that thread when it has looked: then the input is slow.
     is_watched: bool,

@@ -4,7 +4,7 @@ use crate::shm::{Buffer, Cursor, Life, SPILL, Slab, Slabs};
 use crate::sys::pid;
 use crate::wire::{
     Wire, codec,
-    handle::{self, Descriptor},
+    handle::{self, Attached},
 };
 use parking_lot::Mutex;
 use std::{
@@ -45,7 +45,7 @@ pub(super) enum Payload {
 pub(super) struct Handled {
     pub(super) value: Payload,
     /// They stay open here until nobody can ask for the value any more.
-    pub(super) descriptors: Vec<Descriptor>,
+    pub(super) descriptors: Vec<Attached>,
 }
 
 impl Payload {
@@ -61,13 +61,13 @@ impl Payload {
     }
 
     /// The same, with the descriptors of the handles in it.
-    pub(super) fn with_handles<D: Into<Descriptor>>(self, descriptors: Vec<D>) -> Self {
+    pub(super) fn with_handles(self, descriptors: Vec<Attached>) -> Self {
         if descriptors.is_empty() {
             return self;
         }
         Self::Handled(Box::new(Handled {
             value: self,
-            descriptors: descriptors.into_iter().map(Into::into).collect(),
+            descriptors,
         }))
     }
 

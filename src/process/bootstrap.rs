@@ -8,11 +8,12 @@ use super::{
     method::{StartMethod, set_start_method},
     outcome::{self, Report},
     panic::{self, OnPanic, Report as Printing},
-    words::Word,
+    words::{self, Word},
 };
 use crate::error::Error;
 use crate::shm::{Buffer, Cursor, FreshSlabs};
 use crate::sys::{child, environment, signal, socket};
+use crate::wire::handle::Attached;
 use serde::{Deserialize, Serialize};
 use std::{io, os::fd::OwnedFd, sync::Arc};
 
@@ -80,14 +81,16 @@ fn become_it(setup: Setup) -> io::Result<()> {
 }
 
 /// Receives the handles in the argument, and waits for the word to run; none if that does not come.
-fn receive(socket: &OwnedFd, count: usize) -> io::Result<Option<Vec<OwnedFd>>> {
+fn receive(socket: &OwnedFd, count: usize) -> io::Result<Option<Vec<Attached>>> {
     let mut fds = Vec::new();
     loop {
-        let mut word = [Word::Stop as u8];
-        let (_, received) = socket::receive(socket, &mut word)?;
-        match word {
-            [word] if word == Word::Handles as u8 => fds.extend(received),
-            [word] if word == Word::Go as u8 => break,
+        let mut message = [Word::Stop as u8; words::LONGEST];
+        let (length, received) = socket::receive(socket, &mut message)?;
+        match &message[..length] {
+            [word, kinds @ ..] if *word == Word::Handles as u8 => {
+                fds.extend(Attached::received(received, kinds));
+            }
+            [word] if *word == Word::Go as u8 => break,
             _ => return Ok(None),
         }
     }
@@ -97,7 +100,7 @@ fn receive(socket: &OwnedFd, count: usize) -> io::Result<Option<Vec<OwnedFd>>> {
     Ok(Some(fds))
 }
 
-fn call(function: Function, argument: Cursor<'_>, fds: Vec<OwnedFd>, report: &Report) -> i32 {
+fn call(function: Function, argument: Cursor<'_>, fds: Vec<Attached>, report: &Report) -> i32 {
     let outcome = invoke(function, argument, fds, report);
     let Err(fault) = outcome else { return 0 };
     report.fault(&fault);
@@ -110,7 +113,7 @@ fn call(function: Function, argument: Cursor<'_>, fds: Vec<OwnedFd>, report: &Re
 fn invoke(
     function: Function,
     argument: Cursor<'_>,
-    fds: Vec<OwnedFd>,
+    fds: Vec<Attached>,
     report: &Report,
 ) -> Result<(), Fault> {
     let unknown = |error: Error| Fault::Unknown(error.to_string());

@@ -146,7 +146,7 @@ impl<A: Wire, R: Wire> ProcessBuilder<A, R> {
         &self,
         name: String,
         luggage: &Luggage,
-        descriptors: &[handle::Descriptor],
+        descriptors: &[handle::Attached],
     ) -> Result<ChildProcess> {
         let pair = socket::pair();
         let (ours, theirs) =
@@ -207,7 +207,7 @@ fn start_failed(error: Error) -> Error {
 }
 
 /// Encodes an argument: a large one into a slab of its own.
-fn encoded<A: Wire>(argument: &A) -> Result<(Buffer, Vec<handle::Descriptor>)> {
+fn encoded<A: Wire>(argument: &A) -> Result<(Buffer, Vec<handle::Attached>)> {
     let mut buffer = Buffer::new(Arc::new(FreshSlabs));
     let mut descriptors = Vec::new();
     let outcome = handle::collect(&mut descriptors, || codec::encode(argument, &mut buffer));

@@ -1,7 +1,7 @@
 //! A call on its way to a process that is being started.
 
 use crate::process::function::Function;
-use crate::wire::handle::Descriptor;
+use crate::wire::handle::Attached;
 use serde::{Deserialize, Serialize};
 
 /// A function with its encoded argument.
@@ -12,7 +12,7 @@ pub(crate) struct EncodedCall {
     pub(crate) argument: Vec<u8>,
     /// Those of the handles in the argument, which travel beside the call.
     #[serde(skip)]
-    pub(crate) descriptors: Vec<Descriptor>,
+    pub(crate) descriptors: Vec<Attached>,
 }
 
 /// A `Vec<u8>` field in one piece: serde's own way is an element at a time.

@@ -8,11 +8,14 @@ use super::{
     status::ExitStatus,
 };
 use crate::error::{Error, ErrorKind, Result, WorkerExit};
-use crate::wire::{Wire, codec, handle};
+use crate::wire::{
+    Wire, codec,
+    handle::{self, Attached},
+};
 use std::{
     fmt,
     marker::PhantomData,
-    os::fd::{AsFd, BorrowedFd, OwnedFd},
+    os::fd::{AsFd, BorrowedFd},
     sync::Arc,
     time::{Duration, Instant},
 };
@@ -141,7 +144,7 @@ impl<R: Wire> Process<R> {
         }
     }
 
-    fn decode(value: Payload, handles: Vec<OwnedFd>) -> Result<R> {
+    fn decode(value: Payload, handles: Vec<Attached>) -> Result<R> {
         let fail = |reason: String| {
             let message = format!("failed to decode the result of the process: {reason}");
             Error::new(ErrorKind::Codec, message)

@@ -6,7 +6,7 @@
 use super::{
     fault::Fault,
     start::ExitRecord,
-    words::{Said, send_handles},
+    words::{self, Said, send_handles},
 };
 use crate::shm::{Buffer, Cursor, SPILL, Slab};
 use crate::sys::{
@@ -14,7 +14,7 @@ use crate::sys::{
     crash::{self, Note},
     poll, socket,
 };
-use crate::wire::{codec, handle::Descriptor};
+use crate::wire::{codec, handle::Attached};
 use parking_lot::{Mutex, MutexGuard};
 use std::{
     io, mem,
@@ -50,7 +50,7 @@ impl Report {
     }
 
     /// Leaves the handles in a value, before that.
-    pub(super) fn handles(&self, handles: &[Descriptor]) -> io::Result<()> {
+    pub(super) fn handles(&self, handles: &[Attached]) -> io::Result<()> {
         if handles.is_empty() {
             return Ok(());
         }
@@ -195,7 +195,7 @@ impl Outcome {
     }
 
     /// Takes what it has left, and the handles in that; nothing more comes when it has ended.
-    pub(super) fn take(&self) -> (Left, Vec<OwnedFd>) {
+    pub(super) fn take(&self) -> (Left, Vec<Attached>) {
         let mut heard = self.hear();
         let (left, handles) = (mem::take(&mut heard.left), heard.handles.take());
         let left = match (left, heard.stopped.take()) {
@@ -226,10 +226,12 @@ impl Outcome {
 }
 
 /// The descriptors that lie in a socket; those for which this process has no room are missing.
-fn receive_handles(socket: OwnedFd) -> Vec<OwnedFd> {
-    let received = std::iter::from_fn(|| match socket::try_receive(&socket, &mut [0]) {
-        Ok((1.., fds)) => Some(fds),
-        _ => None,
+fn receive_handles(socket: OwnedFd) -> Vec<Attached> {
+    let received = std::iter::from_fn(|| {
+        let mut message = [0; words::LONGEST];
+        let (length, fds) = socket::try_receive(&socket, &mut message).ok()?;
+        let (_, kinds) = message[..length].split_first()?;
+        Some(Attached::received(fds, kinds))
     });
     received.flatten().collect()
 }

@@ -2,7 +2,7 @@
 //!
 //! | message | from | meaning |
 //! |---|---|---|
-//! | [`Word::Handles`] | the starter | descriptors in the argument come with it |
+//! | [`Word::Handles`] and their kinds | the starter | descriptors in the argument come with it |
 //! | [`Word::Go`], [`Word::Stop`] | the starter | the child runs, or ends |
 //! | [`Said::Handles`] | the child | a socket comes with it, in which the descriptors in its result lie |
 //! | [`Said::Value`], [`Said::LargeValue`] | the child | what its function has returned |
@@ -12,11 +12,8 @@
 
 use super::start::ExitRecord;
 use crate::sys::socket;
-use crate::wire::handle::Descriptor;
-use std::{
-    io,
-    os::fd::{AsFd, OwnedFd},
-};
+use crate::wire::handle::Attached;
+use std::{io, os::fd::OwnedFd};
 
 /// What a message to a child says.
 ///
@@ -52,10 +49,14 @@ pub(super) enum Said {
 }
 
 /// Sends handles into a socket, where they wait. An error if they are more than it takes.
-pub(super) fn send_handles(socket: &OwnedFd, handles: &[Descriptor]) -> io::Result<()> {
+pub(super) fn send_handles(socket: &OwnedFd, handles: &[Attached]) -> io::Result<()> {
     for batch in handles.chunks(socket::MAX_FDS) {
-        let fds: Vec<_> = batch.iter().map(AsFd::as_fd).collect();
-        socket::try_send(socket, &[Word::Handles as u8], &fds)?;
+        let (fds, kinds) = Attached::split(batch);
+        let message = [&[Word::Handles as u8], &kinds[..]].concat();
+        socket::try_send(socket, &message, &fds)?;
     }
     Ok(())
 }
+
+/// Bytes of the longest message with handles: a word, and the kind of each.
+pub(super) const LONGEST: usize = 1 + socket::MAX_FDS;

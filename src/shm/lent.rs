@@ -3,8 +3,8 @@
 //! A copy of the process would have the same references, to the same memory, and no lock keeps the
 //! two apart.
 
-use crate::shm::Kind;
 use crate::sys::pid;
+use crate::wire::kind::Kind;
 use parking_lot::Mutex;
 use std::{
     fmt,

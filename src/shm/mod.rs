@@ -20,9 +20,10 @@ mod shared_memory;
 mod slab;
 mod view;
 
+pub(crate) use crate::wire::kind::Kind;
 pub(crate) use buffer::{Buffer, FreshSlabs, SPILL, Slabs};
 pub(crate) use lent::guards;
-pub(crate) use object::{Kind, Object, fingerprint};
+pub(crate) use object::{Object, fingerprint};
 pub(crate) use segment::Segment;
 pub use shared_memory::SharedMemory;
 pub(crate) use slab::{Life, Slab};

@@ -16,9 +16,12 @@
 use crate::error::{Error, Result};
 use crate::shm::View;
 use crate::sys::memory::{self, Mapping, WeakMapping};
-use crate::wire::handle::Descriptor;
+use crate::wire::{
+    handle::{self, Descriptor},
+    kind::Kind,
+};
 use parking_lot::Mutex;
-use serde::{Deserialize, Deserializer, Serialize, Serializer, de::Error as _};
+use serde::{Deserializer, Serializer, de::Error as _};
 use std::{
     any::type_name,
     collections::HashMap,
@@ -31,32 +34,6 @@ const MAGIC: u64 = u64::from_le_bytes(*b"procpool");
 
 /// The header's length in bytes.
 const HEADER: usize = 40;
-
-/// What an object is.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Kind {
-    Lock = 1,
-    RLock,
-    Semaphore,
-    BoundedSemaphore,
-    Condition,
-    Event,
-    Barrier,
-    Value,
-    Array,
-    Atomic,
-    SharedMemory,
-    Queue,
-    SimpleQueue,
-    JoinableQueue,
-}
-
-/// As a user knows it.
-impl fmt::Display for Kind {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        fmt::Debug::fmt(self, f)
-    }
-}
 
 /// Tells types apart: by name, size and alignment.
 pub(crate) fn fingerprint<T>() -> u64 {
@@ -121,8 +98,13 @@ impl Object {
     }
 
     /// Serialises it as its descriptor.
-    pub(crate) fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        Descriptor::shared(self.mapping().file().clone()).serialize(serializer)
+    pub(crate) fn serialize<S: Serializer>(
+        &self,
+        kind: Kind,
+        serializer: S,
+    ) -> Result<S::Ok, S::Error> {
+        let file = Descriptor::shared(self.mapping().file().clone());
+        handle::serialize_as(kind as u8, &file, serializer)
     }
 
     /// The inverse; an error if it is not of this kind and type, or has fewer bytes than `least`.
@@ -132,7 +114,7 @@ impl Object {
         fingerprint: u64,
         least: usize,
     ) -> Result<Self, D::Error> {
-        let file = Descriptor::deserialize(deserializer)?.into_shared();
+        let file = handle::deserialize_as(kind as u8, deserializer)?.into_shared();
         Self::open(file, kind, fingerprint, least).map_err(D::Error::custom)
     }
 }

@@ -3,13 +3,16 @@
 //! What is copied in and out goes through the file (`pread`, `pwrite`): no process has a reference to bytes that another
 //! changes, and a file that somebody has cut off is an error and no fault.
 
-use super::object::{Header, Kind};
+use super::object::Header;
 use crate::error::{Error, ErrorKind, Result};
 use crate::sys::{
     memory::{self, Mapping},
     named,
 };
-use crate::wire::handle::Descriptor;
+use crate::wire::{
+    handle::{Descriptor, PartOf},
+    kind::Kind,
+};
 use parking_lot::Mutex;
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de::Error as _};
 use std::{
@@ -251,16 +254,20 @@ fn invalid(message: String) -> Error {
     Error::new(ErrorKind::InvalidInput, message)
 }
 
+/// Its file as it travels.
+type Part = PartOf<{ Kind::SharedMemory as u8 }>;
+
 impl Serialize for SharedMemory {
     fn serialize<Z: Serializer>(&self, serializer: Z) -> Result<Z::Ok, Z::Error> {
-        (Descriptor::shared(self.0.file.clone()), &self.0.name).serialize(serializer)
+        let file = Descriptor::shared(self.0.file.clone());
+        (Part::from(file), &self.0.name).serialize(serializer)
     }
 }
 
 impl<'de> Deserialize<'de> for SharedMemory {
     fn deserialize<Z: Deserializer<'de>>(deserializer: Z) -> Result<Self, Z::Error> {
-        let (file, name) = <(Descriptor, Option<String>)>::deserialize(deserializer)?;
-        Self::known(file.into_shared(), name)
+        let (file, name) = <(Part, Option<String>)>::deserialize(deserializer)?;
+        Self::known(Descriptor::from(file).into_shared(), name)
             .ok_or_else(|| Z::Error::custom("this handle is no SharedMemory"))
     }
 }

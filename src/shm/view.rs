@@ -10,13 +10,13 @@
     reason = "raw access to memory that other processes change"
 )]
 
-use super::{lent::Lent, object::Kind};
+use super::lent::Lent;
 use crate::sys::{
     memory::Mapping,
     pid::{self, Identity},
     robust::{Reentry, Refusal, RobustMutex, Taken},
 };
-use crate::wire::codec::Input;
+use crate::wire::{codec::Input, kind::Kind};
 use bytemuck::Pod;
 use std::{
     fmt, io,

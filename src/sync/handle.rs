@@ -32,7 +32,7 @@ macro_rules! handle {
 
         impl$(<$item>)? serde::Serialize for $name$(<$item>)? {
             fn serialize<Z: serde::Serializer>(&self, serializer: Z) -> Result<Z::Ok, Z::Error> {
-                self.object().serialize(serializer)
+                self.object().serialize(Self::KIND, serializer)
             }
         }
 
@@ -60,19 +60,26 @@ mod tests {
     use crate::sync::{
         Array, Atomic, Barrier, BoundedSemaphore, Condition, Event, Lock, RLock, Semaphore, Value,
     };
-    use crate::wire::{
-        Wire, codec,
-        handle::{self, Descriptor},
-    };
+    use crate::wire::{Wire, codec, handle};
+    use serde::{Serialize, Serializer};
     use std::{sync::atomic::Ordering, time::Duration};
 
     const SOON: Duration = Duration::from_millis(1);
 
-    /// What a peer makes of the descriptor of an object.
-    fn decoded<T: Wire>(object: &Object) -> Result<T, String> {
-        let descriptor = Descriptor::shared(object.mapping().file().clone());
+    /// An object that is sent as a handle of this kind.
+    struct Sent<'a>(&'a Object, Kind);
+
+    impl Serialize for Sent<'_> {
+        fn serialize<S: Serializer>(&self, serializer: S) -> std::result::Result<S::Ok, S::Error> {
+            self.0.serialize(self.1, serializer)
+        }
+    }
+
+    /// What a peer makes of an object.
+    fn decoded<T: Wire>(object: &Object, kind: Kind) -> Result<T, String> {
         let (mut bytes, mut descriptors) = (Vec::new(), Vec::new());
-        handle::collect(&mut descriptors, || codec::encode(&descriptor, &mut bytes))?;
+        let sent = Sent(object, kind);
+        handle::collect(&mut descriptors, || codec::encode(&sent, &mut bytes))?;
         handle::provide(descriptors, || codec::decode(&mut Cursor::new(&bytes)))
     }
 
@@ -80,7 +87,10 @@ mod tests {
     fn is_refused<T: Wire>(kind: Kind, fingerprint: u64) {
         for bytes in [0, 8] {
             let object = Object::create(kind, fingerprint, bytes).expect("shared memory");
-            assert!(decoded::<T>(&object).is_err(), "a {kind} of {bytes} bytes");
+            assert!(
+                decoded::<T>(&object, kind).is_err(),
+                "a {kind} of {bytes} bytes"
+            );
         }
     }
 
@@ -96,7 +106,8 @@ mod tests {
         is_refused::<Value<u64>>(Kind::Value, fingerprint::<u64>());
         is_refused::<Array<u64>>(Kind::Array, fingerprint::<u64>());
         let object = Object::create(Kind::Atomic, fingerprint::<u64>(), 0);
-        assert!(decoded::<Atomic<u64>>(&object.expect("shared memory")).is_err());
+        let object = object.expect("shared memory");
+        assert!(decoded::<Atomic<u64>>(&object, Kind::Atomic).is_err());
     }
 
     /// Overwrites each word behind `start` in a new object, and uses that.

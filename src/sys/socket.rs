@@ -212,6 +212,8 @@ pub(crate) struct Part {
     pub(crate) batch: Batch,
     /// All, or none where this process has no room for them.
     pub(crate) fds: Vec<OwnedFd>,
+    /// What the sender says of each of them.
+    pub(crate) labels: Vec<u8>,
 }
 
 /// What a message of [`send_fds`] says of the list of descriptors that it is a part of.
@@ -228,21 +230,28 @@ pub(crate) enum Batch {
 /// How long a sender waits while too many descriptors are on their way: who receives them may be busy.
 const REFUSED_FOR: Duration = Duration::from_secs(10);
 
-/// Sends any number of descriptors, in as many messages as it takes; blocks while the socket's buffer is full.
+/// Sends any number of descriptors, each with a byte about it, in as many messages as it takes;
+/// blocks while the socket's buffer is full.
 ///
 /// There is a limit to how many are on their way (RLIMIT_NOFILE for all of a user's processes): it waits for the others to be
 /// received, for `REFUSED_FOR` at the most. When the kernel refuses some after all, the peer is told that the list is void.
-pub(crate) fn send_fds(socket: impl AsFd, tag: Tag, fds: &[BorrowedFd<'_>]) -> io::Result<()> {
+pub(crate) fn send_fds(
+    socket: impl AsFd,
+    tag: Tag,
+    fds: &[BorrowedFd<'_>],
+    labels: &[u8],
+) -> io::Result<()> {
     let last = fds.len().div_ceil(MAX_FDS).saturating_sub(1);
-    for (number, batch) in fds.chunks(MAX_FDS).enumerate() {
+    let batches = fds.chunks(MAX_FDS).zip(labels.chunks(MAX_FDS));
+    for (number, (batch, labels)) in batches.enumerate() {
         let mark = if number == last {
             Batch::Last
         } else {
             Batch::More
         };
-        if let Err(error) = send_once_allowed(&socket, &part(tag, mark), batch) {
+        if let Err(error) = send_once_allowed(&socket, &part(tag, mark, labels), batch) {
             // It fails only when the peer is gone, who then needs not know.
-            let _ = send(&socket, &part(tag, Batch::GivenUp), &[]);
+            let _ = send(&socket, &part(tag, Batch::GivenUp, &[]), &[]);
             return Err(error);
         }
     }
@@ -265,12 +274,18 @@ fn send_once_allowed(socket: impl AsFd, bytes: &[u8], fds: &[BorrowedFd<'_>]) ->
     }
 }
 
-/// Bytes of a message of [`send_fds`]. A socket's stream keeps them together, too: they are sent and received in one piece.
-const PART: usize = size_of::<Tag>() + 1;
+/// Bytes of a message of [`send_fds`] before the labels.
+const HEAD: usize = size_of::<Tag>() + 1;
 
-fn part(tag: Tag, batch: Batch) -> [u8; PART] {
-    let mut bytes = [batch as u8; PART];
+/// Bytes of a message of [`send_fds`], however many descriptors come with it. A socket's stream keeps
+/// them together, too: they are sent and received in one piece.
+const PART: usize = HEAD + MAX_FDS;
+
+fn part(tag: Tag, batch: Batch, labels: &[u8]) -> [u8; PART] {
+    let mut bytes = [0; PART];
     bytes[..tag.len()].copy_from_slice(&tag);
+    bytes[tag.len()] = batch as u8;
+    bytes[HEAD..][..labels.len()].copy_from_slice(labels);
     bytes
 }
 
@@ -281,13 +296,19 @@ pub(crate) fn try_receive_part(socket: impl AsFd) -> io::Result<Part> {
     let (length, fds) = try_receive(socket, &mut bytes)?;
     let (tag, batch) = match (length, bytes.split_first_chunk()) {
         (0, _) => return Err(io::ErrorKind::UnexpectedEof.into()),
-        (PART, Some((tag, &[batch]))) => (*tag, batch),
+        (PART, Some((tag, &[batch, ..]))) => (*tag, batch),
         _ => return Err(io::ErrorKind::InvalidData.into()),
     };
     let batches = [Batch::More, Batch::Last, Batch::GivenUp];
     let batch = batches.into_iter().find(|it| *it as u8 == batch);
     let batch = batch.ok_or(io::ErrorKind::InvalidData)?;
-    Ok(Part { tag, batch, fds })
+    let labels = bytes[HEAD..][..fds.len().min(MAX_FDS)].to_vec();
+    Ok(Part {
+        tag,
+        batch,
+        fds,
+        labels,
+    })
 }
 
 /// Sends as much of two parts as there is room for, at least one byte.
@@ -492,14 +513,16 @@ mod tests {
         for count in [1, MAX_FDS, MAX_FDS + 1, 3 * MAX_FDS] {
             let mut sent = vec![reader.as_fd(); count];
             sent[count - 1] = writer.as_fd();
-            send_fds(&a, Tag::default(), &sent).expect("a list");
-            let (mut fds, mut last) = (Vec::new(), Batch::More);
+            let sent_labels: Vec<u8> = (0..count).map(|it| it as u8).collect();
+            send_fds(&a, Tag::default(), &sent, &sent_labels).expect("a list");
+            let (mut fds, mut labels, mut last) = (Vec::new(), Vec::new(), Batch::More);
             while last == Batch::More {
                 let mut part = try_receive_part(&b).expect("a list");
                 fds.append(&mut part.fds);
+                labels.append(&mut part.labels);
                 last = part.batch;
             }
-            assert_eq!(fds.len(), count);
+            assert_eq!((fds.len(), labels), (count, sent_labels));
             pipe::write(&fds[count - 1], b"x").expect("the pipe's end");
             assert_eq!(
                 pipe::read(&fds[0], &mut [0; 2]).ok(),

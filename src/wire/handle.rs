@@ -4,11 +4,17 @@
 //! itself out of that of the decoding. So a handle can lie in any struct, collection or enum of the user's, and whoever
 //! moves the bytes moves the list with them ([`collect`] on one side, [`provide`] on the other). Elsewhere, in a file say, a
 //! handle makes no sense, and serialising one is an error.
+//!
+//! The list also says which [`Kind`] of handle each descriptor is a part of, and it is claimed as
+//! that alone. Else safe code would get a file that backs a borrow, or shared memory made of a file
+//! that it writes to. The bytes cannot say it: implementations of serde's traits choose them.
 
+use super::kind::Kind;
 use crate::error::{Error, Result};
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de::Error as _, ser::Error as _};
 use std::{
     cell::{Cell, RefCell},
+    fmt,
     os::fd::{AsFd, BorrowedFd, OwnedFd},
     sync::Arc,
 };
@@ -18,7 +24,7 @@ const NOT_HERE: &str = "a handle can only travel as an argument, a result or thr
 
 thread_local! {
     /// The lists of this thread's encodings, one behind the other: an implementation of serde's traits may send values itself.
-    static ENCODING: RefCell<Vec<Descriptor>> = const { RefCell::new(Vec::new()) };
+    static ENCODING: RefCell<Vec<Attached>> = const { RefCell::new(Vec::new()) };
     /// Where the list of the innermost encoding begins; `NOWHERE` outside of one. This and `END` are words of their own: they
     /// are looked at for every value, and nearly none holds a handle.
     static START: Cell<usize> = const { Cell::new(NOWHERE) };
@@ -27,7 +33,7 @@ thread_local! {
     /// For whom the innermost encoding is.
     static AUDIENCE: Cell<u64> = const { Cell::new(ANYBODY) };
     /// The list of the innermost decoding; none outside of one. What has been claimed is gone.
-    static DECODING: Cell<Option<Vec<Option<Descriptor>>>> = const { Cell::new(None) };
+    static DECODING: Cell<Option<Vec<Option<Attached>>>> = const { Cell::new(None) };
 }
 
 /// The audience of a value that may arrive anywhere.
@@ -41,6 +47,11 @@ const NOWHERE: usize = usize::MAX;
 /// In an argument, a result or a message it arrives as a descriptor of the same open file, so that both share its position.
 /// Encoding it for anything else is an error. Clones share one descriptor, which is closed with the last of them; in the
 /// sending process a task's or a process's argument may keep it open until the task is done, or the process started.
+///
+/// It is received only where a `Descriptor` was sent, and a lock, a queue, shared data or a
+/// connection only as what it is. Anything else is an error of
+/// [`ErrorKind::Codec`](crate::ErrorKind::Codec) that names both kinds, also if the types of two
+/// ends or of an implementation of serde's traits differ.
 ///
 /// ```
 /// use procpool::{Descriptor, Process};
@@ -97,11 +108,45 @@ impl Descriptor {
     }
 }
 
+/// A descriptor beside a value, and what kind of handle it is a part of.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Attached {
+    /// The number of a [`Kind`], if the sender keeps to the protocol.
+    kind: u8,
+    descriptor: Descriptor,
+}
+
+impl Attached {
+    /// Joins what has come; nothing unless each descriptor has come with its kind.
+    pub(crate) fn received(fds: Vec<OwnedFd>, kinds: &[u8]) -> Vec<Self> {
+        if fds.len() != kinds.len() {
+            return Vec::new();
+        }
+        let pairs = fds.into_iter().zip(kinds);
+        let attached = pairs.map(|(fd, kind)| Self {
+            kind: *kind,
+            descriptor: fd.into(),
+        });
+        attached.collect()
+    }
+
+    /// Takes apart what is to be sent.
+    pub(crate) fn split(attached: &[Self]) -> (Vec<BorrowedFd<'_>>, Vec<u8>) {
+        attached.iter().map(|it| (it.as_fd(), it.kind)).unzip()
+    }
+}
+
+impl AsFd for Attached {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.descriptor.as_fd()
+    }
+}
+
 /// Encodes, and appends the descriptors of what was encoded to `list`, in the order of their numbers in the bytes.
 ///
 /// They are shared with the value and stay open at least as long as the list does.
 #[inline]
-pub(crate) fn collect<T>(list: &mut Vec<Descriptor>, encode: impl FnOnce() -> T) -> T {
+pub(crate) fn collect<T>(list: &mut Vec<Attached>, encode: impl FnOnce() -> T) -> T {
     /// Puts back the outer list, also when the encoding panics.
     struct PutBack(usize, u64);
     impl Drop for PutBack {
@@ -145,7 +190,7 @@ pub(crate) fn audience() -> u64 {
 
 /// The lists from `start` on.
 #[cold]
-fn split_off(start: usize) -> Vec<Descriptor> {
+fn split_off(start: usize) -> Vec<Attached> {
     // On a thread whose thread-locals are gone already there are none.
     let list = ENCODING.try_with(|it| it.borrow_mut().split_off(start));
     END.set(start);
@@ -156,44 +201,130 @@ fn split_off(start: usize) -> Vec<Descriptor> {
 ///
 /// Each can be claimed once; one that is not claimed is closed.
 #[inline]
-pub(crate) fn provide<T, D: Into<Descriptor>>(
-    descriptors: Vec<D>,
-    decode: impl FnOnce() -> T,
-) -> T {
+pub(crate) fn provide<T>(descriptors: Vec<Attached>, decode: impl FnOnce() -> T) -> T {
     /// Puts back the outer list, also when the decoding panics.
-    struct PutBack(Option<Vec<Option<Descriptor>>>);
+    struct PutBack(Option<Vec<Option<Attached>>>);
     impl Drop for PutBack {
         fn drop(&mut self) {
             swap(self.0.take());
         }
     }
-    let list = descriptors.into_iter().map(|it| Some(it.into())).collect();
+    let list = descriptors.into_iter().map(Some).collect();
     let _outer = PutBack(swap(Some(list)));
     decode()
 }
 
 /// Replaces the list of the decoding. On a thread whose thread-locals are gone already there is none, and handles do not travel.
 #[inline]
-fn swap(list: Option<Vec<Option<Descriptor>>>) -> Option<Vec<Option<Descriptor>>> {
+fn swap(list: Option<Vec<Option<Attached>>>) -> Option<Vec<Option<Attached>>> {
     DECODING.try_with(|it| it.replace(list)).ok().flatten()
 }
 
 /// Puts a descriptor into the list of the encoding that is under way; its number there.
-fn enlist(descriptor: &Descriptor) -> Option<u32> {
+fn enlist(kind: u8, descriptor: &Descriptor) -> Option<u32> {
     let (start, end) = (START.get(), END.get());
     let number = u32::try_from(end.checked_sub(start)?).ok()?;
-    let pushed = ENCODING.try_with(|it| it.borrow_mut().push(descriptor.clone()));
+    let attached = Attached {
+        kind,
+        descriptor: descriptor.clone(),
+    };
+    let pushed = ENCODING.try_with(|it| it.borrow_mut().push(attached));
     pushed.ok()?;
     END.set(end + 1);
     Some(number)
 }
 
-/// Takes a descriptor out of the list of the decoding that is under way.
-fn claim(number: u32) -> Result<Descriptor, &'static str> {
-    let mut list = swap(None).ok_or(NOT_HERE)?;
-    let claimed = list.get_mut(number as usize).and_then(Option::take);
+/// Why a descriptor cannot be claimed.
+enum Unclaimed {
+    NotHere,
+    Lost,
+    /// The kind that was sent, and the one that is wanted.
+    Another(u8, u8),
+}
+
+impl fmt::Display for Unclaimed {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let name = |number| {
+            let kind = Kind::of_number(number);
+            kind.map_or("no kind of handle".to_owned(), |it| it.to_string())
+        };
+        match *self {
+            Self::NotHere => f.write_str(NOT_HERE),
+            Self::Lost => f.write_str("a handle has lost its descriptor"),
+            Self::Another(sent, wanted) => {
+                let (sent, wanted) = (name(sent), name(wanted));
+                write!(
+                    f,
+                    "a handle was sent as {sent} and cannot be received as {wanted}"
+                )
+            }
+        }
+    }
+}
+
+/// Takes a descriptor out of the list of the decoding that is under way, if it is of that kind.
+fn claim(kind: u8, number: u32) -> Result<Descriptor, Unclaimed> {
+    let mut list = swap(None).ok_or(Unclaimed::NotHere)?;
+    let claimed = take(&mut list, kind, number);
     swap(Some(list));
-    claimed.ok_or("a handle has lost its descriptor")
+    claimed
+}
+
+fn take(list: &mut [Option<Attached>], kind: u8, number: u32) -> Result<Descriptor, Unclaimed> {
+    let entry = list.get_mut(number as usize).ok_or(Unclaimed::Lost)?;
+    match entry {
+        Some(it) if it.kind != kind => Err(Unclaimed::Another(it.kind, kind)),
+        entry => {
+            let claimed = entry.take().map(|it| it.descriptor);
+            claimed.ok_or(Unclaimed::Lost)
+        }
+    }
+}
+
+/// Serialises a descriptor that is a part of a handle of this kind.
+pub(crate) fn serialize_as<S: Serializer>(
+    kind: u8,
+    descriptor: &Descriptor,
+    serializer: S,
+) -> Result<S::Ok, S::Error> {
+    let number = enlist(kind, descriptor).ok_or_else(|| S::Error::custom(NOT_HERE))?;
+    number.serialize(serializer)
+}
+
+/// The inverse; an error if the descriptor that came is a part of another kind of handle.
+pub(crate) fn deserialize_as<'de, D: Deserializer<'de>>(
+    kind: u8,
+    deserializer: D,
+) -> Result<Descriptor, D::Error> {
+    let number = u32::deserialize(deserializer)?;
+    claim(kind, number).map_err(D::Error::custom)
+}
+
+/// A descriptor that is a part of a handle, of the [`Kind`] of that number.
+pub(crate) struct PartOf<const KIND: u8>(Descriptor);
+
+impl<const KIND: u8> From<Descriptor> for PartOf<KIND> {
+    fn from(descriptor: Descriptor) -> Self {
+        Self(descriptor)
+    }
+}
+
+impl<const KIND: u8> From<PartOf<KIND>> for Descriptor {
+    fn from(part: PartOf<KIND>) -> Self {
+        part.0
+    }
+}
+
+impl<const KIND: u8> Serialize for PartOf<KIND> {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serialize_as(KIND, &self.0, serializer)
+    }
+}
+
+impl<'de, const KIND: u8> Deserialize<'de> for PartOf<KIND> {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        deserialize_as(KIND, deserializer).map(Self)
+    }
 }
 
 impl<T: Into<OwnedFd>> From<T> for Descriptor {
@@ -211,15 +342,13 @@ impl AsFd for Descriptor {
 
 impl Serialize for Descriptor {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        let number = enlist(self).ok_or_else(|| S::Error::custom(NOT_HERE))?;
-        number.serialize(serializer)
+        serialize_as(Kind::Descriptor as u8, self, serializer)
     }
 }
 
 impl<'de> Deserialize<'de> for Descriptor {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        let number = u32::deserialize(deserializer)?;
-        claim(number).map_err(D::Error::custom)
+        deserialize_as(Kind::Descriptor as u8, deserializer)
     }
 }
 
@@ -230,13 +359,13 @@ mod tests {
     use crate::wire::{Wire, codec};
     use std::{panic, time::Duration};
 
-    fn encode<T: Wire>(value: &T) -> (Result<Vec<u8>, codec::Reason>, Vec<Descriptor>) {
+    fn encode<T: Wire>(value: &T) -> (Result<Vec<u8>, codec::Reason>, Vec<Attached>) {
         let (mut list, mut bytes) = (Vec::new(), Vec::new());
         let encoded = collect(&mut list, || codec::encode(value, &mut bytes));
         (encoded.map(|()| bytes), list)
     }
 
-    fn decode<T: Wire>(bytes: &[u8], fds: Vec<OwnedFd>) -> Result<T, codec::Reason> {
+    fn decode<T: Wire>(bytes: &[u8], fds: Vec<Attached>) -> Result<T, codec::Reason> {
         provide(fds, || codec::decode(&mut bytes.to_vec()))
     }
 
@@ -246,9 +375,15 @@ mod tests {
     }
 
     /// What the receiver gets of a list.
-    fn received(sent: &[Descriptor]) -> Vec<OwnedFd> {
-        let copies = sent.iter().map(|it| it.0.try_clone());
-        copies.collect::<Result<_, _>>().expect("room for copies")
+    fn received(sent: &[Attached]) -> Vec<Attached> {
+        let (fds, kinds) = Attached::split(sent);
+        let copies: Result<_, _> = fds.iter().map(|it| it.try_clone_to_owned()).collect();
+        Attached::received(copies.expect("room for copies"), &kinds)
+    }
+
+    fn attached(descriptor: Descriptor) -> Attached {
+        let kind = Kind::Descriptor as u8;
+        Attached { kind, descriptor }
     }
 
     fn is_at_end(reader: &Descriptor) -> bool {
@@ -283,9 +418,9 @@ mod tests {
     fn each_descriptor_is_claimed_once_and_the_unclaimed_are_closed() {
         let (reader, writer) = ends();
         let twice = [0, 0, 0, 0, 0, 0, 0, 0];
-        let fds = received(&[writer.clone(), writer.clone()]);
+        let fds = received(&[writer.clone(), writer.clone()].map(attached));
         assert!(decode::<(Descriptor, Descriptor)>(&twice, fds).is_err());
-        assert!(decode::<Descriptor>(&[1, 0, 0, 0], received(&[writer])).is_err());
+        assert!(decode::<Descriptor>(&[1, 0, 0, 0], received(&[attached(writer)])).is_err());
         assert!(is_at_end(&reader));
     }
 
@@ -294,19 +429,52 @@ mod tests {
         let (reader, writer) = ends();
         let mut outer = Vec::new();
         let numbers = collect(&mut outer, || {
-            let first = enlist(&reader);
+            let kind = Kind::Descriptor as u8;
+            let first = enlist(kind, &reader);
             let (inner, list) = encode(&writer);
             assert_eq!((inner.expect("it has a list"), list.len()), (vec![0; 4], 1));
             let panics = panic::catch_unwind(|| {
                 collect(&mut Vec::new(), || {
-                    enlist(&writer);
+                    enlist(kind, &writer);
                     panic::resume_unwind(Box::new(()));
                 })
             });
             assert!(panics.is_err());
-            (first, enlist(&writer))
+            (first, enlist(kind, &writer))
         });
         assert_eq!((numbers, outer.len()), ((Some(0), Some(1)), 2));
-        assert_eq!(enlist(&reader), None);
+        assert_eq!(enlist(Kind::Descriptor as u8, &reader), None);
+    }
+    #[test]
+    fn a_descriptor_is_claimed_only_as_what_it_is_a_part_of() {
+        type Part = PartOf<{ Kind::Array as u8 }>;
+        let (_, writer) = ends();
+        let (bytes, list) = encode(&Part::from(writer));
+        let bytes = bytes.expect("a value that can be encoded");
+        let refusal = decode::<Descriptor>(&bytes, received(&list)).expect_err("another kind");
+        let sentence = "a handle was sent as Array and cannot be received as Descriptor";
+        assert_eq!(refusal, sentence);
+        assert!(decode::<Part>(&bytes, received(&list)).is_ok());
+        let (fds, _) = Attached::split(&list);
+        let fds = vec![fds[0].try_clone_to_owned().expect("room for a copy")];
+        let unknown = Attached::received(fds, &[200]);
+        let refusal = decode::<Part>(&bytes, unknown).map(drop);
+        let refusal = refusal.expect_err("no kind");
+        assert!(refusal.contains("no kind of handle"), "{refusal}");
+    }
+
+    #[test]
+    fn descriptors_without_their_kinds_are_dropped() {
+        let (reader, _) = pipe::pipe().expect("a pipe");
+        assert!(Attached::received(vec![reader], &[]).is_empty());
+    }
+
+    #[test]
+    fn each_kind_is_found_by_its_number() {
+        for number in 1..=Kind::Descriptor as u8 {
+            let kind = Kind::of_number(number).expect("a kind");
+            assert_eq!(kind as u8, number);
+        }
+        assert_eq!(Kind::of_number(0), None);
     }
 }

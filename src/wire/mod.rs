@@ -10,6 +10,7 @@ mod decoder;
 pub(crate) mod depth;
 mod encoder;
 pub(crate) mod handle;
+pub(crate) mod kind;
 
 use serde::{Serialize, de::DeserializeOwned};
 

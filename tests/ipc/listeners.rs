@@ -442,6 +442,9 @@ fn a_peer_that_is_killed_in_the_middle_of_a_message_is_gone() {
     });
 }
 
+/// Bytes of a message with descriptors: a tag, whether more follow, and a byte about each.
+const PART: usize = 8 + 1 + 253;
+
 /// A message of a raw peer: bytes, and its own socket as a descriptor.
 fn send_raw(stream: &UnixStream, bytes: &[u8], copies: usize) {
     let fds = vec![stream.as_raw_fd(); copies];
@@ -472,7 +475,7 @@ fn a_peer_cannot_use_up_the_descriptors() {
             // One descriptor, says its header; more are to follow, says each message with some, for ever.
             block[0] = 1;
             send_raw(&peer, &block, 0);
-            (0..100).for_each(|_| send_raw(&peer, &[0; 9], copies));
+            (0..100).for_each(|_| send_raw(&peer, &[0; PART], copies));
             for _ in 0..2 {
                 let error = failure(server.recv_timeout(DEADLINE / 10));
                 assert_eq!(error.kind(), ErrorKind::Disconnected, "{copies}");

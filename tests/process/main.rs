@@ -2,6 +2,7 @@
 
 mod ended;
 mod fork_maps;
+mod handle_kinds;
 mod handles;
 mod lifetimes;
 mod methods;

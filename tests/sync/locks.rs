@@ -266,7 +266,9 @@ fn a_handle_is_not_taken_for_another() -> Result<()> {
         let error = common::failure(receiver.recv());
         assert_eq!(error.kind(), ErrorKind::Codec);
         assert!(
-            error.to_string().contains("this handle is no Event"),
+            error
+                .to_string()
+                .contains("was sent as Lock and cannot be received as Event"),
             "{error}"
         );
         sender.send(&Disguise::Number(Value::new(1)?))?;

@@ -17,7 +17,7 @@ mod tests {
     use crate::shm::{Cursor, Kind, Object, View, fingerprint};
     use crate::wire::{
         codec,
-        handle::{self, Descriptor},
+        handle::{self, Descriptor, PartOf},
     };
     use std::{
         sync::{atomic::Ordering, mpsc},
@@ -120,8 +120,8 @@ mod tests {
         let object = Object::create(Kind::SimpleQueue, fingerprint::<u8>(), 4096);
         let file = object.expect("shared memory").mapping().file().clone();
         let (mut bytes, mut list) = (Vec::new(), Vec::new());
-        let descriptor = Descriptor::shared(file);
-        let encoded = handle::collect(&mut list, || codec::encode(&descriptor, &mut bytes));
+        let part = PartOf::<{ Kind::SimpleQueue as u8 }>::from(Descriptor::shared(file));
+        let encoded = handle::collect(&mut list, || codec::encode(&part, &mut bytes));
         encoded.expect("a descriptor");
         let decode = || codec::decode::<SimpleQueue<u8>>(&mut Cursor::new(&bytes));
         assert!(handle::provide(list, decode).is_err());

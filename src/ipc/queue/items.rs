@@ -9,10 +9,7 @@ use crate::sys::{
     bytes::{as_bytes, is_bytes},
     pid,
 };
-use crate::wire::{
-    Wire, codec,
-    handle::{self, Descriptor},
-};
+use crate::wire::{Wire, codec, handle};
 use parking_lot::Mutex;
 use serde::{Deserializer, Serializer};
 use std::{
@@ -71,8 +68,12 @@ impl<T> Items<T> {
         &self.shared.ring
     }
 
-    pub(super) fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        self.ring().object().serialize(serializer)
+    pub(super) fn serialize<S: Serializer>(
+        &self,
+        kind: Kind,
+        serializer: S,
+    ) -> Result<S::Ok, S::Error> {
+        self.ring().object().serialize(kind, serializer)
     }
 
     pub(super) fn deserialize<'de, D: Deserializer<'de>>(
@@ -234,7 +235,7 @@ fn decode<T: Wire>(bytes: Vec<u8>) -> Result<T> {
 fn decode_by<T>(decode: impl FnOnce() -> Result<T, codec::Reason>) -> Result<T> {
     // No descriptors came with it; those of a value that is being decoded around this call are not its own.
     let decoded = match may_hold_handles::<T>() {
-        true => handle::provide(Vec::<Descriptor>::new(), decode),
+        true => handle::provide(Vec::new(), decode),
         false => decode(),
     };
     decoded.map_err(|reason| {

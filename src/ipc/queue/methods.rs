@@ -17,7 +17,7 @@ macro_rules! handle {
 
         impl<T> serde::Serialize for $Queue<T> {
             fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-                self.0.serialize(serializer)
+                self.0.serialize(Kind::$Queue, serializer)
             }
         }
 

@@ -28,7 +28,10 @@ use crate::process::{
     panic,
 };
 use crate::shm::{Buffer, Cursor, Slab, Slabs};
-use crate::wire::codec::{self, Output};
+use crate::wire::{
+    codec::{self, Output},
+    handle::Attached,
+};
 use garbage::Garbage;
 use parking_lot::{Mutex, RwLock};
 use pins::Pins;
@@ -36,7 +39,6 @@ use std::{
     any::Any,
     cell::{Cell, RefCell},
     collections::HashMap,
-    os::fd::OwnedFd,
     sync::{
         Arc, OnceLock, Weak,
         atomic::{AtomicU64, Ordering},
@@ -184,7 +186,7 @@ impl Server {
         &self,
         session: &Session,
         request: &[u8],
-        given: Vec<OwnedFd>,
+        given: Vec<Attached>,
         reply: &mut Reply,
     ) {
         self.unpin_reply(session);

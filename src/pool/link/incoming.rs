@@ -9,7 +9,8 @@ use crate::pool::{
 use crate::process::start::ExitRecord;
 use crate::shm::Slab;
 use crate::sys::{pipe, socket};
-use std::{io, os::fd::OwnedFd, sync::Arc};
+use crate::wire::handle::Attached;
+use std::{io, sync::Arc};
 
 /// Reads of the bell's pipe at a time, of 256 bytes each. A worker writes a byte each time that the pool falls asleep, and the
 /// pool reads them when it wakes: so many are a flood.
@@ -159,7 +160,7 @@ impl Link {
     }
 
     /// The handles that came with the reply.
-    pub(in crate::pool) fn take_handles(&mut self) -> Vec<OwnedFd> {
+    pub(in crate::pool) fn take_handles(&mut self) -> Vec<Attached> {
         self.handles.take()
     }
 

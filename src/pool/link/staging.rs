@@ -13,10 +13,9 @@ use crate::pool::{
 use crate::process::function::Function;
 use crate::shm::Life;
 use crate::sys::{pipe, socket};
-use crate::wire::handle::Descriptor;
+use crate::wire::handle::Attached;
 use std::{
     io,
-    os::fd::AsFd,
     sync::{Arc, Weak},
     time::{Duration, Instant},
 };
@@ -161,10 +160,9 @@ impl Link {
     }
 
     /// Sends the handles of the value whose frame is staged next.
-    pub(super) fn send_handles(&mut self, descriptors: &[Descriptor]) -> Result<()> {
-        let fds: Vec<_> = descriptors.iter().map(AsFd::as_fd).collect();
-        for (batch, fds) in Batch::cut(&fds) {
-            let sent = descriptors::try_send_handles(&self.socket, fds);
+    pub(super) fn send_handles(&mut self, descriptors: &[Attached]) -> Result<()> {
+        for (batch, part) in Batch::cut(descriptors) {
+            let sent = descriptors::try_send_handles(&self.socket, part);
             sent.map_err(|it| {
                 Error::io("failed to hand descriptors to a worker", self.not_sent(it))
             })?;

@@ -18,10 +18,10 @@ use crate::process::{
 };
 use crate::shm::{Buffer, SPILL, Slabs};
 use crate::sys::{child, pid, socket};
-use crate::wire::codec;
+use crate::wire::{codec, handle::Attached};
 use std::{
     io, mem,
-    os::fd::{AsFd, OwnedFd},
+    os::fd::OwnedFd,
     rc::Rc,
     sync::{Arc, atomic::Ordering},
     thread,
@@ -80,7 +80,7 @@ impl Answers {
     }
 
     /// Takes the handles in the argument of the item that runs next.
-    pub(super) fn give(&mut self, handles: Vec<OwnedFd>) {
+    pub(super) fn give(&mut self, handles: Vec<Attached>) {
         self.handles.given = handles;
     }
 
@@ -129,9 +129,8 @@ impl Answers {
         if fault.is_some() {
             return fault;
         }
-        let fds: Vec<_> = descriptors.iter().map(AsFd::as_fd).collect();
-        for (batch, fds) in Batch::cut(&fds) {
-            let sent = self.send(|socket| descriptors::try_send_handles(socket, fds));
+        for (batch, part) in Batch::cut(&descriptors) {
+            let sent = self.send(|socket| descriptors::try_send_handles(socket, part));
             if let Err(error) = sent {
                 let reason = format!("its handles could not be sent: {error}");
                 return Some(Box::new(Fault::Encode(reason)));

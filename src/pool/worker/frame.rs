@@ -8,8 +8,8 @@ use crate::process::{
     panic,
 };
 use crate::shm::{Cursor, Slab};
-use crate::wire::handle;
-use std::{any::Any, collections::HashMap, mem, os::fd::OwnedFd};
+use crate::wire::handle::{self, Attached};
+use std::{any::Any, collections::HashMap, mem};
 
 /// What the items of a frame have in common.
 pub(super) struct Frame<'a> {
@@ -60,7 +60,7 @@ impl<'a> Frame<'a> {
 
 /// A map's context, decoded for the first item that needs it.
 pub(super) enum Context {
-    Encoded(ContextLoader, Box<[u8]>, Vec<OwnedFd>),
+    Encoded(ContextLoader, Box<[u8]>, Vec<Attached>),
     Decoded(std::result::Result<Box<dyn Any>, Fault>),
 }
 

@@ -5,6 +5,7 @@
 use crate::pool::descriptors::{self, Batch, Gathered, Message};
 use crate::shm::Slab;
 use crate::sys::socket;
+use crate::wire::handle::Attached;
 use std::{collections::HashMap, os::fd::OwnedFd, rc::Rc};
 
 /// What came through the socket, and was sent before the frame that tells of it.
@@ -40,7 +41,7 @@ impl Inbox {
     }
 
     /// The handles that came before a frame.
-    pub(super) fn take_handles(&mut self) -> Vec<OwnedFd> {
+    pub(super) fn take_handles(&mut self) -> Vec<Attached> {
         self.handles.take()
     }
 

@@ -35,7 +35,7 @@ use crate::sys::{
     limits, memory, pid, signal,
     spin::Spin,
 };
-use crate::wire::codec;
+use crate::wire::{codec, handle::Attached};
 use answers::Answers;
 use frame::{Callables, Context, Frame, Items};
 use inbox::Inbox;
@@ -409,7 +409,7 @@ fn settle_in(setup: &Setup) -> std::result::Result<(), Fault> {
     assumed.map_err(|(what, it)| failed(&format!("the limit of {what}"), it))
 }
 
-fn initialize(call: EncodedCall, given: Vec<OwnedFd>) -> std::result::Result<(), Fault> {
+fn initialize(call: EncodedCall, given: Vec<Attached>) -> std::result::Result<(), Fault> {
     /// An initializer has no result to encode.
     struct NoSlabs;
     impl Slabs for NoSlabs {

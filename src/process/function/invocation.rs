@@ -4,10 +4,10 @@ use crate::error::ErrorKind;
 use crate::shm::{Buffer, Cursor};
 use crate::wire::{
     Wire, codec,
-    handle::{self, Descriptor},
+    handle::{self, Attached},
 };
 use serde::Serialize;
-use std::{any::Any, mem, os::fd::OwnedFd};
+use std::{any::Any, mem};
 
 /// Why a call gave no value, when it did not panic.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -38,9 +38,9 @@ pub(crate) struct Invocation<'a> {
 #[derive(Debug, Default)]
 pub(crate) struct Handles {
     /// Those in its argument.
-    pub(crate) given: Vec<OwnedFd>,
+    pub(crate) given: Vec<Attached>,
     /// Those in its result.
-    pub(crate) left: Vec<Descriptor>,
+    pub(crate) left: Vec<Attached>,
     /// For whom the result is, if for somebody special.
     pub(crate) audience: u64,
 }
