@@ -24,7 +24,7 @@ use std::{
 const MOST_HANDSHAKES: usize = 64;
 
 /// How long a listener may take to be reached, to accept and to answer: it may be busy with something else.
-const ACCEPTED_WITHIN: Duration = Duration::from_secs(10);
+pub(crate) const ACCEPTED_WITHIN: Duration = Duration::from_secs(10);
 
 /// Accepts connections at an address.
 ///
@@ -239,14 +239,22 @@ pub fn connect<S: Wire, R: Wire>(
     address: impl Into<Address>,
     authkey: Option<AuthKey>,
 ) -> Result<Connection<S, R>> {
-    let address = address.into();
-    check_key(authkey.as_ref())?;
-    let deadline = Instant::now() + ACCEPTED_WITHIN;
-    let socket = reach(&address, deadline).map_err(|it| not_reached(&address, it))?;
-    if let Some(key) = &authkey {
+    connect_within(&address.into(), authkey.as_ref(), ACCEPTED_WITHIN)
+}
+
+/// As [`connect`], but it takes `limit` at most.
+pub(crate) fn connect_within<S: Wire, R: Wire>(
+    address: &Address,
+    authkey: Option<&AuthKey>,
+    limit: Duration,
+) -> Result<Connection<S, R>> {
+    check_key(authkey)?;
+    let deadline = Instant::now() + limit;
+    let socket = reach(address, deadline).map_err(|it| not_reached(address, limit, it))?;
+    if let Some(key) = authkey {
         handshake::prove(&socket, key, deadline)?;
     }
-    connection(socket, &address)
+    connection(socket, address)
 }
 
 /// Connects, again if a signal comes between.
@@ -267,10 +275,10 @@ fn reach(address: &Address, deadline: Instant) -> io::Result<OwnedFd> {
     }
 }
 
-fn not_reached(address: &Address, error: io::Error) -> Error {
+fn not_reached(address: &Address, limit: Duration, error: io::Error) -> Error {
     match error.kind() {
         io::ErrorKind::TimedOut | io::ErrorKind::WouldBlock => {
-            let message = format!("{address} was not reached within {ACCEPTED_WITHIN:?}");
+            let message = format!("{address} was not reached within {limit:?}");
             Error::new(ErrorKind::TimedOut, message)
         }
         _ => Error::io(format_args!("failed to connect to {address}"), error),

@@ -21,10 +21,20 @@ use std::{
     collections::{HashMap, hash_map::Entry},
     io, mem,
     sync::{Arc, Weak},
+    time::{Duration, Instant},
 };
 
 /// Connections that are kept for the next calls.
 const MOST_FREE: usize = 16;
+
+/// How long it may take to reach a server to which this process only has to say that it does not need something.
+const DROPPED_WITHIN: Duration = Duration::from_secs(1);
+
+/// How long no such server is tried after one was not reached.
+const FAILING: Duration = Duration::from_secs(60);
+
+/// When such a server was last not reached.
+static UNREACHED: Mutex<Option<Instant>> = Mutex::new(None);
 
 /// The servers that this process has to do with.
 static CLIENTS: Mutex<Vec<Weak<Client>>> = Mutex::new(Vec::new());
@@ -81,12 +91,16 @@ impl Client {
         if let Some(client) = Self::known(server) {
             return Ok(client);
         }
-        let client = Self::connect(address, &known_key(address)).map_err(|error| {
-            let is_of_the_key = error.kind() == ErrorKind::AuthenticationFailed;
-            let message = format!(
-                "{error}; a process that is older than the manager calls `Manager::connect` with its key first"
-            );
-            if is_of_the_key { error.with_message(message) } else { error }
+        let connected = Self::connect(address, &known_key(address));
+        let client = connected.map_err(|error| match error.kind() {
+            ErrorKind::AuthenticationFailed => {
+                let message = format!(
+                    "{error}; a process that is older than the manager calls `Manager::connect` with its key first"
+                );
+                error.with_message(message)
+            }
+            ErrorKind::Io if is_of_a_server_that_is_gone(&error) => gone(error),
+            _ => error,
         })?;
         if client.server != server {
             return Err(gone("another one is at its address"));
@@ -94,7 +108,8 @@ impl Client {
         Ok(client)
     }
 
-    fn known(server: u64) -> Option<Arc<Self>> {
+    /// The client of a certain server, if this process has been connected to that.
+    pub(super) fn known(server: u64) -> Option<Arc<Self>> {
         let clients = CLIENTS.lock();
         let mut known = clients.iter().filter_map(Weak::upgrade);
         let found = known.find(|it| it.server == server);
@@ -196,6 +211,27 @@ impl Client {
         self.on_lifeline(&mut references, |link| ask(link, server::pin, &id))
     }
 
+    /// Has a server drop the token of a proxy that nobody here has used.
+    ///
+    /// A server that this process is not connected to may be anything that bytes have named. So this takes no longer than
+    /// [`DROPPED_WITHIN`], and after a failure is not done again for a while: then the token ends with its maker.
+    pub(super) fn drop_token(server: u64, address: &Address, token: u64) {
+        if let Some(client) = Self::known(server) {
+            // A server that is gone has no tokens.
+            let _ = client.unpin(token);
+            return;
+        }
+        let is_failing = || UNREACHED.lock().is_some_and(|it| it.elapsed() < FAILING);
+        if !is_failing() && unpin_at(server, address, token).is_err() {
+            *UNREACHED.lock() = Some(Instant::now());
+        }
+    }
+
+    fn unpin(&self, token: u64) -> Result<()> {
+        let mut references = self.own_references();
+        self.on_lifeline(&mut references, |link| ask(link, server::unpin, &token))
+    }
+
     /// Counts one more proxy of an object of which there is one.
     pub(super) fn count(&self, id: u64) {
         *self.own_references().counts.entry(id).or_default() += 1;
@@ -254,6 +290,14 @@ impl Client {
             parts.try_for_each(|it| ask::<_, ()>(&link, server::claim_again, &it))?;
         }
         Ok(link)
+    }
+}
+
+fn unpin_at(server: u64, address: &Address, token: u64) -> Result<()> {
+    let (link, welcome) = Link::open_within(address, &known_key(address), DROPPED_WITHIN)?;
+    match welcome.server == server {
+        true => ask(&link, server::unpin, &token),
+        false => Ok(()),
     }
 }
 

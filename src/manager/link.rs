@@ -5,7 +5,7 @@ use super::{
     server::{Reply, Server, Session},
 };
 use crate::error::{Error, ErrorKind, Result};
-use crate::ipc::{Address, AuthKey, Connection, connect};
+use crate::ipc::{ACCEPTED_WITHIN, Address, AuthKey, Connection, connect_within};
 use crate::process::{fault::Fault, function::Method};
 use crate::shm::Cursor;
 use crate::wire::{
@@ -43,7 +43,16 @@ enum Way {
 impl Link {
     /// Connects, and finds out who is there.
     pub(super) fn open(address: &Address, key: &AuthKey) -> Result<(Self, Welcome)> {
-        let connection = connect::<(), ()>(address.clone(), Some(key.clone()))?;
+        Self::open_within(address, key, ACCEPTED_WITHIN)
+    }
+
+    /// As [`open`](Self::open), where connecting takes `limit` at most.
+    pub(super) fn open_within(
+        address: &Address,
+        key: &AuthKey,
+        limit: Duration,
+    ) -> Result<(Self, Welcome)> {
+        let connection = connect_within::<(), ()>(address, Some(key), limit)?;
         // A server that refuses this client may have hung up already; why, it has said.
         let greeted = connection.send_bytes(&Hello::bytes());
         let deadline = Instant::now() + WELCOMED_WITHIN;

@@ -67,7 +67,9 @@ use std::{fmt, sync::Arc};
 ///
 /// Each object is used through a proxy, which can be an argument or a result of a process or a task, a part of a message, or lie in
 /// another object: it means the same object wherever it goes. An object lives as long as there is a proxy of it, in any
-/// process or another object. Calls that block hold up nobody else: neither other threads of the same process nor other
+/// process or another object. A proxy that arrives in a process connects to nothing: its first call does, and fails if the server is
+/// not there or its key is another. Until then what keeps the object is the sender's: it goes an hour after that has ended, and
+/// stays if the receiver is killed. Calls that block hold up nobody else: neither other threads of the same process nor other
 /// clients nor other objects.
 ///
 /// The server that [`start`](Self::start) has started ends with the manager that was returned, and with this process, however that ends;

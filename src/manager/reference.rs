@@ -16,21 +16,26 @@ use crate::wire::{
     codec::{self, Reason},
     handle,
 };
+use parking_lot::Mutex;
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de::Error as _, ser::Error as _};
 use std::{
     fmt,
     sync::{
-        Arc,
+        Arc, OnceLock,
         atomic::{AtomicU32, Ordering},
     },
 };
 
 /// A reference to an object, which lives as long as there is one.
+#[derive(Clone)]
 pub(super) struct Reference(Place);
 
+#[derive(Clone)]
 enum Place {
     /// In another process.
     There(There),
+    /// In another process to which this one was not connected when the reference arrived.
+    Unused(Arc<Arrival>),
     /// In this one, which is its server.
     Here(&'static Server, Arc<Object>),
 }
@@ -46,6 +51,16 @@ struct There {
     /// | another | counted in the process that this one is a copy of |
     /// | 0 | counted nowhere |
     counted_in: AtomicU32,
+}
+
+/// A reference that has arrived, and the token that keeps its object until the first use. Clones share it.
+struct Arrival {
+    ticket: Ticket,
+    /// The process whose token it is: not a copy of it, which asks for the object by its id.
+    process: u32,
+    there: OnceLock<There>,
+    /// Held by the thread that uses it first.
+    first_use: Mutex<()>,
 }
 
 /// Stands for none: the id alone counts.
@@ -70,17 +85,13 @@ impl Reference {
 
     /// One that the process counts already.
     pub(super) fn counted(client: Arc<Client>, id: u64) -> Self {
-        Self(Place::There(There {
-            client,
-            id,
-            counted_in: AtomicU32::new(pid::current()),
-        }))
+        Self(Place::There(There::counted(client, id)))
     }
 
-    fn arrived(ticket: &Ticket) -> Result<Self> {
+    fn arrived(ticket: Ticket) -> Result<Self> {
         let Ticket {
             server, id, token, ..
-        } = *ticket;
+        } = ticket;
         if let Some(here) = Server::here().filter(|it| it.name() == server) {
             let object = here.claim(id, token);
             return Ok(Self(Place::Here(here, object.ok_or_else(gone_here)?)));
@@ -88,52 +99,54 @@ impl Reference {
         if let Some(reference) = passage::receives(server, id, token) {
             return Ok(reference);
         }
-        let client = Client::of(server, &ticket.address)?;
-        Self::claimed(&client, (id, token))
+        // Nobody knows yet what is at the address. Where this process is connected to the server, it is claimed at once.
+        let claimed = Client::known(server).map(|it| Self::claimed(&it, (id, token)));
+        if let Some(Ok(reference)) = claimed {
+            return Ok(reference);
+        }
+        Ok(Self(Place::Unused(Arc::new(Arrival::new(ticket)))))
     }
 
     fn leave(&self) -> Result<Ticket> {
-        let (server, token, address) = match &self.0 {
+        let (server, id) = self.identity();
+        let (token, address) = match &self.0 {
             Place::Here(server, object) => {
                 let is_of_a_reply = handle::audience() == server.name();
                 let token = match is_of_a_reply {
                     true => server.pin_for_reply(object),
                     false => server.pin(object),
                 };
-                (server.name(), token, server.address())
+                (token, server.address())
             }
-            Place::There(there) => {
-                there.ensure_counted()?;
-                let client = &there.client;
-                let server = client.server();
-                let token = match passage::sends(self, server) {
-                    true => NO_TOKEN,
-                    false => client.pin(there.id)?,
-                };
-                (server, token, client.address())
-            }
+            Place::There(there) => self.pin(there)?,
+            Place::Unused(arrival) => self.pin(arrival.there()?)?,
         };
+        let address = address.clone();
         Ok(Ticket {
             server,
-            id: self.id(),
+            id,
             token,
-            address: address.clone(),
+            address,
         })
+    }
+
+    /// Keeps the object until this has arrived elsewhere: its token, and where its server is.
+    fn pin<'a>(&self, there: &'a There) -> Result<(u64, &'a Address)> {
+        there.ensure_counted()?;
+        let client = &there.client;
+        let token = match passage::sends(self, client.server()) {
+            true => NO_TOKEN,
+            false => client.pin(there.id)?,
+        };
+        Ok((token, client.address()))
     }
 
     /// The names of its server and of the object there.
     pub(super) fn identity(&self) -> (u64, u64) {
-        let server = match &self.0 {
-            Place::There(there) => there.client.server(),
-            Place::Here(server, _) => server.name(),
-        };
-        (server, self.id())
-    }
-
-    fn id(&self) -> u64 {
         match &self.0 {
-            Place::There(there) => there.id,
-            Place::Here(_, object) => object.id(),
+            Place::There(there) => (there.client.server(), there.id),
+            Place::Unused(arrival) => (arrival.ticket.server, arrival.ticket.id),
+            Place::Here(server, object) => (server.name(), object.id()),
         }
     }
 
@@ -141,15 +154,13 @@ impl Reference {
     pub(super) fn hold(&self) -> Result<Held> {
         let (link, client) = match &self.0 {
             Place::Here(server, _) => (Link::here(server), None),
-            Place::There(there) => {
-                there.ensure_counted()?;
-                (there.client.take()?, Some(Arc::clone(&there.client)))
-            }
+            Place::There(there) => there.connection()?,
+            Place::Unused(arrival) => arrival.there()?.connection()?,
         };
         Ok(Held {
             link: Some(link),
             client,
-            id: self.id(),
+            id: self.identity().1,
             process: pid::current(),
         })
     }
@@ -191,7 +202,69 @@ impl Reference {
     }
 }
 
+impl Arrival {
+    fn new(ticket: Ticket) -> Self {
+        Self {
+            ticket,
+            process: pid::current(),
+            there: OnceLock::new(),
+            first_use: Mutex::new(()),
+        }
+    }
+
+    /// The token, if it is this process's.
+    fn token(&self) -> u64 {
+        match self.process == pid::current() {
+            true => self.ticket.token,
+            false => NO_TOKEN,
+        }
+    }
+
+    /// Its place, which the server has been told of.
+    fn there(&self) -> Result<&There> {
+        self.there.get().map_or_else(|| self.claim(), Ok)
+    }
+
+    #[cold]
+    fn claim(&self) -> Result<&There> {
+        let _first_use = self.first_use.lock();
+        if let Some(there) = self.there.get() {
+            return Ok(there);
+        }
+        let client = Client::of(self.ticket.server, &self.ticket.address)?;
+        client.claim(self.ticket.id, self.token())?;
+        Ok(self
+            .there
+            .get_or_init(|| There::counted(client, self.ticket.id)))
+    }
+}
+
+impl Drop for Arrival {
+    fn drop(&mut self) {
+        let (is_unused, token) = (self.there.get().is_none(), self.token());
+        if is_unused && token != NO_TOKEN {
+            Client::drop_token(self.ticket.server, &self.ticket.address, token);
+        }
+    }
+}
+
 impl There {
+    /// One that the process counts already.
+    fn counted(client: Arc<Client>, id: u64) -> Self {
+        Self {
+            client,
+            id,
+            counted_in: AtomicU32::new(pid::current()),
+        }
+    }
+
+    /// A connection that nobody else uses meanwhile, and whose it is.
+    #[inline]
+    fn connection(&self) -> Result<(Link, Option<Arc<Client>>)> {
+        self.ensure_counted()?;
+        Ok((self.client.take()?, Some(Arc::clone(&self.client))))
+    }
+
     /// Sees to it that the server counts this reference in this process.
     #[inline]
     fn ensure_counted(&self) -> Result<()> {
@@ -240,15 +313,6 @@ impl Drop for There {
     }
 }
 
-impl Clone for Reference {
-    fn clone(&self) -> Self {
-        Self(match &self.0 {
-            Place::There(there) => Place::There(there.clone()),
-            Place::Here(server, object) => Place::Here(server, Arc::clone(object)),
-        })
-    }
-}
-
 impl Serialize for Reference {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
         let ticket = self.leave().map_err(S::Error::custom)?;
@@ -259,7 +323,7 @@ impl Serialize for Reference {
 impl<'de> Deserialize<'de> for Reference {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         let ticket = Ticket::deserialize(deserializer)?;
-        Self::arrived(&ticket).map_err(D::Error::custom)
+        Self::arrived(ticket).map_err(D::Error::custom)
     }
 }
 
@@ -267,9 +331,10 @@ impl fmt::Debug for Reference {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let address = match &self.0 {
             Place::There(there) => there.client.address(),
+            Place::Unused(arrival) => &arrival.ticket.address,
             Place::Here(server, _) => server.address(),
         };
-        write!(f, "object {} of {address}", self.id())
+        write!(f, "object {} of {address}", self.identity().1)
     }
 }
 

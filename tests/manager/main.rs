@@ -2,6 +2,7 @@
 
 mod destructors;
 mod hostile;
+mod in_flight;
 mod killed_clients;
 mod leaks;
 mod lifetimes;

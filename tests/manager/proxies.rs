@@ -399,8 +399,8 @@ fn a_second_decoding_of_a_proxy_is_a_plain_reference() -> Result<()> {
         drop(list);
         eventually("the object is gone", || {
             sender.send_bytes(&bytes).expect("room");
-            let received = receiver.recv().map(drop);
-            received.is_err_and(|it| it.kind() == ErrorKind::Codec)
+            let used = receiver.recv().and_then(|it| it.push(1));
+            used.is_err_and(|it| it.kind() == ErrorKind::Disconnected)
         });
         Ok(())
     })

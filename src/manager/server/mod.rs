@@ -282,6 +282,14 @@ pub(super) fn pin(server: &Server, call: &mut Invocation<'_>) -> Answer {
     call.encode(&server.pin(&object))
 }
 
+/// Drops a token: the proxy that carried it was dropped before it was used.
+pub(super) fn unpin(server: &Server, call: &mut Invocation<'_>) -> Answer {
+    let token = call.decode()?;
+    let object = server.pins.lock().claim(token);
+    server.garbage.take(object);
+    Ok(())
+}
+
 /// The namespace that is there from the start.
 pub(super) fn find_globals(server: &Server, call: &mut Invocation<'_>) -> Answer {
     server.answer_with(server.globals(), call)

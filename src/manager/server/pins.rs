@@ -14,8 +14,8 @@ use std::{
     time::{Duration, Instant},
 };
 
-/// How long a proxy may be on its way when its sender has ended: the result of a process that nobody has asked for, say.
-const GRACE: Duration = Duration::from_secs(300);
+/// How long a proxy may be on its way, or lie unused where it has arrived, when its sender has ended.
+const GRACE: Duration = Duration::from_secs(3600);
 
 /// Proxies that may be on their way at once, in any case.
 const MOST: usize = 1 << 20;
@@ -114,5 +114,22 @@ impl Pins {
         let gone = over.into_iter().filter_map(|it| self.claim(it)).collect();
         self.next_to_go = self.pins.values().filter_map(|it| it.until).min();
         gone
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_token_outlives_its_maker_for_a_while() {
+        let mut pins = Pins::default();
+        let objects = [1, 2].map(|id| Arc::new(Object::new(id, ())));
+        let tokens = objects.map(|it| pins.add(it, 7).0);
+        assert!(pins.maker_has_gone(7).is_empty());
+        assert_eq!(pins.claim(tokens[0]).map(|it| it.id()), Some(1));
+        let gone = pins.expired(Instant::now() + GRACE);
+        assert_eq!(gone.len(), 1);
+        assert!(pins.claim(tokens[1]).is_none() && pins.makers.is_empty());
     }
 }
