@@ -80,9 +80,7 @@ impl Luggage {
             }
             Self::Shared(slab) => {
                 let (length, start) = slab.published();
-                let mut bytes = Vec::new();
-                slab.copy_out(start as usize, length as usize, &mut bytes);
-                codec::decode(&mut Cursor::new(&bytes)).ok()
+                codec::decode(&mut slab.read_part(start, length)?).ok()
             }
         }
     }
@@ -94,7 +92,10 @@ impl Luggage {
                 let start = self.setup_length().and_then(|it| it.checked_add(LENGTH));
                 Cursor::new(start.and_then(|it| bytes.get(it..)).unwrap_or_default())
             }
-            Self::Shared(slab) => slab.read(slab.published().1 as usize),
+            Self::Shared(slab) => {
+                let argument = slab.read_part(0, slab.published().1);
+                argument.unwrap_or_else(|| Cursor::new(&[]))
+            }
         }
     }
 

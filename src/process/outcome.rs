@@ -22,6 +22,9 @@ use std::{
     time::{Duration, Instant},
 };
 
+/// Messages that are taken in at a time: a child says a few things, and one that goes on talking holds nobody up.
+const MOST_MESSAGES: usize = 4096;
+
 /// A child's end.
 #[derive(Debug)]
 pub(super) struct Report(OwnedFd);
@@ -209,7 +212,12 @@ impl Outcome {
     /// Takes in what has come.
     fn hear(&self) -> MutexGuard<'_, Heard> {
         let mut heard = self.heard.lock();
+        let mut left = MOST_MESSAGES;
         heard.stopped = loop {
+            if left == 0 {
+                break None;
+            }
+            left -= 1;
             match socket::try_receive_whole(&self.socket) {
                 Ok((message, fds)) if !message.is_empty() => heard.add(message, fds),
                 Ok(_) => {
@@ -233,7 +241,7 @@ fn receive_handles(socket: OwnedFd) -> Vec<Attached> {
         let (_, kinds) = message[..length].split_first()?;
         Some(Attached::received(fds, kinds))
     });
-    received.flatten().collect()
+    received.take(MOST_MESSAGES).flatten().collect()
 }
 
 impl Heard {

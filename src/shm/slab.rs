@@ -124,6 +124,13 @@ impl Slab {
         self.segment.view().cursor(HEADER, bytes)
     }
 
+    /// Reads a part of the payload by numbers that a peer has given; none if it does not lie inside.
+    pub(crate) fn read_part(&self, offset: u64, length: u64) -> Option<Cursor<'_>> {
+        let (offset, length) = (usize::try_from(offset).ok()?, usize::try_from(length).ok()?);
+        let end = offset.checked_add(length)?;
+        (end <= self.capacity()).then(|| self.segment.view().cursor(HEADER + offset, length))
+    }
+
     /// Appends `length` bytes of the payload to `into`.
     pub(crate) fn copy_out(&self, offset: usize, length: usize, into: &mut Vec<u8>) {
         self.segment.view().copy_out(HEADER + offset, length, into);
@@ -171,6 +178,16 @@ impl AsFd for Slab {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_part_that_does_not_lie_inside_is_not_read() {
+        let slab = Slab::holding(b"some bytes").expect("shared memory");
+        let most = slab.capacity() as u64;
+        assert!(slab.read_part(0, most).is_some() && slab.read_part(most, 0).is_some());
+        for (offset, length) in [(1, most), (most + 1, 0), (u64::MAX, 2), (0, u64::MAX)] {
+            assert!(slab.read_part(offset, length).is_none());
+        }
+    }
 
     #[test]
     fn a_file_that_is_shorter_than_the_header_is_no_slab() {
