@@ -1,4 +1,5 @@
-//! A relative that writes to the memory of a queue: the calls of others fail, or give bytes that do not decode, and end.
+//! A relative that writes to the memory of a queue: the calls of others fail, or give bytes that do
+//! not decode, and end.
 
 use common::in_time;
 use common::methods::start;
@@ -6,7 +7,8 @@ use common::random::Random;
 use procpool::{ErrorKind, Process, Queue, StartMethod};
 use std::{fs::File, os::unix::fs::FileExt, time::Duration};
 
-/// Offsets of the words of tail and head, and of records in the first chunk: `src/ipc/queue/README.md`.
+/// Offsets of the words of tail and head, and of records in the first chunk:
+/// `src/ipc/queue/README.md`.
 const WORDS: [u64; 16] = [
     384, 392, 400, 408, 416, 424, 432, 512, 520, 528, 536, 544, 552, 560, 65_536, 65_552,
 ];

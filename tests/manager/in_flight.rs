@@ -1,4 +1,5 @@
-//! Proxies on their way, and unused where they have arrived: what keeps their objects, whoever dies.
+//! Proxies on their way, and unused where they have arrived: what keeps their objects, whoever
+//! dies.
 
 use common::in_time;
 use common::processes::eventually;

@@ -1,4 +1,5 @@
-//! Values come back as they were sent, and bytes that were changed on their way are an error or another value.
+//! Values come back as they were sent, and bytes that were changed on their way are an error or
+//! another value.
 
 use crate::runner;
 use nix::sys::resource::{Resource, setrlimit};
@@ -30,7 +31,8 @@ enum Value {
     Map(Pairs),
 }
 
-/// A map that keeps the order of its entries, and those with the same key: its encoding is the only one.
+/// A map that keeps the order of its entries, and those with the same key: its encoding is the only
+/// one.
 #[derive(Debug, Clone, PartialEq)]
 struct Pairs(Vec<(String, Value)>);
 

@@ -1,7 +1,8 @@
 //! Properties that hold for all values and all orders of calls, checked on random ones.
 //!
-//! The cases are the same in each run. `PROPTEST_CASES` sets how many there are of each property, and adds new ones behind those
-//! of a smaller number: `PROPTEST_CASES=100000 cargo test --release -p procpool-tests-properties`.
+//! The cases are the same in each run. `PROPTEST_CASES` sets how many there are of each property,
+//! and adds new ones behind those of a smaller number: `PROPTEST_CASES=100000 cargo test --release
+//! -p procpool-tests-properties`.
 
 mod codec;
 mod queue;

@@ -202,8 +202,8 @@ impl Case {
         Ok(())
     }
 
-    /// What a killed process was doing is done as a whole or not at all, which the number of items tells. Of what it takes from
-    /// several chunks, the first may be gone.
+    /// What a killed process was doing is done as a whole or not at all, which the number of items
+    /// tells. Of what it takes from several chunks, the first may be gone.
     fn die_in(&mut self, actor: usize, command: Command) -> Result<(), TestCaseError> {
         let command = self.numbered(command);
         let next = Actor::start(&self.queue);

@@ -2,7 +2,8 @@
 
 use crate::error::{Error, ErrorKind};
 
-/// Returns the error of every call that finds words in the queue's memory that no call of a queue writes.
+/// Returns the error of every call that finds words in the queue's memory that no call of a queue
+/// writes.
 #[cold]
 pub(super) fn damaged() -> Error {
     let message = "the queue is lost: something else has written to its memory";
@@ -28,8 +29,8 @@ mod tests {
     /// Where the first chunk begins in the file.
     const CHUNKS: usize = 64 << 10;
 
-    /// Offsets of words, as README.md has them: of tail and head, the count of items done, the capacity, two visits, and two
-    /// records of the first chunk.
+    /// Offsets of words, as README.md has them: of tail and head, the count of items done, the
+    /// capacity, two visits, and two records of the first chunk.
     const WORDS: [usize; 20] = [
         384,
         392,
@@ -53,7 +54,8 @@ mod tests {
         CHUNKS + 16,
     ];
 
-    /// Small numbers, places that are not aligned, outside of their chunk, in the largest chunk or in none, and overflows.
+    /// Small numbers, places that are not aligned, outside of their chunk, in the largest chunk or
+    /// in none, and overflows.
     const VALUES: [u64; 16] = [
         0,
         1,
