@@ -1,4 +1,4 @@
-//! What pools leave behind when they are gone: nothing; and what workers get of their host program: next to nothing.
+//! Pools that are gone leave nothing, and workers get next to nothing of their host program.
 //!
 //! Every test runs in a program of its own, in which nothing else opens, maps or starts anything.
 
@@ -23,14 +23,15 @@ use std::{
     time::{Duration, Instant},
 };
 
-/// Does something once, and then often, which must leave nothing more in this process and its fork server.
+/// Does something once, and then often, which must leave nothing more in this process and its fork
+/// server.
 fn leaves_nothing(rounds: usize, action: impl Fn()) {
     action();
     let own = process::id();
     settle(own);
     let before = Inventory::of(own);
-    assert_eq!(before.mappings, 0, "shared memory that nobody uses");
-    assert_eq!(before.children, 1, "the fork server and nobody else");
+    assert_eq!(before.mappings, 0, "unused shared memory");
+    assert_eq!(before.children, 1, "the fork server alone");
     let server_before = Inventory::of(fork_server());
     assert_eq!(server_before.children, 0, "workers of pools that are gone");
     (0..rounds).for_each(|_| action());
@@ -151,7 +152,7 @@ fn large_values_leave_no_memory_behind() {
                 .map(|x: Vec<u8>| x, values())
                 .expect("a pool that works");
             assert!(echoed == values());
-            // Nobody waits for these, nobody takes them, and some are cut off.
+            // No thread waits for these or takes them, and some are cut off.
             for value in values() {
                 drop(pool.submit(|x: Vec<u8>| x, value));
             }
@@ -281,7 +282,8 @@ fn a_living_pool_does_not_grow_with_its_tasks() {
         };
         let before = inventories();
         (0..200).for_each(|_| work());
-        // How many slabs are kept depends on how many values met. What grows with the tasks grows by 200 and more.
+        // How many slabs are kept depends on how many values met. What grows with the tasks grows
+        // by 200 and more.
         for (before, after) in before.iter().zip(inventories()) {
             let held = |it: &Inventory| it.descriptors.values().sum::<usize>() + it.mappings;
             assert!(held(&after) <= held(before) + 50, "{before:#?} {after:#?}");
@@ -372,7 +374,7 @@ fn use_every_worker(pool: &ProcessPoolExecutor) {
     results.for_each(|it| it.expect("a pool that works"));
 }
 
-/// Has programs that this one starts inherit a descriptor.
+/// Lets programs that this one starts inherit a descriptor.
 fn make_inheritable(fd: impl AsFd) {
     fcntl(fd, FcntlArg::F_SETFD(FdFlag::empty())).expect("an open descriptor");
 }
@@ -561,8 +563,8 @@ fn handles_to_shared_memory_leave_nothing() {
             );
             let value = Value::new(0u64).expect("a value");
             let child = |(lock, event, value): (Lock, Event, Value<u64>)| {
-                let _held = lock.acquire().expect("nobody died");
-                value.set(1).expect("nobody died");
+                let _held = lock.acquire().expect("no holder died");
+                value.set(1).expect("no holder died");
                 event.set();
                 value
             };

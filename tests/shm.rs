@@ -81,7 +81,7 @@ fn its_bytes_can_be_used_in_place() -> Result<()> {
         let start = unsafe { memory.as_ptr() };
         assert!(!start.is_null() && start.addr().is_multiple_of(4096));
         let last = start.wrapping_add(9_999);
-        // SAFETY: the last byte of the memory, which nobody changes any more.
+        // SAFETY: the last byte of the memory, which no process changes any more.
         assert_eq!(unsafe { last.read() }, b'x');
         Ok(())
     })
@@ -104,7 +104,7 @@ fn what_cannot_be_is_refused() -> Result<()> {
             kind(SharedMemory::create(1)?.unlink()),
             ErrorKind::InvalidInput
         );
-        assert_eq!(kind(SharedMemory::open(&name("nobody"))), ErrorKind::Io);
+        assert_eq!(kind(SharedMemory::open(&name("missing"))), ErrorKind::Io);
         Ok(())
     })
 }

@@ -1,4 +1,5 @@
-//! The limit of nesting: a value that is too deep is an error wherever it is encoded or decoded, and overflows no stack.
+//! The limit of nesting: a value that is too deep is an error wherever it is encoded or decoded,
+//! and overflows no stack.
 
 use common::methods::start;
 use common::{DEADLINE, alone, failure, for_every_method, in_time};
@@ -240,7 +241,7 @@ fn a_value_as_deep_as_the_limit_fits_on_the_stack_of_a_thread() -> Result<()> {
             }))
         });
         let pool = builder(method).build()?;
-        // The option is one level, and the innermost fields lie in three more.
+        // The option is one level, and the innermost fields are three levels deeper.
         let fields = fields
             .and_then(|it: Box<Fields>| it.next)
             .and_then(|it| it.next);

@@ -1,4 +1,5 @@
-//! Functions that the loader runs before `main`, as crates like `ctor` and `inventory` make them: before ours and after it.
+//! Functions that the loader runs before `main`, as crates like `ctor` and `inventory` make them:
+//! before ours and after it.
 
 #![expect(unsafe_code, reason = "the loader's table of constructors")]
 
@@ -21,10 +22,7 @@ use tempfile::NamedTempFile;
 
 pub(crate) const PROGRAMS: &[(&str, fn())] = &[
     ("compare constructors", compare_constructors),
-    (
-        "build behind a constructor that acts",
-        build_behind_an_actor,
-    ),
+    ("build after a constructor that acts", build_behind_an_actor),
     ("build with copies that build", build_with_copies_that_build),
     (
         "build with copies that lose their socket",
@@ -36,8 +34,8 @@ pub(crate) const PROGRAMS: &[(&str, fn())] = &[
 
 type Constructor = extern "C" fn();
 
-// In every order of the linkers: GNU's puts those with a number before all others, and so before ours; lld puts those beyond
-// 65535 behind all others.
+// In every order of the linkers: GNU's puts those with a number before all others, and so before
+// ours; lld puts those beyond 65535 after all others.
 #[used]
 #[unsafe(link_section = ".init_array.00200")]
 static FIRST: Constructor = first;
@@ -76,7 +74,7 @@ extern "C" fn last() {
     }
 }
 
-/// So many copies act at most, each of which may be started by the one before.
+/// Number of copies that act at most. Each may be started by the one before.
 const MOST: usize = 3;
 
 /// Notes what a constructor has done, and returns how many have before.
@@ -110,7 +108,8 @@ fn build_and_log() {
     log(&text);
 }
 
-/// Closes every descriptor under its number. A copy of each stays open, so that nobody sees the end of a socket.
+/// Closes every descriptor under its number. A copy of each stays open, so that no peer sees the
+/// end of a socket.
 fn close_descriptors() {
     copy_descriptors();
     for number in 3..100 {
@@ -119,7 +118,7 @@ fn close_descriptors() {
     }
 }
 
-/// Has this process take no descriptor more. A copy of each that it has stays open.
+/// Leaves this process no room for another descriptor. A copy of each that it has stays open.
 fn limit_descriptors() {
     copy_descriptors();
     setrlimit(Resource::RLIMIT_NOFILE, 3, 3).expect("a lower limit");
@@ -132,17 +131,18 @@ fn copy_descriptors() {
     }
 }
 
-/// The constructors that have run in this process, and whether each found the invitation to become the fork server.
+/// The constructors that have run in this process, and whether each found the invitation to become
+/// the fork server.
 static NOTED: Mutex<Vec<(String, bool)>> = Mutex::new(Vec::new());
 
 fn note(name: &str) {
     let invited = env::var_os("PROCPOOL_FORK_SERVER").is_some();
-    let mut noted = NOTED.lock().expect("nobody panics here");
+    let mut noted = NOTED.lock().expect("no holder panics");
     noted.push((name.to_owned(), invited));
 }
 
 fn noted((): ()) -> Vec<(String, bool)> {
-    NOTED.lock().expect("nobody panics here").clone()
+    NOTED.lock().expect("no holder panics").clone()
 }
 
 fn names(noted: Vec<(String, bool)>) -> Vec<String> {
@@ -155,7 +155,8 @@ fn compare_constructors() {
     let own = noted(());
     assert_eq!(names(in_worker.clone()), names(own));
     assert_eq!(in_worker.len(), 3);
-    // The invitation is withdrawn by our constructor, so that this says which ran before it and which after.
+    // The invitation is withdrawn by our constructor, so that this says which ran before it and
+    // which after.
     assert!(in_worker[0].1, "none ran before ours: {in_worker:?}");
     say(in_worker.iter().filter(|it| !it.1).count());
 }
@@ -238,7 +239,7 @@ fn build_behind_an_actor() {
 
 #[test]
 fn a_constructor_after_which_the_process_cannot_be_copied_makes_the_start_fail() {
-    in_time(|| drop(succeed("build behind a constructor that acts")));
+    in_time(|| drop(succeed("build after a constructor that acts")));
 }
 
 fn build_with_copies_that_build() {

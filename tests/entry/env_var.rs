@@ -1,4 +1,5 @@
-//! The variable that invites a copy of the program to become the fork server: nobody else follows it.
+//! The variable that invites a copy of the program to become the fork server: no other program
+//! obeys it.
 
 use common::processes::{Program, copy_program, fork_server, say};
 use common::{failure, in_time, pool_of, square};
@@ -112,7 +113,8 @@ fn leaked_invitation(descriptor: i32) -> String {
     invitation_by(parent_id(), descriptor)
 }
 
-/// Starts a program with a true invitation that names a descriptor of quite another kind, which it must be able to read.
+/// Starts a program with a true invitation that names a descriptor of quite another kind, which it
+/// must be able to read.
 fn is_left_alone(descriptor: impl AsFd) {
     let number = descriptor.as_fd().as_raw_fd();
     fcntl(&descriptor, FcntlArg::F_SETFD(FdFlag::empty())).expect("an open descriptor");
@@ -229,7 +231,7 @@ fn build_with_more_rights() {
     say("main");
 }
 
-// Linux sets `AT_SECURE` for it, and whoever starts it has made its environment.
+// Linux sets `AT_SECURE` for it, and its caller has made its environment.
 #[test]
 fn a_program_that_is_set_user_id_follows_no_invitation_and_says_so_when_it_builds_a_pool() {
     in_time(|| {

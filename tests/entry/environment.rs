@@ -1,4 +1,5 @@
-//! What workers see of the program that they are copies of: its arguments, its environment, its directory, its file.
+//! What workers see of the program that they are copies of: its arguments, its environment, its
+//! directory, its file.
 
 #![expect(
     unsafe_code,
@@ -58,7 +59,8 @@ fn compare_surroundings() {
     env::set_current_dir(directory.path()).expect("a directory");
     let value = OsStr::from_bytes(b"not \xff text, and = a sign");
     for name in ["ADDED", "HOME", "NAME WITH SPACES"] {
-        // SAFETY: the program's other threads are the test harness's and the pool's; neither touches the environment now.
+        // SAFETY: the program's other threads are the test harness's and the pool's; neither
+        // touches the environment now.
         unsafe { env::set_var(name, value) };
     }
     // SAFETY: as above.
@@ -127,7 +129,8 @@ fn started_with(pid: u32) -> Vec<OsString> {
 }
 
 fn change_what_the_loader_needs() {
-    // SAFETY: the program's other threads are the test harness's, which does not touch the environment now.
+    // SAFETY: the program's other threads are the test harness's, which does not touch the
+    // environment now.
     unsafe { env::remove_var("LD_LIBRARY_PATH") };
     // SAFETY: as above.
     unsafe { env::set_var("LD_PRELOAD", "/dev/null") };
@@ -164,8 +167,8 @@ fn loader() -> PathBuf {
     loaders.next().expect("a program with a loader").into()
 }
 
-// 1. The program's executable is the loader, to the kernel. 2. A copy of that is started with the program's arguments. 3. It
-// loads and runs the first of them.
+// 1. The program's executable is the loader, to the kernel. 2. A copy of that is started with the
+//    program's arguments. 3. It loads and runs the first of them.
 #[test]
 fn a_program_that_was_started_through_the_loader_does_not_execute_its_first_argument() {
     in_time(|| {

@@ -12,7 +12,8 @@ fn chaos_finds_its_claims_to_hold() {
         "none started more often than it may",
         "memory, threads, descriptors and processes are flat",
     ];
-    // How fast it is then, is nothing that holds on every machine; so the program's own verdict does not count.
+    // How fast it is then, is nothing that holds on every machine; so the program's own verdict
+    // does not count.
     for claim in claims {
         let line = format!("ok   {claim}\n");
         assert!(printed.contains(&line), "{printed}{}", finished.stderr);

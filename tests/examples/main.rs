@@ -297,7 +297,7 @@ impl Tree {
             // In byte order `sub.file` stands between these two, in a walk's order after them.
             (b"sub-directory/inner", b"inner"),
             (b"sub/inner\n\\", b"inner"),
-            (b"sub.file", b"beside"),
+            (b"sub.file", b"outside"),
         ]);
         symlink(tree.path().join("large"), tree.path().join("link")).expect("a link");
         symlink(tree.path(), tree.path().join("loop")).expect("a link");
@@ -322,7 +322,8 @@ impl Tree {
         path
     }
 
-    /// Returns the name of the directories down there; the outermost of them that cannot be read has no other.
+    /// Returns the name of the directories down there; the outermost of them that cannot be read
+    /// has no other.
     fn nest_deeper_than_a_path_may_be(&self) -> String {
         let name = "d".repeat(200);
         let half: PathBuf = [&name; 12].iter().collect();
@@ -364,7 +365,7 @@ fn start(command: &mut Command) -> Program {
     start_with(command.stdout(shared), stdout)
 }
 
-/// Standard output is a pipe that nobody reads from.
+/// Standard output is a pipe without a reader.
 fn start_unread(command: &mut Command) -> Program {
     let (reader, writer) = io::pipe().expect("a pipe");
     drop(reader);
@@ -444,7 +445,8 @@ fn wait_for<T>(what: &str, mut answer: impl FnMut() -> Option<T>) -> T {
     }
 }
 
-/// `cargo test` builds the examples beside this test; `cargo test --test examples` leaves that to us.
+/// Returns an example's program. `cargo test` builds the examples; for `cargo test --test examples`
+/// this function builds them.
 fn example(name: &str) -> Command {
     let test = env::current_exe().expect("the path of this test");
     let profile = test.ancestors().nth(2).expect("target/<profile>/deps/test");

@@ -263,8 +263,8 @@ fn process_descriptor_passes_an_open_file() {
 #[test]
 fn process_fork_threads_are_refused_with_the_way_out() {
     let expected = [
-        "this process has 2 threads, and a fork copies only one of them: use StartMethod::ForkServer or \
-         StartMethod::Spawn, or fork before the first thread is started",
+        "this process has 2 threads, and a fork copies only one of them: use \
+         StartMethod::ForkServer or StartMethod::Spawn, or fork before the first thread is started",
         "a process started by ForkServer",
     ];
     assert_eq!(printed_by("process_fork_threads"), expected);

@@ -384,9 +384,11 @@ fn a_callback_is_not_held_up_by_the_task_that_runs_next() {
         let pool = pool_of(1);
         let gate = Gate::new();
         race(|| {
-            // 1. This thread leads and reads the first reply, for which the worker rang a moment ago.
+            // 1. This thread leads and reads the first reply, for which the worker rang a moment
+            //    ago.
             // 2. The worker replies to the second and does not ring again so soon.
-            // 3. This thread stops to lead; the worker runs the third and will not ring before that ends.
+            // 3. This thread stops to lead; the worker runs the third and will not ring before that
+            //    ends.
             let first = pool.submit(square, 7);
             let (sender, receiver) = mpsc::channel();
             let second = pool.submit(square, 8);

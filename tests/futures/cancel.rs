@@ -9,7 +9,8 @@ fn assert_is_cancelled<T: std::fmt::Debug>(outcome: Result<T>) {
     assert_eq!(failure(outcome).kind(), ErrorKind::Cancelled);
 }
 
-/// A pool of one worker that is held up at the gate, and is taken to run tiny tasks, so that many are sent ahead to it.
+/// A pool of one worker that is held up at the gate, and is taken to run tiny tasks, so that many
+/// are sent ahead to it.
 fn held_up_pool() -> (ProcessPoolExecutor, Gate, TaskFuture<()>) {
     let pool = pool_of(1);
     let gate = Gate::new();
@@ -111,7 +112,8 @@ fn a_refused_task_cannot_be_cancelled() {
     });
 }
 
-/// Cancels some of 20 tasks that were sent ahead, in the given order; then the others and the pool must be as they were.
+/// Cancels some of 20 tasks that were sent ahead, in the given order; then the others and the pool
+/// must be as they were.
 fn assert_the_others_run(order: impl IntoIterator<Item = usize>) -> Result<()> {
     let (pool, gate, running) = held_up_pool();
     let mut futures: Vec<_> = (0..20).map(|x| Some(pool.submit(square, x))).collect();

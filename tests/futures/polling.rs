@@ -173,7 +173,7 @@ struct Bell<F> {
 impl<F: Fn() + Send + Sync> Wake for Bell<F> {
     fn wake(self: Arc<Self>) {
         (self.also)();
-        // Nobody listens to a second ring.
+        // No receiver is left for a second wake-up.
         let _ = self.rings.try_send(());
     }
 }
@@ -362,7 +362,7 @@ fn a_refused_task_is_ready_at_once() {
         pool.close();
         let outcome = poll_with(&mut pool.submit(square, 7), &noop_waker());
         let Poll::Ready(outcome) = outcome else {
-            panic!("nobody would ever wake it");
+            panic!("nothing would ever wake it");
         };
         assert_eq!(failure(outcome).kind(), ErrorKind::Shutdown);
     });
@@ -388,7 +388,8 @@ fn an_awaited_task_is_not_held_up_by_the_one_that_runs_next() {
         let pool = pool_of(1);
         let gate = Gate::new();
         race(|| {
-            // As for callbacks: the reply to the second comes when this thread has just stopped to lead.
+            // As for callbacks: the reply to the second comes when this thread has just stopped to
+            // lead.
             let first = pool.submit(square, 7);
             let (waker, rings) = bell(|| ());
             let mut second = pin!(pool.submit(square, 8));

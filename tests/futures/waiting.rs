@@ -509,7 +509,7 @@ fn as_completed_can_be_read_by_another_thread() {
     });
 }
 
-// A reply that lies behind a long task, whose worker has no reason to ring.
+// The worker has no reason to ring for a reply that a long task follows.
 
 #[test]
 fn a_result_is_not_held_up_by_the_task_behind_it_while_another_thread_waits() {
@@ -521,7 +521,8 @@ fn a_result_is_not_held_up_by_the_task_behind_it_while_another_thread_waits() {
             // It leads, asleep, and knows nothing of what is submitted from here on.
             let leading = scope.spawn(|| elsewhere.result());
             race(|| {
-                // The worker rang for the last of these a moment ago and does not ring again so soon.
+                // The worker rang for the last of these a moment ago and does not ring again so
+                // soon.
                 (0..20).for_each(|x| assert!(pool.apply(square, x).is_ok()));
                 let mut short = pool.submit(square, 7);
                 let behind = pool.submit(pass, gate.path());

@@ -1,4 +1,5 @@
-//! A program that is built with `panic = "abort"`: each of its arguments names something that it does and checks.
+//! A program that is built with `panic = "abort"`: each of its arguments names something that it
+//! does and checks.
 
 use procpool::{
     Error, ErrorKind, Process, ProcessPoolExecutor, Result, StartMethod, TaskFuture,
@@ -120,7 +121,8 @@ fn initializer() {
     }
 }
 
-/// A panic on a thread of the worker aborts it, which is a death like any other, and is printed by the previous hook.
+/// A panic on a thread of the worker aborts it, which is a death like any other, and is printed by
+/// the previous hook.
 fn thread() {
     let pool = pool(1);
     let task = |()| {
@@ -133,7 +135,8 @@ fn thread() {
     check_works(&pool);
 }
 
-/// A copy of this program has the handler of std, which says that the stack has overflowed and aborts: so does the error.
+/// A copy of this program has the handler of std, which says that the stack has overflowed and
+/// aborts: so does the error.
 fn overflow() -> Result<()> {
     fn overflow(depth: u64) -> u64 {
         let frame = black_box([depth; 128]);

@@ -1,4 +1,5 @@
-//! A program that knows nothing of procpool: loads a shared object and calls functions in it, in the order of its arguments.
+//! A program that knows nothing of procpool: loads a shared object and calls functions in it, in
+//! the order of its arguments.
 
 use std::ffi::{CStr, CString, c_char, c_int, c_void};
 

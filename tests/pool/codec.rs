@@ -1,4 +1,5 @@
-//! Values that cannot be encoded or decoded, on either side, as arguments, results, items and contexts.
+//! Values that cannot be encoded or decoded, on either side, as arguments, results, items and
+//! contexts.
 
 use common::{alone, failure, in_time, pool_of, square};
 use procpool::{Error, ErrorKind, ProcessPoolExecutor, Result, current_worker};
@@ -99,7 +100,8 @@ fn assert_is_codec<T: std::fmt::Debug>(outcome: Result<T>, text: &str) {
     assert!(error.to_string().contains(text), "{error}");
 }
 
-/// Fails twenty times: each time it is that future's error, no worker is lost, and the pool goes on.
+/// Fails twenty times: each time it is that future's error, no worker is lost, and the pool goes
+/// on.
 fn assert_fails_alone<A, R>(f: fn(A) -> R, arg: A, text: &str) -> Result<()>
 where
     A: procpool::Wire + Clone + Send + 'static,
@@ -496,7 +498,7 @@ fn an_argument_that_claims_to_be_huge_fails_its_future_alone() -> Result<()> {
     })
 }
 
-/// A long value that is honest, and one behind it that is not.
+/// A long value with a true length, and after it one with a false length.
 fn boast_behind_a_megabyte(length: u64) -> (Vec<u64>, Boastful) {
     (vec![7; 1 << 18], Boastful(length))
 }

@@ -355,7 +355,7 @@ fn an_input_that_has_ended_is_not_asked_again() {
         let (pool, asked) = (pool_of(1), Cell::new(0));
         let input = std::iter::from_fn(|| {
             asked.set(asked.get() + 1);
-            // It would go on behind its end.
+            // It would go on after its end.
             (asked.get() != 4).then_some(1u64)
         });
         let mut results = pool.imap(square, input);
@@ -505,7 +505,7 @@ fn a_pool_is_as_good_as_new_after_a_dropped_imap() -> Result<()> {
 /// The items in the place of which [`bumpy_input`] panics.
 const BUMPS: [u64; 2] = [5, 20];
 
-/// An input that panics now and then and goes on behind.
+/// An input that panics now and then, and goes on after that.
 fn bumpy_input() -> impl Iterator<Item = u64> {
     (0..100).inspect(|x| assert!(!BUMPS.contains(x), "a bump at {x}"))
 }

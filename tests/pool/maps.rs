@@ -439,7 +439,8 @@ fn failing_input(after: u64) -> impl Iterator<Item = u64> {
     (0..).inspect(move |x| assert!(*x < after, "the input gave up"))
 }
 
-/// Has the input panic at its first item and in its middle, twice each, and uses the pool in between.
+/// Makes the input panic at its first item and in its middle, twice each, and uses the pool in
+/// between.
 fn assert_input_panics_arrive<T>(call: impl Fn(&ProcessPoolExecutor, u64) -> T) -> Result<()> {
     let pool = pool_of(2);
     for after in [0, 1, 0, 1, 10, 1000] {
@@ -591,7 +592,8 @@ fn a_context_reaches_a_replacement() -> Result<()> {
             5 => std::process::abort(),
             x => context * x,
         };
-        // `map_with` fails as a whole: what the items behind the death give is seen in the next map.
+        // `map_with` fails as a whole: the results of the items after the death are seen in
+        // the next map.
         let died = failure(pool.map_with(3, run, 0..10));
         assert_eq!(died.kind(), ErrorKind::WorkerDied);
         assert_eq!(pool.map_with(4, run, 0..5)?, [0, 4, 8, 12, 16]);

@@ -104,7 +104,7 @@ fn the_end_of_a_pool_ends_the_pools_in_its_workers() -> Result<()> {
         let pool = pool_of(1);
         let nested = pool.apply(|()| POOL.worker_pids(), ())?;
         drop(pool);
-        // What is left of them ends by itself: there is nobody to ask when.
+        // The rest ends by itself, without a notice.
         while nested.iter().any(|it| is_running(*it)) {
             thread::sleep(Duration::from_millis(2));
         }

@@ -1,4 +1,5 @@
-//! Values of every size: inside a task, through a pipe, a ring, shared memory, and at the borders between them.
+//! Values of every size: inside a task, through a pipe, a ring, shared memory, and at the borders
+//! between them.
 
 use common::{Gate, alone, failure, in_time, pass, pattern, pool_of, square};
 use futures::{StreamExt, executor::block_on};
@@ -10,7 +11,8 @@ use std::{
     sync::{Mutex, mpsc},
 };
 
-/// Where a value changes its way: inline, chunk, private memory and pipe, ring, and a slab's first growth.
+/// Where a value changes its way: inline, chunk, private memory and pipe, ring, and a slab's first
+/// growth.
 const BORDERS: [usize; 6] = [22, 4 << 10, 32 << 10, 64 << 10, 128 << 10, 1 << 20];
 
 /// How far from a border the sizes lie: a byte, a length prefix, a frame's or a slab's head.

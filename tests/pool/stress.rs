@@ -1,4 +1,5 @@
-//! Everything at once: callers of every kind on one pool, and a count of what the workers really did.
+//! Everything at once: callers of every kind on one pool, and a count of what the workers really
+//! did.
 
 use common::{Gate, in_time, pass, pool_of, race, square};
 use futures::{StreamExt, executor::block_on};

@@ -53,7 +53,7 @@ struct AtTheEnd(mpsc::Sender<Result<u64>>);
 
 impl Drop for AtTheEnd {
     fn drop(&mut self) {
-        // The test has stopped waiting if nobody receives it.
+        // Fails only if the test has stopped waiting.
         let _ = self.0.send(POOL.apply(square, 7));
     }
 }
@@ -128,7 +128,8 @@ fn tasks_behind_a_long_one_are_done_by_the_other_worker() -> Result<()> {
         pool.map(square, 0..10_000)?;
         race(|| {
             let long = pool.submit(pass, gate.path());
-            // Few or many: what is left behind the long one may be worth less than the trouble to move it.
+            // Few or many: what is left behind the long one may be worth less than the trouble to
+            // move it.
             for count in [100, 10, 3] {
                 let futures: Vec<_> = (0..count).map(|x| pool.submit(square, x)).collect();
                 for (x, future) in (0..).zip(futures) {
@@ -388,7 +389,8 @@ fn no_short_task_waits_behind_a_long_one_while_a_worker_is_free() -> Result<()> 
         let gate = Gate::new();
         let held = [0, 1].map(|_| pool.submit(pass, gate.path()));
         gate.wait_for(2);
-        // 1. Some are sent ahead to each of the two. 2. The third worker takes those of one. 3. It must find those of the other.
+        // 1. Some are sent ahead to each of the two. 2. The third worker takes those of one. 3. It
+        //    must find those of the other.
         let futures: Vec<_> = (0..100).map(|it| pool.submit(square, it)).collect();
         for (future, number) in futures.into_iter().zip(0..) {
             assert_eq!(future.result()?, number * number);
@@ -411,7 +413,8 @@ fn what_was_sent_ahead_is_found_behind_a_long_task_although_another_worker_is_sl
         ready
             .into_iter()
             .try_for_each(procpool::TaskFuture::result)?;
-        // 1. The last worker does not come to its task. 2. One is sent ahead to the first. 3. The second has nothing to do.
+        // 1. The last worker does not come to its task. 2. One is sent ahead to the first. 3. The
+        //    second has nothing to do.
         let last = Pid::from_raw(pool.worker_pids()[2] as i32);
         kill(last, Signal::SIGSTOP).expect("a worker");
         let gates = [Gate::new(), Gate::new()];
@@ -435,7 +438,8 @@ fn every_worker_gets_one_of_as_many_endless_tasks_whichever_is_ready_first() {
         race(|| {
             let pool = pool_of(5);
             let gate = Gate::new();
-            // Submitted while workers start: to those that are ready first, then shared with the others, several at a time.
+            // Submitted while workers start: to those that are ready first, then shared with the
+            // others, several at a time.
             let held = [(); 5].map(|()| pool.submit(pass, gate.path()));
             gate.wait_for(5);
             gate.open();

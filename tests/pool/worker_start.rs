@@ -1,4 +1,4 @@
-//! The workers themselves: how many, which, who they say they are, and what runs in them before the first task.
+//! Workers: their number, their identity, and the initializer that runs in them.
 
 use common::{Gate, failure, in_time, pass, pool_of, process_id, square};
 use procpool::{

@@ -1,4 +1,4 @@
-//! Dropped: as joined, wherever that happens and whoever still holds what came from the pool.
+//! Dropped: like joined, in any place, and with futures of the pool still held.
 
 use crate::{held_up_pool, kinds};
 use common::processes::is_running;
