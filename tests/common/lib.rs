@@ -120,6 +120,18 @@ pub fn race(mut round: impl FnMut()) {
     }
 }
 
+/// Repeats `round` like [`race`], and goes on until it has returned true once: until the events that
+/// it is about have met.
+pub fn race_until(what: &str, mut round: impl FnMut() -> bool) {
+    let end = Instant::now() + race_budget();
+    let deadline = Instant::now() + DEADLINE / 2;
+    let mut met = false;
+    while Instant::now() < end || !met {
+        assert!(Instant::now() < deadline, "in no round {what}");
+        met |= round();
+    }
+}
+
 /// Returns how long a race test repeats its rounds: `PROCPOOL_RACE_MILLIS`, 100 by default.
 pub fn race_budget() -> Duration {
     let millis = env::var("PROCPOOL_RACE_MILLIS").ok();

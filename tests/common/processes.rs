@@ -342,6 +342,13 @@ pub fn is_running(pid: u32) -> bool {
     Process::of(pid).is_some_and(|process| process.runs())
 }
 
+/// Waits until a process or a thread sleeps in the kernel, as it does once it waits for another.
+pub fn wait_until_asleep(id: u32) {
+    eventually("it sleeps", || {
+        Process::of(id).is_some_and(|process| process.state == 'S')
+    });
+}
+
 /// Returns the process with this id, which must be alive.
 pub fn process(pid: u32) -> Process {
     Process::of(pid).expect("a living process")

@@ -8,7 +8,7 @@ use common::processes::{
     Process, descriptors_of, eventually, find_fork_server, fork_server, kill, kill_fork_server,
     process,
 };
-use common::{Gate, alone, failure, pass, pool_of, race, square};
+use common::{Gate, alone, failure, park_forever, pass, pool_of, race, square};
 use nix::sys::signal::Signal;
 use procpool::{ErrorKind, ProcessPoolExecutor, Result};
 use std::{
@@ -111,13 +111,17 @@ fn a_pool_can_be_dropped_when_the_fork_server_has_died() {
     alone("", || {
         for _ in 0..5 {
             let pool = pool_of(2);
-            let futures: Vec<_> = (0..100).map(|x| pool.submit(square, x)).collect();
+            let gate = Gate::new();
+            let running: Vec<_> = [(), ()].map(|()| pool.submit(pass, gate.path())).into();
+            gate.wait_for(2);
+            let queued: Vec<_> = (0..100).map(|x| pool.submit(square, x)).collect();
             kill_fork_server();
             drop(pool);
-            for future in futures {
-                if let Err(error) = future.result() {
-                    assert_eq!(error.kind(), ErrorKind::WorkerDied);
-                }
+            for future in running {
+                assert_eq!(failure(future.result()).kind(), ErrorKind::WorkerDied);
+            }
+            for (x, future) in (0..).zip(queued) {
+                assert_eq!(future.result().expect("it had not started"), x * x);
             }
         }
     });
@@ -181,10 +185,12 @@ fn a_task_that_kills_the_fork_server_costs_those_that_run() {
     alone("", || {
         let pool = pool_of(2);
         for _ in 0..10 {
-            let task = |()| kill(std::os::unix::process::parent_id(), Signal::SIGKILL);
-            if let Err(error) = pool.apply(task, ()) {
-                assert_eq!(error.kind(), ErrorKind::WorkerDied);
-            }
+            let task = |()| {
+                kill(std::os::unix::process::parent_id(), Signal::SIGKILL);
+                park_forever(());
+            };
+            let error = failure(pool.apply(task, ()));
+            assert_eq!(error.kind(), ErrorKind::WorkerDied);
             let results = pool.map_results(square, 0..1000);
             let errors: Vec<_> = results.into_iter().filter_map(Result::err).collect();
             assert!(

@@ -7,6 +7,7 @@ use std::{
     env, fs,
     path::{Path, PathBuf},
     process::{Command, Output, Stdio},
+    sync::LazyLock,
     thread,
     time::{Duration, Instant},
 };
@@ -18,7 +19,7 @@ const BUILD_LIMIT: Duration = Duration::from_secs(280);
 /// A program that does little takes longer than this only if it hangs.
 const RUN_LIMIT: Duration = Duration::from_secs(60);
 
-const WORKSPACE: &str = r#"
+const MANIFEST: &str = r#"
 [workspace]
 members = ["aborting", "covered", "plugin", "stranger", "everywhere"]
 resolver = "3"
@@ -71,24 +72,27 @@ const PACKAGES: &[Package] = &[
 const MAIN: &str = "fn main() { everywhere::use_a_pool(); println!(\"used\"); }";
 const INTEGRATION: &str = "#[test] fn used_in_an_integration_test() { everywhere::use_a_pool(); }";
 
-/// A workspace with all packages.
-struct Workspace(TempDir);
+/// A workspace with all packages, written once by this process. It is kept, so that cargo builds a
+/// package again only if the crate has changed.
+static WORKSPACE: LazyLock<Workspace> = LazyLock::new(Workspace::write);
+
+struct Workspace(PathBuf);
 
 impl Workspace {
-    fn new() -> Self {
-        let directory = TempDir::new_in(env!("CARGO_TARGET_TMPDIR")).expect("a directory");
+    fn write() -> Self {
+        let directory = Path::new(env!("CARGO_TARGET_TMPDIR")).join("workspace");
         let write = |path: &str, text: &str| {
-            let path = directory.path().join(path);
+            let path = directory.join(path);
             fs::create_dir_all(path.parent().expect("inside the directory")).expect("a directory");
-            fs::write(path, text).expect("a file");
+            // Cargo takes a file for changed that is written again.
+            if fs::read_to_string(&path).ok().as_deref() != Some(text) {
+                fs::write(path, text).expect("a file");
+            }
         };
-        write("Cargo.toml", WORKSPACE);
+        write("Cargo.toml", MANIFEST);
         let crate_root = Path::new(env!("CARGO_MANIFEST_DIR"));
         // The versions that are here, as nothing may be downloaded; a packaged crate has no such file.
-        let _ = fs::copy(
-            crate_root.join("Cargo.lock"),
-            directory.path().join("Cargo.lock"),
-        );
+        let _ = fs::copy(crate_root.join("Cargo.lock"), directory.join("Cargo.lock"));
         for (name, manifest, files) in PACKAGES {
             let head = format!("[package]\nname = \"{name}\"\nedition = \"2024\"\n");
             let manifest = manifest.replace("PROCPOOL", env!("CARGO_MANIFEST_DIR"));
@@ -111,7 +115,7 @@ impl Workspace {
     fn command(&self, arguments: &[&str], target: PathBuf) -> Command {
         let mut command = Command::new(env::var_os("CARGO").unwrap_or("cargo".into()));
         command
-            .current_dir(self.0.path())
+            .current_dir(&self.0)
             .args(arguments)
             .args(["--offline", "--quiet", "--target-dir"])
             .arg(target)
@@ -119,16 +123,16 @@ impl Workspace {
         command
     }
 
-    /// Builds a package so that each process of its program leaves a profile; the program. What is
-    /// run to build it leaves its own in the workspace.
+    /// Builds a package so that each process of its program leaves a profile; the program.
     fn build_covered(&self, package: &str) -> PathBuf {
         let target = target().join("covered");
+        let profiles = TempDir::new().expect("a folder");
         let arguments = ["build", "--package", package];
         let mut command = self.command(&arguments, target.clone());
         command
             .env_remove("CARGO_ENCODED_RUSTFLAGS")
             .env("RUSTFLAGS", "-C instrument-coverage")
-            .env("LLVM_PROFILE_FILE", self.0.path().join("%p.profraw"));
+            .env("LLVM_PROFILE_FILE", profiles.path().join("%p.profraw"));
         succeed_in(command, &arguments);
         target.join("debug").join(package)
     }
@@ -188,7 +192,7 @@ fn text_of(output: &Output) -> String {
 }
 
 /// Runs one of the packages' programs; what it printed, if it came to a good end.
-fn succeed(program: PathBuf, arguments: &[&str]) -> String {
+fn succeed(program: &Path, arguments: &[&str]) -> String {
     let mut command = Command::new(program);
     command.args(arguments);
     let output = run(command, RUN_LIMIT);
@@ -201,11 +205,22 @@ fn succeed(program: PathBuf, arguments: &[&str]) -> String {
     text
 }
 
+/// The program that aborts on a panic.
+static ABORTING: LazyLock<PathBuf> = LazyLock::new(|| {
+    let built = WORKSPACE.build("aborting", "abort");
+    built.join("aborting")
+});
+
+/// A program that knows nothing of the crate, and a shared object that does.
+static STRANGER: LazyLock<(PathBuf, PathBuf)> = LazyLock::new(|| {
+    WORKSPACE.build("plugin", "unwind");
+    let built = WORKSPACE.build("stranger", "unwind");
+    (built.join("stranger"), built.join("libplugin.so"))
+});
+
 /// Runs what the program that aborts on a panic does under this name.
 fn abort_in(what: &str) -> String {
-    let workspace = Workspace::new();
-    let built = workspace.build("aborting", "abort");
-    succeed(built.join("aborting"), &[what])
+    succeed(&ABORTING, &[what])
 }
 
 #[test]
@@ -249,14 +264,12 @@ fn every_one_of_many_panics_that_abort_arrives() {
     assert_eq!(printed, "", "a task's panic is not printed");
 }
 
-/// Has a program that knows nothing of the crate call functions of a shared object that does.
+/// Calls functions of the shared object in the program that knows nothing of the crate.
 fn call_in_a_stranger(functions: &[&str]) {
-    let workspace = Workspace::new();
-    workspace.build("plugin", "unwind");
-    let built = workspace.build("stranger", "unwind");
-    let plugin = built.join("libplugin.so").display().to_string();
+    let (stranger, plugin) = &*STRANGER;
+    let plugin = plugin.display().to_string();
     let arguments = [&[plugin.as_str()], functions].concat();
-    succeed(built.join("stranger"), &arguments);
+    succeed(stranger, &arguments);
 }
 
 #[test]
@@ -271,9 +284,8 @@ fn a_pool_in_a_program_that_calls_init_works() {
 
 #[test]
 fn a_pool_works_in_every_kind_of_target() {
-    let workspace = Workspace::new();
     let everywhere = ["--package", "everywhere"];
-    let tested = workspace.cargo(&[&["test"], &everywhere[..]].concat(), "unwind");
+    let tested = WORKSPACE.cargo(&[&["test"], &everywhere[..]].concat(), "unwind");
     assert_eq!(
         tested.matches("test result: ok. 1 passed").count(),
         3,
@@ -285,15 +297,14 @@ fn a_pool_works_in_every_kind_of_target() {
         &["bench", "--profile", "dev"],
     ];
     for target in targets {
-        let printed = workspace.cargo(&[target, &everywhere[..]].concat(), "unwind");
+        let printed = WORKSPACE.cargo(&[target, &everywhere[..]].concat(), "unwind");
         assert!(printed.contains("used"), "{target:?}: {printed}");
     }
 }
 
 #[test]
 fn every_process_of_a_program_that_measures_coverage_leaves_a_profile() {
-    let workspace = Workspace::new();
-    let program = workspace.build_covered("covered");
+    let program = WORKSPACE.build_covered("covered");
     let folder = TempDir::new().expect("a folder");
     let mut command = Command::new(program);
     command.env("LLVM_PROFILE_FILE", folder.path().join("%p.profraw"));

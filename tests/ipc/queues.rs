@@ -1,7 +1,8 @@
 //! What queues do with items, bounds, deadlines, the end, and values that are no good.
 
-use common::processes::descriptors_of;
+use common::processes::{descriptors_of, wait_until_asleep};
 use common::{A_MOMENT, alone, failure, in_time, pattern, race};
+use nix::unistd::gettid;
 use procpool::{
     ErrorKind::{Codec, Disconnected, Empty, Full, InvalidInput, TimedOut, Unsupported},
     JoinableQueue, Queue, SimpleQueue, pipe,
@@ -9,7 +10,9 @@ use procpool::{
 use serde::{Deserialize, Serialize};
 use std::{
     collections::BTreeMap,
-    process, thread,
+    process,
+    sync::mpsc,
+    thread,
     time::{Duration, Instant},
 };
 
@@ -400,8 +403,15 @@ fn a_waiting_consumer_costs_next_to_nothing() {
     alone("", || {
         let queue = Queue::<u8>::unbounded().expect("a queue");
         thread::scope(|scope| {
-            let waiting = scope.spawn(|| queue.get());
-            thread::sleep(A_MOMENT);
+            let (consumer, its_id) = mpsc::channel();
+            let queue = &queue;
+            let waiting = scope.spawn(move || {
+                consumer
+                    .send(gettid().as_raw().cast_unsigned())
+                    .expect("a receiver");
+                queue.get()
+            });
+            wait_until_asleep(its_id.recv().expect("a sender"));
             let times = nix::sys::resource::getrusage(nix::sys::resource::UsageWho::RUSAGE_SELF);
             let switches = |it: nix::sys::resource::Usage| it.voluntary_context_switches();
             let before = switches(times.expect("a process"));

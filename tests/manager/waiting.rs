@@ -2,12 +2,12 @@
 
 use common::for_every_method;
 use common::methods::start;
-use common::processes::eventually;
-use common::{A_MOMENT, failure, in_time, park_forever};
+use common::processes::{eventually, wait_until_asleep};
+use common::{A_MOMENT, DEADLINE, failure, in_time, park_forever};
 use procpool::{
-    BarrierProxy, BoundedSemaphoreProxy, ConditionProxy, ErrorKind, EventProxy, JoinableQueueProxy,
-    LockProxy, Manager, Process, QueueProxy, RLockProxy, Result, SemaphoreProxy, StartMethod,
-    ValueProxy,
+    BarrierProxy, BoundedSemaphoreProxy, ConditionProxy, ErrorKind, Event, EventProxy,
+    JoinableQueueProxy, LockProxy, Manager, Process, QueueProxy, RLockProxy, Result,
+    SemaphoreProxy, StartMethod, ValueProxy,
 };
 use serde::{Deserialize, Serialize, Serializer};
 use std::{thread, time::Duration};
@@ -121,8 +121,10 @@ for_every_method! {
 }
 
 /// Says that it is about to wait, and waits for one kind; it never comes back.
-fn wait_for((kind, all): (String, All)) {
+fn wait_for((kind, all, ready): (String, All, Event)) {
+    // The first call connects to the server: from here on, it only sleeps for an answer.
     all.done.call(|it, ()| *it += 1, ()).expect("a server");
+    ready.set();
     match &*kind {
         "lock" => drop(all.lock.acquire()),
         "condition" => drop(all.condition.lock().map(|mut it| it.wait())),
@@ -140,11 +142,10 @@ fn wait_for((kind, all): (String, All)) {
 /// Has a process wait for a kind, and kills it.
 fn kill_a_waiter(all: &All, kind: &str) -> Result<()> {
     all.done.set(0)?;
-    let waiter = Process::start(wait_for, (kind.to_owned(), all.clone()))?;
-    eventually("the waiter is about to wait", || {
-        all.done.get().is_ok_and(|it| it > 0)
-    });
-    thread::sleep(A_MOMENT); // It may be killed before it waits: then there is less to see.
+    let ready = Event::new()?;
+    let waiter = Process::start(wait_for, (kind.to_owned(), all.clone(), ready.clone()))?;
+    ready.wait_timeout(DEADLINE)?;
+    wait_until_asleep(waiter.pid());
     kill(waiter)?;
     assert_eq!(all.done.get()?, 1);
     Ok(())

@@ -321,7 +321,7 @@ fn imap_reads_no_further_while_its_first_item_runs() -> Result<()> {
             let gate = &gate;
             scope.spawn(move || {
                 gate.wait_for(1);
-                // Time for the other worker to run out of the window.
+                // If it read further than the window, it would do so now.
                 thread::sleep(A_MOMENT);
                 gate.open();
             });

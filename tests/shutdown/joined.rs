@@ -1,8 +1,9 @@
 //! Joined, with and without a limit: when it returns, everything has ended.
 
 use crate::{assert_is_shutdown, held_up_pool, pass_deaf};
-use common::processes::is_running;
+use common::processes::{is_running, wait_until_asleep};
 use common::{A_MOMENT, Gate, failure, in_time, pass, pool_of, race, square};
+use nix::unistd::gettid;
 use procpool::{ErrorKind, Result};
 use std::{
     sync::{
@@ -161,12 +162,12 @@ fn join_can_be_called_by_a_callback_while_another_thread_joins() {
         let (joining, is_joining) = mpsc::channel();
         let in_callback = Arc::clone(&pool);
         let _unread = pool.apply_async(square, 7, move |_| {
-            is_joining.recv().expect("a sender");
-            // Time for the other thread to wait for this callback.
-            thread::sleep(A_MOMENT);
+            // The other thread waits for this callback.
+            wait_until_asleep(is_joining.recv().expect("a sender"));
             assert!(in_callback.join().is_ok());
         });
-        joining.send(()).expect("a receiver");
+        let thread = gettid().as_raw().cast_unsigned();
+        joining.send(thread).expect("a receiver");
         assert!(pool.join().is_ok());
     });
 }

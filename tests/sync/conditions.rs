@@ -1,9 +1,9 @@
 //! Conditions: what is notified is noticed, once, by whoever waits.
 
 use crate::{SHORT, kind};
-use common::for_every_method;
 use common::in_time;
 use common::methods::start;
+use common::{A_MOMENT, for_every_method};
 use procpool::{Atomic, Condition, ErrorKind, Result};
 use std::{sync::atomic::Ordering::SeqCst, thread, time::Duration};
 
@@ -89,7 +89,8 @@ fn as_many_go_on_as_were_notified() -> Result<()> {
             while woken.load(SeqCst) < 2 {
                 thread::yield_now();
             }
-            thread::sleep(SHORT);
+            // A third waiter that was woken by mistake would show itself now.
+            thread::sleep(A_MOMENT);
             assert_eq!(woken.load(SeqCst), 2);
             condition.notify_all();
         });

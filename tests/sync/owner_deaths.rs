@@ -3,6 +3,7 @@
 use crate::{SHORT, elsewhere, kind, wait_to_be_killed};
 use common::for_every_method;
 use common::methods::start;
+use common::processes::wait_until_asleep;
 use common::race;
 use common::{DEADLINE, failure, in_time};
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
@@ -122,7 +123,7 @@ for_every_method! {
         let (semaphore, ready) = (Semaphore::new(0)?, Event::new()?);
         let process = start(method, wait_for_permit, (semaphore.clone(), ready.clone()))?;
         ready.wait()?;
-        thread::sleep(SHORT);
+        wait_until_asleep(process.pid());
         kill(&process)?;
         semaphore.release()?;
         semaphore.acquire_timeout(DEADLINE)?;
@@ -146,11 +147,13 @@ for_every_method! {
     fn an_event_wakes_the_living_beside_a_killed_waiter(method) {
         let (event, ready) = (Event::new()?, [Event::new()?, Event::new()?]);
         let [dead, living] = [0, 1].map(|it| start(method, wait_for_event, (event.clone(), ready[it].clone())));
+        let (dead, living) = (dead?, living?);
         ready.iter().try_for_each(Event::wait)?;
-        thread::sleep(SHORT);
-        kill(&dead?)?;
+        wait_until_asleep(dead.pid());
+        wait_until_asleep(living.pid());
+        kill(&dead)?;
         event.set();
-        living?.result()
+        living.result()
     }
 
     fn a_killed_waiter_takes_no_notification_with_it(method) {
