@@ -120,8 +120,8 @@ pub fn race(mut round: impl FnMut()) {
     }
 }
 
-/// Repeats `round` like [`race`], and goes on until it has returned true once: until the events that
-/// it is about have met.
+/// Repeats `round` like [`race`], and goes on until it has returned true once: until the events
+/// that it is about have met.
 pub fn race_until(what: &str, mut round: impl FnMut() -> bool) {
     let end = Instant::now() + race_budget();
     let deadline = Instant::now() + DEADLINE / 2;

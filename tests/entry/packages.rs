@@ -1,7 +1,8 @@
-//! Packages of their own that use this crate: built to abort on a panic, as a shared object in a program that knows nothing
-//! of the crate, and in every kind of target that Cargo has.
+//! Packages of their own that use this crate: built to abort on a panic, as a shared object in a
+//! program that knows nothing of the crate, and in every kind of target that Cargo has.
 //!
-//! They are built once into a directory that is kept, so that the crate's dependencies are compiled for them but once.
+//! They are built once into a directory that is kept, so that the crate's dependencies are compiled
+//! for them but once.
 
 use std::{
     env, fs,
@@ -58,7 +59,8 @@ const PACKAGES: &[Package] = &[
     ),
     (
         "everywhere",
-        "[dependencies]\nprocpool.path = \"PROCPOOL\"\n[[bench]]\nname = \"bench\"\nharness = false",
+        "[dependencies]\nprocpool.path = \"PROCPOOL\"\n\
+         [[bench]]\nname = \"bench\"\nharness = false",
         &[
             ("src/lib.rs", include_str!("../packages/everywhere.rs")),
             ("src/main.rs", MAIN),
@@ -91,7 +93,8 @@ impl Workspace {
         };
         write("Cargo.toml", MANIFEST);
         let crate_root = Path::new(env!("CARGO_MANIFEST_DIR"));
-        // The versions that are here, as nothing may be downloaded; a packaged crate has no such file.
+        // The versions that are here, as nothing may be downloaded; a packaged crate has no such
+        // file.
         let _ = fs::copy(crate_root.join("Cargo.lock"), directory.join("Cargo.lock"));
         for (name, manifest, files) in PACKAGES {
             let head = format!("[package]\nname = \"{name}\"\nedition = \"2024\"\n");
@@ -137,7 +140,7 @@ impl Workspace {
         target.join("debug").join(package)
     }
 
-    /// Builds a package; what was built lies in the directory that is given.
+    /// Builds a package, and returns the directory of its programs.
     fn build(&self, package: &str, panic: &str) -> PathBuf {
         self.cargo(&["build", "--package", package], panic);
         target().join("debug")
