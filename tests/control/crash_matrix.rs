@@ -1,10 +1,13 @@
-//! Every way for a worker to come to grief, at every moment of a task's life: what the caller hears, and what it costs.
+//! Every way for a worker to come to grief, at every moment of a task's life: what the caller
+//! hears, and what it costs.
 //!
-//! `ROWS` has a line for each blow. What is told follows from DESIGN.md's "What a caller can rely on": a panic is an answer and
-//! the worker lives on, a death costs the one task that ran, an idle worker's death costs nothing, and a loop ends at its limit.
+//! `ROWS` has a line for each blow. What is told follows from DESIGN.md's "What a caller can rely
+//! on": a panic is an answer and the worker lives on, a death costs the one task that ran, an idle
+//! worker's death costs nothing, and a loop ends at its limit.
 
 #![expect(unsafe_code, reason = "a pointer to nowhere, which is followed")]
 
+use common::methods::in_a_process_with_one_thread;
 use common::processes::{Process, eventually, kill, status_of};
 use common::{DEADLINE, Gate, failure, in_time, pass, square};
 use nix::sys::signal::{Signal, raise};
@@ -265,7 +268,7 @@ fn check_in_task((blow, end, words): (Blow, End, &str), method: StartMethod) -> 
     pool.join()
 }
 
-/// Nobody runs a task then: no future notices.
+/// No worker runs a task then: no future fails.
 fn check_after_reply((blow, end, _): (Blow, End, &str), method: StartMethod) -> Result<()> {
     let pool = builder(blow, method).build()?;
     let gate = Gate::new();
@@ -281,7 +284,7 @@ fn check_after_reply((blow, end, _): (Blow, End, &str), method: StartMethod) -> 
             let now = BTreeSet::from_iter(pool.worker_pids());
             now.len() == WORKERS && now != before
         }),
-        // A thread of the worker's own runs on beside its tasks, as long as the pool is there.
+        // A thread of the worker's own runs during its tasks, as long as the pool lives.
         End::TimedOut => {}
     }
     check_strength(&pool)?;
@@ -291,7 +294,8 @@ fn check_after_reply((blow, end, _): (Blow, End, &str), method: StartMethod) -> 
     pool.join()
 }
 
-/// A blow that comes again and again breaks the pool, in words that say why. A loop is no failure: a limit is a task's.
+/// A blow that comes again and again breaks the pool, in words that say why. A loop is no failure:
+/// a limit is a task's.
 fn check_initializer((blow, end, words): (Blow, End, &str), method: StartMethod) -> Result<()> {
     let pool = builder(blow, method).initializer(strike, blow).build()?;
     let mut waiting = pool.submit(square, 3);
@@ -330,7 +334,7 @@ fn check_one_initializer((blow, end, words): (Blow, End, &str), method: StartMet
     }
     assert_eq!(pool.apply(square, 3)?, 9);
     if end == End::TimedOut {
-        // The other worker does all the work until somebody ends this one.
+        // The other worker does all the work until this one is killed.
         let idle = pool.apply(|()| process::id(), ())?;
         let struck = pool.worker_pids().into_iter().find(|it| *it != idle);
         kill(struck.expect("another worker"), Signal::SIGKILL);
@@ -368,11 +372,10 @@ macro_rules! rows {
 
             #[test]
             fn fork() -> Result<()> {
-                let alone = |()| check_row(ROWS[$row], StartMethod::Fork).map_err(|it| it.to_string());
-                in_time(move || {
-                    let outcome = procpool::Process::start(alone, ())?.result()?;
-                    assert_eq!(outcome, Ok(()));
-                    Ok(())
+                in_time(|| {
+                    in_a_process_with_one_thread(|()| {
+                        check_row(ROWS[$row], StartMethod::Fork).map_err(|error| error.to_string())
+                    })
                 })
             }
         })*

@@ -10,7 +10,7 @@ use std::{
 };
 
 pub(crate) const PROGRAMS: &[(&str, fn())] = &[
-    ("read beside tasks", read_beside_tasks),
+    ("read while tasks read", read_beside_tasks),
     ("have a task read", have_a_task_read),
 ];
 
@@ -66,7 +66,7 @@ fn succeeds(name: &'static str) {
 
 #[test]
 fn tasks_leave_the_input_of_the_program_to_it() {
-    succeeds("read beside tasks");
+    succeeds("read while tasks read");
 }
 
 #[test]

@@ -1,8 +1,8 @@
 //! A kernel that refuses: system calls of this process, or of its children, fail as chosen.
 //!
-//! A seccomp filter has the kernel ask about each call of some kinds that this thread makes, or a thread or process that comes
-//! from it. A thread that was there before is asked: it counts the calls that are meant, has one of them fail, or each from
-//! one on, and lets the others happen.
+//! A seccomp filter has the kernel ask about each call of some kinds that this thread makes, or a
+//! thread or process that comes from it. A thread that was there before is asked: it counts the
+//! calls that are meant, has one of them fail, or each from one on, and lets the others happen.
 
 #![expect(unsafe_code, reason = "seccomp, which no crate at hand wraps")]
 
@@ -78,17 +78,19 @@ pub(crate) struct Kernel {
 }
 
 impl Kernel {
-    /// A kernel that can refuse any of these. `limit` is how long it may take until what was refused comes to an end.
+    /// A kernel that can refuse any of these. `limit` is how long it may take until what was
+    /// refused comes to an end.
     pub(crate) fn new(refusals: &[Refusal], limit: Duration) -> Self {
         let order = Arc::new(Mutex::new(None));
         let listener = Arc::new(AtomicI32::new(NONE_YET));
         let (theirs, place) = (Arc::clone(&order), Arc::clone(&listener));
-        // It has not got the filter: it is older. To wake it from a sleep would take a call that it has to answer first.
+        // It has not got the filter: it is older. To wake it from a sleep would take a call that it
+        // has to answer first.
         thread::spawn(move || {
             while place.load(Ordering::Acquire) == NONE_YET {
                 thread::yield_now();
             }
-            // SAFETY: the kernel has opened it for this thread, and nobody else knows it.
+            // SAFETY: the kernel has opened it for this thread alone.
             let listener = unsafe { OwnedFd::from_raw_fd(place.load(Ordering::Acquire)) };
             answer(&listener, &theirs, limit);
         });
@@ -195,7 +197,7 @@ impl Order {
     }
 }
 
-/// None if whoever called is gone.
+/// Returns `None` if the caller is gone.
 fn next_question(listener: &OwnedFd) -> Option<libc::seccomp_notif> {
     // SAFETY: it is made of numbers; and the kernel wants zeros.
     let mut question: libc::seccomp_notif = unsafe { MaybeUninit::zeroed().assume_init() };
@@ -231,7 +233,7 @@ fn reply(listener: &OwnedFd, id: u64, errno: Option<Errno>) {
         flags: errno.map_or(libc::SECCOMP_USER_NOTIF_FLAG_CONTINUE as u32, |_| 0),
     };
     let request = libc::SECCOMP_IOCTL_NOTIF_SEND;
-    // It fails only when whoever called is gone.
+    // Fails only if the caller is gone.
     // SAFETY: the kernel reads a local.
     unsafe { libc::ioctl(listener.as_raw_fd(), request, &raw const reply) };
 }

@@ -1,4 +1,4 @@
-//! A pool takes no more than it was told to hold: whoever submits waits, or gets the argument back.
+//! A pool holds at most the set number of bytes: the caller waits, or gets the argument back.
 
 use common::{Gate, failure, in_time, pass, square};
 use procpool::{ErrorKind, ProcessPoolExecutor, Result, TaskFuture, TrySubmitError};

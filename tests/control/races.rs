@@ -1,4 +1,5 @@
-//! What is asked of a pool at the same time: stops, limits, retries, deaths, and wakers that wait for it.
+//! What is asked of a pool at the same time: stops, limits, retries, deaths, and wakers that wait
+//! for it.
 
 use common::processes::eventually;
 use common::{

@@ -151,7 +151,8 @@ fn a_busy_pool_is_resized_without_a_loss() -> Result<()> {
         let held = [0, 1].map(|_| pool.submit(pass, gate.path()));
         gate.wait_for(2);
         let futures: Vec<_> = (0..100).map(|it| pool.submit(square, it)).collect();
-        // Nobody is idle: what runs is finished, what was sent ahead goes to others.
+        // No worker is idle: running tasks finish, and tasks that were sent ahead go to other
+        // workers.
         pool.resize(3)?;
         for (future, number) in futures.into_iter().zip(0..) {
             assert_eq!(future.result()?, number * number);

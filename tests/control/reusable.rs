@@ -165,7 +165,8 @@ fn threads_that_ask_for_the_same_build_it_once() {
     });
 }
 
-/// A task: the worker that it runs in, and that of the executor which the former has for all of its tasks.
+/// A task: the worker that it runs in, and that of the executor which the former has for all of its
+/// tasks.
 fn with_one_of_its_own((): ()) -> (u32, u32) {
     let builder = ProcessPoolExecutor::builder().workers(1);
     let pool = builder.idle_timeout(Duration::from_secs(3600)).reusable();

@@ -11,7 +11,7 @@ use std::{
 const SHORT: Duration = Duration::from_micros(5);
 const LONG: Duration = Duration::from_millis(200);
 
-/// A task: short, but for one.
+/// A task: short, except one.
 fn long_at((number, long): (u32, u32)) {
     if number == long {
         return thread::sleep(LONG);
@@ -20,7 +20,7 @@ fn long_at((number, long): (u32, u32)) {
     while started.elapsed() < SHORT {}
 }
 
-/// A task that takes less than a microsecond, but for one.
+/// A task that takes less than a microsecond, except one.
 fn tiny_but_for(number: u32) -> u32 {
     if number == 33_333 {
         thread::sleep(LONG);
@@ -175,7 +175,7 @@ fn an_item_that_runs_shows_with_its_place_in_the_input() -> Result<()> {
         let items: Vec<_> = (0..10).map(|it| (it, gate.path())).collect();
         let map = pool.options().chunk_size(10).map_async(pass_at, items);
         gate.wait_for(1);
-        // Until somebody has seen that it runs.
+        // Until the pool has seen that it runs.
         let running = loop {
             let running = pool.stats().workers.pop().and_then(|it| it.running);
             if let Some(running) = running.filter(|it| it.item == Some(5)) {

@@ -117,7 +117,8 @@ fn a_slow_item_of_a_map_fails_alone() -> Result<()> {
 fn the_items_before_it_in_its_chunk_do_not_count_towards_an_item_s_limit() -> Result<()> {
     in_time(|| {
         let pool = pool_of(1);
-        // All of them take longer than the limit, and each a small part: a busy machine wakes a sleeper up to a second late.
+        // All of them take longer than the limit, and each a small part: a busy machine wakes a
+        // sleeper up to a second late.
         let options = pool.options().timeout(70 * SOON).chunk_size(80);
         assert_eq!(options.map(|_| thread::sleep(SOON), 0..80)?.len(), 80);
         Ok(())
@@ -150,7 +151,7 @@ fn a_limit_passes_while_another_caller_sleeps_for_long() -> Result<()> {
         gate.wait_for(1);
         thread::scope(|scope| {
             let long = scope.spawn(|| held.result());
-            // Whoever leads sleeps until something happens, and must hear of the deadline.
+            // The leader sleeps until an event comes, and must wake up at the deadline.
             let error = failure(pool.options().timeout(SOON).apply(sleep, ()));
             assert_eq!(error.kind(), ErrorKind::TimedOut);
             gate.open();

@@ -1,8 +1,10 @@
-//! A kernel that refuses: whatever it does not give, and at whichever call, there is an error, or none; and nothing is left.
+//! A kernel that refuses: whatever it does not give, and at whichever call, there is an error, or
+//! none; and nothing is left.
 //!
-//! Each operation is done again and again, and each time another one of its system calls fails: every call of every kind is hit
-//! once, of this process, and of the fork server and the workers. What comes of it is a result or an error, in time and without a
-//! panic; then the operation is done as if nothing had been, and leaves behind what it left behind before.
+//! Each operation is done again and again, and each time another one of its system calls fails:
+//! every call of every kind is hit once, of this process, and of the fork server and the workers.
+//! What comes of it is a result or an error, in time and without a panic; then the operation is
+//! done as if nothing had been, and leaves behind what it left behind before.
 
 #![expect(unsafe_code, reason = "a timer that interrupts system calls")]
 
@@ -39,9 +41,9 @@ pub(crate) const PROGRAMS: &[(&str, fn())] = &[
     ("be interrupted", be_interrupted),
 ];
 
-/// What an operation may fail with. That a worker or a server could not go on is its death.
-/// A manager's server is full that has no thread or descriptor for another client.
-/// One that hangs up in the middle of a handshake is taken to refuse the key: to a stranger it says no more.
+/// What an operation may fail with. That a worker or a server could not go on is its death. A
+/// manager's server is full that has no thread or descriptor for another client. One that hangs up
+/// in the middle of a handshake is taken to refuse the key: to a stranger it says no more.
 const KINDS: [ErrorKind; 7] = [
     ErrorKind::StartFailed,
     ErrorKind::Io,
@@ -52,7 +54,8 @@ const KINDS: [ErrorKind; 7] = [
     ErrorKind::AuthenticationFailed,
 ];
 
-/// Calls that never fail so in the processes that this one has started: no pipe of theirs is full, and none waits for a child.
+/// Calls that never fail so in the processes that this one has started: no pipe of theirs is full,
+/// and none waits for a child.
 const OWN_ALONE: [&str; 2] = ["write to a pipe", "wait4"];
 
 /// How long it may take from the refusal to the end of the operation.
@@ -137,7 +140,8 @@ const REFUSALS: &[Refusal] = &[
     any("wait4", libc::SYS_wait4, Errno::EINTR),
 ];
 
-/// Not the allocator's, nor the standard library's in a thread that starts: a Rust program that has no memory at all ends.
+/// Not the allocator's, nor the standard library's in a thread that starts: a Rust program that has
+/// no memory at all ends.
 fn is_of_shared_memory_or_a_thread(call: &libc::seccomp_notif) -> bool {
     let (access, flags) = (call.data.args[2] as i32, call.data.args[3] as i32);
     let is_of_a_thread = access == libc::PROT_NONE && flags & libc::MAP_STACK != 0;
@@ -155,13 +159,14 @@ fn is_of_a_pipe(call: &libc::seccomp_notif) -> bool {
         && target.is_ok_and(|it| it.to_string_lossy().starts_with("pipe:"))
 }
 
-/// A read of a pipe or a socket. No signal interrupts that of a file, and the loader does not expect it.
+/// A read of a pipe or a socket. No signal interrupts that of a file, and the loader does not
+/// expect it.
 fn may_wait(call: &libc::seccomp_notif) -> bool {
     let target = fs::read_link(format!("/proc/{}/fd/{}", call.pid, call.data.args[0]));
     target.is_ok_and(|it| !it.starts_with("/"))
 }
 
-/// A message with descriptors, of which the kernel allows only so many on their way.
+/// A message with descriptors, of which the kernel allows a limited number in transit.
 fn has_descriptors(call: &libc::seccomp_notif) -> bool {
     let length = mem::offset_of!(libc::msghdr, msg_controllen) as u64;
     let mut bytes = [0; 8];
@@ -372,7 +377,8 @@ fn settle() -> (Inventory, Option<Inventory>) {
 
 extern "C" fn do_nothing(_: i32) {}
 
-/// Every operation, while a signal interrupts this process a thousand times a second, and no system call is restarted.
+/// Every operation, while a signal interrupts this process a thousand times a second, and no system
+/// call is restarted.
 fn be_interrupted() {
     abort_on_panic();
     let (handler, flags) = (SigHandler::Handler(do_nothing), SaFlags::empty());

@@ -1,4 +1,5 @@
-//! Destructors of the user's in the server, which panic or take their time: their own objects' business.
+//! Destructors of the user's in the server, which panic or take their time: their own objects'
+//! business.
 
 use common::processes::eventually;
 use common::{Gate, failure, in_time, pass};

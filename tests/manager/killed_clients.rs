@@ -48,9 +48,9 @@ fn killed_putters_leave_the_first_of_their_items_and_no_gap() -> Result<()> {
             let consumer = thread::spawn(move || {
                 let mut next: HashMap<u32, u64> = HashMap::new();
                 while let Ok(items) = others.get_many(50) {
-                    for (who, number) in items {
-                        let expected = next.entry(who).or_default();
-                        assert_eq!(*expected, number, "of {who}");
+                    for (putter, number) in items {
+                        let expected = next.entry(putter).or_default();
+                        assert_eq!(*expected, number, "of {putter}");
                         *expected += 1;
                     }
                 }
@@ -96,7 +96,8 @@ fn killed_getters_take_what_they_had_in_hand_and_nothing_twice() -> Result<()> {
             all.sort_unstable();
             all.dedup();
             assert_eq!(all.len(), count, "none is there twice");
-            // Each had a batch, and the server may have sent it another before it heard of its death.
+            // Each had a batch, and the server may have sent it another before it heard of its
+            // death.
             assert!(count + 3 * 2 * BATCH >= ITEMS as usize, "{count}");
         });
         Ok(())
@@ -144,7 +145,7 @@ fn a_lock_outlives_all_its_killed_holders_and_what_it_guards_is_whole() -> Resul
         } else {
             assert_eq!(
                 a, b,
-                "half of a step is left by a holder of whose death nobody was told"
+                "a dead holder has left half of a step without a notice"
             );
         }
         Ok(guard)

@@ -1,4 +1,4 @@
-//! Who dies with whom: the server with its owner, clients alone.
+//! The server dies with its owner, and a client alone.
 
 use common::processes::{Process as Seen, Program, eventually, kill, listen, process, say};
 use common::{failure, in_time};

@@ -74,7 +74,7 @@ fn a_list_does_what_a_vec_does() -> Result<()> {
         assert_eq!(list.drain(5..)?.len(), 0);
         #[expect(
             clippy::reversed_empty_ranges,
-            reason = "of which nothing lies in the list"
+            reason = "a range without items of the list"
         )]
         let nothing = list.splice(9..1, ["z".to_owned()])?;
         assert_eq!(

@@ -37,7 +37,9 @@ for_every_method! {
     fn ten_processes_fill_one_dict(method) {
         let manager = Manager::start()?;
         let dict = manager.dict()?;
-        let fill = |(dict, number): (DictProxy<u32, u32>, u32)| dict.insert(number, std::process::id()).is_ok();
+        let fill = |(dict, number): (DictProxy<u32, u32>, u32)| {
+            dict.insert(number, std::process::id()).is_ok()
+        };
         let processes = (0..10).map(|number| start(method, fill, (dict.clone(), number)));
         let processes: Vec<Process<bool>> = processes.collect::<Result<_>>()?;
         for process in processes {
@@ -109,7 +111,8 @@ fn proxies_in_a_static_connect_anew_in_copies_of_the_process() -> Result<()> {
         let processes: Vec<_> = processes.collect::<Result<_>>()?;
         for process in processes {
             let theirs = process.result()?.expect("a filled dict");
-            // The sockets that connect a process to its parent are among both; those to the manager are nobody else's.
+            // The sockets that connect a process to its parent are among both; those to the manager
+            // belong to one process each.
             let connections = theirs.iter().filter(|it| !ours.contains(it)).count();
             assert!(connections >= 2, "{ours:?} {theirs:?}");
         }
@@ -187,11 +190,11 @@ fn pass_on(mut from: UnixStream, mut to: UnixStream, pieces: &AtomicUsize) {
             break;
         }
     }
-    // Whoever has gone needs not hear of it.
+    // Fails only if the peer is gone, which needs no notice.
     let _ = to.shutdown(Shutdown::Both);
 }
 
-/// A process: puts so many proxies into objects, and takes them out again.
+/// A process: puts proxies into objects, and takes them out again.
 fn pass_around((address, number): (Address, usize)) -> Option<usize> {
     let manager = Manager::connect(address, authkey()).ok()?;
     let (shelf, dict) = (manager.list().ok()?, manager.dict().ok()?);

@@ -1,4 +1,4 @@
-//! Servers: where they listen, who may connect, and how they end.
+//! Servers: where they listen, which clients may connect, and how they end.
 
 use common::processes::{Process as Seen, Program, eventually, listen, process, say};
 use common::{alone, failure, in_time};
@@ -61,7 +61,7 @@ fn keep_a_manager() {
     mem::forget(manager);
 }
 
-// Where process 1 reaps nobody, a zombie stays for ever.
+// If process 1 reaps no children, a zombie stays forever.
 #[test]
 fn a_program_that_never_drops_its_manager_leaves_nothing_to_be_reaped() {
     alone("", || {
@@ -186,7 +186,7 @@ fn a_server_that_listens_everywhere_is_found_by_its_owners_children() -> Result<
     })
 }
 
-/// Has a manager, and tells where it is.
+/// Starts a manager, and prints its address.
 fn own_a_manager() {
     let manager = Manager::start().expect("a manager");
     manager.list::<u8>().expect("a list");

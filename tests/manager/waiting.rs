@@ -1,4 +1,5 @@
-//! Locks, semaphores, conditions, events, barriers and queues: who waits for what, and what becomes of it when somebody dies.
+//! Locks, semaphores, conditions, events, barriers and queues: waiting, and the death of
+//! waiters and holders.
 
 use common::for_every_method;
 use common::methods::start;
@@ -79,7 +80,8 @@ for_every_method! {
     fn every_kind_works_between_processes(method) {
         let manager = Manager::start()?;
         let all = All::new(&manager)?;
-        let process = start(method, |all: All| all.take_part().map_err(|it| it.to_string()), all.clone())?;
+        let take_part = |all: All| all.take_part().map_err(|error| error.to_string());
+        let process = start(method, take_part, all.clone())?;
         all.event.set()?;
         all.queue.put(&42)?;
         assert_eq!(all.joinable.get()?, "42");
@@ -98,7 +100,8 @@ for_every_method! {
         let manager = Manager::start()?;
         let all = All::new(&manager)?;
         let hold = |all: All| {
-            let _locks = (all.lock.acquire(), all.rlock.acquire(), all.rlock.acquire(), all.condition.lock());
+            let _locks = (all.lock.acquire(), all.condition.lock());
+            let _twice = (all.rlock.acquire(), all.rlock.acquire());
             all.event.set().expect("a server");
             park_forever(())
         };
@@ -139,7 +142,7 @@ fn wait_for((kind, all, ready): (String, All, Event)) {
     all.done.call(|it, ()| *it += 100, ()).expect("a server");
 }
 
-/// Has a process wait for a kind, and kills it.
+/// Starts a process that waits for a kind, and kills it.
 fn kill_a_waiter(all: &All, kind: &str) -> Result<()> {
     all.done.set(0)?;
     let ready = Event::new()?;
@@ -480,7 +483,7 @@ fn a_hundred_threads_that_wait_hold_up_nobody() -> Result<()> {
                 .collect();
             let list = manager.list()?;
             (0..100).try_for_each(|it| list.push(it))?;
-            // It stays set: those who are late go on, too.
+            // It stays set: late waiters go on, too.
             event.set()?;
             let indices = waiting.into_iter().map(|it| it.join().expect("no panic"));
             let mut indices = indices
