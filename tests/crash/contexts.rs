@@ -1,4 +1,5 @@
-//! Contexts of `map_with` that fail, panic or kill: what that costs the map, and that it costs no other.
+//! Contexts of `map_with` that fail, panic or kill: what that costs the map, and that it costs no
+//! other.
 
 use common::{failure, in_time, pool_of, square};
 use procpool::{ErrorKind, ProcessPoolExecutor, Result, current_worker};
@@ -78,8 +79,8 @@ fn a_context_that_panics_while_it_is_decoded_fails_its_map_alone() -> Result<()>
     })
 }
 
-// Nothing of the map has started when its context is decoded. Taken back and sent to the next worker, it would kill one
-// after the other for ever.
+// Nothing of the map has started when its context is decoded. Taken back and sent to the next
+// worker, it would kill one after the other forever.
 #[test]
 fn a_context_that_kills_whoever_decodes_it_fails_its_map_alone() -> Result<()> {
     in_time(|| {

@@ -1,4 +1,5 @@
-//! The fork server killed: the running tasks fail, the queued ones run on new workers from a new server.
+//! The fork server killed: the running tasks fail, the queued ones run on new workers from a new
+//! server.
 //!
 //! Every test runs in a program of its own: there is one fork server for all pools of a program.
 
@@ -82,7 +83,8 @@ fn a_fork_server_killed_again_and_again_is_replaced_each_time() {
 #[test]
 fn a_fork_server_killed_beside_a_pool_of_many_workers_is_replaced() {
     alone("", || {
-        // All of them may be starting when their server dies: more than the failed starts that a pool bears.
+        // All of them may be starting when their server dies: more than the failed starts that a
+        // pool bears.
         let pool = pool_of(16);
         for _ in 0..5 {
             kill_fork_server();
@@ -173,7 +175,7 @@ fn a_stopped_fork_server_does_not_stop_workers_that_live() {
                 x * x
             );
         }
-        // Nobody has waited so long for it that it was replaced.
+        // No thread has waited long enough for it to be replaced.
         assert_eq!((process(server).state, fork_server()), ('T', server));
         kill(server, Signal::SIGCONT);
         eventually("the other worker is back", || pool.worker_pids().len() == 2);
@@ -258,7 +260,8 @@ fn a_fork_server_that_runs_out_of_descriptors_says_so_and_goes_on() {
         let before = descriptors_of(server);
         let is_free = |number: &i32| before.iter().all(|it| it.0 != *number);
         let free: Vec<i32> = (0..).filter(is_free).take(6).collect();
-        // Room for none of the descriptors of a request, for some, and for all but what is opened then.
+        // Room for none of the descriptors of a request, for some, and for all but what is opened
+        // then.
         for most in free {
             let most = most.cast_unsigned().into();
             let usual = limit_descriptors(server, most);

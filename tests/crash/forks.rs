@@ -1,4 +1,5 @@
-//! A host program that forks: the copy never touches the pool's workers, and can have a pool of its own.
+//! A host program that forks: the copy never touches the pool's workers, and can have a pool of its
+//! own.
 //!
 //! Everything here runs in programs, as the copy has but one of the threads of its original.
 
@@ -29,18 +30,20 @@ pub(crate) const PROGRAMS: &[(&str, fn())] = &[
         "have the shared pool in a copy",
         have_the_shared_pool_in_a_copy,
     ),
-    ("print beside a copy", print_beside_a_copy),
-    ("be killed beside a copy", be_killed_beside_a_copy),
+    ("print next to a copy", print_beside_a_copy),
+    ("be killed next to a copy", be_killed_beside_a_copy),
 ];
 
 /// Runs `code` in a copy of this process.
 fn start_copy(code: impl FnOnce()) -> Pid {
-    // SAFETY: what the copy does in `code` is what is tested here; a deadlock of its own is a failure in time.
+    // SAFETY: what the copy does in `code` is what is tested here; a deadlock of its own is a
+    // failure in time.
     match unsafe { fork() }.expect("a copy of this process") {
         ForkResult::Parent { child } => child,
         ForkResult::Child => {
             let outcome = catch_unwind(AssertUnwindSafe(code));
-            // SAFETY: it runs no code of this process, of which the original is not done with anything.
+            // SAFETY: it runs no code of this process, of which the original is not done with
+            // anything.
             unsafe { libc::_exit(i32::from(outcome.is_err())) }
         }
     }
@@ -157,7 +160,7 @@ fn wait_in_a_copy() {
     in_a_copy(|| {
         let waited = wait(&running, ReturnWhen::AllCompleted, Some(Duration::ZERO));
         assert_eq!(waited.not_done, [0, 1]);
-        // Nothing ever comes in a copy: whoever waits without a limit must hear that.
+        // Nothing ever comes in a copy: a wait without a limit must fail.
         wait(&running, ReturnWhen::FirstCompleted, None);
     });
     check_busy(&pool, &workers);
@@ -246,7 +249,7 @@ fn a_copy_of_a_process_has_a_shared_pool_of_its_own() {
     in_time(|| drop(Program::start("have the shared pool in a copy").succeed()));
 }
 
-/// Has a task print half a line, and ends the pool while a copy holds all its pipes.
+/// Runs a task that prints half a line, and ends the pool while a copy holds all its pipes.
 fn print_beside_a_copy() {
     let pool = pool_of(1);
     // It ends with this process's input, at the latest.
@@ -267,13 +270,13 @@ fn kill_copy(copy: Pid) {
 #[test]
 fn what_a_worker_printed_appears_though_a_copy_of_its_owner_holds_the_pipes() {
     in_time(|| {
-        let mut program = Program::start("print beside a copy");
+        let mut program = Program::start("print next to a copy");
         assert_eq!([program.hear(), program.hear()], ["half a line", "done"]);
         program.succeed();
     });
 }
 
-/// Lets a copy hold every descriptor, tells who is there, and runs on for ever.
+/// Lets a copy hold every descriptor, prints the processes, and runs on forever.
 fn be_killed_beside_a_copy() {
     let pool = pool_of(2);
     let gate = Gate::new();
@@ -290,7 +293,7 @@ fn be_killed_beside_a_copy() {
 #[test]
 fn no_worker_outlives_its_owner_though_a_copy_of_it_does() {
     in_time(|| {
-        let mut program = Program::start("be killed beside a copy");
+        let mut program = Program::start("be killed next to a copy");
         let pids = program.hear_numbers();
         let (copy, workers) = (process(pids[0]), [pids[1], pids[2]].map(process));
         program.kill();

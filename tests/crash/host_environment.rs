@@ -1,4 +1,5 @@
-//! Host programs with habits of their own: the pool works in each, and its workers do not inherit them.
+//! Host programs with habits of their own: the pool works in each, and its workers do not inherit
+//! them.
 
 #![expect(
     unsafe_code,
@@ -59,7 +60,7 @@ fn succeeds(name: &'static str) {
 
 extern "C" fn do_nothing(_: i32) {}
 
-/// Has a signal do something else in this process.
+/// Sets a handler for a signal in this process.
 fn handle(signal: Signal, handler: SigHandler) {
     let action = SigAction::new(handler, SaFlags::SA_RESTART, SigSet::empty());
     // SAFETY: the only handler is one that does nothing.
@@ -174,7 +175,8 @@ fn die_of_a_signal() {
     while listen() {}
 }
 
-/// Ends a program that has tasks running and others queued; neither a word nor a process nor the work of a task is left of it.
+/// Ends a program that has tasks running and others queued; neither a word nor a process nor the
+/// work of a task is left of it.
 fn go_quietly(send: fn(&Program)) {
     in_time(move || {
         let folder = tempfile::tempdir().expect("a folder");
@@ -225,7 +227,7 @@ fn unwind_past_a_busy_pool() {
     let all = Process::descendants_of(process::id());
     let pids: Vec<String> = all.iter().map(|it| it.pid.to_string()).collect();
     say(pids.join(" "));
-    panic!("nobody catches this");
+    panic!("no handler catches this");
 }
 
 #[test]
@@ -343,7 +345,8 @@ fn no_worker_outlives_a_program_that_turns_into_another() {
     });
 }
 
-/// Has this process interrupted again and again by a signal whose handler does not restart system calls.
+/// Interrupts this process again and again by a signal whose handler does not restart system
+/// calls.
 fn interrupt_this_process() {
     let action = SigAction::new(
         SigHandler::Handler(do_nothing),
@@ -457,12 +460,13 @@ fn close_stdio() {
     say("there");
     let errors = File::from(nix::unistd::dup(std::io::stderr()).expect("a descriptor"));
     panic::set_hook(Box::new(move |info| {
-        // Nobody else is left to tell.
+        // No other output is left.
         let _ = writeln!(&errors, "{info}");
         process::abort();
     }));
     for number in 0..3 {
-        // SAFETY: the standard library expects that these may be closed; nobody else holds them.
+        // SAFETY: the standard library expects that these may be closed; no other object holds
+        // them.
         unsafe { libc::close(number) };
     }
     let pool = pool_of(2);
@@ -482,7 +486,7 @@ fn close_stdio() {
         .iter()
         .filter(|it| !it.1.starts_with("/proc/"))
         .collect();
-    assert!(own.is_empty(), "{own:?} are written to by whoever prints");
+    assert!(own.is_empty(), "{own:?} are written to by tasks that print");
 }
 
 #[test]
@@ -608,7 +612,8 @@ fn seen(pool: &ProcessPoolExecutor) -> [Option<String>; 3] {
 
 fn change_the_environment() {
     let set = |name: &str, value: &str| {
-        // SAFETY: the program's other threads are the test harness's and the pool's; neither touches the environment now.
+        // SAFETY: the program's other threads are the test harness's and the pool's; neither
+        // touches the environment now.
         unsafe { env::set_var(name, value) }
     };
     set("CHANGED", "before");
@@ -678,8 +683,8 @@ fn the_hosts_blocked_and_handled_signals_do_not_reach_workers() {
     succeeds("block and handle signals");
 }
 
-// Many a command-line tool puts SIGPIPE back to its default, so that it ends with the reader of its output. A request that is
-// written to a worker that has just died must not end the program.
+// Many a command-line tool puts SIGPIPE back to its default, so that it ends with the reader of its
+// output. A request that is written to a worker that has just died must not end the program.
 fn die_of_sigpipe() {
     handle(Signal::SIGPIPE, SigHandler::SigDfl);
     let pool = pool_of(2);

@@ -1,6 +1,8 @@
-//! Tasks that write garbage to what their worker shares with the program: the page, pipes and sockets.
+//! Tasks that write garbage to what their worker shares with the program: the page, pipes and
+//! sockets.
 //!
-//! Such a worker may fail its own tasks. The program goes on, its figures can be read, and other workers' tasks are right.
+//! Such a worker may fail its own tasks. The program goes on, its figures can be read, and other
+//! workers' tasks are right.
 
 #![expect(
     unsafe_code,
@@ -69,9 +71,9 @@ enum Scribble {
     Page,
     /// Replies that it may not write.
     Records,
-    /// Takes the first bytes of what lies in each descriptor.
+    /// Takes the first bytes that each descriptor holds.
     HalfFrames,
-    /// Takes all that lies in each descriptor.
+    /// Takes all bytes that each descriptor holds.
     Frames,
     /// Closes every descriptor.
     Close,
@@ -123,7 +125,8 @@ fn shared_mappings() -> Vec<Range<usize>> {
 
 fn write(at: usize, value: u64) {
     let place = std::ptr::with_exposed_provenance_mut::<u64>(at);
-    // SAFETY: it lies in a mapping of this process, and is aligned; that others use it is what is tried.
+    // SAFETY: it is in a mapping of this process, and is aligned; that others use it is what is
+    // tried.
     unsafe { place.write_volatile(value) };
 }
 
@@ -147,7 +150,7 @@ fn descriptors() -> Vec<RawFd> {
     numbers.into_iter().filter(is_open).collect()
 }
 
-/// Takes so many bytes at most of what can be read without waiting.
+/// Takes at most `most` of the bytes that can be read without waiting.
 fn read_from(fd: RawFd, most: usize) {
     // SAFETY: it is only used for these calls, which fail if it is closed.
     let fd = unsafe { BorrowedFd::borrow_raw(fd) };
@@ -162,7 +165,8 @@ fn read_from(fd: RawFd, most: usize) {
 fn swap(fds: &[RawFd], numbers: &mut Random) {
     for to in fds {
         let from = fds[numbers.next_u64() as usize % fds.len()];
-        // SAFETY: that the crate's own descriptors become others is what is tried; memory is not touched.
+        // SAFETY: that the crate's own descriptors become others is what is tried; memory is not
+        // touched.
         unsafe { nix::libc::dup2(from, *to) };
     }
 }
@@ -327,7 +331,8 @@ fn pool(method: StartMethod) -> ProcessPoolExecutor {
     builder.build().expect("a pool")
 }
 
-/// Rounds of one kind and end, in one pool: 3 for each 100 ms of the budget of a race, and 200 at most.
+/// Rounds of one kind and end, in one pool: 3 for each 100 ms of the budget of a race, and 200 at
+/// most.
 fn rounds() -> u64 {
     let rounds = race_budget().as_millis() * 3 / 100;
     (rounds as u64).clamp(3, 200)
@@ -338,17 +343,19 @@ const LIMIT: Duration = Duration::from_secs(1);
 /// Bytes of an argument and a result that travel in shared memory.
 const LARGE: usize = 100_000;
 
-/// Whether this is the end of the worker, or of the limit, rather than of the patience of `result_timeout`.
+/// Whether this is the end of the worker, or of the limit, rather than of the patience of
+/// `result_timeout`.
 fn is_told(error: &Error) -> bool {
     let is_limit = error.to_string().contains("its limit");
-    // What a task does to its own descriptors and memory may be all that becomes of a large value of its worker's.
+    // What a task does to its own descriptors and memory may be all that becomes of a large value
+    // of its worker's.
     let is_lost = matches!(error.kind(), ErrorKind::Codec | ErrorKind::Io);
     error.kind() == ErrorKind::WorkerDied
         || error.kind() == ErrorKind::TimedOut && is_limit
         || is_lost
 }
 
-/// A pool with tasks that scribble, beside one whose tasks must not notice.
+/// A pool with tasks that scribble, and another whose tasks must not notice.
 struct Hostile {
     pool: ProcessPoolExecutor,
     calm: ProcessPoolExecutor,
@@ -625,7 +632,7 @@ fn the_time_of_a_task_that_says_it_has_started_just_now_is_limited() {
         let pretend = |()| -> () {
             let page = shared_mappings().swap_remove(0);
             loop {
-                // Its start and its panic lie in the future.
+                // Its start and its panic are in the future.
                 write(page.start + STARTED_AT, u64::MAX);
                 write(page.start + PANIC_ITEM, 0);
                 write(page.start + PANIC_SINCE, u64::MAX);
@@ -656,7 +663,7 @@ fn a_worker_that_floods_its_pipe_is_killed_and_holds_up_no_caller() {
         calm.wait_for(1);
         let flooding = pool.submit(flood, hostile.path());
         hostile.wait_for(1);
-        // Nobody lets it in before this has returned.
+        // It is not let in before this has returned.
         let early = waiting.result_timeout(Duration::from_millis(20));
         assert_eq!(early.expect_err("no value").kind(), ErrorKind::TimedOut);
         let error = flooding.result().expect_err("an error");
@@ -694,7 +701,8 @@ fn a_worker_that_writes_a_record_of_its_end_is_reported_only_when_it_has_ended()
     });
 }
 
-/// Puts an end of a pipe to which nothing is written in the place of that from which its worker reads.
+/// Puts an end of a pipe to which nothing is written in the place of that from which its worker
+/// reads.
 fn lose_requests((): ()) -> u32 {
     let (reader, writer) = nix::unistd::pipe().expect("a pipe");
     for fd in descriptors() {

@@ -13,7 +13,8 @@ use std::{
 
 type Initializer<A> = fn(A) -> std::result::Result<(), String>;
 
-/// Builds a pool with an initializer that does not come to a good end, and checks that every call fails.
+/// Builds a pool with an initializer that does not come to a good end, and checks that every call
+/// fails.
 fn broken_by<A>(initializer: Initializer<A>, arg: A) -> Error
 where
     A: procpool::Wire + Send + 'static,
@@ -187,7 +188,7 @@ fn no_task_waits_for_an_initializer_while_another_worker_is_idle() -> Result<()>
                 .workers(2)
                 .initializer(hold_up_one, (gate.path(), place))
                 .build()?;
-            // Before any worker is ready, or behind that.
+            // Before any worker is ready, or after that.
             if round % 2 == 1 {
                 gate.wait_for(1);
             }

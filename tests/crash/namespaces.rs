@@ -55,7 +55,7 @@ fn sleep() -> Command {
 /// Starts a program that has this number in this namespace.
 fn start_with_number(number: u32) -> Child {
     loop {
-        // The next process gets the number behind the last one, unless another thread is faster.
+        // The next process gets the number after the last one, unless another thread is faster.
         let last = (number - 1).to_string();
         fs::write("/proc/sys/kernel/ns_last_pid", last).expect("root may");
         let mut child = sleep().spawn().expect("a program");

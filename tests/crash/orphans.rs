@@ -1,4 +1,5 @@
-//! What dead workers leave behind: processes that hold their pipes, and programs that nobody waits for any more.
+//! What dead workers leave behind: processes that hold their pipes, and programs without a parent
+//! that waits for them.
 
 #![expect(unsafe_code, reason = "a task that forks")]
 
@@ -16,7 +17,7 @@ use std::{
     process::{self, Command, Stdio},
 };
 
-/// Starts a program that runs for ever, and gives its process id.
+/// Starts a program that runs forever, and returns its process id.
 fn start_sleep((): ()) -> u32 {
     let mut command = Command::new("sleep");
     command
@@ -29,7 +30,7 @@ fn start_sleep((): ()) -> u32 {
         .map_or(0, |it| it.id())
 }
 
-/// Starts a program that runs for ever, writes its process id to a file, and dies.
+/// Starts a program that runs forever, writes its process id to a file, and dies.
 fn start_sleep_and_die(file: PathBuf) {
     if fs::write(file, start_sleep(()).to_string()).is_ok() {
         process::abort();
@@ -41,7 +42,7 @@ fn written_to(file: &PathBuf) -> Option<Process> {
     Process::of(fs::read_to_string(file).ok()?.parse().ok()?)
 }
 
-/// Forks a process that holds every descriptor of the worker, pipes and all, and sleeps for ever.
+/// Forks a process that holds every descriptor of the worker, pipes and all, and sleeps forever.
 fn fork_a_sleeper((): ()) -> u32 {
     // SAFETY: a worker has one thread, and the child calls nothing that takes a lock.
     match unsafe { fork() } {
@@ -53,7 +54,8 @@ fn fork_a_sleeper((): ()) -> u32 {
     }
 }
 
-/// Forks a process twice removed that holds every descriptor of the worker, in a session of its own.
+/// Forks a process twice removed that holds every descriptor of the worker, in a session of its
+/// own.
 fn fork_a_daemon((): ()) -> u32 {
     // SAFETY: as above.
     match unsafe { fork() } {
@@ -106,7 +108,7 @@ fn a_program_that_a_task_has_started_goes_with_its_pool() -> Result<()> {
     })
 }
 
-/// Starts a program that runs for ever and whose parent ends at once, and gives its process id.
+/// Starts a program that runs forever and whose parent ends at once, and returns its process id.
 fn detach_sleep((): ()) -> Option<u32> {
     let mut command = Command::new("sh");
     command.args(["-c", "sleep 1000 >/dev/null 2>&1 & echo $!"]);

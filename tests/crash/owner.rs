@@ -22,8 +22,8 @@ pub(crate) const PROGRAMS: &[(&str, fn())] = &[
     ("be killed with a nested pool", be_killed_with_a_nested_pool),
     ("build pools until it is killed", build_pools_for_ever),
     ("leave a static pool", leave_a_static_pool),
-    ("exit beside a busy static pool", exit_beside_a_static_pool),
-    ("abort beside a busy pool", abort_beside_a_pool),
+    ("exit with a busy static pool", exit_beside_a_static_pool),
+    ("abort with a busy pool", abort_beside_a_pool),
 ];
 
 /// How a task is busy.
@@ -86,7 +86,8 @@ fn say_who_is_there() {
     say(pids.join(" "));
 }
 
-/// Ends a program by SIGKILL once it has said which processes it has, and waits until they are gone.
+/// Ends a program by SIGKILL once it has said which processes it has, and waits until they are
+/// gone.
 fn leaves_nobody_when_killed(name: &str, least: usize) {
     let mut program = Program::start(name);
     let all: Vec<Process> = program.hear_numbers().into_iter().map(process).collect();
@@ -121,7 +122,8 @@ fn be_killed_with_a_nested_pool() {
 
 #[test]
 fn no_process_of_a_nested_pool_outlives_an_owner_that_is_killed() {
-    // Two fork servers, the outer worker, two inner ones and the program that one of them has started.
+    // Two fork servers, the outer worker, two inner ones and the program that one of them has
+    // started.
     in_time(|| leaves_nobody_when_killed("be killed with a nested pool", 6));
 }
 
@@ -233,7 +235,7 @@ fn exit_beside_a_static_pool() {
 #[test]
 fn a_program_exits_while_a_static_pool_is_busy() {
     in_time(|| {
-        let mut program = Program::start("exit beside a busy static pool");
+        let mut program = Program::start("exit with a busy static pool");
         let all: Vec<Process> = program.hear_numbers().into_iter().map(process).collect();
         program.tell();
         let finished = program.finish();
@@ -242,14 +244,14 @@ fn a_program_exits_while_a_static_pool_is_busy() {
     });
 }
 
-// Where process 1 reaps nobody, a zombie stays for ever.
+// If process 1 reaps no children, a zombie stays forever.
 #[test]
 fn a_program_that_ends_leaves_nothing_to_be_reaped() {
     alone("", || {
         nix::sys::prctl::set_child_subreaper(true).expect("it is always granted");
         drop(Program::start("leave a static pool").succeed());
         assert_eq!(Process::children_of(process::id()), []);
-        let mut program = Program::start("exit beside a busy static pool");
+        let mut program = Program::start("exit with a busy static pool");
         program.hear();
         program.tell();
         assert_eq!(program.finish().status.code(), Some(7));
@@ -270,7 +272,7 @@ fn abort_beside_a_pool() {
 #[test]
 fn no_process_outlives_an_owner_that_aborts() {
     in_time(|| {
-        let mut program = Program::start("abort beside a busy pool");
+        let mut program = Program::start("abort with a busy pool");
         let server = process(program.hear_numbers()[0]);
         let all: Vec<Process> = program.hear_numbers().into_iter().map(process).collect();
         assert!(all.iter().any(|it| it.pid == server.pid));

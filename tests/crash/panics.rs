@@ -12,7 +12,7 @@ use std::{
 
 pub(crate) const PROGRAMS: &[(&str, fn())] = &[("noisy", noisy)];
 
-/// Has a task panic on a pool of one worker, and checks that the worker lives on.
+/// Runs a task that panics on a pool of one worker, and checks that the worker lives on.
 fn panic_of<A, R>(task: fn(A) -> R, arg: A) -> RemotePanic
 where
     A: procpool::Wire + Send + 'static,

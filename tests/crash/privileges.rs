@@ -14,10 +14,10 @@ use procpool::{
 use std::{process::id, time::Duration};
 
 pub(crate) const PROGRAMS: &[(&str, fn())] = &[
-    ("become nobody", become_nobody),
+    ("become another user", become_nobody),
     ("forbid itself signals", forbid_itself_signals),
     ("forbid its server pidfds", forbid_its_server_pidfds),
-    ("forbid everybody signals", forbid_everybody_signals),
+    ("forbid all signals", forbid_everybody_signals),
 ];
 
 const SOON: Duration = Duration::from_millis(50);
@@ -133,7 +133,7 @@ fn tasks_are_stopped_after_the_program_has_become_another_user() {
     if !nix::unistd::geteuid().is_root() {
         return eprintln!("skipped: only root becomes another user");
     }
-    succeeds("become nobody");
+    succeeds("become another user");
 }
 
 /// Refuses system calls to every thread of this process, and to what it starts from now on.
@@ -225,5 +225,5 @@ fn forbid_everybody_signals() {
 
 #[test]
 fn nothing_waits_for_ever_where_nobody_may_signal() {
-    succeeds("forbid everybody signals");
+    succeeds("forbid all signals");
 }

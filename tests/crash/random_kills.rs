@@ -1,4 +1,5 @@
-//! Workers killed at any moment: every task ends exactly once, with its value or with the death that it had.
+//! Workers killed at any moment: every task ends exactly once, with its value or with the death
+//! that it had.
 
 use common::processes::{find_fork_server, kill};
 use common::random::Random;
@@ -31,7 +32,7 @@ fn open_record(directory: PathBuf) -> std::io::Result<()> {
     Ok(())
 }
 
-/// A task: leaves a mark, in one piece, whoever else writes and whenever it is killed.
+/// A task: leaves a mark, in one piece, with other writers at work and whenever it is killed.
 fn mark(x: u32) -> u32 {
     let (file, own) = RECORD.get().expect("the initializer has run");
     static SAID: OnceLock<()> = OnceLock::new();
@@ -58,7 +59,8 @@ impl Recorded {
         Self { pool, directory }
     }
 
-    /// Workers that have run a task: whoever kills those that start, again and again, has broken the pool.
+    /// Returns the workers that have run a task: a pool breaks if workers are killed again and
+    /// again while they start.
     fn victims(&self) -> Vec<u32> {
         let has_run = |it: &u32| self.directory.path().join(it.to_string()).exists();
         self.pool

@@ -34,7 +34,7 @@ const SIGNAL: &str = "PROCPOOL_TEST_SIGNAL";
 
 extern "C" fn do_nothing(_: i32) {}
 
-/// Has a signal do something else in this process.
+/// Sets a handler for a signal in this process.
 fn handle(signal: Signal, handler: SigHandler) {
     let action = SigAction::new(handler, SaFlags::SA_RESTART, SigSet::empty());
     // SAFETY: the handlers of these tests do nothing, or store to an atomic.
@@ -191,7 +191,7 @@ fn what_the_program_ignores_is_ignored_in_every_process_that_it_starts() {
     });
 }
 
-/// Waits beside a busy worker, an idle one and a manager.
+/// Waits, with a busy worker, an idle one and a manager.
 fn leave_it_to_its_owner() {
     by_its_method(|method| {
         let pool = pool_by(method, 2);

@@ -1,4 +1,5 @@
-//! Workers that die: in a task, around it, while they are idle, stopped, one by one and all at once.
+//! Workers that die: in a task, around it, while they are idle, stopped, one by one and all at
+//! once.
 
 #![expect(unsafe_code, reason = "ways to die that Rust has no safe word for")]
 
@@ -443,7 +444,9 @@ fn a_death_wakes_every_kind_of_waiting() {
         }));
         died(told.recv().expect("the callback was called"));
         let future = pool.submit(exit_at_once, 3);
-        eventually("the future is done while nobody waits", || future.is_done());
+        eventually("the future is done without a waiting thread", || {
+            future.is_done()
+        });
         died(future.result());
     });
 }
@@ -480,7 +483,7 @@ fn dead_workers_are_replaced_while_nobody_waits() {
 
 // A death at the moment of the reply.
 
-/// Has the process killed by a thread of its own, about now.
+/// Lets a thread of this process kill it, about now.
 fn race_to_the_end(value: Vec<u8>) -> (u32, Vec<u8>) {
     thread::spawn(|| raise(Signal::SIGKILL as i32));
     (process::id(), value)
@@ -784,7 +787,8 @@ fn a_worker_that_closes_all_its_descriptors_costs_no_more_than_its_task() -> Res
         let pool = pool_of(1);
         for _ in 0..5 {
             let task = |()| {
-                // SAFETY: none for the crate's own descriptors: a task is at fault that does so, and pays for it.
+                // SAFETY: none for the crate's own descriptors: a task is at fault that does so,
+                // and pays for it.
                 unsafe { libc::syscall(libc::SYS_close_range, 3, u32::MAX, 0) };
             };
             if let Err(error) = pool.apply(task, ()) {
@@ -806,7 +810,7 @@ fn a_worker_that_leaks_descriptors_costs_no_more_than_its_task() -> Result<()> {
             }
         };
         pool.apply(task, ())?;
-        // There is none left for the memory that large values travel in.
+        // No descriptor is left for the memory of large values.
         let bytes = vec![7; 1 << 20];
         for _ in 0..5 {
             if let Err(error) = pool.apply(|x: Vec<u8>| x, bytes.clone()) {

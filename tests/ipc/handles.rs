@@ -142,7 +142,8 @@ fn handles_of_a_killed_sender_go_to_no_other_message() {
         for _ in 0..messages {
             sender.send_bytes(&[0; 4088]).expect("the other end");
         }
-        // 1. A process sends its handle, 2. waits for room for the message, 3. is killed. 4. Another message is sent.
+        // 1. A process sends its handle, 2. waits for room for the message, 3. is killed. 4.
+        //    Another message is sent.
         let (sender, copy) = copy_of(sender);
         let (is_ready, ready) = one_way().expect("a pipe");
         let number = (1, one_way().expect("a pipe").1);
@@ -158,7 +159,7 @@ fn handles_of_a_killed_sender_go_to_no_other_message() {
         let (numbers, to) = one_way().expect("a pipe");
         sender.send(&(2, to)).expect("the other end");
         let (number, to) = receiver.recv().expect("a message");
-        // Into a wrong pipe, which nobody reads, it cannot be sent.
+        // Sending into a wrong pipe, which has no reader, fails.
         let _ = to.send(&number);
         assert_eq!(numbers.recv_timeout(DEADLINE / 10).expect("a number"), 2);
     });
@@ -182,7 +183,7 @@ fn handles_stay_with_their_messages_when_processes_share_the_end_that_sends() {
                 scope.spawn(move || send_all(sender, first));
             }
             while let Ok((number, to)) = receiver.recv() {
-                // Whoever waits for it finds out.
+                // The process that waits for it finds out.
                 let _ = to.send(&number);
             }
         });
@@ -247,7 +248,8 @@ fn a_sender_waits_while_too_many_handles_are_on_their_way() {
                     sent.fetch_add(1, Ordering::Relaxed);
                 }
             });
-            // That is as many as may be on their way, unless the user's other programs have some there.
+            // That is as many as may be on their way, unless the user's other programs have some
+            // there.
             let end = Instant::now() + 10 * A_MOMENT;
             eventually("there is no more room", || {
                 sent.load(Ordering::Relaxed) > 10 || Instant::now() > end

@@ -1,4 +1,4 @@
-//! Listeners, those who connect to them, and those who should not.
+//! Listeners, clients, and strangers that try to connect.
 
 use common::processes::{Program, descriptors_of, listen, say};
 use common::{A_MOMENT, DEADLINE, alone, failure, in_time, pattern};
@@ -319,7 +319,7 @@ fn the_file_is_the_owners_alone_and_goes_with_its_listener() {
 fn files_of_others_stay() {
     let directory = directory();
     let path = path_in(&directory);
-    // A stale socket, which nobody listens at.
+    // A stale socket, without a listener.
     drop(UnixListener::bind(&path).expect("a path"));
     assert_eq!(
         failure(Listener::bind(path.as_path(), None)).kind(),
@@ -472,7 +472,8 @@ fn a_peer_cannot_use_up_the_descriptors() {
             let server = listener.accept::<u8, Vec<Sender<u8>>>().expect("a client");
             let before = own();
             let mut block = [0; 64];
-            // One descriptor, says its header; more are to follow, says each message with some, for ever.
+            // One descriptor, says its header; more are to follow, says each message with some, for
+            // ever.
             block[0] = 1;
             send_raw(&peer, &block, 0);
             (0..100).for_each(|_| send_raw(&peer, &[0; PART], copies));

@@ -96,7 +96,7 @@ fn values_of_every_size_arrive_as_they_are() {
     });
 }
 
-/// More than 2 GiB, nearly all of it zeros that nobody has touched and that take up no memory.
+/// More than 2 GiB, nearly all of it zeros that were never touched and take up no memory.
 fn huge() -> Vec<u8> {
     let mut bytes = vec![0; (2 << 30) + 5];
     for at in [0, 4095, (1 << 31) - 1, 1 << 31, (2 << 30) + 4] {

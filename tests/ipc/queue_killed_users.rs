@@ -1,5 +1,5 @@
-//! Queues whose users are killed at any time: nothing is torn, taken twice or lost but what a dead process had in hand, and
-//! nobody is blocked.
+//! Queues whose users are killed at any time: no item is torn or taken twice, only items that a
+//! dead process had in hand are lost, and no process is blocked.
 
 use common::methods::start;
 use common::processes::eventually;
@@ -19,7 +19,7 @@ use tempfile::TempDir;
 /// The producer, its how manieth it is, and bytes that follow from that.
 type Item = (u64, u64, Vec<u8>);
 
-/// A queue, who this is, and where to write down what was done.
+/// A queue, the number of this process, and where it records its steps.
 type Role = (Queue<Item>, u64, PathBuf);
 
 fn content(producer: u64, n: u64) -> Vec<u8> {

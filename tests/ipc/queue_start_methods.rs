@@ -235,7 +235,8 @@ impl<'de> Deserialize<'de> for Yes {
 
 static ASIDE: LazyLock<Queue<Yes>> = LazyLock::new(|| Queue::unbounded().expect("a queue"));
 
-// 1. A process takes three items, of which the second cannot be decoded; 2. it is copied; 3. those behind the first come once.
+// 1. A process takes three items, of which the second cannot be decoded; 2. it is copied; 3. those
+//    after the first come once.
 #[test]
 fn items_that_wait_behind_one_that_cannot_be_decoded_do_not_come_again_in_a_copy() -> Result<()> {
     in_time(|| {

@@ -1,7 +1,9 @@
-//! Queues whose user is killed after some number of instructions of one call: the others find all of it done, or nothing.
+//! Queues whose user is killed after some number of instructions of one call: the others find all
+//! of it done, or nothing.
 //!
-//! A child is single-stepped through the call. By default the numbers are random, for the budget of `race`;
-//! `PROCPOOL_STEP_STRIDE=1` tries all of them, which takes minutes in a release build and hours in another.
+//! A child is single-stepped through the call. By default the numbers are random, for the budget of
+//! `race`; `PROCPOOL_STEP_STRIDE=1` tries all of them, which takes minutes in a release build and
+//! hours in another.
 #![expect(unsafe_code, reason = "a bare fork, in a process with one thread")]
 
 use common::{DEADLINE, in_time, pattern, race};
@@ -24,7 +26,8 @@ type Bytes = Queue<Vec<u8>>;
 /// One call, and what waits in the queue before and after it.
 struct Scene {
     prepare: fn(&Bytes),
-    /// What it is to put, if it puts anything: made before, as that takes more instructions than all the rest.
+    /// What it is to put, if it puts anything: made before, as that takes more instructions than
+    /// all the rest.
     items: &'static [Item],
     call: fn(&Bytes, &[Vec<u8>]),
     before: &'static [Item],
@@ -92,7 +95,7 @@ impl Scene {
     }
 }
 
-/// Kills a child after so many instructions of `call`, and has `check` say what it thinks of the outcome.
+/// Kills a child after some number of instructions of `call`, and runs `check` on the outcome.
 fn play<Q>(prepare: impl Fn() -> Q, call: impl Fn(&Q), check: impl Fn(&Q, bool)) {
     let die_after = |steps| {
         let queue = prepare();
@@ -120,7 +123,7 @@ fn die_after(steps: usize, call: impl Fn()) -> Option<usize> {
     let child = match unsafe { fork() }.expect("a process") {
         ForkResult::Parent { child } => child,
         ForkResult::Child => {
-            ptrace::traceme().expect("nobody traces it yet");
+            ptrace::traceme().expect("a process that is not traced yet");
             raise(Signal::SIGSTOP).expect("a signal");
             call();
             raise(Signal::SIGSTOP).expect("a signal");
@@ -157,9 +160,9 @@ fn alone(run: fn(())) {
     }
 }
 
-/// Nearly all of a chunk, with room for a small item behind it.
+/// Nearly all of a chunk, with room for a small item after it.
 const MOST: Item = (0, 65_000);
-/// The second one does not fit behind `MOST` any more.
+/// The second one does not fit after `MOST` any more.
 const SMALL: [Item; 3] = [(1, 10), (2, 600), (3, 0)];
 
 #[test]
@@ -240,7 +243,7 @@ fn a_get_from_the_next_chunk_is_done_or_not() {
 fn a_get_that_leaves_a_chunk_for_good_is_done_or_not() {
     alone(|()| {
         let scene = Scene {
-            // Both of the smallest chunks are full, so that the last two lie in a larger one.
+            // Both of the smallest chunks are full, so that the last two are in a larger one.
             prepare: |queue| {
                 put(queue, &[MOST, MOST, SMALL[1], SMALL[2]]);
                 (0..2).for_each(|_| drop(take(queue)));
@@ -268,7 +271,7 @@ fn a_close_is_done_or_not() {
     });
 }
 
-/// In one go for each chunk: as far as it went, all was taken, and the rest is there.
+/// In one step for each chunk: all items up to some point were taken, and the rest is there.
 #[test]
 fn a_get_of_many_takes_the_first_ones() {
     alone(|()| {

@@ -121,7 +121,7 @@ fn an_empty_queue_gives_nothing_until_something_is_put() {
             queue.put(&"one".to_owned()).expect("room");
             queue.put(&"two".to_owned()).expect("room");
             let mut all = many.join().expect("no panic").expect("an item");
-            // Whoever comes first may take both.
+            // The first one may take both.
             if all.len() == 2 {
                 queue.put(&"three".to_owned()).expect("room");
             }
@@ -205,7 +205,7 @@ fn closing_wakes_whoever_waits() {
     });
 }
 
-/// No put that returned `Ok` may be missed by those who drain the queue.
+/// No put that returned `Ok` may be missed when the queue is drained.
 #[test]
 fn what_was_put_before_the_end_is_there() {
     in_time(|| {

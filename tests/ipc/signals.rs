@@ -19,7 +19,8 @@ extern "C" fn count(_signal: libc::c_int) {
     SIGNALS.fetch_add(1, Ordering::Relaxed);
 }
 
-/// Has this process interrupted a thousand times a second; system calls fail then instead of going on.
+/// Interrupts this process a thousand times a second; system calls fail then instead of going
+/// on.
 fn begin_storm() {
     let action = SigAction::new(
         SigHandler::Handler(count),

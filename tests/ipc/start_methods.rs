@@ -5,7 +5,8 @@ use common::{DEADLINE, failure, for_every_method, pattern};
 use procpool::{Connection, ErrorKind, Receiver, Sender, one_way, pipe, wait_ready};
 use std::{collections::BTreeSet, os::fd::AsFd};
 
-/// Sends back so many messages. It does not wait for the end of the file: a forked child has copies of both ends.
+/// Sends back `count` messages. It does not wait for the end of the file: a forked child has copies
+/// of both ends.
 fn echo((connection, count): (Connection<Vec<u8>, Vec<u8>>, usize)) {
     for _ in 0..count {
         let message = connection.recv().expect("the other end");

@@ -22,7 +22,7 @@
 //!   fence between such a store and a later such load of the same thread, which is what the
 //!   protocols use them for.
 //! - On x86-64 the swap or compare-and-swap before a look is a full barrier by itself, and the
-//!   crate runs no other behind the start of an item. That is a property of the processor. The
+//!   crate runs no other after the start of an item. That is a property of the processor. The
 //!   models run the fence of other processors.
 //! - The owner of `sys::biased` runs no barrier: `membarrier` runs one in its thread. The model has
 //!   a fence on both sides. It shows the table of that file, and nothing of the system call.

@@ -19,8 +19,8 @@ use std::{
 /// Bytes of memory whose places are listed together.
 const BLOCK: usize = 256;
 
-/// Bytes of an object's file behind what its users map: two chunks of a queue of each of the two
-/// smallest sizes.
+/// Bytes of an object's file after the part that its users map: two chunks of a queue of each of
+/// the two smallest sizes.
 pub(crate) const CHUNKS: usize = 2 * 32 + 2 * 64;
 
 /// What lies at each place of a block. A place that is used as a word holds no other bytes.

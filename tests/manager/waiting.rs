@@ -149,6 +149,12 @@ fn kill_a_waiter(all: &All, kind: &str) -> Result<()> {
     let waiter = Process::start(wait_for, (kind.to_owned(), all.clone(), ready.clone()))?;
     ready.wait_timeout(DEADLINE)?;
     wait_until_asleep(waiter.pid());
+    if kind == "barrier" {
+        // The server counts it even if it dies before its request is read.
+        eventually("it waits at the barrier", || {
+            all.barrier.waiting().is_ok_and(|count| count == 1)
+        });
+    }
     kill(waiter)?;
     assert_eq!(all.done.get()?, 1);
     Ok(())

@@ -33,7 +33,8 @@ fn keep_children((method, exits): (StartMethod, bool)) -> std::result::Result<()
     Ok(())
 }
 
-/// The processes that are left to this one by a child that keeps children; in a process that has none otherwise.
+/// The processes that are left to this one by a child that keeps children; in a process that has
+/// none otherwise.
 fn left_by_a_child<A: Wire>(
     keep: fn(A) -> std::result::Result<(), String>,
     how: A,
@@ -45,7 +46,7 @@ fn left_by_a_child<A: Wire>(
     Ok(Seen::children_of(process::id()))
 }
 
-/// Keeps a pool until it ends as another user, who may not signal what this one has started.
+/// Keeps a pool until it ends as another user, which may not signal the processes of this user.
 fn keep_a_pool_as_another_user(method: StartMethod) -> std::result::Result<(), String> {
     let pool = ProcessPoolExecutor::builder()
         .workers(1)
@@ -57,7 +58,7 @@ fn keep_a_pool_as_another_user(method: StartMethod) -> std::result::Result<(), S
 }
 
 for_every_method! {
-    // Where process 1 reaps nobody, a zombie stays for ever.
+    // If process 1 reaps no children, a zombie stays forever.
     fn a_process_that_ends_leaves_nothing_to_be_reaped(method) {
         for exits in [false, true] {
             let look = |how| left_by_a_child(keep_children, how).map(|it| format!("{it:?}"));
@@ -72,7 +73,9 @@ for_every_method! {
             eprintln!("skipped: only root becomes another user");
             return Ok(());
         }
-        let look = |method| left_by_a_child(keep_a_pool_as_another_user, method).map(|it| format!("{it:?}"));
+        let look = |method| {
+            left_by_a_child(keep_a_pool_as_another_user, method).map(|left| format!("{left:?}"))
+        };
         let left = start(StartMethod::ForkServer, look, method)?.result()?;
         assert_eq!(left.as_deref(), Ok("[]"));
         Ok(())
@@ -109,7 +112,8 @@ for_every_method! {
 
     fn signals_are_told(method) {
         let gate = Gate::new();
-        for (stop, signal) in [(Process::terminate as fn(&Process<()>) -> _, Signal::SIGTERM), (Process::kill, Signal::SIGKILL)] {
+        let terminate: fn(&Process<()>) -> Result<()> = Process::terminate;
+        for (stop, signal) in [(terminate, Signal::SIGTERM), (Process::kill, Signal::SIGKILL)] {
             let process = start(method, pass, gate.path())?;
             gate.wait_for(1);
             assert_eq!((process.exit_code(), process.is_alive()), (None, true));
@@ -202,7 +206,8 @@ for_every_method! {
         assert_eq!(ready(Duration::ZERO)?, []);
         process.kill()?;
         assert_eq!(ready(DEADLINE)?, [0]);
-        assert_eq!((process.is_alive(), process.exit_code()), (false, Some(-(Signal::SIGKILL as i32))));
+        assert!(!process.is_alive());
+        assert_eq!(process.exit_code(), Some(-(Signal::SIGKILL as i32)));
         // It stays so.
         assert_eq!(ready(Duration::ZERO)?, [0]);
         Ok(())

@@ -108,7 +108,8 @@ fn what_cannot_be_is_refused() {
 
 #[test]
 fn copies_that_are_gone_at_once_have_started() -> Result<()> {
-    // 1. A copy is forked. 2. It does its work, ends, and is gone, as nobody is to wait for it. 3. Its parent opens its pidfd.
+    // 1. A copy is forked. 2. It does its work, ends, and is gone, as it leaves no zombie. 3. Its
+    //    parent opens its pidfd.
     in_time(|| {
         in_a_process_with_one_thread(|()| {
             // SAFETY: nothing is called.

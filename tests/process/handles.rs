@@ -52,7 +52,8 @@ for_every_method! {
             inputs.push(receiver);
         }
         let work = |job: Job| {
-            let read = job.inputs.iter().filter_map(|it| it.recv().ok()).filter(|it| it.starts_with("input")).count();
+            let texts = job.inputs.iter().filter_map(|input| input.recv().ok());
+            let read = texts.filter(|text| text.starts_with("input")).count();
             (job.name, job.answer.send(&(read as i64)).is_ok())
         };
         let job = Job { name: "bob".to_owned(), answer, inputs };

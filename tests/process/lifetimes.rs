@@ -1,10 +1,10 @@
-//! Who dies with whom: daemons with their owner, and nobody with the fork server but those.
+//! Daemons die with their owner, and no other process with the fork server.
 
 #![expect(unsafe_code, reason = "forks of a process with threads")]
 
 use common::for_every_method;
 use common::methods::{in_a_process_with_one_thread, start};
-use common::processes::{Program, eventually, fork_server, kill, listen, process, say};
+use common::processes::{Program, eventually, fork_server, is_running, kill, listen, process, say};
 use common::{A_MOMENT, Gate, alone, arrive, failure, in_time, park_forever, pass, square};
 use nix::{
     errno::Errno,
@@ -23,7 +23,7 @@ use std::{
 
 pub(crate) const PROGRAMS: &[(&str, fn())] = &[
     (
-        "be killed beside a daemon and another",
+        "be killed with a daemon and another",
         be_killed_beside_children,
     ),
     ("give too many handles", give_too_many_handles),
@@ -48,7 +48,7 @@ fn be_killed_beside_children() {
 #[test]
 fn a_daemon_ends_with_its_owner_and_another_process_runs_on() {
     in_time(|| {
-        let mut program = Program::start("be killed beside a daemon and another");
+        let mut program = Program::start("be killed with a daemon and another");
         let pairs = [program.hear_numbers(), program.hear_numbers()];
         let alive = |pid| common::processes::Process::of(pid).is_some_and(|it| it.runs());
         assert!(pairs.iter().flatten().all(|it| alive(*it)));
@@ -154,7 +154,8 @@ for_every_method! {
     fn a_daemon_ends_with_the_process_that_started_it(method) {
         let gate = Gate::new();
         let nest = |(method, gate): (StartMethod, PathBuf)| {
-            let daemon = Process::builder(park_forever, ()).daemon(true).start_method(method).start();
+            let daemon = Process::builder(park_forever, ()).daemon(true);
+            let daemon = daemon.start_method(method).start();
             let pid = daemon.as_ref().map_or(0, Process::pid);
             std::fs::write(gate.join("pid"), pid.to_string()).expect("a directory");
             arrive(&gate);
@@ -167,13 +168,13 @@ for_every_method! {
         let pid: u32 = pid.parse().expect("a number");
         assert!(process(pid).runs());
         outer.kill()?;
-        eventually("the daemon is gone", || common::processes::Process::of(pid).is_none_or(|it| !it.runs()));
+        eventually("the daemon is gone", || !is_running(pid));
         Ok(())
     }
 
     fn a_process_runs_though_its_starter_ends_at_once(method) {
-        // 1. The inner process is forked. 2. Its starter ends, and with that the server of the starter. 3. The server of this
-        // process adopts it before it has taken a step.
+        // 1. The inner process is forked. 2. Its starter ends, and with that the server of the
+        //    starter. 3. The server of this process adopts it before it has taken a step.
         let nest = |(method, file): (StartMethod, PathBuf)| {
             let run = |file: PathBuf| drop(std::fs::write(file, ""));
             let inner = Process::builder(run, file).start_method(method).start();

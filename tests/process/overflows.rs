@@ -1,4 +1,5 @@
-//! Stack overflows: the error names them, wherever they happen, and no other fault is taken for one.
+//! Stack overflows: the error names them, wherever they happen, and no other fault is taken for
+//! one.
 
 #![expect(unsafe_code, reason = "faults, and handlers of them")]
 
@@ -23,7 +24,7 @@ fn overflow_in_a_thread(stack: usize) -> u64 {
     thread.join().expect("it never ends")
 }
 
-/// Reads where nothing is, beside no stack.
+/// Reads unmapped memory, far from any stack.
 fn touch_nothing((): ()) -> u8 {
     let nowhere = black_box(std::ptr::without_provenance::<u8>(1 << 20));
     // SAFETY: none: this is a bug, of the kind that a process is there for.
@@ -36,7 +37,8 @@ fn mappings() -> usize {
     maps.lines().count()
 }
 
-/// Has a thread of the C library end by `pthread_exit`, which unwinds its stack; returns what it leaves.
+/// Ends a thread of the C library by `pthread_exit`, which unwinds its stack. Returns what it
+/// leaves.
 fn exit_a_thread((): ()) -> usize {
     unsafe extern "C-unwind" {
         fn pthread_exit(value: *mut c_void) -> !;
@@ -56,12 +58,12 @@ fn exit_a_thread((): ()) -> usize {
     // SAFETY: the thread is a local, and the routine has no other argument than a number.
     let code = unsafe { pthread_create(&raw mut thread, std::ptr::null(), exit, seven) };
     assert_eq!(code, 0);
-    // SAFETY: the thread was just started, and nobody else joins it.
+    // SAFETY: the thread was just started, and no other thread joins it.
     assert_eq!(unsafe { libc::pthread_join(thread, &raw mut left) }, 0);
     left.addr()
 }
 
-/// A handler that ends the process with a code, for whoever asks whether it was called.
+/// A handler that ends the process with a code, which shows that it was called.
 extern "C" fn exit_with_7(_: i32) {
     // SAFETY: a handler may call it.
     unsafe { libc::_exit(7) }

@@ -90,7 +90,8 @@ for_every_method! {
         let (_receiver, sender) = one_way::<u64>()?;
         let mut sender = Some(sender);
         let items = (0..50u64).map(|it| (it, if it == 20 { sender.take() } else { None }));
-        let back = pool.map(|(number, sender): (u64, Option<Sender<u64>>)| (number, sender), items)?;
+        let same = |item: (u64, Option<Sender<u64>>)| item;
+        let back = pool.map(same, items)?;
         assert!(back.iter().map(|it| it.0).eq(0..50));
         assert!(back.iter().all(|it| it.1.is_some() == (it.0 == 20)));
         Ok(())

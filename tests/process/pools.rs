@@ -290,7 +290,7 @@ fn a_pools_own_threads_do_not_stand_in_the_way_of_a_fork() -> Result<()> {
             assert_eq!(forked.map_err(text), Ok(49));
             for pool in [&first, &second] {
                 assert_eq!(pool.apply(square, 5).map_err(text), Ok(25));
-                // Nobody waits: only the pool's own thread replaces the worker.
+                // No thread waits: only the pool's own thread replaces the worker.
                 let before = pool.worker_pids();
                 drop(pool.apply(|()| -> () { std::process::exit(1) }, ()));
                 common::processes::eventually("the worker is replaced", || {
@@ -310,7 +310,8 @@ fn end_slowly() {
     std::mem::forget((0..500).map_while(|_| null()).collect::<Vec<_>>());
 }
 
-// 1. A thread ends, and is joined. 2. This process counts its threads. 3. The kernel takes the thread off its list.
+// 1. A thread ends, and is joined. 2. This process counts its threads. 3. The kernel takes the
+//    thread off its list.
 #[test]
 fn a_thread_that_was_joined_does_not_stand_in_the_way_of_a_fork() -> Result<()> {
     in_time(|| {

@@ -45,7 +45,8 @@ for_every_method! {
             let bytes = pattern(length, 3);
             assert!(start(method, |it: Vec<u8>| it, bytes.clone())?.result()? == bytes, "{length}");
             let numbers: Vec<u32> = (0..length as u32 / 4).collect();
-            assert!(start(method, |it: Vec<u32>| it, numbers.clone())?.result()? == numbers, "{length}");
+            let back = start(method, |it: Vec<u32>| it, numbers.clone())?.result()?;
+            assert!(back == numbers, "{length}");
         }
         Ok(())
     }
@@ -100,7 +101,8 @@ for_every_method! {
     fn the_key_of_the_family_is_the_parents(method) {
         let (receiver, sender) = procpool::one_way::<bool>()?;
         let directory = tempfile::tempdir().expect("a temporary directory");
-        let listener = procpool::Listener::bind(directory.path().join("socket"), Some(procpool::authkey()))?;
+        let (path, key) = (directory.path().join("socket"), procpool::authkey());
+        let listener = procpool::Listener::bind(path, Some(key))?;
         let greet = |(address, sender): (procpool::Address, procpool::Sender<bool>)| {
             let connection = procpool::connect::<u8, u8>(address, Some(procpool::authkey()));
             drop(sender.send(&connection.is_ok_and(|it| it.send(&7).is_ok())));

@@ -7,7 +7,7 @@ use common::methods::start;
 use procpool::{Atomic, Barrier, ErrorKind, Result};
 use std::{sync::atomic::Ordering::SeqCst, thread, time::Duration};
 
-/// Goes through phases; false if somebody was behind or ahead.
+/// Goes through phases. Returns false if another party was late or early.
 fn phases((barrier, steps): (Barrier, Atomic<usize>)) -> bool {
     (0..100).all(|phase| {
         steps.fetch_add(1, SeqCst);
@@ -59,7 +59,7 @@ fn more_threads_than_parties_pass_in_rounds() -> Result<()> {
         let (barrier, turns) = (Barrier::new(2)?, Atomic::new(0u32)?);
         let pass = || {
             while barrier.wait().is_ok() {
-                // Until there have been enough: then nobody is to wait for one who does not come.
+                // Ends after enough rounds: no party may wait for one that does not come.
                 if turns.fetch_add(1, SeqCst) == 1000 {
                     barrier.abort().expect("a barrier");
                 }

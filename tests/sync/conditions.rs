@@ -1,4 +1,4 @@
-//! Conditions: what is notified is noticed, once, by whoever waits.
+//! Conditions: each notification reaches one waiter, once.
 
 use crate::{SHORT, kind};
 use common::in_time;
@@ -9,22 +9,22 @@ use std::{sync::atomic::Ordering::SeqCst, thread, time::Duration};
 
 type Baton = (Condition, Atomic<u32>);
 
-/// Takes turns: whoever finds the number even, or odd, adds one.
+/// Takes turns: adds one if the number is even, or odd.
 fn pass_on((baton, parity): (Baton, u32)) {
     let (condition, turn) = baton;
     for _ in 0..500 {
-        let mut held = condition.lock().expect("nobody died");
+        let mut held = condition.lock().expect("no holder died");
         held.wait_while(|| turn.load(SeqCst) % 2 != parity)
-            .expect("nobody died");
+            .expect("no holder died");
         turn.fetch_add(1, SeqCst);
         condition.notify_all();
     }
 }
 
 fn take((condition, items): Baton) {
-    let mut held = condition.lock().expect("nobody died");
+    let mut held = condition.lock().expect("no holder died");
     held.wait_while(|| items.load(SeqCst) == 0)
-        .expect("nobody died");
+        .expect("no holder died");
     items.fetch_sub(1, SeqCst);
 }
 
@@ -61,7 +61,7 @@ for_every_method! {
     }
 }
 
-/// Waits until so many threads wait, as far as can be seen: until they have let the lock go.
+/// Waits until `count` threads wait: they have released the lock.
 fn when_waiting(condition: &Condition, entered: &Atomic<usize>, count: usize) {
     while entered.load(SeqCst) < count {
         thread::yield_now();
@@ -76,7 +76,7 @@ fn as_many_go_on_as_were_notified() -> Result<()> {
         let condition = Condition::new()?;
         let (entered, woken) = (Atomic::new(0usize)?, Atomic::new(0usize)?);
         let wait = || {
-            let mut held = condition.lock().expect("nobody died");
+            let mut held = condition.lock().expect("no holder died");
             entered.fetch_add(1, SeqCst);
             held.wait().expect("a notification");
             woken.fetch_add(1, SeqCst);
@@ -122,7 +122,7 @@ fn the_lock_is_held_again_after_any_wait() -> Result<()> {
             for _ in 0..3 {
                 it.spawn(|| {
                     for round in 0..200u64 {
-                        let mut held = condition.lock().expect("nobody died");
+                        let mut held = condition.lock().expect("no holder died");
                         // It may be notified or not.
                         let _ = held.wait_timeout(Duration::from_micros(10 * (round % 20)));
                         assert_eq!(inside.fetch_add(1, SeqCst), 0);

@@ -8,12 +8,12 @@ use procpool::{Array, Atomic, AtomicInteger, ErrorKind, Pod, Result, Value};
 use std::{fmt::Debug, sync::atomic::Ordering::SeqCst, time::Duration};
 
 fn count(counter: Value<u64>) {
-    (0..2000).for_each(|_| *counter.lock().expect("nobody died") += 1);
+    (0..2000).for_each(|_| *counter.lock().expect("no holder died") += 1);
 }
 
 fn move_around(array: Array<i64>) {
     for round in 0..1000 {
-        let mut held = array.lock().expect("nobody died");
+        let mut held = array.lock().expect("no holder died");
         let (from, to) = (round % 10, (round + 3) % 10);
         held[from] -= 1;
         held[to] += 1;
@@ -43,8 +43,8 @@ for_every_method! {
 
     fn a_child_changes_what_its_parent_sees(method) {
         let change = |(value, array): (Value<f64>, Array<i32>)| {
-            value.set(2.5).expect("nobody died");
-            array.lock().expect("nobody died").iter_mut().for_each(|it| *it = -*it);
+            value.set(2.5).expect("no holder died");
+            array.lock().expect("no holder died").iter_mut().for_each(|it| *it = -*it);
         };
         let (value, array) = (Value::new(0.0)?, Array::from_slice(&[0, 1, 2, 3])?);
         start(method, change, (value.clone(), array.clone()))?.result()?;

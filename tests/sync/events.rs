@@ -81,7 +81,8 @@ fn whoever_waits_goes_on_also_when_it_is_cleared_at_once() -> Result<()> {
                 while !waiting.load(SeqCst) {
                     thread::yield_now();
                 }
-                // It may not wait yet: set it as often as it takes. What is tested is that it is not there for long.
+                // It may not wait yet: set it as often as it takes. What is tested is that it is
+                // not there for long.
                 while !waiter.is_finished() {
                     event.set();
                     event.clear();

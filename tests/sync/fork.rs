@@ -71,8 +71,8 @@ thread_local! {
     static HELD: RefCell<Option<LockGuard<'static>>> = const { RefCell::new(None) };
 }
 
-// 1. A process holds a lock and is copied; 2. it lets the lock go; 3. the copy takes the lock; 4. the copy drops its copy of
-// the first guard, which lets nothing go.
+// 1. A process holds a lock and is copied; 2. it lets the lock go; 3. the copy takes the lock; 4.
+//    the copy drops its copy of the first guard, which lets nothing go.
 #[test]
 fn a_copy_of_a_guard_does_not_let_go_what_the_copy_of_the_process_has_taken() -> Result<()> {
     in_one_thread(|()| {
@@ -130,7 +130,7 @@ fn a_function_with_a_slice_of_a_guard_is_not_mapped_in_copies() -> Result<()> {
 static LEAKED: Mutex<Option<&mut u64>> = Mutex::new(None);
 
 fn change_what_was_leaked((): ()) {
-    let mut leaked = LEAKED.lock().expect("nobody panics");
+    let mut leaked = LEAKED.lock().expect("no holder panics");
     **leaked.as_mut().expect("it was leaked") += 1;
 }
 

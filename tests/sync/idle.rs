@@ -1,4 +1,4 @@
-//! Waiting costs nothing: whoever waits sleeps.
+//! Waiting costs nothing: the waiter sleeps.
 
 use crate::kind;
 use common::in_time;
@@ -12,7 +12,8 @@ use procpool::{
 };
 use std::time::Duration;
 
-/// How long each waits; what it may use of that is a tenth. It is awake for 50 microseconds at first.
+/// How long each waits; what it may use of that is a tenth. It is awake for 50 microseconds at
+/// first.
 const LIMIT: Duration = Duration::from_millis(300);
 
 /// The time on a CPU that this process has had so far.
@@ -35,7 +36,7 @@ fn wait((lock, again, full, undone): Held) -> Vec<String> {
         Barrier::new(2).expect("a barrier"),
     );
     let empty = Queue::<u8>::unbounded().expect("a queue");
-    let mut held = condition.lock().expect("nobody has it");
+    let mut held = condition.lock().expect("a free lock");
     let waits: [(&str, &mut dyn FnMut() -> Result<()>); 9] = [
         ("Lock", &mut || Ok(lock.acquire_timeout(LIMIT).map(drop)?)),
         ("RLock", &mut || {

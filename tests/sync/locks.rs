@@ -1,4 +1,4 @@
-//! Locks: one at a time, whoever it is; and the ways in which handles travel.
+//! Locks: one holder at a time, of any process; and the ways in which handles travel.
 
 use crate::{SHORT, elsewhere, kind};
 use common::for_every_method;
@@ -19,7 +19,7 @@ static STATIC: LazyLock<RLock> = LazyLock::new(|| RLock::new().expect("a lock"))
 /// Adds by two steps, which only a lock keeps together.
 fn add((lock, sum, times): (Lock, Atomic<u64>, u64)) {
     for _ in 0..times {
-        let _held = lock.acquire().expect("nobody died");
+        let _held = lock.acquire().expect("no holder died");
         let before = sum.load(Relaxed);
         sum.store(before + 1, Relaxed);
     }
@@ -27,7 +27,7 @@ fn add((lock, sum, times): (Lock, Atomic<u64>, u64)) {
 
 fn add_reentrantly((lock, sum, times): (RLock, Atomic<u64>, u64)) {
     for _ in 0..times {
-        let _outer = lock.acquire().expect("nobody died");
+        let _outer = lock.acquire().expect("no holder died");
         let _inner = lock.try_acquire().expect("this thread has it");
         let before = sum.load(Relaxed);
         sum.store(before + 1, Relaxed);

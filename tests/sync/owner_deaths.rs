@@ -1,4 +1,5 @@
-//! What becomes of what a process held, or waited for, when it is killed, and of what a thread held that ends.
+//! What becomes of what a process held, or waited for, when it is killed, and of what a thread held
+//! that ends.
 
 use crate::{SHORT, elsewhere, kind, wait_to_be_killed};
 use common::for_every_method;
@@ -24,8 +25,8 @@ fn hold_all((lock, rlock, condition, value, array, ready): Held) {
     let _lock = lock.acquire();
     let _rlock = (rlock.acquire(), rlock.acquire());
     let _condition = condition.lock();
-    let mut value = value.lock().expect("nobody died");
-    let mut array = array.lock().expect("nobody died");
+    let mut value = value.lock().expect("no holder died");
+    let mut array = array.lock().expect("no holder died");
     *value = 7;
     array[0] = 1;
     wait_to_be_killed(&ready);
@@ -61,7 +62,7 @@ fn wait_for_permit((semaphore, ready): (Semaphore, Event)) {
 }
 
 fn wait_for_notification((condition, ready): (Condition, Event)) {
-    let mut held = condition.lock().expect("nobody died");
+    let mut held = condition.lock().expect("no holder died");
     ready.set();
     held.wait().expect("a notification");
     wait_to_be_killed(&ready);
@@ -146,7 +147,8 @@ for_every_method! {
 
     fn an_event_wakes_the_living_beside_a_killed_waiter(method) {
         let (event, ready) = (Event::new()?, [Event::new()?, Event::new()?]);
-        let [dead, living] = [0, 1].map(|it| start(method, wait_for_event, (event.clone(), ready[it].clone())));
+        let wait = |ready: &Event| start(method, wait_for_event, (event.clone(), ready.clone()));
+        let [dead, living] = ready.each_ref().map(wait);
         let (dead, living) = (dead?, living?);
         ready.iter().try_for_each(Event::wait)?;
         wait_until_asleep(dead.pid());
@@ -159,7 +161,10 @@ for_every_method! {
     fn a_killed_waiter_takes_no_notification_with_it(method) {
         let condition = Condition::new()?;
         let ready = [Event::new()?, Event::new()?];
-        let [dead, living] = [0, 1].map(|it| start(method, wait_for_notification, (condition.clone(), ready[it].clone())));
+        let wait = |ready: &Event| {
+            start(method, wait_for_notification, (condition.clone(), ready.clone()))
+        };
+        let [dead, living] = ready.each_ref().map(wait);
         let (dead, living) = (dead?, living?);
         ready.iter().try_for_each(Event::wait)?;
         // Both wait, or are about to: the lock is free.
@@ -218,9 +223,11 @@ for_every_method! {
                 steps.fetch_add(1, SeqCst);
             }
         };
-        let job: Job = (Lock::new()?, Value::new([0; 64])?, Condition::new()?, Semaphore::new(1000)?, Atomic::new(0)?);
+        let (lock, value, condition) = (Lock::new()?, Value::new([0; 64])?, Condition::new()?);
+        let job: Job = (lock, value, condition, Semaphore::new(1000)?, Atomic::new(0)?);
         let mut kills = 0;
-        let mut processes = vec![start(method, work, job.clone())?, start(method, work, job.clone())?];
+        let begin = || start(method, work, job.clone());
+        let mut processes = vec![begin()?, begin()?];
         race(|| {
             let before = job.4.load(SeqCst);
             while job.4.load(SeqCst) < before + 2 + kills % 7 {
@@ -231,14 +238,14 @@ for_every_method! {
             drop(job.0.acquire_timeout(DEADLINE).or_else(|it| it.into_inner()).expect("the lock"));
             drop(job.2.lock().or_else(|it| it.into_inner()).expect("the lock"));
             kills += 1;
-            processes.push(start(method, work, job.clone()).expect("a process"));
+            processes.push(begin().expect("a process"));
         });
         processes.iter().try_for_each(Process::kill)?;
         drop(processes);
         let mut held = job.1.lock().or_else(|it| it.into_inner())?;
         // Each death leaves at most one value half changed, which the next change mends.
-        let (least, most) = (*held.iter().min().expect("items"), *held.iter().max().expect("items"));
-        assert!(most - least <= 1);
+        let least = held.iter().min().expect("items");
+        assert!(held.iter().all(|item| item - least <= 1));
         held.fill(0);
         assert!(kills > 0 && 1000 - job.3.value() <= kills as usize);
         Ok(())
@@ -279,7 +286,8 @@ fn a_lock_that_is_dropped_with_a_forgotten_guard_leaves_the_thread_whole() -> Re
             let lock = Lock::new()?;
             mem::forget(lock.acquire());
             drop(lock);
-            // Takes its place in the list before the one that was forgotten, and its memory, were that free.
+            // Takes its place in the list before the one that was forgotten, and its memory, were
+            // that free.
             drop((Value::new([1u64; 512])?, other.acquire()?));
         }
         Ok(())
@@ -309,7 +317,7 @@ fn a_value_whose_guard_is_leaked_with_its_thread_is_never_lent_again() -> Result
     in_time(|| {
         let (lend, lent) = std::sync::mpsc::channel::<&'static mut u64>();
         let leak = move || {
-            let guard = Box::leak(Box::new(VALUE.lock().expect("nobody died")));
+            let guard = Box::leak(Box::new(VALUE.lock().expect("no holder died")));
             lend.send(&mut **guard).expect("it is waited for");
         };
         thread::spawn(leak).join().expect("no panic");
@@ -346,7 +354,7 @@ fn leak_and_stay((value, has_room, ready): (Value<u64>, bool, Event)) {
     wait_to_be_killed(&ready);
 }
 
-/// Whoever has no descriptors left can find out neither who it is nor whether another lives.
+/// A process without descriptors can find out neither its own identity nor whether another lives.
 #[test]
 fn a_leaked_value_is_not_lent_again_for_the_lack_of_descriptors() -> Result<()> {
     in_time(|| {
@@ -371,7 +379,8 @@ fn a_leaked_value_is_not_lent_again_for_the_lack_of_descriptors() -> Result<()> 
     })
 }
 
-/// It is refused, and had by the next one who has room to find out that the holder, who is not reaped yet, has ended.
+/// The value is refused, and lent to the next taker that has room to find out that the holder,
+/// which is not reaped yet, has ended.
 fn take_from_a_zombie() -> Result<()> {
     let held = held()?;
     let (value, ready) = (&held.3, &held.5);

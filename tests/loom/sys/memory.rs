@@ -3,7 +3,7 @@
 use crate::shm::{CHUNKS, Object};
 use std::{io, ops::Range};
 
-/// Makes what lies in the chunks.
+/// Makes the chunks.
 pub(crate) fn set_length(object: &Object, _bytes: usize) -> io::Result<()> {
     let start = object.view().length();
     punch(object, start..start + CHUNKS)
