@@ -1,4 +1,5 @@
-//! CPU-bound workloads over task sizes from 10 µs to 100 ms: one after the other, on rayon and on the pool.
+//! CPU-bound workloads over task sizes from 10 µs to 100 ms: one after the other, on rayon and on
+//! the pool.
 
 use std::hint::black_box;
 use std::iter::repeat_n;

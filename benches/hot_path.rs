@@ -1,15 +1,17 @@
 //! The hot path alone, without and with each setting of supervision, for tools that count its cost.
 //!
 //! ```text
-//! benches/count                                   # prints user instructions per submit and per item of a map
-//! cargo bench --bench hot_path -- plain           # runs it once and prints how long it took; `list` names the settings
+//! benches/count                            # user instructions per submit and per item of a map
+//! cargo bench --bench hot_path -- plain    # runs once and prints the time; `list`: the settings
 //! ```
-//! The program that cargo names takes a setting, the number of submits, the number of items of a map, and a start method
-//! (`fork-server`, `spawn`, `fork`): `strace -f -c PROGRAM timeout` counts system calls, and
-//! `valgrind --tool=callgrind PROGRAM timeout 10000 0 fork` instructions, with a file for each process. Valgrind needs the
-//! start method `fork`: it stays with a copy of the program, but loses the fork server, which executes the program again
-//! through `/proc/self/exe`. It needs version 3.24 or later, because older ones lack `pidfd_open`; `benches/count` fetches
-//! one. The pool has one worker, on its own core, because with several workers it is chance which of them waits.
+//! The program that cargo names takes a setting, the number of submits, the number of items of a
+//! map, and a start method (`fork-server`, `spawn`, `fork`): `strace -f -c PROGRAM timeout` counts
+//! system calls, and `valgrind --tool=callgrind PROGRAM timeout 10000 0 fork` instructions, with a
+//! file for each process. Valgrind needs the start method `fork`: it stays with a copy of the
+//! program, but loses the fork server, which executes the program again through `/proc/self/exe`.
+//! It needs version 3.24 or later, because older ones lack `pidfd_open`; `benches/count` fetches
+//! one. The pool has one worker, on its own core, because with several workers it is chance which
+//! of them waits.
 
 use std::env;
 use std::error::Error;

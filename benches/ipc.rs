@@ -1,7 +1,8 @@
-//! Connections beside bare pipes that wait in the same way: round trip, small values one way, megabytes. Queues beside them.
+//! Connections, and bare pipes that wait in the same way: round trip, small values one way,
+//! megabytes. Queues, too.
 //!
-//! Both ends are threads of this process, on two cores where there are two: what is compared is what a message costs, and
-//! that is the same between processes.
+//! Both ends are threads of this process, on two cores where there are two: what is compared is
+//! what a message costs, and that is the same between processes.
 
 use std::{
     fs::File,
@@ -42,7 +43,8 @@ fn main() {
     criterion.final_summary();
 }
 
-/// A pipe whose reader asks for 50 µs before it goes to sleep, as a connection does while that pays.
+/// A pipe whose reader asks for 50 µs before it goes to sleep, as a connection does while that
+/// pays.
 struct BarePipe {
     reader: File,
     writer: File,

@@ -1,4 +1,5 @@
-//! A manager's dict beside a bare connection over the same kind of socket: round trip, two clients at once, many items.
+//! A manager's dict and a bare connection over the same kind of socket: round trip, two clients
+//! at once, many items.
 //!
 //! The server and the echo are processes of their own, on two cores where there are two.
 

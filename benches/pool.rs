@@ -85,7 +85,8 @@ fn bench_map(criterion: &mut Criterion) {
     group.finish();
 }
 
-/// Bytes there and back; throughput counts them once. The next call sends what came back, so that nothing is copied here.
+/// Bytes there and back; throughput counts them once. The next call sends what came back, so that
+/// nothing is copied here.
 fn bench_payloads(criterion: &mut Criterion) {
     let pool = pool();
     let mut group = criterion.benchmark_group("payloads");
@@ -111,7 +112,8 @@ fn bench_payloads(criterion: &mut Criterion) {
     group.finish();
 }
 
-/// From no pool to its first result. The fork server runs already: its own start is in `benches/compare`.
+/// From no pool to its first result. The fork server runs already: its own start is in
+/// `benches/compare`.
 fn bench_start(criterion: &mut Criterion) {
     let _keeps_the_server = pool();
     let mut group = criterion.benchmark_group("start");

@@ -1,4 +1,5 @@
-//! What it costs to start a process: each start method to its result, beside this program executed by posix_spawn.
+//! What it costs to start a process: each start method to its result, and this program executed
+//! by posix_spawn.
 
 use std::process::{Command, Stdio};
 use std::time::Duration;

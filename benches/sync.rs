@@ -1,4 +1,5 @@
-//! Locks and events beside what they stand on: a bare robust mutex, a bare futex, and a lock between threads.
+//! Locks and events, and what they are made of: a bare robust mutex, a bare futex, and a lock
+//! between threads.
 
 #[path = "compare/bare.rs"]
 mod bare;
@@ -46,7 +47,7 @@ fn bench_value(criterion: &mut Criterion) {
     let mut group = criterion.benchmark_group("increment");
     let value = Value::new(0u64).expect("a value");
     group.bench_function("Value", |it| {
-        it.iter(|| *value.lock().expect("nobody died") += 1);
+        it.iter(|| *value.lock().expect("no holder died") += 1);
     });
     let bare = Bare::new();
     group.bench_function("bare robust mutex", |it| it.iter(|| bare.count(1)));
@@ -59,7 +60,7 @@ fn bench_contended(criterion: &mut Criterion) {
         it.iter_custom(|rounds| {
             let value = Value::new(0u64).expect("a value");
             let count = |value: Value<u64>| {
-                (0..TURNS).for_each(|_| *value.lock().expect("nobody died") += 1);
+                (0..TURNS).for_each(|_| *value.lock().expect("no holder died") += 1);
             };
             (0..rounds).map(|_| timed(count, value.clone())).sum()
         });

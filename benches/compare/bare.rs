@@ -11,7 +11,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-/// A robust, process-shared mutex, and a number behind it.
+/// A robust, process-shared mutex, and a number after it.
 #[derive(Clone, serde::Serialize, serde::Deserialize)]
 pub(crate) struct Bare(SharedMemory);
 
@@ -26,7 +26,7 @@ impl Bare {
         unsafe { libc::pthread_mutexattr_setpshared(attributes, libc::PTHREAD_PROCESS_SHARED) };
         // SAFETY: as above.
         unsafe { libc::pthread_mutexattr_setrobust(attributes, libc::PTHREAD_MUTEX_ROBUST) };
-        // SAFETY: nobody else knows the memory yet.
+        // SAFETY: no other process has the memory yet.
         unsafe { libc::pthread_mutex_init(bare.mutex(), attributes) };
         bare
     }
@@ -55,7 +55,7 @@ impl Bare {
         let (mutex, number) = (self.mutex(), self.number());
         for _ in 0..times {
             Self::lock(mutex);
-            // SAFETY: the mutex is held by all who touch it.
+            // SAFETY: every access holds the mutex.
             let before = unsafe { ptr::read_volatile(number) };
             // SAFETY: as above.
             unsafe { ptr::write_volatile(number, before + 1) };
@@ -76,7 +76,7 @@ pub(crate) fn answer((memory, rounds): (SharedMemory, u32)) {
     }
 }
 
-/// A word that is set, or that somebody sleeps for; else it is 0.
+/// The values of a word that is set, and of one with a sleeping waiter; else it is 0.
 const SET: u32 = 1;
 const ASLEEP: u32 = 2;
 
@@ -109,7 +109,7 @@ pub(crate) fn wait(word: &AtomicU32) {
     word.store(0, Ordering::Relaxed);
 }
 
-/// Sets the word, and wakes whoever sleeps for it.
+/// Sets the word, and wakes the thread that sleeps for it.
 pub(crate) fn wake(word: &AtomicU32) {
     if word.swap(SET, Ordering::SeqCst) == ASLEEP {
         // SAFETY: the kernel takes the address as a key.
@@ -117,7 +117,7 @@ pub(crate) fn wake(word: &AtomicU32) {
     }
 }
 
-/// Asks an [`answer`]ing process so many times.
+/// Asks an [`answer`]ing process `rounds` times.
 pub(crate) fn ask(memory: &SharedMemory, rounds: u32) {
     // SAFETY: only the address is taken.
     let start = unsafe { memory.as_ptr() }.cast::<AtomicU32>();

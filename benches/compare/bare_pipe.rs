@@ -1,4 +1,5 @@
-//! A pipe whose reader asks for 50 µs before it goes to sleep, as a connection does while that pays.
+//! A pipe whose reader asks for 50 µs before it goes to sleep, as a connection does while that
+//! pays.
 
 use std::fs::File;
 use std::io::{self, Read, Write};

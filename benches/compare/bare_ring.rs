@@ -1,5 +1,6 @@
-//! The least that moves a number to another process: a ring in shared memory for one who puts and one who takes, each of whom
-//! sleeps on a futex when there is nothing to do. No lock, no types, and a death leaves it as it happens to be.
+//! The least that moves a number to another process: a ring in shared memory for one producer and
+//! one consumer, each of which sleeps on a futex when there is nothing to do. No lock, no types,
+//! and a death leaves it as it happens to be.
 #![expect(unsafe_code, reason = "words of shared memory, and futexes on them")]
 
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
@@ -55,7 +56,8 @@ impl RingEnd {
     fn words(&self) -> &Words {
         // SAFETY: what is reached through it is atomics alone, in both processes.
         let start = unsafe { self.ring.as_ptr() };
-        // SAFETY: it is mapped at a page, and as long as that, until the ring is dropped; zeros are valid.
+        // SAFETY: it is mapped at a page, and as long as that, until the ring is dropped; zeros are
+        // valid.
         unsafe { &*start.cast() }
     }
 

@@ -1,4 +1,5 @@
-//! This program again as a helper process: what each mode does, and the handle that its owner holds.
+//! This program again as a helper process: what each mode does, and the handle that its owner
+//! holds.
 
 use std::env;
 use std::fs::File;
@@ -37,10 +38,11 @@ pub(crate) const RE_EXECUTION: &str = "re-execution";
 /// Prints what the given number of outstanding futures cost.
 pub(crate) const OUTSTANDING: &str = "outstanding";
 
-/// Has a pool whose workers are busy until they are killed; writes one byte when they are.
+/// Keeps a pool with busy workers until they are killed. Writes one byte when they are busy.
 pub(crate) const BUSY_POOL: &str = "busy-pool";
 
-/// Does not return in a helper process. Stands first in `main`, as the re-execution to the first byte is timed.
+/// Does not return in a helper process. Stands first in `main`, as the re-execution to the first
+/// byte is timed.
 pub(crate) fn run_if_asked() {
     let mut arguments = env::args().skip(1);
     if arguments.next().as_deref() != Some(MARK) {
@@ -186,7 +188,8 @@ fn spin_until_killed() -> Result<()> {
     }
 }
 
-/// From now on this process ends with the measuring one, however that ends: if it is gone already, the byte finds no reader.
+/// From now on this process ends with the measuring one, however that ends: if it is gone already,
+/// the byte finds no reader.
 pub(crate) fn tell_owner() -> Result<()> {
     prctl::set_pdeathsig(Signal::SIGKILL)?;
     write_byte()

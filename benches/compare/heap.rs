@@ -35,7 +35,8 @@ fn signed(bytes: usize) -> isize {
     bytes.cast_signed()
 }
 
-// SAFETY: every call is handed to `System` with the arguments that the caller vouched for; the count touches no block.
+// SAFETY: every call is handed to `System` with the arguments that the caller vouched for; the
+// count touches no block.
 unsafe impl GlobalAlloc for Counting {
     unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
         count(signed(layout.size()));

@@ -47,7 +47,7 @@ pub(crate) fn two_cores() -> Result<(usize, usize)> {
         .ok_or_else(|| "this row needs two cores".into())
 }
 
-/// Waits until the process behind `pidfd` has ended.
+/// Waits until the process of `pidfd` has ended.
 pub(crate) fn wait_for_end(pidfd: &OwnedFd) -> Result<()> {
     poll(
         &mut [PollFd::new(pidfd.as_fd(), PollFlags::POLLIN)],
@@ -63,7 +63,7 @@ pub(crate) fn open_pidfd(pid: u32) -> Result<OwnedFd> {
     if fd < 0 {
         return Err(io::Error::last_os_error().into());
     }
-    // SAFETY: the kernel just opened it for us, and nobody else knows its number.
+    // SAFETY: the kernel just opened it for us, and no other object owns it.
     Ok(unsafe { OwnedFd::from_raw_fd(fd.try_into()?) })
 }
 
@@ -112,7 +112,8 @@ impl CpuUse {
     }
 }
 
-/// CPU use by thread id: of all threads below this process, and of its own but the main one, which measures.
+/// CPU use by thread id: of all threads below this process, and of its own but the main one, which
+/// measures.
 pub(crate) fn cpu_use() -> Result<HashMap<u32, CpuUse>> {
     let own = std::process::id();
     let mut threads = HashMap::new();
@@ -164,7 +165,8 @@ pub(crate) fn descendants(root: u32) -> Result<Vec<u32>> {
     Ok(found.split_off(1))
 }
 
-/// The fields behind the name, which may itself hold blanks and brackets; 0 for those that are no plain number.
+/// The fields after the name, which may itself hold blanks and brackets; 0 for those that are no
+/// plain number.
 fn stat_fields(folder: &str) -> Result<Vec<u64>> {
     let text = fs::read_to_string(format!("{folder}/stat"))?;
     let (_, fields) = text.rsplit_once(')').ok_or("no name in stat")?;

@@ -1,13 +1,15 @@
-//! Ours, the peers and the bare limit side by side in one run: one line a row with medians, quartiles, ratio and bar.
+//! Ours, the peers and the bare limit side by side in one run: one line a row with medians,
+//! quartiles, ratio and bar.
 //!
 //! ```text
 //! cargo bench --bench compare                     # everything, a few minutes
 //! cargo bench --bench compare -- 'round trip'     # rows whose name contains this
 //! cargo bench --bench compare -- --smoke          # tiny sizes, never judges
 //! ```
-//! Contenders take turns (A B C, A B C, …), so that drift and other load fall on all of them. A row prints the medians
-//! with their quartiles in brackets, then the ratio of the medians with the quartiles of the per-round ratios.
-//! As with Criterion, a run without cargo's `--bench` (`cargo test --benches`) is a smoke run.
+//! Contenders take turns (A B C, A B C, …), so that drift and other load fall on all of them. A row
+//! prints the medians with their quartiles in brackets, then the ratio of the medians with the
+//! quartiles of the per-round ratios. As with Criterion, a run without cargo's `--bench`
+//! (`cargo test --benches`) is a smoke run.
 
 mod bare;
 mod bare_pipe;

@@ -59,7 +59,7 @@ impl<'a> Report<'a> {
         }
         let theirs = row
             .theirs
-            .map(|(who, it)| format!("{who} {}", figures(row.unit, it)));
+            .map(|(peer, samples)| format!("{peer} {}", figures(row.unit, samples)));
         print_line([
             row.name,
             &figures(row.unit, row.ours),

@@ -56,7 +56,7 @@ pub(crate) fn spin_steps(duration: Duration) -> u64 {
     (duration.as_secs_f64() / fastest * STEPS as f64) as u64
 }
 
-/// Tells its pid through the named pipe, then keeps its core busy for ever.
+/// Tells its pid through the named pipe, then keeps its core busy forever.
 pub(crate) fn announce_and_spin(started: PathBuf) {
     fs::write(started, process::id().to_string()).expect("the measuring process reads it");
     loop {

@@ -21,7 +21,7 @@ pub(crate) const BYTES: [&str; 2] = [
     "echo: 64 MiB serde_bytes, procspawn",
 ];
 
-/// How a user who knows serde sends bytes.
+/// How a user with knowledge of serde sends bytes.
 #[derive(Debug, Default, PartialEq, Serialize, Deserialize)]
 struct Blob {
     #[serde(with = "serde_bytes")]

@@ -21,7 +21,7 @@ pub(crate) fn run(plan: &Plan, report: &mut Report<'_>) -> Result<()> {
     let pool = pool()?;
     pool.map(tiny, 0..1000)?;
     let used = cpu_use_over(plan.size(Duration::from_secs(3), Duration::from_millis(50)))?;
-    // Behind that: a worker gives memory back once it has been idle for 0.1 s.
+    // After that: a worker gives memory back once it has been idle for 0.1 s.
     let pids = pool.worker_pids().into_iter();
     let sizes = pids
         .map(|pid| memory(pid, "Pss"))
@@ -51,7 +51,8 @@ pub(crate) fn run(plan: &Plan, report: &mut Report<'_>) -> Result<()> {
     Ok(())
 }
 
-/// What the fork server, the workers and our background threads use within `window`, in which nobody asks for anything.
+/// What the fork server, the workers and our background threads use within `window`, without
+/// calls.
 fn cpu_use_over(window: Duration) -> Result<CpuUse> {
     let before = cpu_use()?;
     thread::sleep(window);

@@ -1,5 +1,5 @@
-//! A busy worker or process is killed: until its future fails or its sentinel is readable, against a bare wait on a killed
-//! process's pidfd.
+//! A busy worker or process is killed: until its future fails or its sentinel is readable, against
+//! a bare wait on a killed process's pidfd.
 
 use std::fs;
 use std::thread;

@@ -101,7 +101,8 @@ pub(crate) fn clients(plan: &Plan, report: &mut Report<'_>) -> Result<()> {
     Ok(())
 }
 
-/// A client on each of the cores, with its thread of the server beside it: so a single one leaves the other cores free.
+/// A client on each of the cores, together with its thread of the server: so a single one leaves
+/// the other cores free.
 fn share(dict: &Dict, pin: &Proxy<()>, cores: &[usize], calls: usize) -> Result<()> {
     let start = |core: &usize| Process::start(call, (dict.clone(), pin.clone(), *core, calls));
     let clients: procpool::Result<Vec<_>> = cores.iter().map(start).collect();

@@ -1,4 +1,5 @@
-//! `map` of small items with default settings, against bincode alone doing the same encoding and decoding.
+//! `map` of small items with default settings, against bincode alone doing the same encoding and
+//! decoding.
 
 use std::hint::black_box;
 
@@ -15,7 +16,7 @@ pub(crate) const NAMES: [&str; 2] = [
     "map: 1M u64, varint bincode",
 ];
 
-/// Items whose encoding lies in the buffer at a time: it stays in the first-level cache.
+/// Items whose encoding is in the buffer at a time: it stays in the first-level cache.
 const CHUNK: usize = 2048;
 /// Bytes of the longest encoding of a `u64`, which is bincode's variable-length one.
 const LONGEST: usize = 9;
@@ -64,8 +65,8 @@ fn codec(arguments: &[u64], results: &[u64], config: impl Config) -> impl FnMut(
     }
 }
 
-/// Each value into a reused buffer and back out of it, to memory that is warm. The black boxes stand for the code between:
-/// without them the loops become block copies, and bincode is gone.
+/// Each value into a reused buffer and back out of it, to memory that is warm. The black boxes
+/// stand for the code between: without them the loops become block copies, and bincode is gone.
 fn one_way(values: &[u64], decoded: &mut [u64], config: impl Config) -> Result<()> {
     let mut buffer = [0; CHUNK * LONGEST];
     for (values, decoded) in values.chunks(CHUNK).zip(decoded.chunks_mut(CHUNK)) {

@@ -1,6 +1,7 @@
-//! Messages: a connection beside bare pipes that wait in the same way.
+//! Messages: a connection and bare pipes that wait in the same way.
 //!
-//! Both ends are threads of this process: what is compared is what a message costs, and that is the same between processes.
+//! Both ends are threads of this process: what is compared is what a message costs, and that is the
+//! same between processes.
 
 use std::hint::black_box;
 use std::thread;

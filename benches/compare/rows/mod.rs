@@ -1,4 +1,5 @@
-//! The rows of the table, one file a subject. Each measures its contenders in turns and reports one or more rows.
+//! The rows of the table, one file a subject. Each measures its contenders in turns and reports one
+//! or more rows.
 
 pub(crate) mod cpu;
 pub(crate) mod echo;

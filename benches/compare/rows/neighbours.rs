@@ -1,8 +1,9 @@
-//! Round trips beside busy processes: `apply` and a `Connection`, against an echo through pipes to a blocking child.
+//! Round trips on a machine with busy processes: `apply` and a `Connection`, against an echo
+//! through pipes to a blocking child.
 //!
 //! The kernel wakes a process that blocks in `read` at once, even on a machine with more runnable
-//! processes than cores. A process that spins with `sched_yield` instead gives a whole time slice to
-//! each neighbour, so each row compares means: a median would hide those slices.
+//! processes than cores. A process that spins with `sched_yield` instead gives a whole time slice
+//! to each neighbour, so each row compares means: a median would hide those slices.
 
 use std::time::Duration;
 
@@ -20,16 +21,16 @@ pub(crate) const NONE: [&str; 2] = [
     "neighbours: Connection, idle machine",
 ];
 pub(crate) const ONE: [&str; 2] = [
-    "neighbours: apply beside 1 busy process",
-    "neighbours: Connection beside 1 busy process",
+    "neighbours: apply with 1 busy process",
+    "neighbours: Connection with 1 busy process",
 ];
 pub(crate) const TWO: [&str; 2] = [
-    "neighbours: apply beside 2 busy processes",
-    "neighbours: Connection beside 2 busy processes",
+    "neighbours: apply with 2 busy processes",
+    "neighbours: Connection with 2 busy processes",
 ];
 pub(crate) const FOUR: [&str; 2] = [
-    "neighbours: apply beside 4 busy processes",
-    "neighbours: Connection beside 4 busy processes",
+    "neighbours: apply with 4 busy processes",
+    "neighbours: Connection with 4 busy processes",
 ];
 
 const ROUNDS: usize = 9;

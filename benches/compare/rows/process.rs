@@ -1,7 +1,9 @@
-//! A process: from its start to the first byte that it sends, against the same by the bare system calls.
+//! A process: from its start to the first byte that it sends, against the same by the bare system
+//! calls.
 //!
-//! The fork server is warm, as it is for every process of a program but the first. The bare zygote is a helper with one thread
-//! that forks when it is asked through a pipe; the child writes one byte to another.
+//! The fork server is warm, as it is for every process of a program but the first. The bare zygote
+//! is a helper with one thread that forks when it is asked through a pipe; the child writes one
+//! byte to another.
 
 use std::hint::black_box;
 
@@ -68,7 +70,7 @@ fn start(method: StartMethod) -> Result<f64> {
     let (seconds, process) = timed(|| {
         let builder = Process::builder(send_byte, sender);
         let process = builder.start_method(method).start()?;
-        // As whoever reads from a bare pipe waits.
+        // Waits like the reader of a bare pipe.
         wait_ready(&[&receiver], None)?;
         Ok(process)
     })?;

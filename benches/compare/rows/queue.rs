@@ -1,5 +1,5 @@
-//! Items from this process to another through a queue: small ones against a bare ring in shared memory, one by one and many
-//! at once, and megabytes against plain copies.
+//! Items from this process to another through a queue: small ones against a bare ring in shared
+//! memory, one by one and many at once, and megabytes against plain copies.
 
 use std::hint::black_box;
 
@@ -30,7 +30,8 @@ pub(crate) fn run(plan: &Plan, report: &mut Report<'_>) -> Result<()> {
     let mut many = through_queue(Queue::unbounded()?, small, put_many, get_many)?;
     let mut ring = through_ring(small)?;
     let mut megabytes = through_queue(Queue::bounded(4)?, large, put_megabytes, get_each)?;
-    // On one core both would work in long turns, which says nothing about what an item costs to move.
+    // On one core both would work in long turns, which says nothing about what an item costs to
+    // move.
     let _pinned = Pinned::to(two_cores()?.0)?;
     let [each, many, ring] = plan.interleave(9, [&mut each, &mut many, &mut ring])?;
     let [megabytes, copies] = plan.interleave(9, [&mut megabytes, &mut copies(large)])?;

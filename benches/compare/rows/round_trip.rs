@@ -11,11 +11,11 @@ use crate::samples::median_call;
 use crate::work::{WORKERS, noop, pool};
 
 pub(crate) const IDLE: [&str; 1] = ["round trip: idle machine"];
-pub(crate) const BUSY: [&str; 1] = ["round trip: beside two busy processes"];
+pub(crate) const BUSY: [&str; 1] = ["round trip: with two busy processes"];
 
 /// Each round reports the median of its calls: one sample of the p50.
 const ROUNDS: usize = 11;
-/// Beside busy processes a call may take milliseconds.
+/// With busy processes a call may take milliseconds.
 const BUDGET: Duration = Duration::from_millis(400);
 
 pub(crate) fn idle(plan: &Plan, report: &mut Report<'_>) -> Result<()> {

@@ -1,4 +1,5 @@
-//! Start: from no pool to its first result, against one re-execution of this program to its first byte.
+//! Start: from no pool to its first result, against one re-execution of this program to its first
+//! byte.
 
 use std::hint::black_box;
 use std::io::Read;
@@ -26,8 +27,9 @@ pub(crate) fn touched(plan: &Plan, report: &mut Report<'_>) -> Result<()> {
     cold_rows(plan, report, TOUCHED[0], 9, plan.size(1024, 16))
 }
 
-/// The fork server starts with a program's first pool, so that each cold start needs a program of its own. So does the
-/// re-execution: after a pool it would compete with that pool's end, before one it would warm things up for it.
+/// The fork server starts with a program's first pool, so that each cold start needs a program of
+/// its own. So does the re-execution: after a pool it would compete with that pool's end, before
+/// one it would warm things up for it.
 fn cold_rows(
     plan: &Plan,
     report: &mut Report<'_>,
@@ -69,7 +71,7 @@ pub(crate) fn warm(plan: &Plan, report: &mut Report<'_>) -> Result<()> {
     Ok(())
 }
 
-/// Seconds; the pool's end is not timed, but waited for, as it would disturb whoever is next.
+/// Seconds; the pool's end is not timed, but waited for, as it would disturb the next row.
 fn first_result() -> Result<f64> {
     let (seconds, pool) = timed(|| {
         let pool = pool()?;

@@ -68,7 +68,8 @@ fn by_pool(pool: &ProcessPoolExecutor, count: u64) -> Result<Vec<u64>> {
     Ok(results.collect::<procpool::Result<_>>()?)
 }
 
-/// The caller becomes one of rayon's threads: tasks go to its own queue, which is rayon at its best.
+/// The caller becomes one of rayon's threads: tasks go to its own queue, which is rayon at its
+/// best.
 fn by_rayon_scope(pool: &rayon::ThreadPool, count: u64) -> Result<Vec<u64>> {
     let mut results = vec![0; count as usize];
     pool.scope(|scope| {

@@ -1,5 +1,5 @@
-//! What supervision promises in milliseconds: replacing, timing out, ending, and leaving nothing behind; beside the bare wake-up
-//! by a killed process's pidfd, or a bare zygote's fork.
+//! What supervision promises in milliseconds: replacing, timing out, ending, and leaving nothing;
+//! compared with the bare wake-up by a killed process's pidfd, or a bare zygote's fork.
 
 use std::fs;
 use std::iter;
@@ -27,7 +27,8 @@ pub(crate) const CHUNKED: [&str; 1] = ["timeout: the same, last of a long chunk"
 pub(crate) const JOINED: [&str; 1] = ["idle pool: join"];
 pub(crate) const ORPHANED: [&str; 1] = ["killed program: all of its pool gone"];
 
-/// From the error of the task whose worker was killed to the first result of the worker that follows it.
+/// From the error of the task whose worker was killed to the first result of the worker that
+/// follows it.
 pub(crate) fn replaced(plan: &Plan, report: &mut Report<'_>) -> Result<()> {
     let pool = ProcessPoolExecutor::builder().workers(1).build()?;
     let mut zygote = Helper::start(ZYGOTE, 0)?;
@@ -62,7 +63,8 @@ pub(crate) fn joined(plan: &Plan, report: &mut Report<'_>) -> Result<()> {
     beside(plan, report, JOINED[0], 5e-3, "bare wake-up", contenders)
 }
 
-/// From the SIGKILL of a program to the end of its fork server and its workers, each of which is busy for ever.
+/// From the SIGKILL of a program to the end of its fork server and its workers, each of which is
+/// busy forever.
 pub(crate) fn orphaned(plan: &Plan, report: &mut Report<'_>) -> Result<()> {
     let contenders: [Contender<'_>; 2] = [&mut end_of_busy_pool, &mut end_after_kill];
     beside(plan, report, ORPHANED[0], 1.0, "bare wake-up", contenders)
@@ -111,7 +113,7 @@ fn lateness(pool: &ProcessPoolExecutor, limit: Duration, before: usize) -> Resul
     Ok(late.as_secs_f64())
 }
 
-/// Tells when it has started, and then keeps its core busy for ever, if it is to tell.
+/// Tells when it has started, and then keeps its core busy forever, if it is to tell.
 fn tell_time_and_spin(started: Option<PathBuf>) {
     let Some(started) = started else { return };
     fs::write(started, now().as_nanos().to_string()).expect("the measuring process reads it");

@@ -1,4 +1,4 @@
-//! Locks, values and events between processes, beside a bare robust mutex and a bare futex.
+//! Locks, values and events between processes, a bare robust mutex and a bare futex.
 
 use std::time::{Duration, Instant};
 
@@ -13,7 +13,7 @@ use crate::samples::Samples;
 
 pub(crate) const NAMES: [&str; 4] = [
     "lock: uncontended",
-    "lock: uncontended, beside threads",
+    "lock: uncontended, with threads",
     "lock: contended by two processes",
     "value: increments",
 ];
@@ -49,7 +49,7 @@ fn alone(plan: &Plan, report: &mut Report<'_>) -> Result<()> {
                 })
             },
             &mut || each(calls, || drop(threads.lock())),
-            &mut || each(calls, || *value.lock().expect("nobody died") += 1),
+            &mut || each(calls, || *value.lock().expect("no holder died") += 1),
             &mut || each(calls, || bare.count(1)),
         ],
     )?;
@@ -123,7 +123,8 @@ fn ask((ping, pong): &Events, rounds: u32) {
     }
 }
 
-/// Seconds of each round in which a process is woken that wakes this one. The first round waits until it is there.
+/// Seconds of each round in which a process is woken that wakes this one. The first round waits
+/// until it is there.
 fn there_and_back<A: Wire + Clone>(
     rounds: u32,
     answer: fn((A, u32)),

@@ -1,4 +1,5 @@
-//! One long task in front of many short ones, against bare threads that take the same tasks in order.
+//! One long task in front of many short ones, against bare threads that take the same tasks in
+//! order.
 
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::thread;
@@ -52,7 +53,7 @@ fn by_submit(pool: &ProcessPoolExecutor, tasks: &[u64]) -> Result<Vec<u64>> {
 fn by_threads(tasks: &[u64]) -> Result<()> {
     let next = AtomicUsize::new(0);
     let take = || {
-        // Relaxed: only who gets which task is decided here.
+        // Relaxed: only the owner of each task is decided here.
         while let Some(steps) = tasks.get(next.fetch_add(1, Ordering::Relaxed)) {
             spin(*steps);
         }
