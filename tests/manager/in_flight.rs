@@ -1,5 +1,4 @@
-//! Proxies on their way, and unused where they have arrived: what keeps their objects, whoever
-//! dies.
+//! Proxies in transit, and unused ones that have arrived: what keeps their objects at each death.
 
 use common::in_time;
 use common::processes::eventually;
@@ -163,7 +162,7 @@ fn decoding_a_proxy_connects_to_nothing_and_the_first_call_fails() -> Result<()>
         assert_eq!(Process::start(decode, (bytes, false))?.result()?, None);
         let reached = listener.accept().map(drop).map_err(|it| it.kind());
         assert_eq!(reached, Err(io::ErrorKind::WouldBlock));
-        let bytes = forged(&manager, "server.sock", "nobody.sock")?;
+        let bytes = forged(&manager, "server.sock", "absent.sock")?;
         let called = Process::start(decode, (bytes, true))?.result()?;
         assert_eq!(called, Some(ErrorKind::Disconnected));
         Ok(())

@@ -174,7 +174,7 @@ fn a_value_comes_back_as_it_was_sent() {
         let bytes = way.encoded(&value);
         let back = way.decoded(&bytes).expect("a value");
         prop_assert_eq!(format!("{back:?}"), format!("{value:?}"));
-        // By its bytes: no number is equal to itself that is none.
+        // By its bytes: NaN is not equal to itself.
         prop_assert_eq!(way.encoded(&back), bytes);
         Ok(())
     });
