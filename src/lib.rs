@@ -424,6 +424,10 @@ cfg_if::cfg_if! {
             handle::Descriptor,
         };
 
+        #[cfg(fuzzing)]
+        #[doc(hidden)]
+        pub mod fuzzing;
+
         /// Pages to read.
         pub mod guide {
             #[doc = include_str!("../docs/choosing_a_start_method.md")]

@@ -26,6 +26,9 @@ const NAME: [u8; 8] = *b"procpo-1";
 /// How long a client may take to answer. It has nothing to do but to hash.
 const ANSWERED_WITHIN: Duration = Duration::from_secs(5);
 
+#[cfg(fuzzing)]
+pub(super) mod fuzzing;
+
 const NONCE: usize = 32;
 const PROOF: usize = 32;
 const CHALLENGE: usize = NAME.len() + NONCE;

@@ -31,6 +31,8 @@ pub use address::Address;
 pub use auth::{AuthKey, authkey, set_authkey};
 pub(crate) use auth::{forget_key, known_key, known_keys, remember_key};
 pub use connection::{Connection, pipe};
+#[cfg(fuzzing)]
+pub(crate) use handshake::fuzzing::HANDSHAKE;
 pub(crate) use listener::{ACCEPTED_WITHIN, connect_within};
 pub use listener::{Listener, connect};
 pub use one_way::{Receiver, Sender, one_way};

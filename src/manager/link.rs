@@ -175,7 +175,7 @@ fn call_here<R>(
 }
 
 #[inline]
-fn decode_reply<R>(
+pub(super) fn decode_reply<R>(
     reply: &[u8],
     given: Vec<Attached>,
     decode: impl FnOnce(&mut Cursor<'_>) -> Result<R, Reason>,

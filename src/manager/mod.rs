@@ -51,6 +51,8 @@ pub use namespace::Namespace;
 pub use proxy::Proxy;
 pub use queue::{JoinableQueueProxy, QueueProxy};
 pub use semaphore::{BoundedSemaphoreProxy, SemaphoreProxy};
+#[cfg(fuzzing)]
+pub(crate) use server::fuzzing::REQUESTS;
 pub use value::{ArrayProxy, ValueProxy};
 
 use crate::error::Result;

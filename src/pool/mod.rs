@@ -59,6 +59,8 @@ mod work;
 mod worker;
 mod worker_page;
 
+#[cfg(fuzzing)]
+pub(crate) use self::{dispatcher::fuzzing::REPLIES, worker::fuzzing::FRAMES};
 pub use builder::ProcessPoolBuilder;
 pub use future::TaskFuture;
 pub use histogram::Histogram;

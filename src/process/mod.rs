@@ -15,6 +15,8 @@ pub(crate) mod entry;
 pub(crate) mod fault;
 mod fork_map;
 pub(crate) mod function;
+#[cfg(fuzzing)]
+mod fuzzing;
 mod handle;
 pub(crate) mod identity;
 mod invitation;
@@ -32,6 +34,8 @@ mod words;
 pub use builder::ProcessBuilder;
 pub use entry::init;
 pub use fork_map::{fork_map, fork_map_unchecked};
+#[cfg(fuzzing)]
+pub(crate) use fuzzing::LAUNCH;
 pub use handle::Process;
 pub use identity::{ChildInfo, CurrentProcess, ParentProcess, current_process, parent_process};
 pub use method::{StartMethod, set_start_method, start_method};

@@ -45,7 +45,7 @@ impl Output for Vec<u8> {
 }
 
 /// From the front; for small ones.
-#[cfg(test)]
+#[cfg(any(test, fuzzing))]
 impl Input for Vec<u8> {
     fn take(&mut self, into: &mut [u8]) -> bool {
         let is_there = into.len() <= self.len();

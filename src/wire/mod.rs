@@ -9,6 +9,8 @@ pub(crate) mod codec;
 mod decoder;
 pub(crate) mod depth;
 mod encoder;
+#[cfg(fuzzing)]
+pub(crate) mod fuzzing;
 pub(crate) mod handle;
 pub(crate) mod kind;
 

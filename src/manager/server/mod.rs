@@ -4,6 +4,8 @@
 //! Locks are taken for a few steps, never while anything of the user's runs or is dropped; a call waits for nothing but the
 //! turn at its object.
 
+#[cfg(fuzzing)]
+pub(super) mod fuzzing;
 mod garbage;
 mod object;
 mod pins;
@@ -189,6 +191,8 @@ impl Server {
         given: Vec<Attached>,
         reply: &mut Reply,
     ) {
+        #[cfg(fuzzing)]
+        fuzzing::note(request);
         self.unpin_reply(session);
         reply.clear();
         reply.buffer.put(&[VALUE]);

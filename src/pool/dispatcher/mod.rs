@@ -5,6 +5,8 @@
 
 mod cancel;
 mod deaths;
+#[cfg(fuzzing)]
+pub(super) mod fuzzing;
 mod queue;
 mod refill;
 mod replies;

@@ -1,6 +1,8 @@
 //! The pool's end of one worker: its descriptors, what was sent to it, and what of that is not answered.
 
 mod figures;
+#[cfg(fuzzing)]
+pub(super) mod fuzzing;
 mod incoming;
 mod progress;
 mod signals;

@@ -5,6 +5,8 @@
 
 mod answers;
 mod frame;
+#[cfg(fuzzing)]
+pub(super) mod fuzzing;
 mod inbox;
 mod replies;
 mod slabs;
