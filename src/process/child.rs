@@ -17,8 +17,9 @@ use std::{
     time::{Duration, Instant},
 };
 
-/// How long the record of a dead child's end is waited for: the fork server needs a slice of a busy machine to reap.
-const STATUS_LIMIT: Duration = Duration::from_secs(1);
+/// How long the record of a dead child's end is waited for: the fork server needs a slice of a busy
+/// machine to reap. The wait ends at once if the server is gone.
+const STATUS_LIMIT: Duration = Duration::from_secs(5);
 
 /// How long a daemon may take to end after SIGTERM.
 const GRACE: Duration = Duration::from_secs(2);

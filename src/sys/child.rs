@@ -25,6 +25,10 @@ use std::{
     time::Duration,
 };
 
+/// How long a killed process may take to end: it waits for a core, for seconds on a busy machine.
+/// The limit is for one that the kernel holds on to.
+const KILLED_LIMIT: Duration = Duration::from_secs(5);
+
 /// Starts this program's executable again with the arguments and the environment of its start, one
 /// more variable, and one descriptor under its own number.
 ///
@@ -393,8 +397,8 @@ impl PidFd {
 
     /// Takes the status of a child that ends within moments.
     pub(crate) fn wait_and_reap(&self) {
-        // A killed process ends within moments; the wait is bounded for one that the kernel holds on to.
-        let _ = poll::readable(&self.0, Some(Duration::from_secs(1)));
+        // A failed wait is as good as one that was too long.
+        let _ = poll::readable(&self.0, Some(KILLED_LIMIT));
         self.reap();
     }
 

@@ -43,7 +43,7 @@ const PIPE_BYTES: i32 = 256 << 10;
 
 /// How long the record of a dead worker's end is waited for while somebody may write it: the fork server needs a slice of
 /// a busy machine to reap.
-const STATUS_LIMIT: Duration = Duration::from_secs(1);
+const STATUS_LIMIT: Duration = Duration::from_secs(5);
 
 /// Bytes that wait for room in the pipe, and are memory of the program: a busy worker gets nothing more above that, but for what
 /// is larger itself.

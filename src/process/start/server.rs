@@ -71,8 +71,10 @@ impl Reply {
     }
 }
 
-/// How long a killed child may take to end when the server itself ends.
-const LAST_WAIT: Duration = Duration::from_secs(1);
+/// How long killed children may take to end when the server itself ends. A killed process has to
+/// run once more: beside 40 runnable processes one waited 0.8 s for a core without getting it. The
+/// owner waits longer (`END_LIMIT`).
+const LAST_WAIT: Duration = Duration::from_secs(4);
 
 /// A process that was invited to be a fork server and has not yet become one.
 pub(crate) struct Invited {
