@@ -3,7 +3,7 @@
 use crate::sys::{
     child::WaitStatus,
     crash,
-    stack::{Calls, Stack},
+    stack::{Frames, Trace},
 };
 use serde::{Deserialize, Serialize};
 use std::{error::Error as StdError, fmt, io, sync::Arc};
@@ -13,13 +13,14 @@ pub type Result<T, E = Error> = std::result::Result<T, E>;
 
 /// What went wrong, in the words of the caller's own call.
 ///
-/// Sort by [`kind`](Error::kind); a panic in a task and a worker's death carry their details as data. Cloning is cheap:
-/// one broken pool gives every waiting future an error of its own.
+/// Sort by [`kind`](Error::kind); a panic in a task and a worker's death carry their details as
+/// data. Cloning is cheap: one broken pool gives every waiting future an error of its own.
 ///
-/// The message is complete: it ends with the text of [`source`](StdError::source), which is there as data (an [`io::Error`]).
-/// Print the message and not the chain, or that text appears twice.
+/// The message is complete: it ends with the text of [`source`](StdError::source), which is there
+/// as data (an [`io::Error`]). Print the message and not the chain, or that text appears twice.
 ///
-/// An error is itself a value that can be sent, without its source: a task or a process may return a `Result` of this crate's.
+/// An error is itself a value that can be sent, without its source: a task or a process may return
+/// a `Result` of this crate's.
 #[derive(Clone, Serialize, Deserialize)]
 pub struct Error(Box<Repr>);
 
@@ -89,23 +90,25 @@ pub struct RemotePanic {
     pub message: String,
     /// `file:line:column`, unless the task's own panic hook kept it to itself.
     pub location: Option<String>,
-    stack: Stack,
+    stack: Trace,
 }
 
 impl RemotePanic {
-    pub(crate) fn new(message: String, location: Option<String>, calls: Calls) -> Self {
+    pub(crate) fn new(message: String, location: Option<String>, calls: Frames) -> Self {
         Self {
             message,
             location,
-            stack: Stack::of_this_program(calls),
+            stack: Trace::of_this_program(calls),
         }
     }
 
-    /// Returns the calls that led to the panic, as `std::backtrace` prints them: those of the function, at most 128.
+    /// Returns the calls that led to the panic, as `std::backtrace` prints them: those of the
+    /// function, at most 128.
     ///
-    /// The process that panicked notes only where they are. This process names them when the text is first asked for (by
-    /// `Debug` of the error, too), which takes up to a second, as the program's debug information is read. A call in a shared
-    /// object that is not loaded here, or of another program, shows as the file of its code and an offset there.
+    /// The process that panicked notes only where they are. This process names them when the text
+    /// is first asked for (by `Debug` of the error, too), which takes up to a second, as the
+    /// program's debug information is read. A call in a shared object that is not loaded here, or
+    /// of another program, shows as the file of its code and an offset there.
     ///
     /// ```
     /// fn panics(_: u32) {
@@ -132,13 +135,15 @@ pub struct WorkerExit {
     pub pid: u32,
     /// The signal that ended it.
     pub signal: Option<i32>,
-    /// The code it gave to `exit`. Neither this nor a signal is known when the fork server was killed too.
+    /// The code it gave to `exit`. Neither this nor a signal is known when the fork server was
+    /// killed too.
     pub exit_code: Option<i32>,
     /// Whether one of its threads has overflowed its stack, which ended it by this signal.
     ///
-    /// It is known on x86-64 and 64-bit ARM: of the main thread; under [`StartMethod::Fork`](crate::StartMethod::Fork) of a Rust
-    /// program, of every thread of std's; under the other start methods, of every thread that is started by code which was
-    /// loaded before the function was called. The others end by SIGSEGV without a word.
+    /// It is known on x86-64 and 64-bit ARM: of the main thread; under
+    /// [`StartMethod::Fork`](crate::StartMethod::Fork) of a Rust program, of every thread of std's;
+    /// under the other start methods, of every thread that is started by code which was loaded
+    /// before the function was called. The others end by SIGSEGV without a word.
     pub stack_overflow: bool,
 }
 

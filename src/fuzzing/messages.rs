@@ -7,7 +7,7 @@ use crate::wire::{
     codec,
     fuzzing::{Script, Target, Tree, descriptors, ignore, part},
     handle::{self, Attached, Descriptor},
-    kind::Kind,
+    kind::ObjectKind,
 };
 use std::{
     os::{
@@ -43,7 +43,7 @@ fn over_pipes() -> (Ours, Peer) {
 
 /// A socket as what a connection travels by.
 fn as_connection(socket: UnixStream) -> Vec<Attached> {
-    Attached::received(vec![socket.into()], &[Kind::Connection as u8])
+    Attached::received(vec![socket.into()], &[ObjectKind::Connection as u8])
 }
 
 fn over_a_socket(carries_descriptors: bool) -> (Ours, Peer) {

@@ -10,7 +10,7 @@ use crate::wire::{
     Wire, codec,
     fuzzing::{Script, Target, ignore},
     handle::{self, Attached, Descriptor},
-    kind::Kind,
+    kind::ObjectKind,
 };
 use std::{ops::Range, os::fd::AsFd, sync::atomic::Ordering, time::Duration};
 
@@ -270,7 +270,7 @@ fn torment_array(script: &mut Script<'_>) {
         0 => ignore(it.len()),
         1 => ignore(it.get(2)),
         2 => ignore(it.to_vec()),
-        _ => open::<Array<u64>>(Kind::Array as u8 - 1, &words.file, |it| {
+        _ => open::<Array<u64>>(ObjectKind::Array as u8 - 1, &words.file, |it| {
             ignore(it.get(usize::from(call)))
         }),
     });
@@ -298,4 +298,4 @@ pub(super) const WORDS: Target = Target {
     },
 };
 
-const _: () = assert!(Kind::JoinableQueue as usize == 14);
+const _: () = assert!(ObjectKind::JoinableQueue as usize == 14);

@@ -7,7 +7,8 @@ use std::{
     path::{Path, PathBuf},
 };
 
-/// The address of a [`Listener`](crate::Listener). It is a value that can be sent to another process.
+/// The address of a [`Listener`](crate::Listener). It is a value that can be sent to another
+/// process.
 ///
 /// # Examples
 ///
@@ -21,9 +22,9 @@ use std::{
 /// ```
 #[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub enum Address {
-    /// A Unix socket, which is a file: for processes of this machine, and for handles in messages. A path of more than
-    /// 107 bytes, which are all that the address of a socket has room for, is reached through its folder; its last part has at
-    /// most 82 bytes.
+    /// A Unix socket, which is a file: for processes of this machine, and for handles in messages.
+    /// A path of more than 107 bytes, which are all that the address of a socket has room for, is
+    /// reached through its folder; its last part has at most 82 bytes.
     Unix(PathBuf),
     /// A TCP socket: for processes of any machine. Port 0 stands for one that is free.
     Tcp(SocketAddr),

@@ -5,13 +5,13 @@ use parking_lot::Mutex;
 use std::{fmt, sync::Arc};
 
 /// Bytes of a key that was made up: as many as the hash has.
-const MADE_UP: usize = 32;
+const GENERATED_LEN: usize = 32;
 
 /// The key of this process, once it was set or asked for.
-static OWN: Mutex<Option<AuthKey>> = Mutex::new(None);
+static PROCESS_KEY: Mutex<Option<AuthKey>> = Mutex::new(None);
 
 /// The keys of addresses that have one of their own, as far as this process knows them.
-static OF_OTHERS: Mutex<Vec<(Address, AuthKey)>> = Mutex::new(Vec::new());
+static ADDRESS_KEYS: Mutex<Vec<(Address, AuthKey)>> = Mutex::new(Vec::new());
 
 /// A secret that both ends of a connection must know.
 ///
@@ -34,19 +34,24 @@ impl AuthKey {
         &self.0
     }
 
-    fn made_up() -> Self {
-        let mut bytes = [0; MADE_UP];
+    fn generate() -> Self {
+        let mut bytes = [0; GENERATED_LEN];
         getrandom::fill(&mut bytes).expect("Linux has random numbers since 3.17");
         Self::from(&bytes)
     }
 }
 
-/// The key of this process: what [`set_authkey`] has set, or random bytes that are made up at the first call.
+/// The key of this process: what [`set_authkey`] has set, or random bytes that are made up at the
+/// first call.
 ///
-/// For a [`Listener`](crate::Listener) and those who [`connect`](crate::connect) to it from this process or its relatives.
+/// For a [`Listener`](crate::Listener) and those who [`connect`](crate::connect) to it from this
+/// process or its relatives.
 #[must_use]
 pub fn authkey() -> AuthKey {
-    OWN.lock().get_or_insert_with(AuthKey::made_up).clone()
+    PROCESS_KEY
+        .lock()
+        .get_or_insert_with(AuthKey::generate)
+        .clone()
 }
 
 /// Sets the key of this process.
@@ -58,32 +63,33 @@ pub fn authkey() -> AuthKey {
 /// let _key = procpool::authkey();
 /// ```
 pub fn set_authkey(key: impl Into<AuthKey>) {
-    *OWN.lock() = Some(key.into());
+    *PROCESS_KEY.lock() = Some(key.into());
 }
 
-/// Notes the key of an address, for those who learn of the address alone: this process and the children that it starts.
+/// Notes the key of an address, for those who learn of the address alone: this process and the
+/// children that it starts.
 pub(crate) fn remember_key(address: &Address, key: &AuthKey) {
     forget_key(address);
     if key.bytes() != authkey().bytes() {
-        OF_OTHERS.lock().push((address.clone(), key.clone()));
+        ADDRESS_KEYS.lock().push((address.clone(), key.clone()));
     }
 }
 
 /// Forgets the key of an address where nobody listens any more.
 pub(crate) fn forget_key(address: &Address) {
-    OF_OTHERS.lock().retain(|it| it.0 != *address);
+    ADDRESS_KEYS.lock().retain(|it| it.0 != *address);
 }
 
 /// The key of an address: that of this process unless another is known.
 pub(crate) fn known_key(address: &Address) -> AuthKey {
-    let keys = OF_OTHERS.lock();
+    let keys = ADDRESS_KEYS.lock();
     let found = keys.iter().find(|it| it.0 == *address);
     found.map_or_else(authkey, |it| it.1.clone())
 }
 
 /// All that were noted, to hand them to a child of this process.
 pub(crate) fn known_keys() -> Vec<(Address, AuthKey)> {
-    OF_OTHERS.lock().clone()
+    ADDRESS_KEYS.lock().clone()
 }
 
 impl From<&[u8]> for AuthKey {

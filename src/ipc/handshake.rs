@@ -6,8 +6,9 @@
 //! | client | answer: its nonce, HMAC(key, "client", both nonces) | 32 + 32 |
 //! | listener | proof: HMAC(key, "server", both nonces) | 32 |
 //!
-//! Both nonces are in both proofs, so that none can be used again, and so is the role, so that none can be sent back to its
-//! maker. Every message has one length, so that no peer has a length to lie about.
+//! Both nonces are in both proofs, so that none can be used again, and so is the role, so that none
+//! can be sent back to its maker. Every message has one length, so that no peer has a length to lie
+//! about.
 
 use super::auth::AuthKey;
 use crate::error::{Error, ErrorKind, Result};
@@ -21,27 +22,27 @@ use std::{
 };
 
 /// The name of the protocol, and its version.
-const NAME: [u8; 8] = *b"procpo-1";
+const PROTOCOL: [u8; 8] = *b"procpo-1";
 
 /// How long a client may take to answer. It has nothing to do but to hash.
-const ANSWERED_WITHIN: Duration = Duration::from_secs(5);
+const ANSWER_TIMEOUT: Duration = Duration::from_secs(5);
 
 #[cfg(fuzzing)]
 pub(super) mod fuzzing;
 
-const NONCE: usize = 32;
-const PROOF: usize = 32;
-const CHALLENGE: usize = NAME.len() + NONCE;
-const ANSWER: usize = NONCE + PROOF;
+const NONCE_LEN: usize = 32;
+const PROOF_LEN: usize = 32;
+const CHALLENGE_LEN: usize = PROTOCOL.len() + NONCE_LEN;
+const ANSWER_LEN: usize = NONCE_LEN + PROOF_LEN;
 
-type Nonce = [u8; NONCE];
+type Nonce = [u8; NONCE_LEN];
 
 /// A listener's end of a handshake that is under way.
 #[derive(Debug)]
 pub(super) struct Handshake {
     socket: OwnedFd,
     nonce: Nonce,
-    answer: Incoming<ANSWER>,
+    answer: PartialMessage<ANSWER_LEN>,
     deadline: Instant,
 }
 
@@ -49,12 +50,12 @@ impl Handshake {
     /// Sends the challenge.
     pub(super) fn begin(socket: OwnedFd) -> Result<Self> {
         let nonce = new_nonce()?;
-        send(&socket, [&NAME, &nonce])?;
+        send(&socket, [&PROTOCOL, &nonce])?;
         Ok(Self {
             socket,
             nonce,
-            answer: Incoming::default(),
-            deadline: Instant::now() + ANSWERED_WITHIN,
+            answer: PartialMessage::default(),
+            deadline: Instant::now() + ANSWER_TIMEOUT,
         })
     }
 
@@ -67,15 +68,15 @@ impl Handshake {
     pub(super) fn advance(&mut self, key: &AuthKey) -> Result<bool> {
         if !self.answer.advance(&self.socket)? {
             return match self.deadline.checked_duration_since(Instant::now()) {
-                None => Err(refused("the client did not answer in time")),
+                None => Err(auth_error("the client did not answer in time")),
                 Some(_) => Ok(false),
             };
         }
-        let (nonce, proof) = self.answer.bytes.split_at(NONCE);
+        let (nonce, proof) = self.answer.bytes.split_at(NONCE_LEN);
         let mac = |role| mac(key, role, &self.nonce, nonce);
         // In constant time.
         let verified = mac(b"client").verify_slice(proof);
-        verified.map_err(|_| refused("the client does not know the key"))?;
+        verified.map_err(|_| auth_error("the client does not know the key"))?;
         send(&self.socket, [&mac(b"server").finalize().into_bytes(), &[]])?;
         Ok(true)
     }
@@ -96,31 +97,33 @@ const OTHER_KEY: &str = "this process and the listener do not have the same key"
 
 /// A client's end: blocks until both have proved that they know the key.
 pub(super) fn prove(socket: impl AsFd, key: &AuthKey, deadline: Instant) -> Result<()> {
-    let challenge = Incoming::<CHALLENGE>::receive(&socket, deadline)?;
-    let (name, theirs) = challenge.split_at(NAME.len());
-    if name != NAME {
-        return Err(refused("the listener asks for no key"));
+    let challenge = PartialMessage::<CHALLENGE_LEN>::receive(&socket, deadline)?;
+    let (name, theirs) = challenge.split_at(PROTOCOL.len());
+    if name != PROTOCOL {
+        return Err(auth_error("the listener asks for no key"));
     }
     let ours = new_nonce()?;
     let mac = |role| mac(key, role, theirs, &ours);
     send(&socket, [&ours, &mac(b"client").finalize().into_bytes()])?;
     let proof =
-        Incoming::<PROOF>::receive(&socket, deadline).map_err(|error| match error.kind() {
-            ErrorKind::Disconnected => refused(OTHER_KEY),
-            _ => error,
+        PartialMessage::<PROOF_LEN>::receive(&socket, deadline).map_err(|error| {
+            match error.kind() {
+                ErrorKind::Disconnected => auth_error(OTHER_KEY),
+                _ => error,
+            }
         })?;
     let verified = mac(b"server").verify_slice(&proof);
-    verified.map_err(|_| refused(OTHER_KEY))
+    verified.map_err(|_| auth_error(OTHER_KEY))
 }
 
 /// A message of `N` bytes, as far as it has come.
 #[derive(Debug)]
-struct Incoming<const N: usize> {
+struct PartialMessage<const N: usize> {
     bytes: [u8; N],
     filled: usize,
 }
 
-impl<const N: usize> Default for Incoming<N> {
+impl<const N: usize> Default for PartialMessage<N> {
     fn default() -> Self {
         Self {
             bytes: [0; N],
@@ -129,15 +132,15 @@ impl<const N: usize> Default for Incoming<N> {
     }
 }
 
-impl<const N: usize> Incoming<N> {
+impl<const N: usize> PartialMessage<N> {
     /// Reads what has come; whether that is all.
     fn advance(&mut self, socket: impl AsFd) -> Result<bool> {
         while self.filled < N {
             match socket::try_read(&socket, &mut self.bytes[self.filled..]) {
-                Ok(0) => return Err(gone()),
+                Ok(0) => return Err(err_disconnected()),
                 Ok(count) => self.filled += count,
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(false),
-                Err(error) => return Err(failed(error)),
+                Err(error) => return Err(handshake_error(error)),
             }
         }
         Ok(true)
@@ -147,7 +150,7 @@ impl<const N: usize> Incoming<N> {
         let mut incoming = Self::default();
         while !incoming.advance(&socket)? {
             let limit = deadline.saturating_duration_since(Instant::now());
-            if !poll::readable(&socket, Some(limit)).map_err(failed)? {
+            if !poll::is_readable(&socket, Some(limit)).map_err(handshake_error)? {
                 return Err(Error::new(
                     ErrorKind::TimedOut,
                     "failed to authenticate: the listener did not answer in time",
@@ -160,15 +163,15 @@ impl<const N: usize> Incoming<N> {
 
 /// Sends so little that a new connection has room for it.
 fn send(socket: impl AsFd, parts: [&[u8]; 2]) -> Result<()> {
-    let count = socket::send_parts(socket, parts).map_err(failed)?;
+    let count = socket::send_parts(socket, parts).map_err(handshake_error)?;
     if count < parts[0].len() + parts[1].len() {
-        return Err(refused("a new connection has no room"));
+        return Err(auth_error("a new connection has no room"));
     }
     Ok(())
 }
 
 fn new_nonce() -> Result<Nonce> {
-    let mut nonce = [0; NONCE];
+    let mut nonce = [0; NONCE_LEN];
     getrandom::fill(&mut nonce).map_err(|it| Error::io("failed to get random bytes", it.into()))?;
     Ok(nonce)
 }
@@ -176,27 +179,27 @@ fn new_nonce() -> Result<Nonce> {
 fn mac(key: &AuthKey, role: &[u8], listener: &[u8], client: &[u8]) -> Hmac<Sha256> {
     let mac = Hmac::<Sha256>::new_from_slice(key.bytes());
     let mac = mac.expect("a key of any length will do");
-    mac.chain_update(NAME)
+    mac.chain_update(PROTOCOL)
         .chain_update(role)
         .chain_update(listener)
         .chain_update(client)
 }
 
-fn refused(why: &str) -> Error {
+fn auth_error(why: &str) -> Error {
     let message = format!("failed to authenticate: {why}");
     Error::new(ErrorKind::AuthenticationFailed, message)
 }
 
-fn gone() -> Error {
+fn err_disconnected() -> Error {
     Error::new(
         ErrorKind::Disconnected,
         "failed to authenticate: the other end is gone",
     )
 }
 
-fn failed(error: io::Error) -> Error {
+fn handshake_error(error: io::Error) -> Error {
     if socket::is_closed(&error) {
-        return gone();
+        return err_disconnected();
     }
     Error::io("failed to authenticate", error)
 }
@@ -212,7 +215,7 @@ mod tests {
 
     #[test]
     fn a_proof_is_good_for_one_role_key_and_pair_of_nonces() {
-        let (a, b) = ([1; NONCE], [2; NONCE]);
+        let (a, b) = ([1; NONCE_LEN], [2; NONCE_LEN]);
         let proofs = [
             proof("key", b"client", [&a, &b]),
             proof("key", b"server", [&a, &b]),

@@ -1,8 +1,9 @@
-//! Connections between processes that are no relatives: one listens at an address, others connect to it.
+//! Connections between processes that are no relatives: one listens at an address, others connect
+//! to it.
 
 use super::address::Address;
 use super::auth::AuthKey;
-use super::connection::{Connection, Ends};
+use super::connection::{Connection, WireConnection};
 use super::handshake::{self, Handshake};
 use crate::error::{Error, ErrorKind, Result};
 use crate::sys::{fd, poll, socket};
@@ -20,41 +21,45 @@ use std::{
     time::{Duration, Instant},
 };
 
-/// Handshakes that may be under way at once, unless more clients are expected; one more ends the oldest.
-const MOST_HANDSHAKES: usize = 64;
+/// Handshakes that may be under way at once, unless more clients are expected; one more ends the
+/// oldest.
+const MAX_HANDSHAKES: usize = 64;
 
-/// How long a listener may take to be reached, to accept and to answer: it may be busy with something else.
-pub(crate) const ACCEPTED_WITHIN: Duration = Duration::from_secs(10);
+/// How long a listener may take to be reached, to accept and to answer: it may be busy with
+/// something else.
+pub(crate) const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// Accepts connections at an address.
 ///
-/// With a key, both ends of each connection prove to each other that they know it, before anything else is read. Whoever
-/// does not, does not answer within 5 s, or talks about something else is the error of one `accept`; others are served
-/// meanwhile. Nothing is encrypted: the key keeps strangers out, not those who can change what is on its way.
+/// With a key, both ends of each connection prove to each other that they know it, before anything
+/// else is read. Whoever does not, does not answer within 5 s, or talks about something else is the
+/// error of one `accept`; others are served meanwhile. Nothing is encrypted: the key keeps
+/// strangers out, not those who can change what is on its way.
 ///
-/// Threads share a listener by reference. Dropping it closes the address and, in the process that has bound it, removes the
-/// socket's file, unless another has taken its place.
+/// Threads share a listener by reference. Dropping it closes the address and, in the process that
+/// has bound it, removes the socket's file, unless another has taken its place.
 pub struct Listener {
     address: Address,
     key: Option<AuthKey>,
     socket: OwnedFd,
     /// Readable when there is something to do: it watches the socket, and those of the handshakes.
-    watched: poll::Set,
+    poller: poll::Poller,
     handshakes: Mutex<Vec<Handshake>>,
-    most_handshakes: usize,
+    max_handshakes: usize,
     _file: Option<SocketFile>,
 }
 
 impl Listener {
     /// Listens at an address; with a key, only those are accepted who know it.
     ///
-    /// The file of a Unix socket is for its owner alone (mode 0600). One that is there already is left alone, whether
-    /// anybody listens or not: remove it first if it is a dead process's.
+    /// The file of a Unix socket is for its owner alone (mode 0600). One that is there already is
+    /// left alone, whether anybody listens or not: remove it first if it is a dead process's.
     ///
     /// # Errors
     ///
-    /// [`Io`](crate::ErrorKind::Io) when the address is taken or not to be had, [`InvalidInput`](crate::ErrorKind::InvalidInput)
-    /// when it is no valid path or the key is empty.
+    /// [`Io`](crate::ErrorKind::Io) when the address is taken or not to be had,
+    /// [`InvalidInput`](crate::ErrorKind::InvalidInput) when it is no valid path or the key is
+    /// empty.
     ///
     /// # Examples
     ///
@@ -81,18 +86,18 @@ impl Listener {
         let (address, socket, file) = match address {
             Address::Unix(path) => bind_unix(path)?,
             Address::Tcp(at) => {
-                let (at, socket) = bind_tcp(at).map_err(|it| not_bound(&address, it))?;
+                let (at, socket) = bind_tcp(at).map_err(|it| bind_error(&address, it))?;
                 (Address::Tcp(at), socket, None)
             }
         };
-        let watched = poll::Set::new().and_then(|watched| {
-            watched.add(&socket, 0, poll::Interest::Read)?;
-            Ok(watched)
+        let poller = poll::Poller::new().and_then(|poller| {
+            poller.add(&socket, 0, poll::Interest::Read)?;
+            Ok(poller)
         });
         Ok(Self {
-            watched: watched.map_err(|it| not_bound(&address, it))?,
+            poller: poller.map_err(|it| bind_error(&address, it))?,
             handshakes: Mutex::default(),
-            most_handshakes: MOST_HANDSHAKES,
+            max_handshakes: MAX_HANDSHAKES,
             key: authkey,
             _file: file,
             address,
@@ -101,8 +106,8 @@ impl Listener {
     }
 
     /// Lets so many clients come at the same moment, for whom this process must have room.
-    pub(crate) fn expecting(mut self, clients: usize) -> Self {
-        self.most_handshakes = clients.max(MOST_HANDSHAKES);
+    pub(crate) fn expect_clients(mut self, clients: usize) -> Self {
+        self.max_handshakes = clients.max(MAX_HANDSHAKES);
         self
     }
 
@@ -116,9 +121,10 @@ impl Listener {
     ///
     /// # Errors
     ///
-    /// [`AuthenticationFailed`](crate::ErrorKind::AuthenticationFailed) or [`Disconnected`](crate::ErrorKind::Disconnected) for
-    /// a client that was refused or has hung up: call again for the next one.
-    /// [`Io`](crate::ErrorKind::Io) when this process has no room for a descriptor.
+    /// [`AuthenticationFailed`](crate::ErrorKind::AuthenticationFailed) or
+    /// [`Disconnected`](crate::ErrorKind::Disconnected) for a client that was refused or has hung
+    /// up: call again for the next one. [`Io`](crate::ErrorKind::Io) when this process has no room
+    /// for a descriptor.
     pub fn accept<S: Wire, R: Wire>(&self) -> Result<Connection<S, R>> {
         let accepted = self.accept_until(None)?;
         Ok(accepted.expect("a wait without a limit ends with a connection"))
@@ -128,8 +134,8 @@ impl Listener {
     ///
     /// # Errors
     ///
-    /// [`TimedOut`](crate::ErrorKind::TimedOut) when there was none; who was about to authenticate may go on in the next
-    /// call. Else as [`accept`](Self::accept).
+    /// [`TimedOut`](crate::ErrorKind::TimedOut) when there was none; who was about to authenticate
+    /// may go on in the next call. Else as [`accept`](Self::accept).
     pub fn accept_timeout<S: Wire, R: Wire>(&self, limit: Duration) -> Result<Connection<S, R>> {
         let accepted = self.accept_until(Instant::now().checked_add(limit))?;
         accepted.ok_or_else(|| {
@@ -148,12 +154,12 @@ impl Listener {
         };
         loop {
             if let Some(socket) = self.advance(&mut handshakes)? {
-                return connection(socket, &self.address).map(Some);
+                return into_connection(socket, &self.address).map(Some);
             }
             let wakes = handshakes.iter().map(Handshake::deadline).chain(deadline);
             let now = Instant::now();
             let limit = wakes.min().map(|it| it.saturating_duration_since(now));
-            poll::readable(&self.watched, limit).map_err(|it| self.failed(it))?;
+            poll::is_readable(&self.poller, limit).map_err(|it| self.accept_error(it))?;
             if deadline.is_some_and(|it| it <= now) {
                 return Ok(None);
             }
@@ -168,12 +174,12 @@ impl Listener {
             }
             let socket = match socket::try_accept(&self.socket) {
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(None),
-                accepted => accepted.map_err(|it| self.failed(it))?,
+                accepted => accepted.map_err(|it| self.accept_error(it))?,
             };
             if self.key.is_none() {
                 return Ok(Some(socket));
             }
-            self.begin(handshakes, socket)?;
+            self.begin_handshake(handshakes, socket)?;
         }
     }
 
@@ -185,20 +191,20 @@ impl Listener {
         for index in 0..handshakes.len() {
             let outcome = handshakes[index].advance(key);
             if !matches!(outcome, Ok(false)) {
-                let handshake = self.end(handshakes, index);
+                let handshake = self.remove_handshake(handshakes, index);
                 return outcome.map(|_| Some(handshake.into_socket()));
             }
         }
         Ok(None)
     }
 
-    fn begin(&self, handshakes: &mut Vec<Handshake>, socket: OwnedFd) -> Result<()> {
+    fn begin_handshake(&self, handshakes: &mut Vec<Handshake>, socket: OwnedFd) -> Result<()> {
         let handshake = Handshake::begin(socket)?;
-        let added = self.watched.add(&handshake, 0, poll::Interest::Read);
-        added.map_err(|it| self.failed(it))?;
+        let added = self.poller.add(&handshake, 0, poll::Interest::Read);
+        added.map_err(|it| self.accept_error(it))?;
         handshakes.push(handshake);
-        if handshakes.len() > self.most_handshakes {
-            self.end(handshakes, 0);
+        if handshakes.len() > self.max_handshakes {
+            self.remove_handshake(handshakes, 0);
             return Err(Error::new(
                 ErrorKind::AuthenticationFailed,
                 "failed to authenticate: too many clients do not answer",
@@ -207,13 +213,13 @@ impl Listener {
         Ok(())
     }
 
-    fn end(&self, handshakes: &mut Vec<Handshake>, index: usize) -> Handshake {
+    fn remove_handshake(&self, handshakes: &mut Vec<Handshake>, index: usize) -> Handshake {
         let handshake = handshakes.remove(index);
-        self.watched.remove(&handshake);
+        self.poller.remove(&handshake);
         handshake
     }
 
-    fn failed(&self, error: io::Error) -> Error {
+    fn accept_error(&self, error: io::Error) -> Error {
         let what = format_args!("failed to accept a connection at {}", self.address);
         Error::io(what, error)
     }
@@ -221,15 +227,16 @@ impl Listener {
 
 /// Connects to a listener, with the key that it asks for.
 ///
-/// Without a key it does not wait for the listener to accept, but for room in its queue; with one it blocks until both have
-/// proved that they know it. It takes 10 s at the most.
+/// Without a key it does not wait for the listener to accept, but for room in its queue; with one
+/// it blocks until both have proved that they know it. It takes 10 s at the most.
 ///
 /// # Errors
 ///
-/// [`Io`](crate::ErrorKind::Io) when nobody listens at the address. [`AuthenticationFailed`](crate::ErrorKind::AuthenticationFailed)
-/// when the listener has another key or none; [`TimedOut`](crate::ErrorKind::TimedOut) when it is not reached or does not
-/// accept in time; [`Disconnected`](crate::ErrorKind::Disconnected) when
-/// it ends meanwhile. A client without a key finds out that one is asked for when it uses the connection:
+/// [`Io`](crate::ErrorKind::Io) when nobody listens at the address.
+/// [`AuthenticationFailed`](crate::ErrorKind::AuthenticationFailed) when the listener has another
+/// key or none; [`TimedOut`](crate::ErrorKind::TimedOut) when it is not reached or does not accept
+/// in time; [`Disconnected`](crate::ErrorKind::Disconnected) when it ends meanwhile. A client
+/// without a key finds out that one is asked for when it uses the connection:
 /// [`Disconnected`](crate::ErrorKind::Disconnected).
 ///
 /// # Examples
@@ -239,7 +246,7 @@ pub fn connect<S: Wire, R: Wire>(
     address: impl Into<Address>,
     authkey: Option<AuthKey>,
 ) -> Result<Connection<S, R>> {
-    connect_within(&address.into(), authkey.as_ref(), ACCEPTED_WITHIN)
+    connect_within(&address.into(), authkey.as_ref(), CONNECT_TIMEOUT)
 }
 
 /// As [`connect`], but it takes `limit` at most.
@@ -250,15 +257,16 @@ pub(crate) fn connect_within<S: Wire, R: Wire>(
 ) -> Result<Connection<S, R>> {
     check_key(authkey)?;
     let deadline = Instant::now() + limit;
-    let socket = reach(address, deadline).map_err(|it| not_reached(address, limit, it))?;
+    let socket =
+        connect_socket(address, deadline).map_err(|it| connect_error(address, limit, it))?;
     if let Some(key) = authkey {
         handshake::prove(&socket, key, deadline)?;
     }
-    connection(socket, address)
+    into_connection(socket, address)
 }
 
 /// Connects, again if a signal comes between.
-fn reach(address: &Address, deadline: Instant) -> io::Result<OwnedFd> {
+fn connect_socket(address: &Address, deadline: Instant) -> io::Result<OwnedFd> {
     loop {
         let limit = deadline.saturating_duration_since(Instant::now());
         if limit.is_zero() {
@@ -275,7 +283,7 @@ fn reach(address: &Address, deadline: Instant) -> io::Result<OwnedFd> {
     }
 }
 
-fn not_reached(address: &Address, limit: Duration, error: io::Error) -> Error {
+fn connect_error(address: &Address, limit: Duration, error: io::Error) -> Error {
     match error.kind() {
         io::ErrorKind::TimedOut | io::ErrorKind::WouldBlock => {
             let message = format!("{address} was not reached within {limit:?}");
@@ -285,13 +293,13 @@ fn not_reached(address: &Address, limit: Duration, error: io::Error) -> Error {
     }
 }
 
-fn connection<S, R>(socket: OwnedFd, address: &Address) -> Result<Connection<S, R>> {
+fn into_connection<S, R>(socket: OwnedFd, address: &Address) -> Result<Connection<S, R>> {
     let carries_descriptors = matches!(address, Address::Unix(_));
     if !carries_descriptors {
         let set = socket::set_up_tcp(&socket);
         set.map_err(|it| Error::io("failed to set up a connection", it))?;
     }
-    let ends = Ends::Socket {
+    let ends = WireConnection::Socket {
         socket: Descriptor::from(socket).into(),
         carries_descriptors,
     };
@@ -300,10 +308,10 @@ fn connection<S, R>(socket: OwnedFd, address: &Address) -> Result<Connection<S, 
 
 fn bind_unix(path: PathBuf) -> Result<(Address, OwnedFd, Option<SocketFile>)> {
     let address = Address::Unix(path.clone());
-    if !is_valid(&path) {
+    if !is_valid_path(&path) {
         let message = format!(
             "failed to listen at {address}: a socket's path has no zero byte, and its last part has 1 to {} bytes",
-            socket::LONGEST_NAME
+            socket::MAX_NAME_LEN
         );
         return Err(Error::new(ErrorKind::InvalidInput, message));
     }
@@ -311,15 +319,15 @@ fn bind_unix(path: PathBuf) -> Result<(Address, OwnedFd, Option<SocketFile>)> {
         let socket = socket::listen_unix(&path)?;
         Ok((socket, SocketFile::new(&path)?))
     };
-    let (socket, file) = bind().map_err(|it| not_bound(&address, it))?;
+    let (socket, file) = bind().map_err(|it| bind_error(&address, it))?;
     Ok((address, socket, Some(file)))
 }
 
 /// Whether a socket can be at this path: one that is short enough for an address, or whose name is.
-fn is_valid(path: &Path) -> bool {
+fn is_valid_path(path: &Path) -> bool {
     let name = path
         .file_name()
-        .is_some_and(|it| it.len() <= socket::LONGEST_NAME);
+        .is_some_and(|it| it.len() <= socket::MAX_NAME_LEN);
     let is_text = !path.as_os_str().is_empty() && !path.as_os_str().as_bytes().contains(&0);
     is_text && (name || SocketAddr::from_pathname(path).is_ok())
 }
@@ -330,7 +338,7 @@ fn bind_tcp(address: std::net::SocketAddr) -> io::Result<(std::net::SocketAddr, 
     Ok((listener.local_addr()?, fd::above_stdio(listener.into())?))
 }
 
-fn not_bound(address: &Address, error: io::Error) -> Error {
+fn bind_error(address: &Address, error: io::Error) -> Error {
     Error::io(format_args!("failed to listen at {address}"), error)
 }
 
@@ -358,7 +366,7 @@ impl SocketFile {
     fn new(path: &Path) -> io::Result<Self> {
         let path = path::absolute(path)?;
         Ok(Self {
-            identity: identity(&path)?,
+            identity: file_identity(&path)?,
             owner: process::id(),
             path,
         })
@@ -367,7 +375,7 @@ impl SocketFile {
 
 impl Drop for SocketFile {
     fn drop(&mut self) {
-        let is_ours = identity(&self.path).is_ok_and(|it| it == self.identity);
+        let is_ours = file_identity(&self.path).is_ok_and(|it| it == self.identity);
         if is_ours && self.owner == process::id() {
             // Whoever has removed it meanwhile has done the same.
             let _ = fs::remove_file(&self.path);
@@ -375,7 +383,7 @@ impl Drop for SocketFile {
     }
 }
 
-fn identity(path: &Path) -> io::Result<(u64, u64)> {
+fn file_identity(path: &Path) -> io::Result<(u64, u64)> {
     let metadata = fs::symlink_metadata(path)?;
     Ok((metadata.dev(), metadata.ino()))
 }
@@ -384,7 +392,7 @@ fn identity(path: &Path) -> io::Result<(u64, u64)> {
 /// [`accept_timeout`](Listener::accept_timeout) may still find that none is ready.
 impl AsFd for Listener {
     fn as_fd(&self) -> BorrowedFd<'_> {
-        self.watched.as_fd()
+        self.poller.as_fd()
     }
 }
 

@@ -16,15 +16,15 @@
 mod address;
 mod auth;
 mod connection;
+mod fd_lists;
+mod framing;
 mod handshake;
-mod line;
 mod listener;
-mod lists;
 mod message;
 mod one_way;
 mod queue;
-mod receiving;
-mod sending;
+mod recv_half;
+mod send_half;
 mod wait;
 
 pub use address::Address;
@@ -33,7 +33,7 @@ pub(crate) use auth::{forget_key, known_key, known_keys, remember_key};
 pub use connection::{Connection, pipe};
 #[cfg(fuzzing)]
 pub(crate) use handshake::fuzzing::HANDSHAKE;
-pub(crate) use listener::{ACCEPTED_WITHIN, connect_within};
+pub(crate) use listener::{CONNECT_TIMEOUT, connect_within};
 pub use listener::{Listener, connect};
 pub use one_way::{Receiver, Sender, one_way};
 pub use queue::{JoinableQueue, Queue, SimpleQueue};

@@ -1,14 +1,14 @@
 //! One direction: a handle that sends and a handle that receives.
 
-use super::line::{Kind, Line};
-use super::receiving::{HALF_RECEIVED, ReceivingEnd};
-use super::sending::SendingEnd;
+use super::framing::{ByteStream, StreamKind};
+use super::recv_half::{HALF_RECEIVED, RecvHalf};
+use super::send_half::SendHalf;
 use crate::error::{Error, Result};
 use crate::sys;
 use crate::wire::{
     Wire,
     handle::{Descriptor, PartOf},
-    kind::Kind as HandleKind,
+    kind::ObjectKind as HandleKind,
 };
 use serde::{Deserialize, Deserializer, Serialize, Serializer, ser::Error as _};
 use std::{
@@ -20,17 +20,19 @@ use std::{
 
 /// The end of [`one_way`] that sends.
 ///
-/// As the sending half of a [`Connection`](crate::Connection), with the same rules for threads and processes that share it.
+/// As the sending half of a [`Connection`](crate::Connection), with the same rules for threads and
+/// processes that share it.
 pub struct Sender<T> {
-    end: SendingEnd,
+    end: SendHalf,
     types: PhantomData<fn(T)>,
 }
 
 /// The end of [`one_way`] that receives.
 ///
-/// As the receiving half of a [`Connection`](crate::Connection), with the same rules for threads and processes that share it.
+/// As the receiving half of a [`Connection`](crate::Connection), with the same rules for threads
+/// and processes that share it.
 pub struct Receiver<T> {
-    end: ReceivingEnd,
+    end: RecvHalf,
     types: PhantomData<fn() -> T>,
 }
 
@@ -65,31 +67,31 @@ pub fn one_way<T: Wire>() -> Result<(Receiver<T>, Sender<T>)> {
 
 /// An end of a kind as it travels: its pipe, and the socket beside it.
 #[derive(Serialize, Deserialize)]
-struct End<const KIND: u8>(PartOf<KIND>, PartOf<KIND>);
+struct WireEnd<const KIND: u8>(PartOf<KIND>, PartOf<KIND>);
 
-type SenderEnd = End<{ HandleKind::Sender as u8 }>;
-type ReceiverEnd = End<{ HandleKind::Receiver as u8 }>;
+type SenderEnd = WireEnd<{ HandleKind::Sender as u8 }>;
+type ReceiverEnd = WireEnd<{ HandleKind::Receiver as u8 }>;
 
-impl<const KIND: u8> End<KIND> {
-    fn new(data: impl Into<Descriptor>, beside: impl Into<Descriptor>) -> Self {
-        Self(data.into().into(), beside.into().into())
+impl<const KIND: u8> WireEnd<KIND> {
+    fn new(data: impl Into<Descriptor>, fd_socket: impl Into<Descriptor>) -> Self {
+        Self(data.into().into(), fd_socket.into().into())
     }
 }
 
-impl<const KIND: u8> From<&Line> for End<KIND> {
-    fn from(line: &Line) -> Self {
-        let beside = line.beside.clone();
-        let beside = beside.expect("a line of one way is made of both");
-        Self::new(line.data.clone(), beside)
+impl<const KIND: u8> From<&ByteStream> for WireEnd<KIND> {
+    fn from(stream: &ByteStream) -> Self {
+        let fd_socket = stream.fd_socket.clone();
+        let fd_socket = fd_socket.expect("a line of one way is made of both");
+        Self::new(stream.data.clone(), fd_socket)
     }
 }
 
-impl<const KIND: u8> From<End<KIND>> for Line {
-    fn from(End(data, beside): End<KIND>) -> Self {
+impl<const KIND: u8> From<WireEnd<KIND>> for ByteStream {
+    fn from(WireEnd(data, fd_socket): WireEnd<KIND>) -> Self {
         Self {
-            kind: Kind::Pipe,
+            kind: StreamKind::Pipe,
             data: data.into(),
-            beside: Some(beside.into()),
+            fd_socket: Some(fd_socket.into()),
         }
     }
 }
@@ -97,7 +99,7 @@ impl<const KIND: u8> From<End<KIND>> for Line {
 impl<T> From<SenderEnd> for Sender<T> {
     fn from(end: SenderEnd) -> Self {
         Self {
-            end: SendingEnd::new(end.into()),
+            end: SendHalf::new(end.into()),
             types: PhantomData,
         }
     }
@@ -106,7 +108,7 @@ impl<T> From<SenderEnd> for Sender<T> {
 impl<T> From<ReceiverEnd> for Receiver<T> {
     fn from(end: ReceiverEnd) -> Self {
         Self {
-            end: ReceivingEnd::new(end.into()),
+            end: RecvHalf::new(end.into()),
             types: PhantomData,
         }
     }
@@ -214,15 +216,15 @@ impl<T> AsFd for Receiver<T> {
 
 impl<T> Serialize for Sender<T> {
     fn serialize<Z: Serializer>(&self, serializer: Z) -> Result<Z::Ok, Z::Error> {
-        SenderEnd::from(self.end.line()).serialize(serializer)
+        SenderEnd::from(self.end.stream()).serialize(serializer)
     }
 }
 
 impl<T> Serialize for Receiver<T> {
     fn serialize<Z: Serializer>(&self, serializer: Z) -> Result<Z::Ok, Z::Error> {
-        let line = self.end.line();
-        let line = line.ok_or_else(|| Z::Error::custom(HALF_RECEIVED))?;
-        ReceiverEnd::from(line).serialize(serializer)
+        let stream = self.end.stream();
+        let stream = stream.ok_or_else(|| Z::Error::custom(HALF_RECEIVED))?;
+        ReceiverEnd::from(stream).serialize(serializer)
     }
 }
 

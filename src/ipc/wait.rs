@@ -7,18 +7,22 @@ use std::{
     time::{Duration, Instant},
 };
 
-/// Waits until at least one of the sources is ready, and says which are, by their indices in ascending order.
+/// Waits until at least one of the sources is ready, and says which are, by their indices in
+/// ascending order.
 ///
-/// A source is anything with a descriptor: a [`Connection`](crate::Connection), a [`Receiver`](crate::Receiver), a listener, a
-/// process's sentinel, a socket of `std`. Ready is one that can be read from without blocking, and one whose other end is
-/// gone, which is what reading it will report. Nothing is read.
+/// A source is anything with a descriptor: a [`Connection`](crate::Connection), a
+/// [`Receiver`](crate::Receiver), a listener, a process's sentinel, a socket of `std`. Ready is one
+/// that can be read from without blocking, and one whose other end is gone, which is what reading
+/// it will report. Nothing is read.
 ///
-/// Blocks for at most `limit`, without one for as long as it takes, and gives an empty list when the limit has passed. With
-/// no sources that is all it does, so that no limit and no sources never end.
+/// Blocks for at most `limit`, without one for as long as it takes, and gives an empty list when
+/// the limit has passed. With no sources that is all it does, so that no limit and no sources never
+/// end.
 ///
 /// # Errors
 ///
-/// [`ErrorKind::Io`](crate::ErrorKind::Io) when the system refuses, for more sources than a process may have open, say.
+/// [`ErrorKind::Io`](crate::ErrorKind::Io) when the system refuses, for more sources than a process
+/// may have open, say.
 ///
 /// # Examples
 ///
@@ -35,5 +39,6 @@ use std::{
 pub fn wait_ready(sources: &[&dyn AsFd], limit: Option<Duration>) -> Result<Vec<usize>> {
     let deadline = limit.and_then(|it| Instant::now().checked_add(it));
     let fds: Vec<_> = sources.iter().map(|it| it.as_fd()).collect();
-    poll::ready(&fds, deadline).map_err(|it| Error::io("failed to wait for several sources", it))
+    poll::wait_readable(&fds, deadline)
+        .map_err(|it| Error::io("failed to wait for several sources", it))
 }

@@ -3,14 +3,14 @@
 //! Start with [`Manager`].
 
 // ```text
-// proxy.rs list.rs dict.rs ...   a method of a proxy: which function, with what argument
-//   reference.rs, passage.rs     which object, and those that the argument and the result refer to
-//     client.rs, link.rs         a free connection to its server
+// proxies/                       a method of a proxy: which function, with what argument
+//   client/reference.rs          which object; client/call_scope.rs: those in argument and result
+//     client/mod.rs              a free connection to its server; client/transport.rs: one call
 //   -------- server --------
-//   server/serving.rs            the thread of the connection
+//   server/connection.rs         the thread of the connection
 //     server/mod.rs              the object that is meant
-//       process/function.rs      the function: decodes, waits for its turn, acts, encodes
-// proxy.rs list.rs dict.rs ...   the server's side of the method, in the same file
+//       process/function/        the function: decodes, waits for its turn, acts, encodes
+// proxies/                       the server's side of the method, in the same file
 // ```
 //
 // Relies on: a server that is a process of this program, so that it has every function and type;
@@ -19,65 +19,53 @@
 // Invariant: the death of a client costs the others only the notice of it. The others do not notice
 // what a client sends.
 
-mod barrier;
 mod builder;
 mod client;
-mod condition;
-mod dict;
-mod event;
-mod hold;
-mod link;
-mod list;
-mod lock;
-mod namespace;
-mod passage;
 mod protocol;
-mod proxy;
-mod queue;
-mod reference;
-mod semaphore;
+mod proxies;
 mod server;
-mod value;
-mod waiting;
 
-pub use barrier::BarrierProxy;
 pub use builder::ManagerBuilder;
-pub use condition::{ConditionProxy, ConditionProxyGuard};
-pub use dict::DictProxy;
-pub use event::EventProxy;
-pub use list::ListProxy;
-pub use lock::{LockProxy, ProxyGuard, RLockProxy};
-pub use namespace::Namespace;
-pub use proxy::Proxy;
-pub use queue::{JoinableQueueProxy, QueueProxy};
-pub use semaphore::{BoundedSemaphoreProxy, SemaphoreProxy};
+pub use proxies::barrier::BarrierProxy;
+pub use proxies::condition::{ConditionProxy, ConditionProxyGuard};
+pub use proxies::dict::DictProxy;
+pub use proxies::event::EventProxy;
+pub use proxies::list::ListProxy;
+pub use proxies::lock::{LockProxy, ProxyGuard, RLockProxy};
+pub use proxies::namespace::Namespace;
+pub use proxies::object::Proxy;
+pub use proxies::queue::{JoinableQueueProxy, QueueProxy};
+pub use proxies::semaphore::{BoundedSemaphoreProxy, SemaphoreProxy};
+pub use proxies::value::{ArrayProxy, ValueProxy};
 #[cfg(fuzzing)]
 pub(crate) use server::fuzzing::REQUESTS;
-pub use value::{ArrayProxy, ValueProxy};
 
 use crate::error::Result;
 use crate::ipc::{Address, AuthKey, remember_key};
-use crate::process::function::Handler;
+use crate::process::function::MethodHandler;
 use crate::wire::Wire;
-use client::Client;
-use reference::Reference;
+use client::{Client, reference::Reference};
+use proxies::{barrier, condition, dict, event, list, lock, namespace, object, queue, semaphore};
 use serde::Serialize;
 use server::Server;
 use std::{fmt, sync::Arc};
 
 /// A server process with objects that any process can use, and the way to make them.
 ///
-/// Each object is used through a proxy, which can be an argument or a result of a process or a task, a part of a message, or lie in
-/// another object: it means the same object wherever it goes. An object lives as long as there is a proxy of it, in any
-/// process or another object. A proxy that arrives in a process connects to nothing: its first call does, and fails if the server is
-/// not there or its key is another. Until then what keeps the object is the sender's: it goes an hour after that has ended, and
-/// stays if the receiver is killed. Calls that block hold up nobody else: neither other threads of the same process nor other
-/// clients nor other objects.
+/// Each object is used through a proxy, which can be an argument or a result of a process or a
+/// task, a part of a message, or lie in another object: it means the same object wherever it goes.
+/// An object lives as long as there is a proxy of it, in any process or another object. A proxy
+/// that arrives in a process connects to nothing: its first call does, and fails if the server is
+/// not there or its key is another. Until then what keeps the object is the sender's: it goes an
+/// hour after that has ended, and stays if the receiver is killed. Calls that block hold up nobody
+/// else: neither other threads of the same process nor other clients nor other objects.
 ///
-/// The server that [`start`](Self::start) has started ends with the manager that was returned, and with this process, however that ends;
-/// then every call of a proxy is [`Disconnected`](crate::ErrorKind::Disconnected). A client that dies takes nothing along but its own
-/// references and locks. A `static` manager, and proxies in a `static`, work in copies of the process
-/// ([`StartMethod::Fork`](crate::StartMethod::Fork)), which connect anew. Client and server must be the same build of one program.
+/// The server that [`main`](Self::main) has started ends with the manager that was returned, and
+/// with this process, however that ends; then every call of a proxy is
+/// [`Disconnected`](crate::ErrorKind::Disconnected). A client that dies takes nothing along but its
+/// own references and locks. A `static` manager, and proxies in a `static`, work in copies of the
+/// process ([`StartMethod::Fork`](crate::StartMethod::Fork)), which connect anew. Client and server
+/// must be the same build of one program.
 ///
 /// ```
 /// use procpool::{DictProxy, Manager, Process};
@@ -99,7 +87,7 @@ use std::{fmt, sync::Arc};
 pub struct Manager {
     client: Arc<Client>,
     address: Address,
-    server: Option<Arc<builder::OwnServer>>,
+    server: Option<Arc<builder::OwnedServer>>,
 }
 
 impl Manager {
@@ -107,12 +95,12 @@ impl Manager {
     ///
     /// # Errors
     ///
-    /// As [`ManagerBuilder::start`].
+    /// As [`ManagerBuilder::main`].
     pub fn start() -> Result<Self> {
         Self::builder().start()
     }
 
-    /// As [`start`](Self::start), with settings.
+    /// As [`main`](Self::main), with settings.
     pub fn builder() -> ManagerBuilder {
         ManagerBuilder::new()
     }
@@ -121,9 +109,10 @@ impl Manager {
     ///
     /// # Errors
     ///
-    /// [`Io`](crate::ErrorKind::Io) when nobody listens at the address, [`AuthenticationFailed`](crate::ErrorKind::AuthenticationFailed)
-    /// for another key, [`Unsupported`](crate::ErrorKind::Unsupported) when the server is another build of the program,
-    /// [`Full`](crate::ErrorKind::Full) when it has as many clients as it may.
+    /// [`Io`](crate::ErrorKind::Io) when nobody listens at the address,
+    /// [`AuthenticationFailed`](crate::ErrorKind::AuthenticationFailed) for another key,
+    /// [`Unsupported`](crate::ErrorKind::Unsupported) when the server is another build of the
+    /// program, [`Full`](crate::ErrorKind::Full) when it has as many clients as it may.
     pub fn connect(address: impl Into<Address>, authkey: AuthKey) -> Result<Self> {
         let address = address.into();
         let client = Client::connect(&address, &authkey)?;
@@ -147,11 +136,13 @@ impl Manager {
         self.server.as_ref().map(|it| it.pid())
     }
 
-    /// The namespace that the server has from the start, where those who [`connect`](Self::connect) find proxies.
+    /// The namespace that the server has from the start, where those who [`connect`](Self::connect)
+    /// find proxies.
     ///
     /// # Errors
     ///
-    /// [`Disconnected`](crate::ErrorKind::Disconnected) when the server is gone, here and wherever objects are made.
+    /// [`Disconnected`](crate::ErrorKind::Disconnected) when the server is gone, here and wherever
+    /// objects are made.
     pub fn globals(&self) -> Result<Namespace> {
         self.make(server::find_globals, &()).map(Namespace::new)
     }
@@ -245,7 +236,7 @@ impl Manager {
     ///
     /// [`Codec`](crate::ErrorKind::Codec) when it cannot be encoded.
     pub fn value<T: Wire + Send + 'static>(&self, value: T) -> Result<ValueProxy<T>> {
-        self.make(proxy::create::<T>, &value).map(ValueProxy::new)
+        self.make(object::create::<T>, &value).map(ValueProxy::new)
     }
 
     /// Makes an array of these items.
@@ -254,7 +245,7 @@ impl Manager {
     ///
     /// [`Codec`](crate::ErrorKind::Codec) when they cannot be encoded.
     pub fn array<T: Wire + Send + 'static>(&self, items: Vec<T>) -> Result<ArrayProxy<T>> {
-        let array = self.make(proxy::create::<Vec<T>>, &items);
+        let array = self.make(object::create::<Vec<T>>, &items);
         array.map(ArrayProxy::new)
     }
 
@@ -264,11 +255,15 @@ impl Manager {
     ///
     /// [`Codec`](crate::ErrorKind::Codec) when it cannot be encoded.
     pub fn object<T: Wire + Send + 'static>(&self, object: T) -> Result<Proxy<T>> {
-        self.make(proxy::create::<T>, &object).map(Proxy::new)
+        self.make(object::create::<T>, &object).map(Proxy::new)
     }
 
-    fn make<A: Serialize>(&self, handler: Handler<Server>, argument: &A) -> Result<Reference> {
-        self.client.make(handler, argument)
+    fn make<A: Serialize>(
+        &self,
+        handler: MethodHandler<Server>,
+        argument: &A,
+    ) -> Result<Reference> {
+        Reference::create(&self.client, handler, argument)
     }
 }
 

@@ -3,31 +3,31 @@
 //! | message | bytes |
 //! |---|---|
 //! | greeting of a client | name and version of this protocol: 8; build of the program: 8 |
-//! | request | object: 8; [`Method`]: 9, or 33 outside of the program; argument |
-//! | reply, also to the greeting | 1: [`VALUE`] or [`FAULT`]; the encoded result, or a [`Fault`] |
+//! | request | object: 8; [`WireMethod`]: 9, or 33 outside of the program; argument |
+//! | reply, also to the greeting | 1: [`VALUE`] or [`ERROR`]; the encoded result, or a [`TaskError`] |
 //!
 //! A value that may be bytes stands last in its message, so that it is one copy.
 
 use crate::error::{Error, ErrorKind};
 use crate::process::{
-    fault::Fault,
-    function::{Failure, Invocation, Method},
+    function::{CallError, Invocation, WireMethod},
+    task_error::TaskError,
 };
 use crate::shm::Cursor;
 use crate::sys::modules;
 use crate::wire::{
     Wire,
-    codec::{self, Input, Output, Reason},
+    codec::{self, ByteSink, ByteSource, CodecErrorText},
 };
 use serde::{Deserialize, Serialize};
 
 /// What a handler gives back when it has left its result.
-pub(super) type Answer = Result<(), Failure>;
+pub(super) type HandlerResult = Result<(), CallError>;
 
 /// Begins a reply with a result.
 pub(super) const VALUE: u8 = 0;
 /// Begins a reply with why there is none.
-pub(super) const FAULT: u8 = 1;
+pub(super) const ERROR: u8 = 1;
 
 /// The object that every server has: itself.
 pub(super) const ROOT: u64 = 0;
@@ -49,8 +49,8 @@ impl Hello {
     }
 
     /// Whether such a client can be served, whose functions must lie where this program's do.
-    pub(super) fn check(bytes: &[u8]) -> Result<(), Fault> {
-        let refused = |why: &str| Err(Fault::Refused(ErrorKind::Unsupported, why.to_owned()));
+    pub(super) fn check(bytes: &[u8]) -> Result<(), TaskError> {
+        let refused = |why: &str| Err(TaskError::Refused(ErrorKind::Unsupported, why.to_owned()));
         let ours = Self::bytes();
         if bytes.len() != Self::SIZE || bytes[..8] != ours[..8] {
             return refused("the client does not speak the manager's protocol, or another version");
@@ -73,22 +73,31 @@ pub(super) struct Welcome {
     pub(super) message_limit: u64,
 }
 
+/// What a server lets its clients do.
+#[derive(Debug, Clone, Copy, Serialize, Deserialize)]
+pub(super) struct ServerLimits {
+    /// Connections at once.
+    pub(super) clients: usize,
+    /// Bytes of a request.
+    pub(super) message: usize,
+}
+
 /// A request, taken apart.
-pub(super) struct Request<'a> {
+pub(super) struct CallRequest<'a> {
     pub(super) target: u64,
-    pub(super) method: Method,
+    pub(super) method: WireMethod,
     pub(super) argument: &'a [u8],
 }
 
-impl<'a> Request<'a> {
-    pub(super) fn put_head(target: u64, method: Method, message: &mut Vec<u8>) {
+impl<'a> CallRequest<'a> {
+    pub(super) fn write_header(target: u64, method: WireMethod, message: &mut Vec<u8>) {
         message.extend_from_slice(&target.to_le_bytes());
         method.put(message);
     }
 
     pub(super) fn parse(bytes: &'a [u8]) -> Option<Self> {
         let (target, rest) = bytes.split_first_chunk()?;
-        let (method, argument) = Method::split_off(rest)?;
+        let (method, argument) = WireMethod::split_off(rest)?;
         Some(Self {
             target: u64::from_le_bytes(*target),
             method,
@@ -98,45 +107,48 @@ impl<'a> Request<'a> {
 }
 
 /// The caller's error, in words about the server.
-pub(super) fn into_error(fault: Fault) -> Error {
+pub(super) fn into_error(error: TaskError) -> Error {
     let codec = |what, reason| {
         let message = format!("the manager's server failed to {what}: {reason}");
         Error::new(ErrorKind::Codec, message)
     };
-    match fault {
-        Fault::Decode(reason) => codec("decode the argument", reason),
-        Fault::Encode(reason) => codec("encode the result", reason),
-        fault => fault.into_error(),
+    match error {
+        TaskError::Decode(reason) => codec("decode the argument", reason),
+        TaskError::Encode(reason) => codec("encode the result", reason),
+        error => error.into_error(),
     }
 }
 
 /// Puts bytes that something follows.
-pub(super) fn put_part(bytes: &[u8], output: &mut impl Output) {
+pub(super) fn put_len_prefixed(bytes: &[u8], output: &mut impl ByteSink) {
     output.put(&(bytes.len() as u64).to_le_bytes());
     output.put(bytes);
 }
 
-/// Takes what [`put_part`] has put.
-pub(super) fn take_part(input: &mut Cursor<'_>) -> Result<Vec<u8>, Reason> {
-    let mut length = [0; 8];
-    let has_length = input.take(&mut length);
-    let length = u64::from_le_bytes(length);
-    if !has_length || length > input.left() as u64 {
+/// Takes what [`put_len_prefixed`] has put.
+pub(super) fn take_len_prefixed(input: &mut Cursor<'_>) -> Result<Vec<u8>, CodecErrorText> {
+    let mut len = [0; 8];
+    let has_len = input.take(&mut len);
+    let len = u64::from_le_bytes(len);
+    if !has_len || len > input.left() as u64 {
         return Err("the message ends too early".to_owned());
     }
-    let mut bytes = vec![0; length as usize];
+    let mut bytes = vec![0; len as usize];
     input.take(&mut bytes);
     Ok(bytes)
 }
 
 /// Leaves a result that may be none.
-pub(super) fn answer_option<T: Serialize>(value: Option<&T>, call: &mut Invocation<'_>) -> Answer {
+pub(super) fn encode_option<T: Serialize>(
+    value: Option<&T>,
+    call: &mut Invocation<'_>,
+) -> HandlerResult {
     call.result.put(&[u8::from(value.is_some())]);
     value.map_or(Ok(()), |it| call.encode(it))
 }
 
-/// Reads what [`answer_option`] has left.
-pub(super) fn take_option<T: Wire>(reply: &mut Cursor<'_>) -> Result<Option<T>, Reason> {
+/// Reads what [`encode_option`] has left.
+pub(super) fn decode_option<T: Wire>(reply: &mut Cursor<'_>) -> Result<Option<T>, CodecErrorText> {
     let mut is_some = [0];
     reply.take(&mut is_some);
     match is_some {
@@ -146,7 +158,7 @@ pub(super) fn take_option<T: Wire>(reply: &mut Cursor<'_>) -> Result<Option<T>, 
 }
 
 /// An encoded key: keys are compared by their bytes.
-pub(super) fn encoded<K: Wire>(key: &K) -> Result<Vec<u8>, Reason> {
+pub(super) fn encode_key<K: Wire>(key: &K) -> Result<Vec<u8>, CodecErrorText> {
     let mut bytes = Vec::new();
     codec::encode(key, &mut bytes)?;
     Ok(bytes)

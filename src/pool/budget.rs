@@ -1,7 +1,8 @@
 //! How many bytes of tasks may be pending in a pool: whoever submits more waits, or is told so.
 //!
-//! Room is taken when a task is submitted, and given back with its argument: when it is done, or, for a chunk of a map, when all of
-//! the chunk is. A task that is larger than the whole budget is taken when nothing else is pending, or it never would be.
+//! Room is taken when a task is submitted, and given back with its argument: when it is done, or,
+//! for a chunk of a map, when all of the chunk is. A task that is larger than the whole budget is
+//! taken when nothing else is pending, or it never would be.
 
 use parking_lot::Mutex;
 use std::{
@@ -19,14 +20,14 @@ const TASK_BYTES: u64 = 256;
 /// The room of one pool.
 #[derive(Debug)]
 pub(super) struct Budget {
-    most: u64,
+    max: u64,
     pending: AtomicU64,
     waiting: Mutex<Vec<Thread>>,
 }
 
 /// Room that was taken, until this is dropped.
 #[derive(Debug)]
-pub(super) struct Reserved {
+pub(super) struct Reservation {
     budget: Arc<Budget>,
     bytes: u64,
 }
@@ -34,14 +35,14 @@ pub(super) struct Reserved {
 impl Budget {
     pub(super) fn new(most: u64) -> Self {
         Self {
-            most,
+            max: most,
             pending: AtomicU64::new(0),
             waiting: Mutex::new(Vec::new()),
         }
     }
 
     /// Takes room for a task with an argument of so many bytes; none if there is not enough.
-    pub(super) fn try_reserve(self: &Arc<Self>, argument: usize) -> Option<Box<Reserved>> {
+    pub(super) fn try_reserve(self: &Arc<Self>, argument: usize) -> Option<Box<Reservation>> {
         let bytes = argument as u64 + TASK_BYTES;
         let grown = |pending| self.allows(pending, bytes).then_some(pending + bytes);
         // Relaxed: it counts, and guards nothing.
@@ -52,21 +53,21 @@ impl Budget {
     }
 
     /// Takes room whether there is any or not.
-    pub(super) fn reserve(self: &Arc<Self>, argument: usize) -> Box<Reserved> {
+    pub(super) fn reserve(self: &Arc<Self>, argument: usize) -> Box<Reservation> {
         let bytes = argument as u64 + TASK_BYTES;
         self.pending.fetch_add(bytes, Ordering::Relaxed);
         self.reserved(bytes)
     }
 
-    fn reserved(self: &Arc<Self>, bytes: u64) -> Box<Reserved> {
-        Box::new(Reserved {
+    fn reserved(self: &Arc<Self>, bytes: u64) -> Box<Reservation> {
+        Box::new(Reservation {
             budget: Arc::clone(self),
             bytes,
         })
     }
 
     fn allows(&self, pending: u64, bytes: u64) -> bool {
-        pending == 0 || pending.saturating_add(bytes) <= self.most
+        pending == 0 || pending.saturating_add(bytes) <= self.max
     }
 
     /// Whether there is room for a task with an argument of so many bytes.
@@ -75,12 +76,13 @@ impl Budget {
     }
 
     pub(super) fn pending(&self) -> u64 {
-        // SeqCst: whoever is to be woken looks here behind `wake`, and whoever wakes looks there behind the change.
+        // SeqCst: whoever is to be woken looks here behind `set_waiter`, and whoever wakes looks
+        // there behind the change.
         self.pending.load(Ordering::SeqCst)
     }
 
     /// Has this thread unparked when room is given back next.
-    pub(super) fn wake(&self, thread: &Thread) {
+    pub(super) fn set_waiter(&self, thread: &Thread) {
         self.waiting.lock().push(thread.clone());
     }
 
@@ -91,7 +93,7 @@ impl Budget {
     }
 }
 
-impl Drop for Reserved {
+impl Drop for Reservation {
     fn drop(&mut self) {
         self.budget.pending.fetch_sub(self.bytes, Ordering::SeqCst);
         self.budget.wake_all();

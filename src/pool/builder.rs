@@ -1,18 +1,18 @@
 //! How a pool is built.
 
-use super::{
-    ProcessPoolExecutor,
-    demands::Demands,
-    dispatcher::{MOST_WORKERS, Stay},
+use crate::error::{Error, ErrorKind, Result};
+use crate::pool::{
+    ProcessPoolExecutor, global,
     input::Input,
     limits::ResourceLimits,
     output::Output,
-    reusable,
-    shared::{Settings, Shared},
+    pool::{Pool, PoolSettings},
+    scheduler::{MAX_WORKERS, RecyclePolicy},
+    task::config::TaskConfig,
 };
-use crate::error::{Error, ErrorKind, Result};
 use crate::process::{
-    StartMethod, call::EncodedCall, cpu_count, function::Function, own_threads, start_method,
+    StartMethod, background_threads, cpu_count, encoded_call::EncodedCall, function::WireFunction,
+    start_method,
 };
 use crate::sys::{child::Threads, environment};
 use crate::wire::{Wire, codec, handle};
@@ -38,7 +38,7 @@ pub struct ProcessPoolBuilder {
     initializer: Option<Result<EncodedCall>>,
     chunk_size: Option<usize>,
     window: Option<usize>,
-    demands: Demands,
+    config: TaskConfig,
     environment: Vec<(OsString, OsString)>,
     limits: Option<ResourceLimits>,
     is_pinned: bool,
@@ -46,7 +46,7 @@ pub struct ProcessPoolBuilder {
     stdin: Input,
     stdout: Output,
     stderr: Output,
-    stay: Stay,
+    stay: RecyclePolicy,
     max_pending: Option<u64>,
     method: Option<StartMethod>,
     threads: Threads,
@@ -59,7 +59,7 @@ impl ProcessPoolBuilder {
             initializer: None,
             chunk_size: None,
             window: None,
-            demands: Demands::default(),
+            config: TaskConfig::default(),
             environment: Vec::new(),
             limits: None,
             is_pinned: false,
@@ -67,7 +67,7 @@ impl ProcessPoolBuilder {
             stdin: Input::default(),
             stdout: Output::Inherit,
             stderr: Output::Inherit,
-            stay: Stay::default(),
+            stay: RecyclePolicy::default(),
             max_pending: None,
             method: None,
             threads: Threads::One,
@@ -83,7 +83,8 @@ impl ProcessPoolBuilder {
     /// Has every worker call `f` before its first task, replacements too.
     ///
     /// If it fails or panics, the pool is broken: every future and every later call gives
-    /// [`ErrorKind::StartFailed`] with what it said. A worker that dies in it is replaced a few times first.
+    /// [`ErrorKind::StartFailed`] with what it said. A worker that dies in it is replaced a few
+    /// times first.
     ///
     /// ```
     /// let check = |path: String| std::fs::metadata(path).map(drop);
@@ -118,27 +119,30 @@ impl ProcessPoolBuilder {
     /// How long a task, or an item of a map, may run, unless a call says otherwise; see
     /// [`TaskOptions::timeout`](crate::TaskOptions::timeout). Without it there is no limit.
     pub fn task_timeout(mut self, limit: Duration) -> Self {
-        self.demands.timeout = Some(limit);
+        self.config.timeout = Some(limit);
         self
     }
 
-    /// How often a task, or an item of a map, is run again after it lost its worker or ran out of time, unless a call says
-    /// otherwise; see [`TaskOptions::retries`](crate::TaskOptions::retries). 0 by default.
+    /// How often a task, or an item of a map, is run again after it lost its worker or ran out of
+    /// time, unless a call says otherwise; see
+    /// [`TaskOptions::retries`](crate::TaskOptions::retries). 0 by default.
     pub fn retries(mut self, retries: u32) -> Self {
-        self.demands.retries = retries;
+        self.config.retries = retries;
         self
     }
 
     /// Whether retries follow a panic, too, unless a call says otherwise; see
     /// [`TaskOptions::retry_panics`](crate::TaskOptions::retry_panics). Not by default.
     pub fn retry_panics(mut self, on: bool) -> Self {
-        self.demands.retries_panics = on;
+        self.config.retries_panics = on;
         self
     }
 
-    /// Tasks after which a worker is replaced, items of maps each counted: against leaks in what tasks call. 0 is refused.
+    /// Tasks after which a worker is replaced, items of maps each counted: against leaks in what
+    /// tasks call. 0 is refused.
     ///
-    /// The replacement is started before the worker ends, and begins when that has answered its last task.
+    /// The replacement is started before the worker ends, and begins when that has answered its
+    /// last task.
     ///
     /// ```
     /// let pool = procpool::ProcessPoolExecutor::builder().workers(1).max_tasks_per_worker(2).build()?;
@@ -151,19 +155,22 @@ impl ProcessPoolBuilder {
         self
     }
 
-    /// Bytes of resident memory above which a worker is replaced, as by [`max_tasks_per_worker`](Self::max_tasks_per_worker). It is
-    /// looked at between tasks, every 10 ms at most. 0 is refused.
+    /// Bytes of resident memory above which a worker is replaced, as by
+    /// [`max_tasks_per_worker`](Self::max_tasks_per_worker). It is looked at between tasks, every
+    /// 10 ms at most. 0 is refused.
     pub fn max_memory_per_worker(mut self, bytes: u64) -> Self {
         self.stay.memory = Some(bytes);
         self
     }
 
-    /// Bytes of encoded arguments that may be pending, that is, submitted and not done, each with 256 bytes for its task; without it,
-    /// as many as there is memory for. 0 is refused.
+    /// Bytes of encoded arguments that may be pending, that is, submitted and not done, each with
+    /// 256 bytes for its task; without it, as many as there is memory for. 0 is refused.
     ///
-    /// Where there is no room, [`submit`](ProcessPoolExecutor::submit) and its kin wait, as `map_async` does between the chunks of
-    /// its input, and [`try_submit`](ProcessPoolExecutor::try_submit) gives the argument back. Maps read their input no further
-    /// ahead than that, but for one chunk. A task larger than all of it is taken when nothing else is pending.
+    /// Where there is no room, [`submit`](ProcessPoolExecutor::submit) and its kin wait, as
+    /// `map_async` does between the chunks of its input, and
+    /// [`try_submit`](ProcessPoolExecutor::try_submit) gives the argument back. Maps read their
+    /// input no further ahead than that, but for one chunk. A task larger than all of it is taken
+    /// when nothing else is pending.
     ///
     /// ```
     /// let pool = procpool::ProcessPoolExecutor::builder().max_pending_bytes(1 << 20).build()?;
@@ -177,8 +184,9 @@ impl ProcessPoolBuilder {
         self
     }
 
-    /// How long a worker with nothing to do stays; without it, as long as the pool. Those that have ended come again when there is
-    /// work for them, which costs it a start, and hold no memory meanwhile.
+    /// How long a worker with nothing to do stays; without it, as long as the pool. Those that have
+    /// ended come again when there is work for them, which costs it a start, and hold no memory
+    /// meanwhile.
     ///
     /// ```
     /// use std::time::Duration;
@@ -236,14 +244,16 @@ impl ProcessPoolBuilder {
         self
     }
 
-    /// What each worker may use of the machine. If one of the limits cannot be set, the pool is broken as by an initializer.
+    /// What each worker may use of the machine. If one of the limits cannot be set, the pool is
+    /// broken as by an initializer.
     pub fn limits(mut self, limits: ResourceLimits) -> Self {
         self.limits = Some(limits);
         self
     }
 
-    /// Sets an environment variable for the workers, besides those that this process has in `build`: also for workers that
-    /// replace others. Later changes to the environment of this process do not reach them.
+    /// Sets an environment variable for the workers, besides those that this process has in
+    /// `build`: also for workers that replace others. Later changes to the environment of this
+    /// process do not reach them.
     ///
     /// ```
     /// let pool = procpool::ProcessPoolExecutor::builder().workers(1).env("LANG", "C").build()?;
@@ -256,15 +266,16 @@ impl ProcessPoolBuilder {
         self
     }
 
-    /// Sets the directory in which workers start, also those that replace others: by default that of this process in `build`.
-    /// If it does not exist, the pool is broken as by an initializer.
+    /// Sets the directory in which workers start, also those that replace others: by default that
+    /// of this process in `build`. If it does not exist, the pool is broken as by an initializer.
     pub fn current_dir(mut self, directory: impl Into<PathBuf>) -> Self {
         self.directory = Some(directory.into());
         self
     }
 
-    /// Keeps each worker on a CPU of its own, of those that this process may use: worker 0 on the first, and round again where there
-    /// are more workers than CPUs. Not by default: the scheduler knows better unless the machine does nothing else.
+    /// Keeps each worker on a CPU of its own, of those that this process may use: worker 0 on the
+    /// first, and round again where there are more workers than CPUs. Not by default: the scheduler
+    /// knows better unless the machine does nothing else.
     pub fn cpu_affinity(mut self, on: bool) -> Self {
         self.is_pinned = on;
         self
@@ -272,8 +283,8 @@ impl ProcessPoolBuilder {
 
     /// How workers come to exist; [`start_method`] by default.
     ///
-    /// Under [`StartMethod::Fork`] they are copies of this process as it is in `build`, replacements too: a copy that waits
-    /// for the pool's orders forks them.
+    /// Under [`StartMethod::Fork`] they are copies of this process as it is in `build`,
+    /// replacements too: a copy that waits for the pool's orders forks them.
     pub fn start_method(mut self, method: StartMethod) -> Self {
         self.method = Some(method);
         self
@@ -284,8 +295,9 @@ impl ProcessPoolBuilder {
     ///
     /// # Safety
     ///
-    /// As `fork(2)` in a threaded process: what the other threads hold at that moment stays as it is in workers for ever. Tasks
-    /// must not allocate, print, or touch anything else behind a lock unless no other thread can hold that lock.
+    /// As `fork(2)` in a threaded process: what the other threads hold at that moment stays as it
+    /// is in workers for ever. Tasks must not allocate, print, or touch anything else behind a lock
+    /// unless no other thread can hold that lock.
     ///
     /// No task may use a reference that a guard of a [`Value`](crate::Value) or an
     /// [`Array`](crate::Array) gave out before `build`, in any thread or leaked: this process uses
@@ -300,22 +312,23 @@ impl ProcessPoolBuilder {
     ///
     /// # Errors
     ///
-    /// [`ErrorKind::InvalidInput`] for a setting of 0, [`ErrorKind::Codec`] for an initializer's argument that cannot be
-    /// encoded, [`ErrorKind::StartFailed`] if no worker can be had, [`ErrorKind::Unsupported`] for [`StartMethod::Fork`] with
-    /// threads running, or with a guard of a [`Value`](crate::Value) or an [`Array`](crate::Array)
-    /// that is held or leaked.
+    /// [`ErrorKind::InvalidInput`] for a setting of 0, [`ErrorKind::Codec`] for an initializer's
+    /// argument that cannot be encoded, [`ErrorKind::StartFailed`] if no worker can be had,
+    /// [`ErrorKind::Unsupported`] for [`StartMethod::Fork`] with threads running, or with a guard
+    /// of a [`Value`](crate::Value) or an [`Array`](crate::Array) that is held or leaked.
     pub fn build(self) -> Result<ProcessPoolExecutor> {
         start(self.settings()?)
     }
 
-    /// The executor that all of the process shares, as [`ProcessPoolExecutor::reusable`] says: the one there is if it was built
-    /// with these settings and takes tasks, else a new one in its place. An initializer is the same if the function and its
-    /// encoded argument are, which those of a `HashMap` are not every time.
+    /// The executor that all of the process shares, as [`ProcessPoolExecutor::reusable`] says: the
+    /// one there is if it was built with these settings and takes tasks, else a new one in its
+    /// place. An initializer is the same if the function and its encoded argument are, which those
+    /// of a `HashMap` are not every time.
     ///
     /// Its workers have the directory and the environment that this process had when it was built.
     ///
-    /// Blocks while the executor is built, here or by another thread; and, if nobody else has the one that is replaced, until
-    /// all that was submitted to it is done.
+    /// Blocks while the executor is built, here or by another thread; and, if nobody else has the
+    /// one that is replaced, until all that was submitted to it is done.
     ///
     /// ```
     /// use procpool::ProcessPoolExecutor;
@@ -333,18 +346,18 @@ impl ProcessPoolBuilder {
     ///
     /// As [`build`](Self::build).
     pub fn reusable(mut self) -> Result<Arc<ProcessPoolExecutor>> {
-        self.stay.idle.get_or_insert(reusable::IDLE_TIMEOUT);
-        reusable::get(self.settings()?)
+        self.stay.idle.get_or_insert(global::IDLE_TIMEOUT);
+        global::get(self.settings()?)
     }
 
-    fn settings(self) -> Result<Settings> {
+    fn settings(self) -> Result<PoolSettings> {
         self.check()?;
-        Ok(Settings {
+        Ok(PoolSettings {
             workers: self.workers.unwrap_or_else(cpu_count),
             initializer: self.initializer.transpose()?,
             chunk_size: self.chunk_size,
             window: self.window,
-            demands: self.demands,
+            task_config: self.config,
             environment: self.environment,
             limits: self.limits,
             is_pinned: self.is_pinned,
@@ -352,7 +365,7 @@ impl ProcessPoolBuilder {
             stdin: self.stdin,
             stdout: self.stdout,
             stderr: self.stderr,
-            stay: self.stay,
+            recycle: self.stay,
             max_pending: self.max_pending,
             method: self.method.unwrap_or_else(start_method),
             threads: self.threads,
@@ -360,9 +373,9 @@ impl ProcessPoolBuilder {
     }
 
     fn check(&self) -> Result<()> {
-        if let Some(workers) = self.workers.filter(|it| *it > MOST_WORKERS) {
+        if let Some(workers) = self.workers.filter(|it| *it > MAX_WORKERS) {
             let message = format!(
-                "a pool cannot be built with {workers} workers: it has at most {MOST_WORKERS}"
+                "a pool cannot be built with {workers} workers: it has at most {MAX_WORKERS}"
             );
             return Err(Error::new(ErrorKind::InvalidInput, message));
         }
@@ -389,13 +402,13 @@ impl ProcessPoolBuilder {
 }
 
 /// Starts a pool.
-pub(super) fn start(settings: Settings) -> Result<ProcessPoolExecutor> {
-    let shared = Shared::start(settings)?;
-    shared.start_thread().map_err(|it| {
+pub(super) fn start(settings: PoolSettings) -> Result<ProcessPoolExecutor> {
+    let pool = Pool::start(settings)?;
+    pool.start_thread().map_err(|it| {
         Error::io("failed to start the pool's thread", it).with_kind(ErrorKind::StartFailed)
     })?;
-    own_threads::register(&shared);
-    Ok(ProcessPoolExecutor { shared })
+    background_threads::register(&pool);
+    Ok(ProcessPoolExecutor { pool })
 }
 
 fn encode_initializer<A: Wire + 'static, E: fmt::Display + 'static>(
@@ -409,7 +422,7 @@ fn encode_initializer<A: Wire + 'static, E: fmt::Display + 'static>(
         Error::new(ErrorKind::Codec, message)
     })?;
     Ok(EncodedCall {
-        function: Function::initializer(f)?.to_bytes(),
+        function: WireFunction::initializer(f)?.to_bytes(),
         argument,
         descriptors,
     })

@@ -1,11 +1,11 @@
 //! The handle on one task's result, for threads that block and for async code.
 
-use super::{
-    dispatcher::stopped,
-    shared::{Shared, wait_for},
-    task::{Body, Observer, Task, Told, Work},
-};
 use crate::error::{Error, ErrorKind, Result};
+use crate::pool::{
+    pool::{Pool, wait_for},
+    scheduler::err_stopped,
+    task::{Observer, Task, TaskKind, TaskOutput, Wakeups},
+};
 use crate::wire::Wire;
 use std::{
     fmt,
@@ -18,8 +18,8 @@ use std::{
 
 /// The result of a task, now or later.
 ///
-/// Wait for it with [`result`](Self::result), or `.await` it on any runtime; it needs none of its own. Dropping a future
-/// neither cancels its task nor waits for it.
+/// Wait for it with [`result`](Self::result), or `.await` it on any runtime; it needs none of its
+/// own. Dropping a future neither cancels its task nor waits for it.
 ///
 /// A thread that waits drives the pool itself, so that no other has to be woken for the reply.
 ///
@@ -30,20 +30,20 @@ use std::{
 /// # Ok::<(), procpool::Error>(())
 /// ```
 pub struct TaskFuture<R> {
-    pub(super) shared: Arc<Shared>,
+    pub(super) pool: Arc<Pool>,
     pub(super) task: Arc<Task>,
-    decode: fn(&Body) -> Result<R>,
+    decode: fn(&TaskOutput) -> Result<R>,
     is_taken: bool,
 }
 
 impl<R> TaskFuture<R> {
     pub(super) fn new(
-        shared: &Arc<Shared>,
+        pool: &Arc<Pool>,
         task: Arc<Task>,
-        decode: fn(&Body) -> Result<R>,
+        decode: fn(&TaskOutput) -> Result<R>,
     ) -> Self {
         Self {
-            shared: Arc::clone(shared),
+            pool: Arc::clone(pool),
             task,
             decode,
             is_taken: false,
@@ -61,7 +61,8 @@ impl<R> TaskFuture<R> {
                 let value = (self.decode)(body);
                 self.is_taken = value.is_ok();
                 if self.is_taken && body.has_handles() {
-                    // Nobody can take them again, and whoever has them wants them to end with his own.
+                    // Nobody can take them again, and whoever has them wants them to end with his
+                    // own.
                     self.task = Arc::new(self.task.emptied());
                 }
                 value
@@ -82,16 +83,16 @@ impl<R> TaskFuture<R> {
 
     /// An error in a copy of the pool's process, unless the task was done before.
     fn check_owner(&self) -> Result<()> {
-        if self.task.is_done() || !self.shared.is_foreign() {
+        if self.task.is_done() || !self.pool.is_foreign() {
             return Ok(());
         }
-        Err(self.shared.refusal().unwrap_or_else(stopped))
+        Err(self.pool.closed_error().unwrap_or_else(err_stopped))
     }
 
     /// Waits for the task; an error for a copy of the pool's process, where nothing ever comes.
     fn wait(&self, deadline: Option<Instant>) -> Result<()> {
         self.check_owner()?;
-        wait_for(&self.shared, &self.task, deadline);
+        wait_for(&self.pool, &self.task, deadline);
         Ok(())
     }
 
@@ -105,21 +106,25 @@ impl<R: Wire> TaskFuture<R> {
     ///
     /// # Errors
     ///
-    /// [`Panicked`](ErrorKind::Panicked), [`WorkerDied`](ErrorKind::WorkerDied), [`TimedOut`](ErrorKind::TimedOut),
-    /// [`Codec`](ErrorKind::Codec), [`UnknownFunction`](ErrorKind::UnknownFunction): what became of this task alone.
-    /// [`Cancelled`](ErrorKind::Cancelled): it was cancelled before it started, or killed. [`Shutdown`](ErrorKind::Shutdown),
-    /// [`StartFailed`](ErrorKind::StartFailed): it never ran, or was cut off.
+    /// [`Panicked`](ErrorKind::Panicked), [`WorkerDied`](ErrorKind::WorkerDied),
+    /// [`TimedOut`](ErrorKind::TimedOut), [`Codec`](ErrorKind::Codec),
+    /// [`UnknownFunction`](ErrorKind::UnknownFunction): what became of this task alone.
+    /// [`Cancelled`](ErrorKind::Cancelled): it was cancelled before it started, or killed.
+    /// [`Shutdown`](ErrorKind::Shutdown), [`StartFailed`](ErrorKind::StartFailed): it never ran, or
+    /// was cut off.
     pub fn result(mut self) -> Result<R> {
         self.wait(None)?;
         self.take()
     }
 
-    /// As [`result`](Self::result), but waits no longer than `limit`; the future can be asked again.
+    /// As [`result`](Self::result), but waits no longer than `limit`; the future can be asked
+    /// again.
     ///
     /// # Errors
     ///
-    /// As `result`; [`TimedOut`](ErrorKind::TimedOut) with [`is_done`](Self::is_done) false when the limit passed, which
-    /// changes nothing for the task; [`InvalidInput`](ErrorKind::InvalidInput) once the value has been taken.
+    /// As `result`; [`TimedOut`](ErrorKind::TimedOut) with [`is_done`](Self::is_done) false when
+    /// the limit passed, which changes nothing for the task;
+    /// [`InvalidInput`](ErrorKind::InvalidInput) once the value has been taken.
     pub fn result_timeout(&mut self, limit: Duration) -> Result<R> {
         self.wait(Instant::now().checked_add(limit))?;
         self.take()
@@ -129,7 +134,7 @@ impl<R: Wire> TaskFuture<R> {
     #[must_use]
     pub fn is_done(&self) -> bool {
         if !self.task.is_done() {
-            self.shared.poll();
+            self.pool.poll();
         }
         self.task.is_done()
     }
@@ -137,11 +142,11 @@ impl<R: Wire> TaskFuture<R> {
     /// Whether a worker has started the task, or an item of the map, and it has not ended.
     #[must_use]
     pub fn is_running(&self) -> bool {
-        if self.is_done() || self.shared.is_foreign() {
+        if self.is_done() || self.pool.is_foreign() {
             return false;
         }
-        self.shared.look(|state| match &self.task.work {
-            Work::Batch(batch) => state.has_batch_started(batch),
+        self.pool.with_state_ref(|state| match &self.task.kind {
+            TaskKind::Map(map) => state.has_map_started(map),
             _ => state.has_started(&self.task),
         }) && !self.task.is_done()
     }
@@ -152,26 +157,30 @@ impl<R: Wire> TaskFuture<R> {
         self.task.is_cancelled()
     }
 
-    /// Cancels the task if it has not started: it never will, and its result is [`ErrorKind::Cancelled`].
+    /// Cancels the task if it has not started: it never will, and its result is
+    /// [`ErrorKind::Cancelled`].
     ///
-    /// True if it is cancelled now, or was before; false once it runs or is done. A task that was sent ahead to a worker and
-    /// has not started is taken back. One that runs is asked to stop, which it may notice by
-    /// [`Worker::stop_requested`](crate::Worker::stop_requested); [`kill`](Self::kill) does not ask.
+    /// True if it is cancelled now, or was before; false once it runs or is done. A task that was
+    /// sent ahead to a worker and has not started is taken back. One that runs is asked to stop,
+    /// which it may notice by [`InFlight::stop_requested`](crate::InFlight::stop_requested);
+    /// [`kill`](Self::kill) does not ask.
     pub fn cancel(&self) -> bool {
-        if self.shared.is_foreign() {
+        if self.pool.is_foreign() {
             return false;
         }
-        self.shared.with_state(|state, told| match &self.task.work {
-            Work::Batch(batch) => state.cancel_batch(&self.task, batch, told),
-            _ => state.cancel(&self.task, told),
-        })
+        self.pool
+            .with_state(|state, wakeups| match &self.task.kind {
+                TaskKind::Map(map) => state.cancel_map(&self.task, map, wakeups),
+                _ => state.cancel(&self.task, wakeups),
+            })
     }
 
-    /// As [`cancel`](Self::cancel), and if the task runs, its worker is ended in the middle of it (SIGTERM, and SIGKILL 1 s later
-    /// if the task handles that), and replaced. Of a map all items are stopped.
+    /// As [`cancel`](Self::cancel), and if the task runs, its worker is ended in the middle of it
+    /// (SIGTERM, and SIGKILL 1 s later if the task handles that), and replaced. Of a map all items
+    /// are stopped.
     ///
-    /// True if the task is or will be [`ErrorKind::Cancelled`]; false if it has ended otherwise. Should it end in the very moment,
-    /// its result counts. No other task is affected.
+    /// True if the task is or will be [`ErrorKind::Cancelled`]; false if it has ended otherwise.
+    /// Should it end in the very moment, its result counts. No other task is affected.
     ///
     /// ```
     /// use procpool::{ErrorKind, ProcessPoolExecutor};
@@ -186,21 +195,24 @@ impl<R: Wire> TaskFuture<R> {
     /// # Ok::<(), procpool::Error>(())
     /// ```
     pub fn kill(&self) -> bool {
-        if self.shared.is_foreign() {
+        if self.pool.is_foreign() {
             return false;
         }
-        self.shared.with_state(|state, told| match &self.task.work {
-            Work::Batch(batch) => state.kill_batch(&self.task, batch, told),
-            _ => state.kill(&self.task, told),
-        })
+        self.pool
+            .with_state(|state, wakeups| match &self.task.kind {
+                TaskKind::Map(map) => state.kill_map(&self.task, map, wakeups),
+                _ => state.kill(&self.task, wakeups),
+            })
     }
 
-    /// Has `callback` called once the task is done, or now if it is, on the pool's own thread for callbacks.
+    /// Has `callback` called once the task is done, or now if it is, on the pool's own thread for
+    /// callbacks.
     ///
-    /// Callbacks run one at a time, in the order in which they were added; one that panics is reported by the panic hook
-    /// and changes nothing for the others. They may use the pool, and may block.
+    /// Callbacks run one at a time, in the order in which they were added; one that panics is
+    /// reported by the panic hook and changes nothing for the others. They may use the pool, and
+    /// may block.
     pub fn add_done_callback(&self, callback: impl FnOnce() + Send + 'static) {
-        let observer = Observer::Callback(Box::new(callback), Arc::clone(&self.shared.callbacks));
+        let observer = Observer::Callback(Box::new(callback), Arc::clone(&self.pool.callbacks));
         if let Some(Observer::Callback(callback, callbacks)) = self.task.observe(observer) {
             callbacks.send(callback);
         }
@@ -222,7 +234,7 @@ impl<R: Wire> Future for TaskFuture<R> {
             if let Err(error) = self.check_owner() {
                 return Poll::Ready(Err(error));
             }
-            if self.task.observe_by(context.waker()) {
+            if self.task.set_waker(context.waker()) {
                 return Poll::Pending;
             }
         }
@@ -241,8 +253,8 @@ impl<R> fmt::Debug for TaskFuture<R> {
 }
 
 /// Ends a task that the pool refused, for those who wait already.
-pub(super) fn refuse(shared: &Shared, task: &Task, error: Error) {
-    let mut told = Told::default();
-    task.complete(Err(error), &mut told);
-    shared.tell(told);
+pub(super) fn refuse(pool: &Pool, task: &Task, error: Error) {
+    let mut wakeups = Wakeups::default();
+    task.complete(Err(error), &mut wakeups);
+    pool.wake(wakeups);
 }

@@ -1,7 +1,8 @@
 //! How long many things took, in few numbers.
 //!
-//! Buckets as in HdrHistogram (<https://hdrhistogram.org>), with two bits of precision: four for each power of two, so that a time is
-//! known to a quarter of itself, from a nanosecond to centuries.
+//! Buckets as in HdrHistogram (<https://hdrhistogram.org>), with two bits of precision: four for
+//! each power of two, so that a time is known to a quarter of itself, from a nanosecond to
+//! centuries.
 
 use serde::{Deserialize, Serialize};
 use std::{fmt, time::Duration};
@@ -24,7 +25,8 @@ pub(super) const BUCKETS: usize = ((u64::BITS - FINE_BITS + 1) << FINE_BITS) as 
 /// # Ok::<(), procpool::Error>(())
 /// ```
 ///
-/// Serialized it is a list of pairs, as [`buckets`](Self::buckets) gives them: nanoseconds, and how many times.
+/// Serialized it is a list of pairs, as [`buckets`](Self::buckets) gives them: nanoseconds, and how
+/// many times.
 #[derive(Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(into = "Vec<(u64, u64)>", from = "Vec<(u64, u64)>")]
 pub struct Histogram {
@@ -40,8 +42,8 @@ impl Histogram {
         counts.fold(0, |sum, it| sum.saturating_add(*it))
     }
 
-    /// The time that this part of all did not exceed, rounded up to the end of its bucket: 0.5 for the median, 1 for the longest.
-    /// None if there are none.
+    /// The time that this part of all did not exceed, rounded up to the end of its bucket: 0.5 for
+    /// the median, 1 for the longest. None if there are none.
     #[must_use]
     pub fn quantile(&self, part: f64) -> Option<Duration> {
         let rank = (self.count() as f64 * part.clamp(0.0, 1.0)).ceil().max(1.0) as u64;
@@ -53,7 +55,8 @@ impl Histogram {
         })
     }
 
-    /// Where each bucket ends that has something in it, and how many times are in it; the shortest first.
+    /// Where each bucket ends that has something in it, and how many times are in it; the shortest
+    /// first.
     pub fn buckets(&self) -> impl Iterator<Item = (Duration, u64)> {
         let counts = self.counts.iter().copied().enumerate();
         let filled = counts.filter(|it| it.1 > 0);

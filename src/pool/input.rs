@@ -23,7 +23,7 @@ pub enum Input {
 
 impl Input {
     /// Makes this process read from there.
-    pub(super) fn assume(self) -> io::Result<()> {
+    pub(super) fn apply(self) -> io::Result<()> {
         match self {
             Self::Null => fd::redirect_to_null(Stdio::Input),
             Self::Inherit => Ok(()),

@@ -7,9 +7,10 @@ use std::{io, time::Duration};
 /// Limits that the kernel enforces in each worker, from before its initializer on; see
 /// [`ProcessPoolBuilder::limits`](crate::ProcessPoolBuilder::limits).
 ///
-/// They hold for a worker's whole life and for the processes that it starts, not for one task. A task that runs into one fails as
-/// the kernel has it: its worker is killed ([`ErrorKind::WorkerDied`](crate::ErrorKind::WorkerDied), with the limit in the error
-/// where the signal tells), or its call fails in the task (`Err`, or a panic).
+/// They hold for a worker's whole life and for the processes that it starts, not for one task. A
+/// task that runs into one fails as the kernel has it: its worker is killed
+/// ([`ErrorKind::WorkerDied`](crate::ErrorKind::WorkerDied), with the limit in the error where the
+/// signal tells), or its call fails in the task (`Err`, or a panic).
 ///
 /// ```
 /// use procpool::{ErrorKind, ProcessPoolExecutor, ResourceLimits};
@@ -40,14 +41,16 @@ impl ResourceLimits {
         Self::default()
     }
 
-    /// Bytes of address space (`RLIMIT_AS`), which is more than what is resident: code, stacks and shared memory count, too, about
-    /// 10 MiB of them in an idle worker. An allocation beyond it fails, which ends a Rust program with SIGABRT.
+    /// Bytes of address space (`RLIMIT_AS`), which is more than what is resident: code, stacks and
+    /// shared memory count, too, about 10 MiB of them in an idle worker. An allocation beyond it
+    /// fails, which ends a Rust program with SIGABRT.
     pub fn memory(mut self, bytes: u64) -> Self {
         self.memory = Some(bytes);
         self
     }
 
-    /// Time on a CPU, of all tasks of a worker together, rounded up to seconds (`RLIMIT_CPU`). SIGXCPU ends the worker then.
+    /// Time on a CPU, of all tasks of a worker together, rounded up to seconds (`RLIMIT_CPU`).
+    /// SIGXCPU ends the worker then.
     pub fn cpu_time(mut self, limit: Duration) -> Self {
         self.cpu_time = Some(limit);
         self
@@ -59,14 +62,15 @@ impl ResourceLimits {
         self
     }
 
-    /// Bytes of a file that is written to (`RLIMIT_FSIZE`). SIGXFSZ ends the worker then. Large results need shared memory, which
-    /// counts as a file.
+    /// Bytes of a file that is written to (`RLIMIT_FSIZE`). SIGXFSZ ends the worker then. Large
+    /// results need shared memory, which counts as a file.
     pub fn file_size(mut self, bytes: u64) -> Self {
         self.file_size = Some(bytes);
         self
     }
 
-    /// Processes and threads of the *user* (`RLIMIT_NPROC`), beyond which a worker cannot start more. It does not bind root.
+    /// Processes and threads of the *user* (`RLIMIT_NPROC`), beyond which a worker cannot start
+    /// more. It does not bind root.
     pub fn processes(mut self, count: u64) -> Self {
         self.processes = Some(count);
         self
@@ -78,14 +82,15 @@ impl ResourceLimits {
         self
     }
 
-    /// Whether a worker that crashes may leave a core dump. Not by default: a pool whose tasks crash would fill the disk.
+    /// Whether a worker that crashes may leave a core dump. Not by default: a pool whose tasks
+    /// crash would fill the disk.
     pub fn core_dumps(mut self, on: bool) -> Self {
         self.core_dumps = on;
         self
     }
 
     /// Puts them on this process; says which one failed.
-    pub(super) fn assume(&self) -> Result<(), (&'static str, io::Error)> {
+    pub(super) fn apply(&self) -> Result<(), (&'static str, io::Error)> {
         let seconds = self.cpu_time.map(|it| {
             it.as_secs()
                 .saturating_add(u64::from(it.subsec_nanos() > 0))
@@ -120,7 +125,8 @@ impl ResourceLimits {
             .map_err(|it| ("niceness", it))
     }
 
-    /// The limit that a worker which was ended by this signal has run into, in words, if one was set.
+    /// The limit that a worker which was ended by this signal has run into, in words, if one was
+    /// set.
     pub(super) fn reason(&self, signal: i32) -> Option<String> {
         const SIGABRT: i32 = 6;
         const SIGXCPU: i32 = 24;

@@ -14,71 +14,57 @@
 //!                                                          ▲ by the fork server, when it has died
 //! ```
 //!
-//! Relies on: `process` to start workers and to tell how they ended; `shm` for the page and the slabs; `wire` for values.
+//! Relies on: `process` to start workers and to tell how they ended; `shm` for the page and the
+//! slabs; `wire` for values.
 //!
-//! Invariant: a worker's death costs the one item that ran in it. What is lost, and what is not, at each instant: README.md
-//! in this folder.
+//! Invariant: a worker's death costs the one item that ran in it. What is lost, and what is not, at
+//! each instant: README.md in this folder.
 
-mod background;
-mod batch;
 mod budget;
 mod builder;
-mod callbacks;
-mod demands;
-mod descriptors;
-mod dispatcher;
-mod feed;
+mod driver;
 mod future;
+mod global;
 mod histogram;
+mod imap;
 mod input;
-mod intake;
-mod lazy;
-mod lead;
 mod limits;
-mod link;
-mod map;
 mod options;
-mod outbox;
 mod output;
-mod overdue;
-mod page;
-mod payload;
+mod pool;
 mod protocol;
-mod refused;
-mod relief;
-mod requests;
-mod results;
-mod reusable;
-mod shared;
+mod scheduler;
 mod stats;
-mod stopwatch;
 mod task;
-mod unit;
+mod try_submit_error;
 mod wait;
-mod work;
 mod worker;
-mod worker_page;
+mod worker_handle;
 
+pub use crate::pool::imap::{
+    Feed, FeedStream, FeedUnordered, Imap, ImapStream, ImapUnordered, StreamImap,
+};
+pub use crate::pool::try_submit_error::TrySubmitError;
 #[cfg(fuzzing)]
-pub(crate) use self::{dispatcher::fuzzing::REPLIES, worker::fuzzing::FRAMES};
+pub(crate) use crate::pool::{scheduler::fuzzing::REPLIES, worker::fuzzing::FRAMES};
 pub use builder::ProcessPoolBuilder;
 pub use future::TaskFuture;
 pub use histogram::Histogram;
 pub use input::Input;
-pub use lazy::{Feed, FeedStream, FeedUnordered, Imap, ImapStream, ImapUnordered, StreamImap};
 pub use limits::ResourceLimits;
 pub use options::TaskOptions;
 pub use output::Output;
-pub use refused::TrySubmitError;
 pub use stats::{PoolStats, RestartReasons, RunningTask, WorkerStats};
 pub use wait::{AsCompleted, ReturnWhen, Waited, as_completed, wait};
 pub use worker::{Worker, current_worker};
 
 use crate::error::{Error, ErrorKind, Result};
+use crate::pool::{
+    pool::Pool,
+    scheduler::{Scheduler, Slot, err_stopped},
+};
 use crate::wire::Wire;
-use dispatcher::{Slot, State, stopped};
 use futures::Stream;
-use shared::Shared;
 use std::{
     fmt,
     sync::{Arc, atomic::Ordering},
@@ -88,19 +74,22 @@ use std::{
 
 /// A pool of worker processes that run functions.
 ///
-/// Workers are forked when the pool is built and live as long as it does. A task can do anything, and only that task fails:
-/// a panic is an error of its future with the message and the backtrace; a crash, an `exit` or a kill ends the worker, is an
-/// error of the one task that ran there, and the worker is replaced.
+/// Workers are forked when the pool is built and live as long as it does. A task can do anything,
+/// and only that task fails: a panic is an error of its future with the message and the backtrace;
+/// a crash, an `exit` or a kill ends the worker, is an error of the one task that ran there, and
+/// the worker is replaced.
 ///
-/// A task is a function without captured state (`fn`), its argument and its result are [`Wire`] values. State travels as an
-/// argument; see [`map_with`](Self::map_with).
+/// A task is a function without captured state (`fn`), its argument and its result are [`Wire`]
+/// values. State travels as an argument; see [`map_with`](Self::map_with).
 ///
-/// The pool is shared by reference between threads. Dropping it finishes what was submitted, then ends the workers, also in a
-/// panic that unwinds past it; for those who cannot wait there are [`terminate`](Self::terminate) and [`kill`](Self::kill).
+/// The pool is shared by reference between threads. Dropping it finishes what was submitted, then
+/// ends the workers, also in a panic that unwinds past it; for those who cannot wait there are
+/// [`terminate`](Self::terminate) and [`kill`](Self::kill).
 ///
-/// A process that a task starts and does not wait for is killed when its worker ends, however that comes about. One that a
-/// task detaches (a daemon, by forking twice) does not get away: the fork server inherits it, and kills it when the next
-/// worker of the program ends, of whichever pool. What is to outlive the pool is started by the program itself.
+/// A process that a task starts and does not wait for is killed when its worker ends, however that
+/// comes about. One that a task detaches (a daemon, by forking twice) does not get away: the fork
+/// server inherits it, and kills it when the next worker of the program ends, of whichever pool.
+/// What is to outlive the pool is started by the program itself.
 ///
 /// ```
 /// use procpool::ProcessPoolExecutor;
@@ -133,7 +122,7 @@ use std::{
 /// pool.map(|word: &String| word.len(), &words); // `&String` cannot be sent to another process
 /// ```
 pub struct ProcessPoolExecutor {
-    shared: Arc<Shared>,
+    pool: Arc<Pool>,
 }
 
 impl ProcessPoolExecutor {
@@ -151,16 +140,19 @@ impl ProcessPoolExecutor {
         ProcessPoolBuilder::new()
     }
 
-    /// The executor that all of the process shares: built at the first call, and the same at every later one as long as it takes
-    /// tasks. For code that has no place to keep a pool, or does not know who else has one.
+    /// The executor that all of the process shares: built at the first call, and the same at every
+    /// later one as long as it takes tasks. For code that has no place to keep a pool, or does not
+    /// know who else has one.
     ///
     /// A new one takes its place if it is broken or closed, or if other settings are asked for
-    /// ([`ProcessPoolBuilder::reusable`]). Who still has the old one may go on with it: it ends when the last [`Arc`] of it is
-    /// dropped, which finishes what was submitted, and that last one may be the one that is replaced here. A copy of the
-    /// process made by `fork` gets an executor of its own, and so does a worker that calls this in a task.
+    /// ([`ProcessPoolBuilder::reusable`]). Who still has the old one may go on with it: it ends
+    /// when the last [`Arc`] of it is dropped, which finishes what was submitted, and that last one
+    /// may be the one that is replaced here. A copy of the process made by `fork` gets an executor
+    /// of its own, and so does a worker that calls this in a task.
     ///
-    /// Its workers end after 10 s with nothing to do, and come back with the next task. Like everything in a static it is not
-    /// dropped when `main` returns: its workers end with the process, with what they were doing.
+    /// Its workers end after 10 s with nothing to do, and come back with the next task. Like
+    /// everything in a static it is not dropped when `main` returns: its workers end with the
+    /// process, with what they were doing.
     ///
     /// ```
     /// use procpool::ProcessPoolExecutor;
@@ -178,14 +170,15 @@ impl ProcessPoolExecutor {
 
     /// The same calls with settings of their own: `pool.options().chunk_size(64).map(f, items)`.
     pub fn options(&self) -> TaskOptions<'_> {
-        TaskOptions::new(&self.shared)
+        TaskOptions::new(&self.pool)
     }
 
     /// Has a worker call `f` with `arg`, and returns at once with a handle on the result.
     ///
-    /// The argument is encoded here and now. This blocks only if too many bytes are pending already, where that is limited
-    /// ([`max_pending_bytes`](crate::ProcessPoolBuilder::max_pending_bytes)). Whatever goes wrong is an error of the future: a value that cannot be encoded,
-    /// a pool that is closed.
+    /// The argument is encoded here and now. This blocks only if too many bytes are pending
+    /// already, where that is limited
+    /// ([`max_pending_bytes`](crate::ProcessPoolBuilder::max_pending_bytes)). Whatever goes wrong
+    /// is an error of the future: a value that cannot be encoded, a pool that is closed.
     #[must_use = "a task runs all the same, but nobody hears of its result or its error"]
     pub fn submit<A, R>(&self, f: fn(A) -> R, arg: A) -> TaskFuture<R>
     where
@@ -195,7 +188,8 @@ impl ProcessPoolExecutor {
         self.options().submit(f, arg)
     }
 
-    /// As [`submit`](Self::submit), but gives the argument back where that would wait, and where the pool takes no task at all.
+    /// As [`submit`](Self::submit), but gives the argument back where that would wait, and where
+    /// the pool takes no task at all.
     ///
     /// ```
     /// use procpool::{ErrorKind, ProcessPoolExecutor};
@@ -212,10 +206,10 @@ impl ProcessPoolExecutor {
     ///
     /// # Errors
     ///
-    /// [`ErrorKind::Full`] if too many bytes are pending, see
-    /// [`max_pending_bytes`](crate::ProcessPoolBuilder::max_pending_bytes); [`ErrorKind::Shutdown`] and
-    /// [`ErrorKind::StartFailed`] from a pool that is closed or broken; [`ErrorKind::Codec`] for an argument that cannot be
-    /// encoded.
+    /// [`ErrorKind::MemoryExceeded`] if too many bytes are pending, see
+    /// [`max_pending_bytes`](crate::ProcessPoolBuilder::max_pending_bytes); [`ErrorKind::Shutdown`]
+    /// and [`ErrorKind::StartFailed`] from a pool that is closed or broken; [`ErrorKind::Codec`]
+    /// for an argument that cannot be encoded.
     pub fn try_submit<A, R>(
         &self,
         f: fn(A) -> R,
@@ -241,7 +235,8 @@ impl ProcessPoolExecutor {
         self.options().apply(f, arg)
     }
 
-    /// As [`submit`](Self::submit); `callback` is called with the result, once, on the pool's own thread for callbacks.
+    /// As [`submit`](Self::submit); `callback` is called with the result, once, on the pool's own
+    /// thread for callbacks.
     ///
     /// [`join`](Self::join) and dropping the pool wait for callbacks, too. See
     /// [`TaskFuture::add_done_callback`] for what they may do. The future may be dropped.
@@ -260,12 +255,14 @@ impl ProcessPoolExecutor {
 
     /// Has the workers call `f` with each item, and gives the results in the order of the items.
     ///
-    /// Items travel in chunks whose size follows the time they take. The input is read as the workers need it.
+    /// Items travel in chunks whose size follows the time they take. The input is read as the
+    /// workers need it.
     ///
     /// # Errors
     ///
-    /// The error of the first item, in their order, that fails. Items behind it that have not started are cancelled; those
-    /// before it finish. For every item's own outcome there is [`map_results`](Self::map_results).
+    /// The error of the first item, in their order, that fails. Items behind it that have not
+    /// started are cancelled; those before it finish. For every item's own outcome there is
+    /// [`map_results`](Self::map_results).
     ///
     /// # Examples
     ///
@@ -295,7 +292,8 @@ impl ProcessPoolExecutor {
         self.options().map_results(f, items)
     }
 
-    /// As [`map`](Self::map), but returns as soon as the input has been read, with a handle on the list of results.
+    /// As [`map`](Self::map), but returns as soon as the input has been read, with a handle on the
+    /// list of results.
     #[must_use = "a task runs all the same, but nobody hears of its result or its error"]
     pub fn map_async<I, R>(&self, f: fn(I::Item) -> R, items: I) -> TaskFuture<Vec<R>>
     where
@@ -445,7 +443,8 @@ impl ProcessPoolExecutor {
         self.options().imap_stream_unordered(f, items)
     }
 
-    /// As [`map`](Self::map) for a function of two arguments: `pool.starmap(u64::pow, [(2, 3), (3, 2)])`.
+    /// As [`map`](Self::map) for a function of two arguments:
+    /// `pool.starmap(u64::pow, [(2, 3), (3, 2)])`.
     ///
     /// # Errors
     ///
@@ -460,7 +459,8 @@ impl ProcessPoolExecutor {
         self.options().starmap(f, items)
     }
 
-    /// As [`map`](Self::map) for a function that needs something besides its item: `context` is sent to each worker once.
+    /// As [`map`](Self::map) for a function that needs something besides its item: `context` is
+    /// sent to each worker once.
     ///
     /// # Errors
     ///
@@ -488,11 +488,12 @@ impl ProcessPoolExecutor {
     /// Workers the pool keeps.
     #[must_use]
     pub fn workers(&self) -> usize {
-        self.shared.workers()
+        self.pool.workers()
     }
 
-    /// Has the pool keep so many workers from now on, while it works. Returns at once: new ones are started in the background, and
-    /// those that are too many, idle ones first, finish the task they run and end. The others keep their process ids.
+    /// Has the pool keep so many workers from now on, while it works. Returns at once: new ones are
+    /// started in the background, and those that are too many, idle ones first, finish the task
+    /// they run and end. The others keep their process ids.
     ///
     /// ```
     /// let pool = procpool::ProcessPoolExecutor::builder().workers(1).build()?;
@@ -506,14 +507,14 @@ impl ProcessPoolExecutor {
     ///
     /// [`ErrorKind::InvalidInput`] for 0 workers, [`ErrorKind::Shutdown`] once the pool is closed.
     pub fn resize(&self, workers: usize) -> Result<()> {
-        self.shared.check_owner()?;
-        self.shared.with_state(|state, _| {
+        self.pool.check_owner()?;
+        self.pool.with_state(|state, _| {
             state.resize(workers)?;
             // Under the lock: of several threads the last one decides, here and there.
-            self.shared.workers.store(workers, Ordering::Relaxed);
+            self.pool.workers.store(workers, Ordering::Relaxed);
             Ok::<(), Error>(())
         })?;
-        self.shared.chores.raise();
+        self.pool.chores.notify();
         Ok(())
     }
 
@@ -528,21 +529,21 @@ impl ProcessPoolExecutor {
     /// ```
     #[must_use]
     pub fn stats(&self) -> PoolStats {
-        if self.shared.is_foreign() {
+        if self.pool.is_foreign() {
             return PoolStats::default();
         }
-        self.shared.poll();
-        self.shared.look(State::stats)
+        self.pool.poll();
+        self.pool.with_state_ref(Scheduler::stats)
     }
 
     /// Process ids of the workers that are alive now.
     #[must_use]
     pub fn worker_pids(&self) -> Vec<u32> {
-        if self.shared.is_foreign() {
+        if self.pool.is_foreign() {
             return Vec::new();
         }
-        self.shared.look(|state| {
-            let links = state.slots.iter().filter_map(Slot::link);
+        self.pool.with_state_ref(|state| {
+            let links = state.slots.iter().filter_map(Slot::worker);
             links
                 .filter(|it| !it.pidfd.is_dead())
                 .map(|it| it.pid)
@@ -550,31 +551,32 @@ impl ProcessPoolExecutor {
         })
     }
 
-    /// Takes no new tasks from now on; later calls give [`ErrorKind::Shutdown`]. Those submitted are finished, and then the
-    /// workers end.
+    /// Takes no new tasks from now on; later calls give [`ErrorKind::Shutdown`]. Those submitted
+    /// are finished, and then the workers end.
     pub fn close(&self) {
         self.shutdown(false);
     }
 
-    /// As [`close`](Self::close); with `cancel_pending`, tasks that have not started are cancelled. Does not wait.
+    /// As [`close`](Self::close); with `cancel_pending`, tasks that have not started are cancelled.
+    /// Does not wait.
     pub fn shutdown(&self, cancel_pending: bool) {
-        self.change(|state, told| {
+        self.change(|state, wakeups| {
             state.close();
             if cancel_pending {
-                state.cancel_pending(told);
+                state.cancel_pending(wakeups);
             }
         });
     }
 
-    /// Stops the pool: outstanding futures fail with [`ErrorKind::Shutdown`] at once, workers get SIGTERM, and those that
-    /// live on SIGKILL after 2 s. Does not wait; [`join`](Self::join) does.
+    /// Stops the pool: outstanding futures fail with [`ErrorKind::Shutdown`] at once, workers get
+    /// SIGTERM, and those that live on SIGKILL after 2 s. Does not wait; [`join`](Self::join) does.
     pub fn terminate(&self) {
-        self.change(|state, told| state.stop(&stopped(), false, told));
+        self.change(|state, wakeups| state.stop(&err_stopped(), false, wakeups));
     }
 
     /// As [`terminate`](Self::terminate), with SIGKILL at once.
     pub fn kill(&self) {
-        self.change(|state, told| state.stop(&stopped(), true, told));
+        self.change(|state, wakeups| state.stop(&err_stopped(), true, wakeups));
     }
 
     /// Closes the pool, and waits until every task and callback is done and every worker has ended.
@@ -583,22 +585,24 @@ impl ProcessPoolExecutor {
     ///
     /// # Errors
     ///
-    /// [`ErrorKind::StartFailed`] if the pool was broken by then, [`ErrorKind::Unsupported`] in a copy of the process that
-    /// built it.
+    /// [`ErrorKind::StartFailed`] if the pool was broken by then, [`ErrorKind::Unsupported`] in a
+    /// copy of the process that built it.
     pub fn join(&self) -> Result<()> {
         self.close();
         self.wait_for_end(None);
         self.finish_threads(None)
     }
 
-    /// As [`join`](Self::join), but after `limit` what is left is stopped as by [`terminate`](Self::terminate).
+    /// As [`join`](Self::join), but after `limit` what is left is stopped as by
+    /// [`terminate`](Self::terminate).
     ///
-    /// Returns when the workers are gone: at most about 2 s after the limit, and then only if they ignore SIGTERM. A callback
-    /// that still runs then is left to itself.
+    /// Returns when the workers are gone: at most about 2 s after the limit, and then only if they
+    /// ignore SIGTERM. A callback that still runs then is left to itself.
     ///
     /// # Errors
     ///
-    /// As `join`; [`ErrorKind::TimedOut`] if something had to be stopped, or a callback was not done.
+    /// As `join`; [`ErrorKind::TimedOut`] if something had to be stopped, or a callback was not
+    /// done.
     pub fn join_timeout(&self, limit: Duration) -> Result<()> {
         self.close();
         let deadline = Instant::now().checked_add(limit);
@@ -612,36 +616,35 @@ impl ProcessPoolExecutor {
         Err(Error::new(ErrorKind::TimedOut, message))
     }
 
-    fn change(&self, change: impl FnOnce(&mut dispatcher::State, &mut task::Told)) {
-        if !self.shared.is_foreign() {
-            self.shared.with_state(change);
-            self.shared.kick();
+    fn change(&self, change: impl FnOnce(&mut scheduler::Scheduler, &mut task::Wakeups)) {
+        if !self.pool.is_foreign() {
+            self.pool.with_state(change);
+            self.pool.notify_leader();
             // Who waits for room hears of it.
-            self.shared.budget.iter().for_each(|it| it.wake_all());
+            self.pool.budget.iter().for_each(|it| it.wake_all());
         }
     }
 
     fn wait_for_end(&self, deadline: Option<Instant>) -> bool {
-        if self.shared.is_foreign() {
+        if self.pool.is_foreign() {
             return true;
         }
-        let has_ended = || self.shared.has_ended();
+        let has_ended = || self.pool.has_ended();
         // Followers are woken at the end in any case.
-        self.shared
-            .wait_until(deadline, &|_: &Thread| (), &has_ended)
+        self.pool.wait_until(deadline, &|_: &Thread| (), &has_ended)
     }
 
     /// Waits for the pool's own threads once no worker is left; for callbacks until the deadline.
     fn finish_threads(&self, deadline: Option<Instant>) -> Result<()> {
-        if !self.shared.is_foreign() {
-            self.shared.kick();
-            self.shared.join_thread();
-            if !self.shared.callbacks.finish(deadline) {
+        if !self.pool.is_foreign() {
+            self.pool.notify_leader();
+            self.pool.join_thread();
+            if !self.pool.callbacks.finish(deadline) {
                 let message = "a callback was not done when the limit for joining the pool passed";
                 return Err(Error::new(ErrorKind::TimedOut, message));
             }
         }
-        match self.shared.refusal() {
+        match self.pool.closed_error() {
             Some(error) if error.kind() != ErrorKind::Shutdown => Err(error),
             _ => Ok(()),
         }
@@ -649,11 +652,12 @@ impl ProcessPoolExecutor {
 }
 
 impl Drop for ProcessPoolExecutor {
-    /// Finishes what was submitted, then ends the workers and waits for them. In a copy of the process that built the pool
-    /// nothing happens: neither the workers nor the threads are the copy's.
+    /// Finishes what was submitted, then ends the workers and waits for them. In a copy of the
+    /// process that built the pool nothing happens: neither the workers nor the threads are the
+    /// copy's.
     fn drop(&mut self) {
-        if self.shared.is_foreign() {
-            std::mem::forget(Arc::clone(&self.shared));
+        if self.pool.is_foreign() {
+            std::mem::forget(Arc::clone(&self.pool));
             return;
         }
         // A broken pool has told every future, and there is nobody left to tell.

@@ -1,22 +1,24 @@
 //! The calls of a pool, with the settings of one call.
 
-use super::{
-    batch::{Batch, Context, Delivery, Part, ReadBy, undecodable},
-    budget::Reserved,
-    demands::Demands,
-    feed::Fed,
-    future::{TaskFuture, refuse},
-    intake::{Cut, Iter},
-    lazy::{Feed, FeedUnordered, Imap, ImapUnordered, NextPart, StreamImap},
-    map::Run,
-    payload::encoded,
-    refused::TrySubmitError,
-    shared::{Shared, Submitter},
-    task::{Body, Observer, Task, Told},
-    unit::Unit,
-};
 use crate::error::{Error, ErrorKind, Result};
-use crate::process::function::{ContextLoader, Function};
+use crate::pool::{
+    budget::Reservation,
+    future::{TaskFuture, refuse},
+    imap::{Feed, FeedUnordered, Imap, ImapUnordered, NextPart, StreamImap},
+    pool::{Pool, Submitter},
+    task::{
+        Observer, Task, TaskOutput, Wakeups,
+        chunker::{ChunkOptions, IterStream},
+        config::TaskConfig,
+        encoded::encode,
+        feed::FeedParts,
+        map::{Delivery, InputReader, MapContext, MapPart, MapState, decode_error},
+        map_driver::MapDriver,
+        work_item::WorkItem,
+    },
+    try_submit_error::TrySubmitError,
+};
+use crate::process::function::{ContextLoader, WireFunction};
 use crate::wire::{Wire, codec, handle};
 use futures::Stream;
 use std::{fmt, sync::Arc, time::Duration};
@@ -32,54 +34,57 @@ use std::{fmt, sync::Arc, time::Duration};
 #[must_use = "settings do nothing until a call is made with them"]
 #[derive(Clone, Copy)]
 pub struct TaskOptions<'a> {
-    shared: &'a Arc<Shared>,
-    cut: Cut,
-    demands: Demands,
+    pool: &'a Arc<Pool>,
+    chunking: ChunkOptions,
+    config: TaskConfig,
 }
 
 impl<'a> TaskOptions<'a> {
-    pub(super) fn new(shared: &'a Arc<Shared>) -> Self {
-        let settings = &shared.settings;
+    pub(super) fn new(pool: &'a Arc<Pool>) -> Self {
+        let settings = &pool.settings;
         Self {
-            shared,
-            cut: Cut {
+            pool,
+            chunking: ChunkOptions {
                 chunk_size: settings.chunk_size,
                 window: settings.window,
             },
-            demands: settings.demands,
+            config: settings.task_config,
         }
     }
 
     /// Items of a map that travel together; by default as many as take about 0.25 ms, as measured.
     ///
-    /// Results are handed out item by item all the same, and a chunk is never larger than the window. 0 is an error of the
-    /// call ([`ErrorKind::InvalidInput`]).
+    /// Results are handed out item by item all the same, and a chunk is never larger than the
+    /// window. 0 is an error of the call ([`ErrorKind::InvalidInput`]).
     pub fn chunk_size(mut self, items: usize) -> Self {
-        self.cut.chunk_size = Some(items);
+        self.chunking.chunk_size = Some(items);
         self
     }
 
-    /// Items of a map that are read from the input ahead of the results handed out, at the most; 32 768 by default, and
-    /// only as many as keep the workers busy.
+    /// Items of a map that are read from the input ahead of the results handed out, at the most; 32
+    /// 768 by default, and only as many as keep the workers busy.
     ///
-    /// 0 is an error of the call ([`ErrorKind::InvalidInput`]). `map_async` reads its whole input in the call.
+    /// 0 is an error of the call ([`ErrorKind::InvalidInput`]). `map_async` reads its whole input
+    /// in the call.
     pub fn window(mut self, items: usize) -> Self {
-        self.cut.window = Some(items);
+        self.chunking.window = Some(items);
         self
     }
 
     /// How long the task, or each item of a map, may run; [`Duration::MAX`] is no limit. The pool's
     /// [`task_timeout`](crate::ProcessPoolBuilder::task_timeout) by default.
     ///
-    /// The clock starts when the task starts, not when it is submitted. When the limit has passed, the worker is ended in the
-    /// middle of it (SIGTERM, and SIGKILL 1 s later if the task handles that), and replaced; the task is
-    /// [`ErrorKind::TimedOut`]. Whatever else was sent to that worker runs elsewhere, the items of the same chunk too. A task that
-    /// handles SIGTERM and returns within that second keeps its result.
+    /// The clock starts when the task starts, not when it is submitted. When the limit has passed,
+    /// the worker is ended in the middle of it (SIGTERM, and SIGKILL 1 s later if the task handles
+    /// that), and replaced; the task is [`ErrorKind::TimedOut`]. Whatever else was sent to that
+    /// worker runs elsewhere, the items of the same chunk too. A task that handles SIGTERM and
+    /// returns within that second keeps its result.
     ///
-    /// Time in which all of the program is stopped, by Ctrl-Z or a debugger say, does not count if it is 2 s or more. Time in which
-    /// only a worker is stopped counts.
+    /// Time in which all of the program is stopped, by Ctrl-Z or a debugger say, does not count if
+    /// it is 2 s or more. Time in which only a worker is stopped counts.
     ///
-    /// The first panic in a task stops the clock for 1 s: it counts even if the limit passes while the task's destructors run.
+    /// The first panic in a task stops the clock for 1 s: it counts even if the limit passes while
+    /// the task's destructors run.
     ///
     /// ```
     /// use procpool::{ErrorKind, ProcessPoolExecutor};
@@ -93,22 +98,26 @@ impl<'a> TaskOptions<'a> {
     /// # Ok::<(), procpool::Error>(())
     /// ```
     pub fn timeout(mut self, limit: Duration) -> Self {
-        self.demands.timeout = Some(limit);
+        self.config.timeout = Some(limit);
         self
     }
 
-    /// How often the task, or an item of a map, is run again after its worker died ([`ErrorKind::WorkerDied`]) or it ran out of
-    /// time ([`ErrorKind::TimedOut`]); the pool's [`retries`](crate::ProcessPoolBuilder::retries) by default.
+    /// How often the task, or an item of a map, is run again after its worker died
+    /// ([`ErrorKind::WorkerDied`]) or it ran out of time ([`ErrorKind::TimedOut`]); the pool's
+    /// [`retries`](crate::ProcessPoolBuilder::retries) by default.
     ///
-    /// Between two tries lies a pause, of 10 ms at first, that doubles up to 1 s, less a random part. A panic is not retried: it
-    /// is the task's answer, unless [`retry_panics`](Self::retry_panics) says otherwise. The error of a task that used up its
-    /// tries tells how each ended; a task learns from [`Worker::attempt`](crate::Worker::attempt) which one it is.
+    /// Between two tries lies a pause, of 10 ms at first, that doubles up to 1 s, less a random
+    /// part. A panic is not retried: it is the task's answer, unless
+    /// [`retry_panics`](Self::retry_panics) says otherwise. The error of a task that used up its
+    /// tries tells how each ended; a task learns from
+    /// [`InFlight::attempt`](crate::InFlight::attempt) which one it is.
     pub fn retries(mut self, retries: u32) -> Self {
-        self.demands.retries = retries;
+        self.config.retries = retries;
         self
     }
 
-    /// Whether a panic uses up a try, too, and is followed by another: for tasks that panic where a service they need is down, say.
+    /// Whether a panic uses up a try, too, and is followed by another: for tasks that panic where a
+    /// service they need is down, say.
     ///
     /// ```
     /// let pool = procpool::ProcessPoolExecutor::builder().workers(1).build()?;
@@ -120,13 +129,14 @@ impl<'a> TaskOptions<'a> {
     /// # Ok::<(), procpool::Error>(())
     /// ```
     pub fn retry_panics(mut self, on: bool) -> Self {
-        self.demands.retries_panics = on;
+        self.config.retries_panics = on;
         self
     }
 
-    /// How urgent the task or the map is; 0 by default. What has a higher number starts before what has a lower one, also before
-    /// what was sent ahead to a worker and has not started; equals start in the order in which they were submitted. What runs is
-    /// left alone. As long as there is something more urgent to do, the rest waits.
+    /// How urgent the task or the map is; 0 by default. What has a higher number starts before what
+    /// has a lower one, also before what was sent ahead to a worker and has not started; equals
+    /// start in the order in which they were submitted. What runs is left alone. As long as there
+    /// is something more urgent to do, the rest waits.
     ///
     /// ```
     /// use procpool::{ProcessPoolExecutor, as_completed};
@@ -140,7 +150,7 @@ impl<'a> TaskOptions<'a> {
     /// # Ok::<(), procpool::Error>(())
     /// ```
     pub fn priority(mut self, priority: i32) -> Self {
-        self.demands.priority = priority;
+        self.config.priority = priority;
         self
     }
 
@@ -164,14 +174,14 @@ impl<'a> TaskOptions<'a> {
         A: Wire + Send + 'static,
         R: Wire + Send + 'static,
     {
-        let task = self.encode_call(f, &arg, Shared::try_reserve);
+        let task = self.encode_call(f, &arg, Pool::try_reserve);
         let submitted = task.map(Arc::new).and_then(|task| {
-            self.shared
-                .submit(Unit::Call(Arc::clone(&task)), Submitter::Leaves)?;
+            self.pool
+                .submit(WorkItem::Call(Arc::clone(&task)), Submitter::Leaves)?;
             Ok(task)
         });
         match submitted {
-            Ok(task) => Ok(TaskFuture::new(self.shared, task, decode_value::<R>)),
+            Ok(task) => Ok(TaskFuture::new(self.pool, task, decode_value::<R>)),
             Err(error) => Err(TrySubmitError::new(error, arg)),
         }
     }
@@ -197,11 +207,11 @@ impl<'a> TaskOptions<'a> {
         A: Wire + Send + 'static,
         R: Wire + Send + 'static,
     {
-        let shared = Arc::clone(self.shared);
+        let pool = Arc::clone(self.pool);
         self.submit_observed(f, arg, Submitter::Leaves, move |task| {
-            let mut result = TaskFuture::new(&shared, Arc::clone(task), decode_value::<R>);
+            let mut result = TaskFuture::new(&pool, Arc::clone(task), decode_value::<R>);
             let call = Box::new(move || callback(&result.take()));
-            Some(Observer::Callback(call, Arc::clone(&shared.callbacks)))
+            Some(Observer::Callback(call, Arc::clone(&pool.callbacks)))
         })
     }
 
@@ -212,7 +222,7 @@ impl<'a> TaskOptions<'a> {
         I::Item: Wire + Send + 'static,
         R: Wire + Send + 'static,
     {
-        self.collect(Function::unary(f), None, items)
+        self.collect(WireFunction::unary(f), None, items)
     }
 
     /// As [`ProcessPoolExecutor::map_results`](crate::ProcessPoolExecutor::map_results).
@@ -224,8 +234,8 @@ impl<'a> TaskOptions<'a> {
         R: Wire + Send + 'static,
     {
         let items = items.into_iter();
-        let checked = self.shared.check_owner().and_then(|()| self.cut.check());
-        let function = checked.and_then(|()| Function::unary(f));
+        let checked = self.pool.check_owner().and_then(|()| self.chunking.check());
+        let function = checked.and_then(|()| WireFunction::unary(f));
         match function {
             Err(error) => items.map(|_| Err(error.clone())).collect(),
             function => {
@@ -246,20 +256,26 @@ impl<'a> TaskOptions<'a> {
         I::Item: Wire + Send + 'static,
         R: Wire + Send + 'static,
     {
-        let run = self.run_iter(Function::unary(f), None, Delivery::Collected, true, items);
+        let run = self.run_iter(
+            WireFunction::unary(f),
+            None,
+            Delivery::Collected,
+            true,
+            items,
+        );
         let task = match run {
             Err(error) => Arc::new(Task::failed(error)),
             Ok(mut run) => {
                 run.send_all();
-                let batch = Arc::clone(run.batch());
-                let task = Arc::new(Task::batch(Arc::clone(&batch)));
-                let mut told = Told::default();
-                batch.collect_into(&task, &mut told);
-                self.shared.tell(told);
+                let map = Arc::clone(run.map());
+                let task = Arc::new(Task::map(Arc::clone(&map)));
+                let mut wakeups = Wakeups::default();
+                map.collect_into(&task, &mut wakeups);
+                self.pool.wake(wakeups);
                 task
             }
         };
-        TaskFuture::new(self.shared, task, decode_list::<R>)
+        TaskFuture::new(self.pool, task, decode_list::<R>)
     }
 
     /// As [`ProcessPoolExecutor::imap`](crate::ProcessPoolExecutor::imap).
@@ -269,7 +285,13 @@ impl<'a> TaskOptions<'a> {
         I::Item: Wire + Send + 'static,
         R: Wire + Send + 'static,
     {
-        Imap::new(self.run_iter(Function::unary(f), None, Delivery::Ordered, false, items))
+        Imap::new(self.run_iter(
+            WireFunction::unary(f),
+            None,
+            Delivery::Ordered,
+            false,
+            items,
+        ))
     }
 
     /// As [`ProcessPoolExecutor::imap_unordered`](crate::ProcessPoolExecutor::imap_unordered).
@@ -283,7 +305,7 @@ impl<'a> TaskOptions<'a> {
         I::Item: Wire + Send + 'static,
         R: Wire + Send + 'static,
     {
-        let function = Function::unary(f);
+        let function = WireFunction::unary(f);
         ImapUnordered::new(self.run_iter(function, None, Delivery::Unordered, false, items))
     }
 
@@ -294,7 +316,7 @@ impl<'a> TaskOptions<'a> {
         I::Item: Wire + Send + 'static,
         R: Wire + Send + 'static,
     {
-        Feed::new(self.fed(Function::unary(f), Delivery::Ordered, items))
+        Feed::new(self.fed(WireFunction::unary(f), Delivery::Ordered, items))
     }
 
     /// Like [`ProcessPoolExecutor::feed_unordered`](crate::ProcessPoolExecutor::feed_unordered).
@@ -304,7 +326,7 @@ impl<'a> TaskOptions<'a> {
         I::Item: Wire + Send + 'static,
         R: Wire + Send + 'static,
     {
-        FeedUnordered::new(self.fed(Function::unary(f), Delivery::Unordered, items))
+        FeedUnordered::new(self.fed(WireFunction::unary(f), Delivery::Unordered, items))
     }
 
     /// Like [`ProcessPoolExecutor::imap_stream`](crate::ProcessPoolExecutor::imap_stream).
@@ -314,7 +336,13 @@ impl<'a> TaskOptions<'a> {
         S::Item: Wire + Send + 'static,
         R: Wire + Send + 'static,
     {
-        StreamImap::new(self.run(Function::unary(f), None, Delivery::Ordered, false, items))
+        StreamImap::new(self.run(
+            WireFunction::unary(f),
+            None,
+            Delivery::Ordered,
+            false,
+            items,
+        ))
     }
 
     /// Like `imap_stream_unordered` of
@@ -325,7 +353,13 @@ impl<'a> TaskOptions<'a> {
         S::Item: Wire + Send + 'static,
         R: Wire + Send + 'static,
     {
-        StreamImap::new(self.run(Function::unary(f), None, Delivery::Unordered, false, items))
+        StreamImap::new(self.run(
+            WireFunction::unary(f),
+            None,
+            Delivery::Unordered,
+            false,
+            items,
+        ))
     }
 
     /// As [`ProcessPoolExecutor::starmap`](crate::ProcessPoolExecutor::starmap).
@@ -336,7 +370,7 @@ impl<'a> TaskOptions<'a> {
         B: Wire + Send + 'static,
         R: Wire + Send + 'static,
     {
-        self.collect(Function::binary(f), None, items)
+        self.collect(WireFunction::binary(f), None, items)
     }
 
     /// As [`ProcessPoolExecutor::map_with`](crate::ProcessPoolExecutor::map_with).
@@ -348,7 +382,7 @@ impl<'a> TaskOptions<'a> {
         R: Wire + Send + 'static,
     {
         let context = encode_context(&context)?;
-        self.collect(Function::contextual(f), Some(context), items)
+        self.collect(WireFunction::contextual(f), Some(context), items)
     }
 
     fn submit_observed<A, R>(
@@ -362,91 +396,98 @@ impl<'a> TaskOptions<'a> {
         A: Wire + 'static,
         R: Wire + 'static,
     {
-        let task = self.encode_call(f, &arg, Shared::reserve);
+        let task = self.encode_call(f, &arg, Pool::reserve);
         let task = Arc::new(task.unwrap_or_else(Task::failed));
         let late = observer(&task).and_then(|it| task.observe(it));
         if !task.is_done()
-            && let Err(error) = self.shared.submit(Unit::Call(Arc::clone(&task)), submitter)
+            && let Err(error) = self
+                .pool
+                .submit(WorkItem::Call(Arc::clone(&task)), submitter)
         {
-            refuse(self.shared, &task, error);
+            refuse(self.pool, &task, error);
         }
         if let Some(Observer::Callback(callback, callbacks)) = late {
             callbacks.send(callback);
         }
-        TaskFuture::new(self.shared, task, decode_value::<R>)
+        TaskFuture::new(self.pool, task, decode_value::<R>)
     }
 
     fn encode_call<A: Wire + 'static, R: Wire + 'static>(
         &self,
         f: fn(A) -> R,
         arg: &A,
-        reserve: fn(&Shared, usize) -> Result<Option<Box<Reserved>>>,
+        reserve: fn(&Pool, usize) -> Result<Option<Box<Reservation>>>,
     ) -> Result<Task> {
-        self.shared.check_owner()?;
-        let function = Function::unary(f)?;
-        let argument = encoded(arg, &self.shared.slabs)
-            .map_err(|reason| codec_error("the argument", &reason))?;
-        let reserved = reserve(self.shared, argument.length())?;
-        Ok(Task::call(function, argument, self.demands).with_reserved(reserved))
+        self.pool.check_owner()?;
+        let function = WireFunction::unary(f)?;
+        let argument =
+            encode(arg, &self.pool.slabs).map_err(|reason| codec_error("the argument", &reason))?;
+        let reserved = reserve(self.pool, argument.len())?;
+        Ok(Task::call(function, argument, self.config).with_reservation(reserved))
     }
 
     fn run_iter<I>(
         &self,
-        function: Result<Function>,
-        context: Option<Context>,
+        function: Result<WireFunction>,
+        context: Option<MapContext>,
         delivery: Delivery,
         fail_fast: bool,
         items: I,
-    ) -> Result<Run<Iter<I::IntoIter>>>
+    ) -> Result<MapDriver<IterStream<I::IntoIter>>>
     where
         I: IntoIterator,
         I::Item: Wire + 'static,
     {
-        let items = Iter(items.into_iter());
+        let items = IterStream(items.into_iter());
         self.run(function, context, delivery, fail_fast, items)
     }
 
     fn run<S>(
         &self,
-        function: Result<Function>,
-        context: Option<Context>,
+        function: Result<WireFunction>,
+        context: Option<MapContext>,
         delivery: Delivery,
         fail_fast: bool,
         items: S,
-    ) -> Result<Run<S>>
+    ) -> Result<MapDriver<S>>
     where
         S: Stream,
         S::Item: Wire + 'static,
     {
-        self.shared.check_owner()?;
-        let read_by = ReadBy::Caller;
-        let batch = Batch::new(
+        self.pool.check_owner()?;
+        let read_by = InputReader::Caller;
+        let map = MapState::new(
             function?,
             context,
-            self.demands,
+            self.config,
             delivery,
             fail_fast,
             read_by,
         );
-        Run::new(self.shared, batch, self.cut, items)
+        MapDriver::new(self.pool, map, self.chunking, items)
     }
 
-    fn fed<I>(&self, function: Result<Function>, delivery: Delivery, items: I) -> Result<Fed>
+    fn fed<I>(
+        &self,
+        function: Result<WireFunction>,
+        delivery: Delivery,
+        items: I,
+    ) -> Result<FeedParts>
     where
         I: IntoIterator + Send + 'static,
         I::Item: Wire + 'static,
     {
-        self.shared.check_owner()?;
-        let read_by = ReadBy::Thread;
-        let batch = Batch::new(function?, None, self.demands, delivery, false, read_by);
-        Fed::start(self.shared, batch, self.cut, items)
+        self.pool.check_owner()?;
+        let read_by = InputReader::Thread;
+        let map = MapState::new(function?, None, self.config, delivery, false, read_by);
+        FeedParts::start(self.pool, map, self.chunking, items)
     }
 
     /// All results in order, or the error of the lowest place.
     fn collect<I, R>(
         &self,
-        function: Result<Function>,
-        context: Option<Context>,
+        function: Result<WireFunction>,
+        context: Option<MapContext>,
         items: I,
     ) -> Result<Vec<R>>
     where
@@ -466,8 +507,8 @@ impl<'a> TaskOptions<'a> {
 impl fmt::Debug for TaskOptions<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("TaskOptions")
-            .field("cut", &self.cut)
-            .field("demands", &self.demands)
+            .field("cut", &self.chunking)
+            .field("demands", &self.config)
             .finish_non_exhaustive()
     }
 }
@@ -475,7 +516,7 @@ impl fmt::Debug for TaskOptions<'_> {
 /// Bytes; a context travels in one frame, whose length has 32 bits.
 const MOST_CONTEXT: usize = 2 << 30;
 
-fn encode_context<C: Wire + 'static>(context: &C) -> Result<Context> {
+fn encode_context<C: Wire + 'static>(context: &C) -> Result<MapContext> {
     let (mut bytes, mut descriptors) = (Vec::new(), Vec::new());
     let encoded = handle::collect(&mut descriptors, || codec::encode(context, &mut bytes));
     encoded.map_err(|it| codec_error("the context", &it))?;
@@ -483,7 +524,7 @@ fn encode_context<C: Wire + 'static>(context: &C) -> Result<Context> {
         return Err(codec_error("the context", "it is larger than 2 GiB"));
     }
     let loader = ContextLoader::new::<C>()?;
-    Ok(Context::new(loader, bytes, descriptors))
+    Ok(MapContext::new(loader, bytes, descriptors))
 }
 
 fn codec_error(what: &str, reason: &str) -> Error {
@@ -493,15 +534,15 @@ fn codec_error(what: &str, reason: &str) -> Error {
     )
 }
 
-fn decode_value<R: Wire + 'static>(body: &Body) -> Result<R> {
+fn decode_value<R: Wire + 'static>(body: &TaskOutput) -> Result<R> {
     match body {
-        Body::Value(payload) => payload.decode().map_err(undecodable),
-        Body::List(_) => unreachable!("a call gives one value"),
+        TaskOutput::Value(payload) => payload.decode().map_err(decode_error),
+        TaskOutput::List(_) => unreachable!("a call gives one value"),
     }
 }
 
-fn decode_list<R: Wire + 'static>(body: &Body) -> Result<Vec<R>> {
-    let Body::List(parts) = body else {
+fn decode_list<R: Wire + 'static>(body: &TaskOutput) -> Result<Vec<R>> {
+    let TaskOutput::List(parts) = body else {
         unreachable!("a map gives a list")
     };
     let mut results = Vec::new();
@@ -512,7 +553,7 @@ fn decode_list<R: Wire + 'static>(body: &Body) -> Result<Vec<R>> {
 }
 
 /// Decodes results to the end of `results`, up to the first error.
-fn append<R: Wire + 'static>(part: &Part, results: &mut Vec<R>) -> Result<()> {
+fn append<R: Wire + 'static>(part: &MapPart, results: &mut Vec<R>) -> Result<()> {
     let mut outcome = Ok(());
     part.decode(|result| match result {
         Ok(value) if outcome.is_ok() => results.push(value),

@@ -1,11 +1,12 @@
 //! What a pool has done and is doing, in numbers.
 
-use super::{histogram::Histogram, work::Work};
 use crate::error::{Error, ErrorKind};
+use crate::pool::{histogram::Histogram, scheduler::totals::WorkTotals};
 use serde::{Deserialize, Serialize};
 use std::time::Duration;
 
-/// What a pool has done since it was built, and is doing; see [`ProcessPoolExecutor::stats`](crate::ProcessPoolExecutor::stats).
+/// What a pool has done since it was built, and is doing; see
+/// [`ProcessPoolExecutor::stats`](crate::ProcessPoolExecutor::stats).
 ///
 /// Items of maps count as tasks.
 #[non_exhaustive]
@@ -35,17 +36,19 @@ pub struct PoolStats {
     pub start_failed: u64,
     /// Tries of tasks that were followed by another.
     pub retried: u64,
-    /// Tasks that workers have run, also those that are no more. A task that was tried again counts with each try, and one that
-    /// has ended its worker counts, too.
+    /// Tasks that workers have run, also those that are no more. A task that was tried again counts
+    /// with each try, and one that has ended its worker counts, too.
     pub tasks_run: u64,
     /// How long workers were busy with these tasks.
     pub busy: Duration,
-    /// How long these tasks waited: from their submission, or that of their chunk, to their start, or that of their chunk.
+    /// How long these tasks waited: from their submission, or that of their chunk, to their start,
+    /// or that of their chunk.
     pub wait_times: Histogram,
     /// How long these tasks ran.
     ///
-    /// Items of a map that take less than a microsecond are measured in groups of at most 64, and count with the mean of their
-    /// group. An item that takes far longer than the others of its group counts with its own time.
+    /// Items of a map that take less than a microsecond are measured in groups of at most 64, and
+    /// count with the mean of their group. An item that takes far longer than the others of its
+    /// group counts with its own time.
     pub run_times: Histogram,
     /// Workers that were started in the place of others.
     pub restarts: u64,
@@ -88,7 +91,7 @@ pub(super) enum RestartReason {
 #[non_exhaustive]
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct WorkerStats {
-    /// Its place in the pool, as [`Worker::id`](crate::Worker::id).
+    /// Its place in the pool, as [`InFlight::id`](crate::InFlight::id).
     pub id: usize,
     /// Its process id.
     pub pid: u32,
@@ -186,7 +189,7 @@ impl Counts {
     pub(super) fn stats(
         &self,
         (outstanding, running): (u64, u64),
-        work: Work,
+        work: WorkTotals,
         workers: Vec<WorkerStats>,
     ) -> PoolStats {
         PoolStats {

@@ -1,13 +1,14 @@
-//! Waiting for several tasks: until one is done, until one fails, until all are, or one after the other as they end.
+//! Waiting for several tasks: until one is done, until one fails, until all are, or one after the
+//! other as they end.
 
-use super::{
-    future::TaskFuture,
-    lead::TURN,
-    link::earlier,
-    shared::{Shared, park_until},
-    task::{Completions, Observer},
-};
 use crate::error::Result;
+use crate::pool::{
+    driver::leader::BACKGROUND_FOLLOW_TIMEOUT,
+    future::TaskFuture,
+    pool::{Pool, park_until},
+    task::{Completions, Observer},
+    worker_handle::earlier,
+};
 use crate::wire::Wire;
 use std::{
     cell::{Cell, RefCell},
@@ -28,7 +29,8 @@ pub enum ReturnWhen {
     AllCompleted,
 }
 
-/// What [`wait`] found: the positions of the futures that are done, and of those that are not, each in ascending order.
+/// What [`wait`] found: the positions of the futures that are done, and of those that are not, each
+/// in ascending order.
 #[non_exhaustive]
 #[derive(Debug, Clone)]
 pub struct Waited {
@@ -76,7 +78,9 @@ pub fn wait<'a, R: 'a>(
     };
     let pools = pools_of(futures.iter().copied());
     wait_until(&pools, &completions, deadline, &holds);
-    futures.iter().for_each(|it| it.task.forget(&completions));
+    futures
+        .iter()
+        .for_each(|it| it.task.forget_completions(&completions));
     let (done, not_done) = (0..futures.len()).partition(|it| futures[*it].task.is_done());
     Waited { done, not_done }
 }
@@ -85,7 +89,7 @@ pub fn wait<'a, R: 'a>(
 fn observe<R>(futures: &[&TaskFuture<R>]) -> Arc<Completions> {
     let completions = Arc::new(Completions::default());
     for (index, future) in futures.iter().enumerate() {
-        let observer = Observer::Listed(Arc::clone(&completions), index);
+        let observer = Observer::Completions(Arc::clone(&completions), index);
         if future.task.observe(observer).is_some() {
             completions.push(index);
         }
@@ -94,19 +98,20 @@ fn observe<R>(futures: &[&TaskFuture<R>]) -> Arc<Completions> {
 }
 
 /// The pools of the futures, each once.
-fn pools_of<'a, R: 'a>(futures: impl Iterator<Item = &'a TaskFuture<R>>) -> Vec<Arc<Shared>> {
-    let mut pools: Vec<Arc<Shared>> = Vec::new();
+fn pools_of<'a, R: 'a>(futures: impl Iterator<Item = &'a TaskFuture<R>>) -> Vec<Arc<Pool>> {
+    let mut pools: Vec<Arc<Pool>> = Vec::new();
     for future in futures {
-        if !pools.iter().any(|it| Arc::ptr_eq(it, &future.shared)) {
-            pools.push(Arc::clone(&future.shared));
+        if !pools.iter().any(|it| Arc::ptr_eq(it, &future.pool)) {
+            pools.push(Arc::clone(&future.pool));
         }
     }
     pools
 }
 
-/// Waits until `holds` or the deadline. With a single pool this thread drives it; several drive themselves.
+/// Waits until `holds` or the deadline. With a single pool this thread drives it; several drive
+/// themselves.
 fn wait_until(
-    pools: &[Arc<Shared>],
+    pools: &[Arc<Pool>],
     completions: &Completions,
     deadline: Option<Instant>,
     holds: &dyn Fn() -> bool,
@@ -122,7 +127,7 @@ fn wait_until(
         return;
     }
     // In a waker that the thread of one of them runs, nobody else drives that one.
-    let own = pools.iter().find(|it| it.is_background_here());
+    let own = pools.iter().find(|it| it.is_background_thread());
     loop {
         register(&thread::current());
         if holds() {
@@ -135,7 +140,7 @@ fn wait_until(
             continue;
         };
         pool.wait_until(
-            earlier(deadline, Some(Instant::now() + TURN)),
+            earlier(deadline, Some(Instant::now() + BACKGROUND_FOLLOW_TIMEOUT)),
             &register,
             holds,
         );
@@ -174,7 +179,7 @@ pub fn as_completed<R>(futures: impl IntoIterator<Item = TaskFuture<R>>) -> AsCo
 #[must_use = "it waits only when it is asked"]
 pub struct AsCompleted<R> {
     futures: Vec<Option<TaskFuture<R>>>,
-    pools: Vec<Arc<Shared>>,
+    pools: Vec<Arc<Pool>>,
     completions: Arc<Completions>,
     left: usize,
 }

@@ -1,16 +1,16 @@
 //! Settings of a process, and its start.
 
 use super::{
-    bootstrap::{self, Setup},
     child::ChildProcess,
-    function::Function,
-    handle::Process,
-    identity::Identity,
-    luggage::Luggage,
-    method::{StartMethod, start_method},
-    outcome::Outcome,
-    start::{self, Child, Flags, Start},
-    words::{Word, send_handles},
+    child_main,
+    control::{ParentMessage, send_handles},
+    function::WireFunction,
+    identity::ChildIdentity,
+    launch::{ChildSetup, LaunchData},
+    process_handle::Process,
+    result_channel::ResultReceiver,
+    start::{self, Child, SpawnArgs, SpawnFlags},
+    start_method::{StartMethod, start_method},
 };
 use crate::error::{Error, ErrorKind, Result};
 use crate::shm::{Buffer, FreshSlabs};
@@ -63,15 +63,15 @@ impl<A: Wire, R: Wire> ProcessBuilder<A, R> {
         }
     }
 
-    /// Its name, for [`current_process`](crate::current_process), [`active_children`](crate::active_children) and `ps` (the
-    /// first 15 bytes).
+    /// Its name, for [`current_process`](crate::current_process),
+    /// [`active_children`](crate::active_children) and `ps` (the first 15 bytes).
     pub fn name(mut self, name: impl Into<String>) -> Self {
         self.name = Some(name.into());
         self
     }
 
-    /// Whether it ends with the program that starts it, however that ends, and is stopped when its handle is dropped. False
-    /// by default.
+    /// Whether it ends with the program that starts it, however that ends, and is stopped when its
+    /// handle is dropped. False by default.
     pub fn daemon(mut self, daemon: bool) -> Self {
         self.is_daemon = daemon;
         self
@@ -102,9 +102,10 @@ impl<A: Wire, R: Wire> ProcessBuilder<A, R> {
     ///
     /// # Safety
     ///
-    /// As `fork(2)` in a threaded process: what the other threads hold at that moment stays as it is in the child for ever. The
-    /// child must not allocate, print, or touch anything else behind a lock unless no other thread can hold that lock; this crate
-    /// allocates in the child itself, before it calls the function.
+    /// As `fork(2)` in a threaded process: what the other threads hold at that moment stays as it
+    /// is in the child for ever. The child must not allocate, print, or touch anything else behind
+    /// a lock unless no other thread can hold that lock; this crate allocates in the child itself,
+    /// before it calls the function.
     ///
     /// Nothing in the child may use a reference that a guard of a [`Value`](crate::Value) or an
     /// [`Array`](crate::Array) gave out before the start, in any thread or leaked: the parent uses
@@ -115,20 +116,20 @@ impl<A: Wire, R: Wire> ProcessBuilder<A, R> {
         self
     }
 
-    /// Starts the process. The argument is encoded here and dropped, and with it what was handed over: the parent's ends of
-    /// connections that are passed are closed.
+    /// Starts the process. The argument is encoded here and dropped, and with it what was handed
+    /// over: the parent's ends of connections that are passed are closed.
     ///
     /// # Errors
     ///
-    /// As [`Process::start`]; [`ErrorKind::InvalidInput`] for a variable whose name is empty or has an `=` or a zero byte in it,
-    /// or whose value has a zero byte.
+    /// As [`Process::fork_children`]; [`ErrorKind::InvalidInput`] for a variable whose name is
+    /// empty or has an `=` or a zero byte in it, or whose value has a zero byte.
     pub fn start(self) -> Result<Process<R>> {
-        let environment = self.whole_environment()?;
-        let function = Function::unary(self.function)?;
-        let identity = Identity::of_a_child(self.name.clone());
+        let environment = self.child_environment()?;
+        let function = WireFunction::unary(self.function)?;
+        let identity = ChildIdentity::for_child(self.name.clone());
         let name = identity.name.clone();
-        let (argument, descriptors) = encoded(&self.argument)?;
-        let setup = Setup {
+        let (argument, descriptors) = encode_argument(&self.argument)?;
+        let setup = ChildSetup {
             identity,
             is_copy: self.method == StartMethod::Fork,
             is_service: self.is_service,
@@ -137,15 +138,15 @@ impl<A: Wire, R: Wire> ProcessBuilder<A, R> {
             function: function.to_bytes(),
             handles: descriptors.len(),
         };
-        let luggage = Luggage::pack(argument, &setup);
-        let started = luggage.and_then(|it| self.start_with(name, &it, &descriptors));
-        started.map(Process::new).map_err(start_failed)
+        let launch = LaunchData::pack(argument, &setup);
+        let started = launch.and_then(|it| self.start_process(name, &it, &descriptors));
+        started.map(Process::new).map_err(into_start_error)
     }
 
-    fn start_with(
+    fn start_process(
         &self,
         name: String,
-        luggage: &Luggage,
+        launch: &LaunchData,
         descriptors: &[handle::Attached],
     ) -> Result<ChildProcess> {
         let pair = socket::pair();
@@ -153,41 +154,50 @@ impl<A: Wire, R: Wire> ProcessBuilder<A, R> {
             pair.map_err(|it| Error::io("failed to create a process's socket", it))?;
         send_handles(&ours, descriptors)
             .map_err(|it| Error::io("failed to hand over the handles in an argument", it))?;
-        let passed: Vec<_> = iter::once(theirs.as_fd()).chain(luggage.file()).collect();
-        let start = Start {
-            main: bootstrap::main,
+        let passed: Vec<_> = iter::once(theirs.as_fd())
+            .chain(launch.shared_fd())
+            .collect();
+        let start = SpawnArgs {
+            main: child_main::main,
             passed: &passed,
-            bytes: luggage.bytes(),
-            flags: Flags {
+            bytes: launch.inline_bytes(),
+            flags: SpawnFlags {
                 is_daemon: self.is_daemon,
                 executes: self.method == StartMethod::Spawn,
             },
         };
         let child = self.start_child(&start, &ours)?;
         let kind = (self.is_daemon, self.method);
-        Ok(ChildProcess::new(name, kind, child, Outcome::new(ours)))
+        Ok(ChildProcess::new(
+            name,
+            kind,
+            child,
+            ResultReceiver::new(ours),
+        ))
     }
 
     /// Has the child made, and tells it to run.
-    fn start_child(&self, start: &Start<'_>, socket: &OwnedFd) -> Result<Child> {
+    fn start_child(&self, start: &SpawnArgs<'_>, socket: &OwnedFd) -> Result<Child> {
         let go = || {
-            let told = Word::Go.tell(socket);
-            told.map_err(|it| Error::io("failed to have a process run", it))
+            let sent = ParentMessage::Go.send(socket);
+            sent.map_err(|it| Error::io("failed to have a process run", it))
         };
         if self.method == StartMethod::Fork {
-            // A copy waits by itself for its parent to have it; it would never see the end of this socket, which it has, too.
+            // A copy waits by itself for its parent to have it; it would never see the end of this
+            // socket, which it has, too.
             go()?;
             return start::fork::start(start, self.threads);
         }
-        let directory = start::directory()?;
-        let child = start::forkserver::start(start, directory.as_fd());
+        let directory = start::open_working_directory()?;
+        let child = start::fork_server::client::start(start, directory.as_fd());
         let child = child.and_then(|it| go().map(|()| it));
-        // The server may have made one all the same. If it cannot be told, there is none, or it finds the end of the socket.
-        child.inspect_err(|_| drop(Word::Stop.tell(socket)))
+        // The server may have made one all the same. If it cannot be told, there is none, or it
+        // finds the end of the socket.
+        child.inspect_err(|_| drop(ParentMessage::Stop.send(socket)))
     }
 
     /// This process's environment, with what was set for the child.
-    fn whole_environment(&self) -> Result<Vec<u8>> {
+    fn child_environment(&self) -> Result<Vec<u8>> {
         for (key, value) in &self.environment {
             if !environment::can_be_set(key, value) {
                 let message = format!("{key:?}={value:?} cannot be an environment variable");
@@ -199,7 +209,7 @@ impl<A: Wire, R: Wire> ProcessBuilder<A, R> {
 }
 
 /// What the system refuses on the way is a start that failed, whichever step it was.
-fn start_failed(error: Error) -> Error {
+fn into_start_error(error: Error) -> Error {
     match error.kind() {
         ErrorKind::Io => error.with_kind(ErrorKind::StartFailed),
         _ => error,
@@ -207,7 +217,7 @@ fn start_failed(error: Error) -> Error {
 }
 
 /// Encodes an argument: a large one into a slab of its own.
-fn encoded<A: Wire>(argument: &A) -> Result<(Buffer, Vec<handle::Attached>)> {
+fn encode_argument<A: Wire>(argument: &A) -> Result<(Buffer, Vec<handle::Attached>)> {
     let mut buffer = Buffer::new(Arc::new(FreshSlabs));
     let mut descriptors = Vec::new();
     let outcome = handle::collect(&mut descriptors, || codec::encode(argument, &mut buffer));

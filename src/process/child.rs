@@ -1,10 +1,10 @@
 //! A started child, whatever its function returns: waited for, signalled, and asked how it ended.
 
 use super::{
-    method::StartMethod,
-    outcome::Outcome,
-    start::{Child, forkserver},
-    status::ExitStatus,
+    exit_status::ExitStatus,
+    result_channel::ResultReceiver,
+    start::{Child, fork_server::client},
+    start_method::StartMethod,
 };
 use crate::error::{Error, Result};
 use crate::sys::{
@@ -17,12 +17,12 @@ use std::{
     time::{Duration, Instant},
 };
 
-/// How long the record of a dead child's end is waited for: the fork server needs a slice of a busy
+/// How long to wait for the record of a dead child's end: the fork server needs a slice of a busy
 /// machine to reap. The wait ends at once if the server is gone.
-const STATUS_LIMIT: Duration = Duration::from_secs(5);
+const EXIT_RECORD_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// How long a daemon may take to end after SIGTERM.
-const GRACE: Duration = Duration::from_secs(2);
+const SIGTERM_GRACE: Duration = Duration::from_secs(2);
 
 /// A process that this one has started.
 #[derive(Debug)]
@@ -34,7 +34,7 @@ pub(super) struct ChildProcess {
     pub(super) is_daemon: bool,
     method: StartMethod,
     pidfd: PidFd,
-    pub(super) outcome: Outcome,
+    pub(super) result: ResultReceiver,
     status: Mutex<Option<ExitStatus>>,
 }
 
@@ -43,7 +43,7 @@ impl ChildProcess {
         name: String,
         (is_daemon, method): (bool, StartMethod),
         child: Child,
-        outcome: Outcome,
+        result: ResultReceiver,
     ) -> Self {
         Self {
             owner: pid::current(),
@@ -52,7 +52,7 @@ impl ChildProcess {
             is_daemon,
             method,
             pidfd: child.pidfd,
-            outcome,
+            result,
             status: Mutex::new(None),
         }
     }
@@ -77,7 +77,7 @@ impl ChildProcess {
     /// Waits until it has ended; false if the deadline comes first.
     pub(super) fn wait(&self, deadline: Option<Instant>) -> Result<bool> {
         let limit = deadline.map(|it| it.saturating_duration_since(Instant::now()));
-        poll::readable(&self.pidfd, limit)
+        poll::is_readable(&self.pidfd, limit)
             .map_err(|it| Error::io("failed to wait for a process", it))
     }
 
@@ -97,7 +97,7 @@ impl ChildProcess {
             .or_else(|refused| match self.method {
                 StartMethod::Fork => Err(refused),
                 StartMethod::ForkServer | StartMethod::Spawn => {
-                    forkserver::signal(self.pid, &self.pidfd, signal)
+                    client::signal(self.pid, &self.pidfd, signal)
                 }
             });
         sent.map_err(|it| Error::io(format_args!("failed to signal process {}", self.pid), it))
@@ -117,15 +117,18 @@ impl ChildProcess {
         let taken = match self.method {
             StartMethod::Fork => self.pidfd.take_status(),
             // A dead child's parent may need a moment to reap it.
-            StartMethod::ForkServer | StartMethod::Spawn => self.outcome.record(STATUS_LIMIT),
+            StartMethod::ForkServer | StartMethod::Spawn => {
+                self.result.wait_for_exit_record(EXIT_RECORD_TIMEOUT)
+            }
         };
         let taken = taken.or_else(|| self.pidfd.status_after_reaping());
         // With a value it was on its way out, with the code that follows from that.
-        taken.or_else(|| self.outcome.has_value().then(|| WaitStatus::of_code(0)))
+        taken.or_else(|| self.result.has_value().then(|| WaitStatus::of_code(0)))
     }
 
-    /// Kills a daemon that is a copy of this process, which ends now, and takes its status. One of the fork server ends with that.
-    pub(super) fn end_with_parent(&self) {
+    /// Kills a daemon that is a copy of this process, which ends now, and takes its status. One of
+    /// the fork server ends with that.
+    pub(super) fn kill_if_forked_daemon(&self) {
         if self.is_daemon && self.method == StartMethod::Fork {
             // One that cannot be killed is left alone.
             let _ = self.pidfd.kill_and_reap();
@@ -134,13 +137,15 @@ impl ChildProcess {
 
     /// What dropping its handle does: a daemon is stopped, any other waited for. A daemon that
     /// cannot be signalled is left alone.
-    pub(super) fn finish(&self) {
+    pub(super) fn stop_or_join(&self) {
         if self.is_daemon {
             if self.terminate().is_err() {
                 return;
             }
             // A failed wait is as good as one that was too long.
-            let has_ended = self.wait(Some(Instant::now() + GRACE)).unwrap_or(false);
+            let has_ended = self
+                .wait(Some(Instant::now() + SIGTERM_GRACE))
+                .unwrap_or(false);
             if !has_ended && self.kill().is_err() {
                 return;
             }

@@ -1,30 +1,34 @@
-//! Where a re-executed copy of the program turns into the fork server, or into a child that was to be executed, before `main`.
+//! Where a re-executed copy of the program turns into the fork server, or into a child that was to
+//! be executed, before `main`.
 //!
-//! The loader runs the functions in `.init_array` before `main`, in every program that has this crate linked in: binaries,
-//! tests, doctests, examples, benches. Ours returns at once unless an environment variable invites it; then it never
-//! returns, whatever fails. In this order, each step because of what happens without it:
+//! The loader runs the functions in `.init_array` before `main`, in every program that has this
+//! crate linked in: binaries, tests, doctests, examples, benches. Ours returns at once unless an
+//! environment variable invites it; then it never returns, whatever fails. In this order, each step
+//! because of what happens without it:
 //!
-//! 1. The variable names this copy of the crate (two versions may be linked into one program) and a socket, and is meant for
-//!    this process: `invitation` says how that is told from a variable that leaked into another program.
+//! 1. The variable names this copy of the crate (two versions may be linked into one program) and a
+//!    socket, and is meant for this process: `invitation_variable` says how that is told from a
+//!    variable that leaked into another program.
 //! 2. The variable is unset, or every program that a worker starts would be invited too.
 //! 3. Every other descriptor but 0, 1 and 2 is closed.
-//! 4. The module's constructors that come after ours run, or users of `inventory`, `linkme` and `ctor` would see half of
-//!    their registrations in workers.
-//! 5. Signals are reset. 6. The server runs under `catch_unwind`, and the process ends with `_exit`.
+//! 4. The module's constructors that come after ours run, or users of `inventory`, `linkme` and
+//!    `ctor` would see half of their registrations in workers.
+//! 5. Signals are reset. 6. The server runs under `catch_unwind`, and the process ends with
+//!    `_exit`.
 
 #![expect(unsafe_code, reason = "the loader's table of constructors")]
 
 use crate::error::{Error, ErrorKind, Result};
 use crate::process::{
-    ending,
-    function::{ChildMain, Given},
-    invitation::{self, Invited},
-    start::{executed, server},
+    at_exit,
+    child_exit::{EX_SOFTWARE, run_and_exit},
+    function::{ChildArgs, ChildMain},
+    invitation::{self, Invitation},
+    start::{exec, fork_server::server},
 };
 use crate::sys::{
-    child::{self, PidFd},
-    environment, fd, modules, new_threads,
-    signal::{self, Ignored},
+    child, environment, fd, modules, new_threads,
+    signal::{self, IgnoredSignals},
     threads,
 };
 use std::{
@@ -44,17 +48,17 @@ static CONSTRUCTOR: Constructor = constructor;
 /// Whether `main` has said that it calls [`init`], so that a re-executed copy will, too.
 static INIT_CALLED: AtomicBool = AtomicBool::new(false);
 
-/// Whether this process is a copy whose constructors run, so that it is no more to invite another than before it took over
-/// its invitation.
-static PREPARES: AtomicBool = AtomicBool::new(false);
+/// Whether this process is a copy whose constructors run, so that it is no more to invite another
+/// than before it took over its invitation.
+static IS_PREPARING: AtomicBool = AtomicBool::new(false);
 
 extern "C" fn constructor(
     count: c_int,
     arguments: *const *const c_char,
     env: *const *const c_char,
 ) {
-    ending::register();
-    enter(|| {
+    at_exit::install_handler();
+    run_if_invited(|| {
         let program = modules::containing(constructor as Constructor as usize);
         // SAFETY: it is the module of this function, which runs.
         let after = |it: modules::Module| unsafe {
@@ -63,8 +67,8 @@ extern "C" fn constructor(
         let after = program.map(after);
         for address in after.unwrap_or_default() {
             let address = ptr::with_exposed_provenance::<()>(address);
-            // SAFETY: an entry of the loader's table of constructors, which have this signature on glibc and ignore
-            // their arguments elsewhere.
+            // SAFETY: an entry of the loader's table of constructors, which have this signature on
+            // glibc and ignore their arguments elsewhere.
             let constructor = unsafe { mem::transmute::<*const (), Constructor>(address) };
             constructor(count, arguments, env);
         }
@@ -73,15 +77,16 @@ extern "C" fn constructor(
 
 /// Lets a re-executed copy of this program become the fork server; does nothing otherwise.
 ///
-/// No program that links this crate into its executable needs it. Call it first thing in `main` where the crate lies in a
-/// shared object that `main` loads later: the copy of the program would not find its way into the crate without.
+/// No program that links this crate into its executable needs it. Call it first thing in `main`
+/// where the crate lies in a shared object that `main` loads later: the copy of the program would
+/// not find its way into the crate without.
 ///
 /// ```
 /// procpool::init();
 /// ```
 pub fn init() {
     INIT_CALLED.store(true, Ordering::Relaxed);
-    enter(|| {});
+    run_if_invited(|| {});
 }
 
 /// Checks that a copy of this program can be invited by this process.
@@ -92,7 +97,7 @@ pub(crate) fn check_reachable() -> Result<()> {
     } else if modules::is_run_by_loader() {
         "this program was started through the loader (`/lib64/ld-linux-x86-64.so.2 program`), which would take the first \
          argument for the program to be started again; start the program itself, or use `StartMethod::Fork`"
-    } else if is_being_prepared() {
+    } else if is_preparing() {
         "a constructor, which runs before `main`, asks for it in a copy of the program that becomes the fork server itself; \
          build pools and start processes in `main`"
     } else if environment::is_strangers_in_a_copy() {
@@ -112,18 +117,21 @@ fn is_reachable() -> bool {
 }
 
 /// Whether this process is a copy of the program in which constructors run.
-fn is_being_prepared() -> bool {
-    let invited = Invited::find(&this_copy());
-    PREPARES.load(Ordering::Relaxed) || invited.is_some_and(|it| it != Invited::Leaked)
+fn is_preparing() -> bool {
+    let invitation = Invitation::find(&crate_id());
+    IS_PREPARING.load(Ordering::Relaxed) || invitation.is_some_and(|it| it != Invitation::Leaked)
 }
 
 /// The variable that invites this copy of the crate to a socket: its name and its value.
-pub(crate) fn invitation(socket: i32) -> (&'static str, OsString) {
-    (invitation::VARIABLE, invitation::to(&this_copy(), socket))
+pub(crate) fn invitation_variable(socket: i32) -> (&'static str, OsString) {
+    (
+        invitation::VARIABLE,
+        invitation::value_for(&crate_id(), socket),
+    )
 }
 
 /// Tells this copy of the crate from others in the same program: its version, and where it lies.
-fn this_copy() -> String {
+fn crate_id() -> String {
     let address = constructor as Constructor as usize;
     let offset = modules::containing(address).and_then(|it| it.offset_of(address));
     format!(
@@ -141,114 +149,83 @@ fn unset_variable() {
     }
 }
 
-fn enter(run_constructors: impl FnOnce() + panic::UnwindSafe) {
-    let Some(invited) = Invited::find(&this_copy()) else {
+fn run_if_invited(run_constructors: impl FnOnce() + panic::UnwindSafe) {
+    let Some(invitation) = Invitation::find(&crate_id()) else {
         return;
     };
-    let control = match invited {
-        Invited::By(socket) => invitation::take(socket),
-        Invited::Lost => None,
-        Invited::Leaked => return unset_variable(),
+    let control = match invitation {
+        Invitation::Socket(socket) => invitation::claim_socket(socket),
+        Invitation::Orphaned => None,
+        Invitation::Leaked => return unset_variable(),
     };
     unset_variable();
-    PREPARES.store(true, Ordering::Relaxed);
+    IS_PREPARING.store(true, Ordering::Relaxed);
     // Before a constructor changes it.
-    let ignored = Ignored::now();
+    let ignored = IgnoredSignals::now();
     match control {
-        Some(control) if executed::is_for(&control) => {
+        Some(control) if exec::is_invitation(&control) => {
             run_executed(control, ignored, run_constructors)
         }
         Some(control) => run_server(control, ignored, run_constructors),
-        None => child::exit_now(SOFTWARE),
+        None => child::exit_now(EX_SOFTWARE),
     }
 }
-
-/// "Internal software error" of sysexits.h. The inviter sees the end of the socket, whatever the code.
-const SOFTWARE: i32 = 70;
 
 /// Becomes the fork server.
 fn run_server(
     control: OwnedFd,
-    ignored: Ignored,
+    ignored: IgnoredSignals,
     run_constructors: impl FnOnce() + panic::UnwindSafe,
 ) -> ! {
     let served = panic::catch_unwind(move || -> std::io::Result<()> {
-        let invited = server::accept(control).ok_or(std::io::ErrorKind::InvalidData)?;
-        // SAFETY: this process has one thread, as `claim_process` has found, which never leaves this function. A descriptor that
-        // a constructor has kept is found closed by whoever asks for it, as is documented.
-        let ready = invited.claim_process(|kept| unsafe { fd::keep_only(kept) })?;
+        let invitation =
+            server::accept_invitation(control).ok_or(std::io::ErrorKind::InvalidData)?;
+        // SAFETY: this process has one thread, as `claim_process` has found, which never leaves
+        // this function. A descriptor that a constructor has kept is found closed by whoever asks
+        // for it, as is documented.
+        let ready = invitation.claim_process(|kept| unsafe { fd::keep_only(kept) })?;
         prepare(ignored, run_constructors);
         ready.serve(ignored)
     });
     let is_good = matches!(served, Ok(Ok(())));
-    child::exit_now(if is_good { 0 } else { SOFTWARE })
+    child::exit_now(if is_good { 0 } else { EX_SOFTWARE })
 }
 
 /// Does in a copy what comes between the invitation and its work.
-fn prepare(ignored: Ignored, run_constructors: impl FnOnce()) {
+fn prepare(ignored: IgnoredSignals, run_constructors: impl FnOnce()) {
     run_constructors();
-    PREPARES.store(false, Ordering::Relaxed);
+    IS_PREPARING.store(false, Ordering::Relaxed);
     signal::reset(ignored);
     // What is forked from it has this, too.
-    new_threads::give_alternate_stacks();
+    new_threads::redirect_pthread_create();
 }
 
-/// Runs the main function of a child that was just forked from the fork server, with no descriptor of the server's but
-/// those that are passed, and ends the process.
-pub(crate) fn run_child(main: ChildMain, given: Given) -> ! {
-    // SAFETY: the server has one thread, or `child::fork` would have refused, so its child has, too; and as this never returns,
-    // what the server's functions own is not used here any more.
-    let Ok(fds) = (unsafe { fd::keep_only(given.fds) }) else {
-        child::exit_now(SOFTWARE)
+/// Runs the main function of a child that was just forked from the fork server, with no descriptor
+/// of the server's but those that are passed, and ends the process.
+pub(crate) fn run_forked_child(main: ChildMain, args: ChildArgs) -> ! {
+    // SAFETY: the server has one thread, or `child::fork` would have refused, so its child has,
+    // too; and as this never returns, what the server's functions own is not used here any more.
+    let Ok(fds) = (unsafe { fd::keep_only(args.fds) }) else {
+        child::exit_now(EX_SOFTWARE)
     };
-    run_forked(main, Given { fds, ..given })
+    run_and_exit(main, ChildArgs { fds, ..args })
 }
 
 /// Becomes what the program was executed again for.
 fn run_executed(
     control: OwnedFd,
-    ignored: Ignored,
+    ignored: IgnoredSignals,
     run_constructors: impl FnOnce() + panic::UnwindSafe,
 ) -> ! {
     let ready = panic::catch_unwind(move || -> std::io::Result<_> {
-        let mut executed = executed::accept(control).ok_or(std::io::ErrorKind::InvalidData)?;
+        let mut executed = exec::accept(control).ok_or(std::io::ErrorKind::InvalidData)?;
         // SAFETY: as for the fork server.
         executed.claim_process(|kept| unsafe { fd::keep_only(kept) })?;
         prepare(ignored, run_constructors);
         executed.into_parts()
     });
     match ready {
-        Ok(Ok((main, given))) => run_forked(main, given),
-        _ => child::exit_now(SOFTWARE),
+        Ok(Ok((main, args))) => run_and_exit(main, args),
+        _ => child::exit_now(EX_SOFTWARE),
     }
-}
-
-/// Serves as a template, in a copy of the owner that was just forked, and ends the process.
-pub(crate) fn run_template(control: OwnedFd, owner: PidFd) -> ! {
-    let served = panic::catch_unwind(move || -> std::io::Result<()> {
-        let ignored = Ignored::now();
-        signal::reset(ignored);
-        // Its children have what it has there.
-        fd::fill_stdio()?;
-        server::Server::template(control, owner)?.serve(ignored)
-    });
-    let is_good = matches!(served, Ok(Ok(())));
-    child::exit_now(if is_good { 0 } else { SOFTWARE })
-}
-
-/// Runs a child's main function and ends the process.
-pub(crate) fn run_forked(main: ChildMain, given: Given) -> ! {
-    let outcome = panic::catch_unwind(|| main(given));
-    flush_output();
-    ending::end_children();
-    // 101: what a Rust program exits with when `main` panics.
-    child::exit_now(outcome.unwrap_or(101))
-}
-
-/// Writes out what was printed, by Rust or C, and not yet written.
-pub(crate) fn flush_output() {
-    use std::io::Write;
-    // Nobody is left to tell when the other end of standard output is gone.
-    let _ = std::io::stdout().flush();
-    child::flush_c_stdio();
 }

@@ -1,35 +1,39 @@
 //! `fork_map`: a function over a slice, in copies of this process that are made for just this call.
 //!
-//! The copies find the function, whatever it borrows, and the items where this process has them; nothing but results is
-//! encoded. They take the next item from a shared counter, and leave results one behind the other in shared memory, so that
-//! a death costs the item that ran.
+//! The copies find the function, whatever it borrows, and the items where this process has them;
+//! nothing but results is encoded. They take the next item from a shared counter, and leave results
+//! one behind the other in shared memory, so that a death costs the item that ran.
 
 use super::{
-    entry,
-    fault::Fault,
+    child_exit,
     panic::{self, OnPanic},
     start::{Child, fork},
+    task_error::TaskError,
 };
 use crate::error::{Error, ErrorKind, Result, WorkerExit};
 use crate::shm::{Cursor, Segment, Slab};
 use crate::sys::{
     child::{self, Threads},
-    crash::{self, Note},
+    crash::{self, OverflowNote},
     poll,
 };
 use crate::wire::{Wire, codec};
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 
-/// Calls `f` on every item, in `workers` copies of this process that are forked now, and gives the results in order.
+/// Calls `f` on every item, in `workers` copies of this process that are forked now, and gives the
+/// results in order.
 ///
-/// `f` may borrow anything, as it does not travel; what it changes stays in its copy. Only results are encoded.
+/// `f` may borrow anything, as it does not travel; what it changes stays in its copy. Only results
+/// are encoded.
 ///
 /// # Errors
 ///
-/// That of the lowest failing item: [`ErrorKind::Panicked`], [`ErrorKind::WorkerDied`], or [`ErrorKind::Codec`] for a result
-/// that cannot be encoded or decoded; after a panic no further item is begun. [`ErrorKind::Unsupported`] if this process has more
-/// than one thread, or has a guard of a [`Value`](crate::Value) or an [`Array`](crate::Array) that is
-/// held or leaked: its references would be shared by the copies. [`ErrorKind::InvalidInput`] for 0 workers, [`ErrorKind::StartFailed`] if the system gives no process.
+/// That of the lowest failing item: [`ErrorKind::Panicked`], [`ErrorKind::WorkerDied`], or
+/// [`ErrorKind::Codec`] for a result that cannot be encoded or decoded; after a panic no further
+/// item is begun. [`ErrorKind::Unsupported`] if this process has more than one thread, or has a
+/// guard of a [`Value`](crate::Value) or an [`Array`](crate::Array) that is held or leaked: its
+/// references would be shared by the copies. [`ErrorKind::InvalidInput`] for 0 workers,
+/// [`ErrorKind::StartFailed`] if the system gives no process.
 ///
 /// # Examples
 ///
@@ -52,8 +56,9 @@ pub fn fork_map<T, R: Wire>(workers: usize, items: &[T], f: impl Fn(&T) -> R) ->
 ///
 /// # Safety
 ///
-/// As `fork(2)` in a threaded process: what the other threads hold at that moment stays as it is in the copies for ever. `f`
-/// must not allocate, print, or touch anything else behind a lock unless no other thread can hold that lock.
+/// As `fork(2)` in a threaded process: what the other threads hold at that moment stays as it is in
+/// the copies for ever. `f` must not allocate, print, or touch anything else behind a lock unless
+/// no other thread can hold that lock.
 ///
 /// `f` must not use a reference that a guard of a [`Value`](crate::Value) or an
 /// [`Array`](crate::Array) gave out before the call, in any thread or leaked: all copies and this
@@ -68,7 +73,7 @@ pub unsafe fn fork_map_unchecked<T, R: Wire>(
 }
 
 /// A copy of this process, and where it leaves its results.
-struct Copy {
+struct ForkedCopy {
     /// From 0.
     number: usize,
     child: Child,
@@ -86,18 +91,19 @@ fn run<T, R: Wire>(
         return Err(Error::new(ErrorKind::InvalidInput, message));
     }
     let workers = workers.min(items.len());
-    let common = Common::new(items.len(), workers)?;
-    let (copies, failure) = start(workers, items, f, threads, &common);
+    let common = ForkMapShared::new(items.len(), workers)?;
+    let (copies, failure) = fork_children(workers, items, f, threads, &common);
     let mut outcomes: Vec<Option<Result<R>>> = (0..items.len()).map(|_| None).collect();
     let mut ends = Vec::new();
     for copy in copies {
-        ends.push(wait(&copy, &common)?);
-        read(&copy.results, &mut outcomes);
+        ends.push(wait_for_exit(&copy, &common)?);
+        read_results(&copy.results, &mut outcomes);
     }
     if let Some(error) = failure {
         return Err(error);
     }
-    // The copy that has lost an item is one that did not end well, or one in which an item has called `exit(0)`.
+    // The copy that has lost an item is one that did not end well, or one in which an item has
+    // called `exit(0)`.
     ends.sort_by_key(|it| it.exit_code == Some(0));
     let results = outcomes.into_iter();
     results
@@ -106,16 +112,16 @@ fn run<T, R: Wire>(
 }
 
 /// Forks the copies; an error, and those that were made before it, if one cannot be made.
-fn start<T, R: Wire>(
+fn fork_children<T, R: Wire>(
     workers: usize,
     items: &[T],
     f: &impl Fn(&T) -> R,
     threads: Threads,
-    common: &Common,
-) -> (Vec<Copy>, Option<Error>) {
+    common: &ForkMapShared,
+) -> (Vec<ForkedCopy>, Option<Error>) {
     let mut copies = Vec::new();
     for number in 0..workers {
-        match start_one(items, f, threads, (common, number)) {
+        match fork_child(items, f, threads, (common, number)) {
             Ok(copy) => copies.push(copy),
             Err(error) => {
                 common.stop();
@@ -126,22 +132,22 @@ fn start<T, R: Wire>(
     (copies, None)
 }
 
-fn start_one<T, R: Wire>(
+fn fork_child<T, R: Wire>(
     items: &[T],
     f: &impl Fn(&T) -> R,
     threads: Threads,
-    (common, number): (&Common, usize),
-) -> Result<Copy> {
+    (common, number): (&ForkMapShared, usize),
+) -> Result<ForkedCopy> {
     let mut results = Slab::new(0, 0)?;
     let parent = std::process::id();
-    let child = fork::copy(threads, || {
+    let child = fork::fork_self(threads, || {
         if child::ends_with(parent) {
-            crash::note_overflow(Note::Word(common.overflow_word(number)));
-            work(items, f, common, &mut results);
-            entry::flush_output();
+            crash::note_overflow(OverflowNote::Word(common.overflow_word(number)));
+            run_child(items, f, common, &mut results);
+            child_exit::flush_output();
         }
     })?;
-    Ok(Copy {
+    Ok(ForkedCopy {
         number,
         child,
         results,
@@ -149,83 +155,90 @@ fn start_one<T, R: Wire>(
 }
 
 /// What a copy does.
-fn work<T, R: Wire>(items: &[T], f: &impl Fn(&T) -> R, common: &Common, results: &mut Slab) {
+fn run_child<T, R: Wire>(
+    items: &[T],
+    f: &impl Fn(&T) -> R,
+    common: &ForkMapShared,
+    results: &mut Slab,
+) {
     panic::install_hook(OnPanic::SILENT);
     let mut written = 0;
-    while let Some(index) = common.take() {
-        let outcome = panic::run(|| encoded(&f(&items[index])));
+    while let Some(index) = common.take_index() {
+        let outcome = panic::catch(|| encode_result(&f(&items[index])));
         let outcome = outcome.map_err(|it| *it).and_then(|it| it);
         if outcome.is_err() {
             common.stop();
         }
-        let Some(end) = leave(results, written, index, &outcome) else {
+        let Some(end) = write_result(results, written, index, &outcome) else {
             return common.stop();
         };
         written = end;
     }
 }
 
-fn encoded<R: Wire>(value: &R) -> Result<Vec<u8>, Fault> {
+fn encode_result<R: Wire>(value: &R) -> Result<Vec<u8>, TaskError> {
     let mut bytes = Vec::new();
-    codec::encode(value, &mut bytes).map_err(Fault::Encode)?;
+    codec::encode(value, &mut bytes).map_err(TaskError::Encode)?;
     Ok(bytes)
 }
 
 /// Bytes before an outcome: the item's index, whether it is a value, and its length.
-const HEAD: usize = 24;
+const RECORD_HEADER_LEN: usize = 24;
 
 /// Writes an outcome behind those that are there, and gives the new end; none without memory.
-fn leave(
+fn write_result(
     slab: &mut Slab,
     at: usize,
     index: usize,
-    outcome: &Result<Vec<u8>, Fault>,
+    outcome: &Result<Vec<u8>, TaskError>,
 ) -> Option<usize> {
     let mut text = Vec::new();
     let (kind, bytes) = match outcome {
         Ok(bytes) => (1u64, bytes),
-        Err(fault) => {
-            codec::encode(fault, &mut text).ok()?;
+        Err(error) => {
+            codec::encode(error, &mut text).ok()?;
             (0, &text)
         }
     };
-    let end = at.checked_add(HEAD)?.checked_add(bytes.len())?;
+    let end = at
+        .checked_add(RECORD_HEADER_LEN)?
+        .checked_add(bytes.len())?;
     slab.reserve(end).ok()?;
     for (place, word) in (0..).zip([index as u64, kind, bytes.len() as u64]) {
         slab.write_at(at + 8 * place, &word.to_le_bytes());
     }
-    slab.write_at(at + HEAD, bytes);
+    slab.write_at(at + RECORD_HEADER_LEN, bytes);
     slab.publish(end as u64, 0);
     Some(end)
 }
 
 /// Reads the outcomes that a copy has left.
-fn read<R: Wire>(slab: &Slab, outcomes: &mut [Option<Result<R>>]) {
+fn read_results<R: Wire>(slab: &Slab, outcomes: &mut [Option<Result<R>>]) {
     let Ok(slab) = slab.mapped_again() else {
         return;
     };
     let end = (slab.published().0 as usize).min(slab.capacity());
     let mut at = 0;
-    while at + HEAD <= end {
+    while at + RECORD_HEADER_LEN <= end {
         let mut head = Vec::new();
-        slab.copy_out(at, HEAD, &mut head);
+        slab.copy_out(at, RECORD_HEADER_LEN, &mut head);
         let word =
             |place: usize| u64::from_le_bytes(*head[8 * place..].first_chunk().expect("a head"));
-        let (index, kind, length) = (word(0) as usize, word(1), word(2) as usize);
-        at += HEAD;
-        if length > end - at {
+        let (index, kind, len) = (word(0) as usize, word(1), word(2) as usize);
+        at += RECORD_HEADER_LEN;
+        if len > end - at {
             return;
         }
         let mut bytes = Vec::new();
-        slab.copy_out(at, length, &mut bytes);
+        slab.copy_out(at, len, &mut bytes);
         if let Some(place) = outcomes.get_mut(index) {
-            *place = Some(decoded(kind == 1, &bytes));
+            *place = Some(decode_result(kind == 1, &bytes));
         }
-        at += length;
+        at += len;
     }
 }
 
-fn decoded<R: Wire>(is_value: bool, bytes: &[u8]) -> Result<R> {
+fn decode_result<R: Wire>(is_value: bool, bytes: &[u8]) -> Result<R> {
     let failed = |reason| {
         let message = format!("failed to decode the result of an item: {reason}");
         Error::new(ErrorKind::Codec, message)
@@ -233,14 +246,15 @@ fn decoded<R: Wire>(is_value: bool, bytes: &[u8]) -> Result<R> {
     if is_value {
         return codec::decode(&mut Cursor::new(bytes)).map_err(failed);
     }
-    let fault: Fault = codec::decode(&mut Cursor::new(bytes)).map_err(failed)?;
-    Err(fault.into_error())
+    let error: TaskError = codec::decode(&mut Cursor::new(bytes)).map_err(failed)?;
+    Err(error.into_error())
 }
 
 /// Waits for the end of a copy.
-fn wait(copy: &Copy, common: &Common) -> Result<WorkerExit> {
+fn wait_for_exit(copy: &ForkedCopy, common: &ForkMapShared) -> Result<WorkerExit> {
     let child = &copy.child;
-    poll::readable(&child.pidfd, None).map_err(|it| Error::io("failed to wait for a copy", it))?;
+    poll::is_readable(&child.pidfd, None)
+        .map_err(|it| Error::io("failed to wait for a copy", it))?;
     let status = child.pidfd.take_status();
     Ok(WorkerExit::new(
         child.pid,
@@ -249,49 +263,53 @@ fn wait(copy: &Copy, common: &Common) -> Result<WorkerExit> {
     ))
 }
 
-/// What all copies share: the number of the next item, and for each whether its stack has overflowed.
-struct Common {
-    words: Segment,
+/// What all copies share: the number of the next item, and for each whether its stack has
+/// overflowed.
+struct ForkMapShared {
+    segment: Segment,
     count: u64,
 }
 
-impl Common {
+impl ForkMapShared {
     fn new(count: usize, copies: usize) -> Result<Self> {
         Ok(Self {
-            words: Segment::anonymous(Self::overflow_at(copies))?,
+            segment: Segment::anonymous(Self::overflow_offset(copies))?,
             count: count as u64,
         })
     }
 
-    fn next(&self) -> &AtomicU64 {
-        self.words.view().atomic_u64(0)
+    fn next_counter(&self) -> &AtomicU64 {
+        self.segment.view().atomic_u64(0)
     }
 
     /// Bytes before the word of a copy.
-    fn overflow_at(number: usize) -> usize {
+    fn overflow_offset(number: usize) -> usize {
         size_of::<u64>() + number * size_of::<u32>()
     }
 
-    fn take(&self) -> Option<usize> {
+    fn take_index(&self) -> Option<usize> {
         // Relaxed: nothing else is read by it.
-        let index = self.next().fetch_add(1, Ordering::Relaxed);
+        let index = self.next_counter().fetch_add(1, Ordering::Relaxed);
         (index < self.count).then_some(index as usize)
     }
 
     /// Has nothing more begun.
     fn stop(&self) {
-        self.next().store(self.count, Ordering::Relaxed);
+        self.next_counter().store(self.count, Ordering::Relaxed);
     }
 
-    /// Returns the word that is not 0 once the stack of this process, a copy, has overflowed. A handler writes it at any time,
-    /// so that it is never unmapped.
+    /// Returns the word that is not 0 once the stack of this process, a copy, has overflowed. A
+    /// handler writes it at any time, so that it is never unmapped.
     fn overflow_word(&self, number: usize) -> &'static AtomicU32 {
-        let words: &'static Segment = Box::leak(Box::new(self.words.clone()));
-        words.view().atomic_u32(Self::overflow_at(number))
+        let segment: &'static Segment = Box::leak(Box::new(self.segment.clone()));
+        segment.view().atomic_u32(Self::overflow_offset(number))
     }
 
     fn has_overflowed(&self, number: usize) -> bool {
-        let word = self.words.view().atomic_u32(Self::overflow_at(number));
+        let word = self
+            .segment
+            .view()
+            .atomic_u32(Self::overflow_offset(number));
         word.load(Ordering::Acquire) != 0
     }
 }

@@ -2,14 +2,14 @@
 //! what it leaves there.
 
 use super::{
-    bootstrap::Setup,
-    function::Function,
-    identity::Identity,
-    luggage::Luggage,
-    method::StartMethod,
-    outcome::{Left, Outcome},
-    start::{executed, server},
-    words::Said,
+    child_main::ChildSetup,
+    control::ChildMessage,
+    function::WireFunction,
+    identity::ChildIdentity,
+    launch::LaunchData,
+    result_channel::{ChildResult, ResultReceiver},
+    start::{exec, server},
+    start_method::StartMethod,
 };
 use crate::shm::{Buffer, FreshSlabs};
 use crate::sys::{memory, socket};
@@ -46,7 +46,7 @@ fn slab(script: &mut Script<'_>) -> OwnedFd {
 
 /// What a child does with what it was given, before it becomes what that says.
 fn unpack(bytes: &[u8], file: Option<OwnedFd>) {
-    let received = Luggage::received(bytes.to_vec(), &mut file.into_iter());
+    let received = LaunchData::receive(bytes.to_vec(), &mut file.into_iter());
     let Ok(luggage) = received else { return };
     if luggage.setup().is_some() {
         ignore(codec::decode::<Tree>(&mut luggage.argument()));
@@ -72,17 +72,17 @@ fn hear(script: &mut Script<'_>) {
         let _ = socket::try_send(&theirs, script.part(), &fds);
     }
     drop(theirs);
-    let outcome = Outcome::new(ours);
+    let outcome = ResultReceiver::new(ours);
     ignore((
-        outcome.record(Duration::ZERO),
+        outcome.wait_for_exit_record(Duration::ZERO),
         outcome.has_value(),
         outcome.has_overflowed(),
     ));
     let (left, handles) = outcome.take();
     match left {
-        Left::Nothing => {}
-        Left::Fault(fault) => ignore(fault.into_error()),
-        Left::Value(payload) => {
+        ChildResult::Missing => {}
+        ChildResult::Error(fault) => ignore(fault.into_error()),
+        ChildResult::Value(payload) => {
             let read = || payload.read(|mut it| codec::decode::<Tree>(&mut it).map(drop));
             ignore(crate::wire::handle::provide(handles, read));
         }
@@ -97,31 +97,31 @@ fn accept(script: &mut Script<'_>) {
     let fds: Vec<_> = fds.iter().map(AsFd::as_fd).collect();
     let _ = socket::try_send(&theirs, script.part(), &fds);
     drop(theirs);
-    if executed::is_for(&ours) {
-        ignore(executed::accept(ours));
+    if exec::is_invitation(&ours) {
+        ignore(exec::accept(ours));
     } else {
-        ignore(server::accept(ours));
+        ignore(server::accept_invitation(ours));
     }
 }
 
-fn setup() -> Setup {
-    Setup {
-        identity: Identity::of_a_worker("child".to_owned()),
+fn setup() -> ChildSetup {
+    ChildSetup {
+        identity: ChildIdentity::for_worker("child".to_owned()),
         is_copy: false,
         is_service: false,
         method: StartMethod::ForkServer,
         environment: b"A=b\0".to_vec(),
-        function: [7; Function::SIZE],
+        function: [7; WireFunction::SIZE],
         handles: 1,
     }
 }
 
-/// The luggage of an example, and the same in a slab as [`slab`] takes it from a script.
+/// The launch data of an example, and the same in a slab as [`slab`] takes it from a script.
 fn packed() -> [Vec<u8>; 2] {
     let mut argument = Buffer::new(Arc::new(FreshSlabs));
     codec::encode(&Tree::example(None), &mut argument).expect("an example");
-    let luggage = Luggage::pack(argument, &setup()).expect("it is small");
-    let bytes = luggage.bytes().to_vec();
+    let luggage = LaunchData::pack(argument, &setup()).expect("it is small");
+    let bytes = luggage.inline_bytes().to_vec();
     let (length, rest) = bytes.split_first_chunk::<8>().expect("a length");
     let (setup, argument) = rest.split_at(u64::from_le_bytes(*length) as usize);
     let end = argument.len() as u64;
@@ -143,21 +143,21 @@ pub(crate) const LAUNCH: Target = Target {
     },
     seeds: || {
         let [beside, shared] = packed();
-        let mut value = vec![Said::Value as u8];
+        let mut value = vec![ChildMessage::Value as u8];
         codec::encode(&Tree::example(None), &mut value).expect("an example");
         let length = (value.len() as u64 - 1).to_le_bytes();
-        let large = [&[Said::LargeValue as u8][..], &length].concat();
+        let large = [&[ChildMessage::LargeValue as u8][..], &length].concat();
         let slab = [
             &(1u64 << 20 | 4096).to_le_bytes()[..],
             &[0; 16],
             &part(&value[1..]),
         ]
         .concat();
-        let mut fault = vec![Said::Fault as u8];
-        let refused = super::fault::Fault::Decode("a reason".to_owned());
+        let mut fault = vec![ChildMessage::Error as u8];
+        let refused = super::task_error::TaskError::Decode("a reason".to_owned());
         codec::encode(&refused, &mut fault).expect("text");
         let ended = [&[0][..], &part(&[1, 0, 9, 0, 0])].concat();
-        let handles = [&[3][..], &part(&[0]), &part(&[Said::Handles as u8])].concat();
+        let handles = [&[3][..], &part(&[0]), &part(&[ChildMessage::Handles as u8])].concat();
         vec![
             [&[0][..], &beside].concat(),
             [&[1][..], &shared].concat(),

@@ -8,16 +8,16 @@ use serde::{Deserialize, Serialize};
 use std::sync::atomic::{AtomicU32, Ordering};
 
 /// The name of a process that was not started by this crate.
-const MAIN: &str = "MainProcess";
+const MAIN_NAME: &str = "MainProcess";
 
-static OWN: RwLock<Option<Identity>> = RwLock::new(None);
+static CURRENT: RwLock<Option<ChildIdentity>> = RwLock::new(None);
 
 /// Children started so far.
 static STARTED: AtomicU32 = AtomicU32::new(0);
 
 /// What a child is told about itself. It cannot be printed: the key is a secret.
 #[derive(Clone, Serialize, Deserialize)]
-pub(crate) struct Identity {
+pub(crate) struct ChildIdentity {
     pub(crate) name: String,
     /// Its place among its parent's children, behind its parent's own; none where the chain begins.
     pub(crate) numbers: Vec<u32>,
@@ -30,10 +30,10 @@ pub(crate) struct Identity {
     max_depth: usize,
 }
 
-impl Identity {
+impl ChildIdentity {
     /// The next child of this process, by this name or its number.
-    pub(crate) fn of_a_child(name: Option<String>) -> Self {
-        let mut child = Self::of_a_worker(name.unwrap_or_default());
+    pub(crate) fn for_child(name: Option<String>) -> Self {
+        let mut child = Self::for_worker(name.unwrap_or_default());
         child
             .numbers
             .push(STARTED.fetch_add(1, Ordering::Relaxed) + 1);
@@ -45,10 +45,10 @@ impl Identity {
     }
 
     /// A child of this process that is not counted.
-    pub(crate) fn of_a_worker(name: String) -> Self {
-        let (own_name, numbers) = match &*OWN.read() {
+    pub(crate) fn for_worker(name: String) -> Self {
+        let (own_name, numbers) = match &*CURRENT.read() {
             Some(own) => (own.name.clone(), own.numbers.clone()),
-            None => (MAIN.to_owned(), Vec::new()),
+            None => (MAIN_NAME.to_owned(), Vec::new()),
         };
         Self {
             name,
@@ -64,14 +64,14 @@ impl Identity {
     }
 
     /// Makes it this process's own.
-    pub(crate) fn assume(self) {
+    pub(crate) fn apply(self) {
         STARTED.store(0, Ordering::Relaxed);
         set_authkey(self.authkey.clone());
         set_max_depth(self.max_depth);
         for (address, key) in &self.keys {
             remember_key(address, &key.clone().into());
         }
-        *OWN.write() = Some(self);
+        *CURRENT.write() = Some(self);
     }
 }
 
@@ -132,15 +132,15 @@ impl ChildInfo {
 /// ```
 #[must_use]
 pub fn current_process() -> CurrentProcess {
-    let own = OWN.read();
+    let own = CURRENT.read();
     CurrentProcess {
-        name: own.as_ref().map_or(MAIN, |it| &it.name).to_owned(),
+        name: own.as_ref().map_or(MAIN_NAME, |it| &it.name).to_owned(),
         pid: pid::current(),
     }
 }
 
-/// The process that started this one: the program's, not the fork server that made it. None in a process that this crate
-/// did not start.
+/// The process that started this one: the program's, not the fork server that made it. None in a
+/// process that this crate did not start.
 ///
 /// ```
 /// assert!(procpool::parent_process().is_none());
@@ -150,7 +150,7 @@ pub fn current_process() -> CurrentProcess {
 /// ```
 #[must_use]
 pub fn parent_process() -> Option<ParentProcess> {
-    let own = OWN.read();
+    let own = CURRENT.read();
     let (name, pid) = own.as_ref()?.parent.clone()?;
     Some(ParentProcess { name, pid })
 }

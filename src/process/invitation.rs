@@ -1,7 +1,8 @@
-//! The invitation by which a copy of the program becomes the fork server or an executed child: a variable that names a socket.
+//! The invitation by which a copy of the program becomes the fork server or an executed child: a
+//! variable that names a socket.
 //!
-//! `PROCPOOL_FORK_SERVER=<copy of this crate>:<inviter's process id>:<descriptor>`. A process that finds one which names its
-//! copy of the crate is
+//! `PROCPOOL_FORK_SERVER=<copy of this crate>:<inviter's process id>:<descriptor>`. A process that
+//! finds one which names its copy of the crate is
 //!
 //! | if | | and it |
 //! |---|---|---|
@@ -11,8 +12,9 @@
 //! | else the socket has our greeting, and the inviter has ended | a copy that has lost its inviter | ends |
 //! | else | a program to which the variable has leaked | goes on |
 //!
-//! A copy never runs the program's `main`: the program would run a second time. Nor does it invite others before it is ready:
-//! a constructor that builds a pool would start an endless chain of processes.
+//! A copy never runs the program's `main`: the program would run a second time. Nor does it invite
+//! others before it is ready: a constructor that builds a pool would start an endless chain of
+//! processes.
 
 use crate::sys::{
     child::{self, PidFd},
@@ -31,16 +33,16 @@ const GREETING: &[u8] = b"procpool ";
 
 /// What an invitation makes of this process.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Invited {
+pub(super) enum Invitation {
     /// A copy of the program, which gets its orders from this descriptor.
-    By(i32),
+    Socket(i32),
     /// A copy of the program that has no orders.
-    Lost,
+    Orphaned,
     /// A program like any other.
     Leaked,
 }
 
-impl Invited {
+impl Invitation {
     /// Reads the environment for this copy of the crate; `None` if it says nothing.
     pub(super) fn find(copy: &str) -> Option<Self> {
         let value = environment::trusted(VARIABLE)?;
@@ -48,27 +50,27 @@ impl Invited {
         let (named, inviter) = rest.rsplit_once(':')?;
         let inviter = inviter.parse().ok().filter(|_| named == copy)?;
         let socket = socket.parse().ok();
-        let socket = socket.filter(|it| fd::is_open(*it, is_greeted));
+        let socket = socket.filter(|it| fd::is_open(*it, has_greeting));
         Some(match socket {
-            Some(socket) if fd::is_open(socket, is_from_inviter) => Self::By(socket),
-            _ if is_parent_or_self(inviter) => Self::Lost,
-            Some(_) if !runs(inviter) => Self::Lost,
+            Some(socket) if fd::is_open(socket, is_from_inviter) => Self::Socket(socket),
+            _ if is_parent_or_self(inviter) => Self::Orphaned,
+            Some(_) if !is_running(inviter) => Self::Orphaned,
             _ => Self::Leaked,
         })
     }
 }
 
 /// Returns the value of [`VARIABLE`] by which this process invites a copy of the crate to a socket.
-pub(super) fn to(copy: &str, socket: i32) -> OsString {
+pub(super) fn value_for(copy: &str, socket: i32) -> OsString {
     format!("{copy}:{}:{socket}", std::process::id()).into()
 }
 
-/// Takes over the socket of [`Invited::By`]; `None` if it is none with a greeting.
-pub(super) fn take(socket: i32) -> Option<OwnedFd> {
-    fd::inherited(socket, is_greeted)
+/// Takes over the socket of [`Invitation::Socket`]; `None` if it is none with a greeting.
+pub(super) fn claim_socket(socket: i32) -> Option<OwnedFd> {
+    fd::inherited(socket, has_greeting)
 }
 
-fn is_greeted(socket: BorrowedFd<'_>) -> bool {
+fn has_greeting(socket: BorrowedFd<'_>) -> bool {
     socket::begins_with(socket, GREETING)
 }
 
@@ -83,6 +85,6 @@ fn is_parent_or_self(pid: u32) -> bool {
     pid == child::parent() || pid == std::process::id()
 }
 
-fn runs(pid: u32) -> bool {
+fn is_running(pid: u32) -> bool {
     PidFd::open(pid).is_ok_and(|it| !it.is_dead())
 }

@@ -1,7 +1,7 @@
 //! What a task's panic says: taken by a hook while it happens, on the task's thread alone.
 
-use crate::process::fault::Fault;
-use crate::sys::stack::Calls;
+use crate::process::task_error::TaskError;
+use crate::sys::stack::Frames;
 use std::{
     any::Any,
     cell::{Cell, RefCell},
@@ -11,18 +11,18 @@ use std::{
 thread_local! {
     /// Whether this thread runs a task.
     static IN_TASK: Cell<bool> = const { Cell::new(false) };
-    static CAUGHT: RefCell<Option<Caught>> = const { RefCell::new(None) };
+    static CAUGHT: RefCell<Option<CaughtPanic>> = const { RefCell::new(None) };
 }
 
-struct Caught {
+struct CaughtPanic {
     message: String,
     location: Option<String>,
-    calls: Calls,
+    calls: Frames,
 }
 
 /// Whether a panic that is caught and told is printed as well.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Report {
+pub(crate) enum PanicOutput {
     Silent,
     Printed,
 }
@@ -30,24 +30,24 @@ pub(crate) enum Report {
 /// What a process does about a panic of its task, besides handing it on.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct OnPanic {
-    pub(crate) report: Report,
+    pub(crate) output: PanicOutput,
     /// Stops the task's clock, before anything else.
     pub(crate) stop_clock: fn(),
     /// Reports the fault of a panic that ends the process, after which nothing comes.
-    pub(crate) last_words: fn(Fault),
+    pub(crate) report_abort: fn(TaskError),
 }
 
 impl OnPanic {
     /// Does nothing else.
     pub(crate) const SILENT: Self = Self {
-        report: Report::Silent,
+        output: PanicOutput::Silent,
         stop_clock: || (),
-        last_words: |_| (),
+        report_abort: |_| (),
     };
 }
 
-/// Puts our hook before the one that is there. It acts while [`run`] is on the thread that panics and leaves every other
-/// panic to the hook before it.
+/// Puts our hook before the one that is there. It acts while [`catch`] is on the thread that panics
+/// and leaves every other panic to the hook before it.
 pub(crate) fn install_hook(on_panic: OnPanic) {
     let previous = panic::take_hook();
     panic::set_hook(Box::new(move |info| {
@@ -55,40 +55,41 @@ pub(crate) fn install_hook(on_panic: OnPanic) {
             return previous(info);
         }
         (on_panic.stop_clock)();
-        let caught = Caught {
-            message: text(info.payload()),
+        let caught = CaughtPanic {
+            message: payload_text(info.payload()),
             location: info.location().map(ToString::to_string),
-            calls: Calls::here(),
+            calls: Frames::here(),
         };
-        if on_panic.report == Report::Printed {
+        if on_panic.output == PanicOutput::Printed {
             previous(info);
         }
         if cfg!(panic = "abort") {
-            return (on_panic.last_words)(caught.into());
+            return (on_panic.report_abort)(caught.into());
         }
         CAUGHT.set(Some(caught));
     }));
 }
 
-/// Runs a task's code; a panic becomes a fault.
+/// Runs a task's code; a panic becomes an error.
 #[inline]
-pub(crate) fn run<T>(code: impl FnOnce() -> T) -> Result<T, Box<Fault>> {
+pub(crate) fn catch<T>(code: impl FnOnce() -> T) -> Result<T, Box<TaskError>> {
     let outer = IN_TASK.replace(true);
-    let outcome = panic::catch_unwind(panic::AssertUnwindSafe(code)).map_err(into_fault);
+    let outcome = panic::catch_unwind(panic::AssertUnwindSafe(code)).map_err(into_task_error);
     IN_TASK.set(outer);
     outcome
 }
 
 #[cold]
-fn into_fault(payload: Box<dyn Any + Send>) -> Box<Fault> {
-    let message = text(&*payload);
-    // The hook is not called for a panic that is resumed, and what it took last may be of one that the task has caught.
+fn into_task_error(payload: Box<dyn Any + Send>) -> Box<TaskError> {
+    let message = payload_text(&*payload);
+    // The hook is not called for a panic that is resumed, and what it took last may be of one that
+    // the task has caught.
     let caught = CAUGHT.take().filter(|it| it.message == message);
     drop_quietly(payload);
-    let unknown = Caught {
+    let unknown = CaughtPanic {
         message,
         location: None,
-        calls: Calls::default(),
+        calls: Frames::default(),
     };
     Box::new(caught.unwrap_or(unknown).into())
 }
@@ -101,9 +102,9 @@ fn drop_quietly(payload: Box<dyn Any + Send>) {
     CAUGHT.take();
 }
 
-impl From<Caught> for Fault {
-    fn from(caught: Caught) -> Self {
-        let Caught {
+impl From<CaughtPanic> for TaskError {
+    fn from(caught: CaughtPanic) -> Self {
+        let CaughtPanic {
             message,
             location,
             calls,
@@ -116,7 +117,7 @@ impl From<Caught> for Fault {
     }
 }
 
-fn text(payload: &(dyn Any + Send)) -> String {
+fn payload_text(payload: &(dyn Any + Send)) -> String {
     if let Some(text) = payload.downcast_ref::<&str>() {
         return (*text).to_owned();
     }

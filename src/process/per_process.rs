@@ -5,15 +5,15 @@ use std::sync::OnceLock;
 
 /// One value for each process.
 ///
-/// A copy of the process finds the value of another one and makes its own: it neither uses what belongs to its parent nor
-/// waits for a lock that no thread of its own holds, unless the value was made in that very instant. The other's value is never
-/// dropped there.
-pub(crate) struct PerProcess<T>(OnceLock<Place<T>>);
+/// A copy of the process finds the value of another one and makes its own: it neither uses what
+/// belongs to its parent nor waits for a lock that no thread of its own holds, unless the value was
+/// made in that very instant. The other's value is never dropped there.
+pub(crate) struct PerProcess<T>(OnceLock<ForkNode<T>>);
 
-struct Place<T> {
+struct ForkNode<T> {
     owner: u32,
     value: T,
-    of_the_next_copy: OnceLock<Box<Self>>,
+    next: OnceLock<Box<Self>>,
 }
 
 impl<T: Default> PerProcess<T> {
@@ -22,33 +22,31 @@ impl<T: Default> PerProcess<T> {
     }
 
     pub(crate) fn get(&self) -> &T {
-        let mut place = self.0.get_or_init(Place::new);
-        while place.owner != pid::current() {
-            place = place
-                .of_the_next_copy
-                .get_or_init(|| Box::new(Place::new()));
+        let mut node = self.0.get_or_init(ForkNode::new);
+        while node.owner != pid::current() {
+            node = node.next.get_or_init(|| Box::new(ForkNode::new()));
         }
-        &place.value
+        &node.value
     }
 }
 
 impl<T> PerProcess<T> {
     /// The value of this process, if it has been asked for.
     pub(crate) fn existing(&self) -> Option<&T> {
-        let mut place = self.0.get()?;
-        while place.owner != pid::current() {
-            place = place.of_the_next_copy.get()?;
+        let mut node = self.0.get()?;
+        while node.owner != pid::current() {
+            node = node.next.get()?;
         }
-        Some(&place.value)
+        Some(&node.value)
     }
 }
 
-impl<T: Default> Place<T> {
+impl<T: Default> ForkNode<T> {
     fn new() -> Self {
         Self {
             owner: pid::current(),
             value: T::default(),
-            of_the_next_copy: OnceLock::new(),
+            next: OnceLock::new(),
         }
     }
 }

@@ -1,29 +1,31 @@
-//! Where values are encoded, one after the other: private memory for a small one, a slab for one that is not.
+//! Where values are encoded, one after the other: private memory for a small one, a slab for one
+//! that is not.
 
 use crate::shm::Slab;
-use crate::wire::codec::Output;
+use crate::wire::codec::ByteSink;
 use std::{fmt, mem, sync::Arc};
 
-/// Bytes; a larger value travels in shared memory. Up to here a copy through a pipe or a ring costs less than the
-/// bookkeeping (benches/pool.rs, group `payload`).
+/// Bytes; a larger value travels in shared memory. Up to here a copy through a pipe or a ring costs
+/// less than the bookkeeping (benches/pool.rs, group `payload`).
 pub(crate) const SPILL: usize = 64 << 10;
 
 /// Bytes that stay private where no slab is to be had: the length of a frame has 32 bits.
-const MOST_PRIVATE: usize = 2 << 30;
+const MAX_PRIVATE_BYTES: usize = 2 << 30;
 
 /// Where a buffer gets a slab from when it needs one.
-pub(crate) trait Slabs: Send + Sync {
+pub(crate) trait SlabSource: Send + Sync {
     /// A free slab with room for `bytes`; none when the value is to stay private.
     fn take(&self, bytes: usize) -> Option<Slab>;
 
-    /// Takes back a slab whose value is not wanted. The peer may have it mapped, so that dropping it is not enough.
+    /// Takes back a slab whose value is not wanted. The peer may have it mapped, so that dropping
+    /// it is not enough.
     fn give_back(&self, slab: Slab);
 }
 
 /// Makes a slab for each large value.
 pub(crate) struct FreshSlabs;
 
-impl Slabs for FreshSlabs {
+impl SlabSource for FreshSlabs {
     fn take(&self, bytes: usize) -> Option<Slab> {
         Slab::new(0, bytes).ok()
     }
@@ -40,16 +42,16 @@ pub(crate) struct Buffer {
     limit: usize,
     /// The last value, if it is large, and its length.
     slab: Option<(Slab, usize)>,
-    slabs: Arc<dyn Slabs>,
+    slabs: Arc<dyn SlabSource>,
 }
 
 impl Buffer {
-    pub(crate) fn new(slabs: Arc<dyn Slabs>) -> Self {
+    pub(crate) fn new(slabs: Arc<dyn SlabSource>) -> Self {
         Self::with_memory(Vec::new(), slabs)
     }
 
     /// Starts empty, in the memory of a vector that was used before.
-    pub(crate) fn with_memory(mut private: Vec<u8>, slabs: Arc<dyn Slabs>) -> Self {
+    pub(crate) fn with_memory(mut private: Vec<u8>, slabs: Arc<dyn SlabSource>) -> Self {
         private.clear();
         Self {
             private,
@@ -63,21 +65,21 @@ impl Buffer {
     /// Forgets everything, but keeps the memory.
     #[inline]
     pub(crate) fn clear(&mut self) {
-        self.cut(0);
-        self.begin();
+        self.truncate(0);
+        self.begin_value();
     }
 
     /// Begins a value behind what is there, which must be private.
     #[inline]
-    pub(crate) fn begin(&mut self) {
+    pub(crate) fn begin_value(&mut self) {
         debug_assert!(self.slab.is_none(), "a large value is the last");
         self.start = self.private.len();
         self.limit = self.start + SPILL;
     }
 
-    /// Drops all but the first `length` private bytes.
+    /// Drops all but the first `len` private bytes.
     #[inline]
-    pub(crate) fn cut(&mut self, length: usize) {
+    pub(crate) fn truncate(&mut self, length: usize) {
         self.private.truncate(length);
         if let Some((slab, _)) = self.slab.take() {
             self.slabs.give_back(slab);
@@ -98,7 +100,7 @@ impl Buffer {
     /// Takes everything private, and its memory.
     pub(crate) fn take_private(&mut self) -> Vec<u8> {
         let taken = mem::take(&mut self.private);
-        self.begin();
+        self.begin_value();
         taken
     }
 
@@ -115,14 +117,14 @@ impl Buffer {
     }
 
     #[cold]
-    fn put_far(&mut self, bytes: &[u8]) -> bool {
+    fn put_in_slab(&mut self, bytes: &[u8]) -> bool {
         if self.slab.is_none() {
             self.spill(bytes.len());
         }
         let Some((slab, length)) = &mut self.slab else {
             // No slab is to be had: the value stays where it is, whatever its size.
             self.limit = usize::MAX;
-            let has_room = self.private.len() + bytes.len() <= MOST_PRIVATE
+            let has_room = self.private.len() + bytes.len() <= MAX_PRIVATE_BYTES
                 && self.private.try_reserve(bytes.len()).is_ok();
             if has_room {
                 self.private.extend_from_slice(bytes);
@@ -155,11 +157,11 @@ impl Buffer {
     }
 }
 
-impl Output for Buffer {
+impl ByteSink for Buffer {
     #[inline]
     fn put(&mut self, bytes: &[u8]) -> bool {
         if self.private.len() + bytes.len() > self.limit {
-            return self.put_far(bytes);
+            return self.put_in_slab(bytes);
         }
         self.private.extend_from_slice(bytes);
         true
@@ -168,7 +170,7 @@ impl Output for Buffer {
 
 impl Drop for Buffer {
     fn drop(&mut self) {
-        self.cut(0);
+        self.truncate(0);
     }
 }
 
@@ -186,11 +188,11 @@ mod tests {
     use std::sync::atomic::{AtomicU32, Ordering};
 
     #[derive(Default)]
-    struct Fresh {
+    struct FreshSlab {
         given_back: AtomicU32,
     }
 
-    impl Slabs for Fresh {
+    impl SlabSource for FreshSlab {
         fn take(&self, bytes: usize) -> Option<Slab> {
             Slab::new(1, bytes).ok()
         }
@@ -202,12 +204,12 @@ mod tests {
 
     #[test]
     fn a_slab_whose_value_is_not_wanted_is_given_back() {
-        let slabs = Arc::new(Fresh::default());
+        let slabs = Arc::new(FreshSlab::default());
         let mut buffer = Buffer::new(Arc::clone(&slabs) as _);
         for length in [0, 3] {
             assert!(buffer.put(&vec![b'x'; SPILL + 1]));
-            buffer.cut(length);
-            buffer.begin();
+            buffer.truncate(length);
+            buffer.begin_value();
         }
         assert_eq!(slabs.given_back.load(Ordering::Relaxed), 2);
         assert!(buffer.put(&vec![b'x'; SPILL + 1]));
@@ -217,9 +219,9 @@ mod tests {
 
     #[test]
     fn a_large_value_goes_to_a_slab_and_leaves_those_before_it() {
-        let mut buffer = Buffer::new(Arc::new(Fresh::default()));
+        let mut buffer = Buffer::new(Arc::new(FreshSlab::default()));
         assert!(buffer.put(b"small"));
-        buffer.begin();
+        buffer.begin_value();
         assert!(buffer.put(b"ab") && buffer.put(&vec![b'x'; SPILL]) && buffer.put(b"cd"));
         let (slab, length) = buffer.take_slab().expect("a large value");
         let mut bytes = Vec::new();
@@ -229,7 +231,7 @@ mod tests {
             (&b"ab"[..], &b"cd"[..], SPILL + 4)
         );
         assert_eq!(buffer.private(), b"small");
-        buffer.begin();
+        buffer.begin_value();
         assert!(buffer.put(b"er") && buffer.take_slab().is_none());
         assert_eq!(buffer.private(), b"smaller");
     }

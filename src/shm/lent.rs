@@ -4,7 +4,7 @@
 //! two apart.
 
 use crate::sys::pid;
-use crate::wire::kind::Kind;
+use crate::wire::kind::ObjectKind;
 use parking_lot::Mutex;
 use std::{
     fmt,
@@ -21,8 +21,8 @@ use std::{
 /// | 0 | each guard was dropped |
 /// | a process's id | that process has a guard, or has leaked one |
 ///
-/// Only the holder of the handle's mutex writes it. It lies behind a pointer, where [`guards`] finds
-/// it: a lock then costs no count that all threads share.
+/// Only the holder of the handle's mutex writes it. It lies behind a pointer, where [`guards`]
+/// finds it: a lock then costs no count that all threads share.
 #[derive(Debug)]
 pub(super) struct Lent(Arc<AtomicU32>);
 
@@ -33,14 +33,14 @@ static ALL: Mutex<All> = Mutex::new(All {
 });
 
 struct All {
-    words: Vec<(Kind, Weak<AtomicU32>)>,
+    words: Vec<(ObjectKind, Weak<AtomicU32>)>,
     /// Words of dropped handles leave the list when it is so long.
     crowded: usize,
 }
 
 impl Lent {
     /// Creates the word of a handle without a guard.
-    pub(super) fn new(kind: Kind) -> Self {
+    pub(super) fn new(kind: ObjectKind) -> Self {
         let word = Arc::new(AtomicU32::new(0));
         ALL.lock().add(kind, Arc::downgrade(&word));
         Self(word)
@@ -66,7 +66,7 @@ impl Lent {
 }
 
 impl All {
-    fn add(&mut self, kind: Kind, word: Weak<AtomicU32>) {
+    fn add(&mut self, kind: ObjectKind, word: Weak<AtomicU32>) {
         if self.words.len() >= self.crowded {
             self.words.retain(|it| it.1.strong_count() > 0);
             self.crowded = 2 * self.words.len() + 16;
@@ -74,7 +74,7 @@ impl All {
         self.words.push((kind, word));
     }
 
-    fn count(&self, kind: Kind) -> usize {
+    fn count(&self, kind: ObjectKind) -> usize {
         let words = self.words.iter().filter(|it| it.0 == kind);
         let handles = words.filter_map(|it| it.1.upgrade());
         handles.filter(|it| Lent(it.clone()).is_here()).count()
@@ -96,8 +96,8 @@ pub(crate) struct Guards {
 pub(crate) fn guards() -> Option<Guards> {
     let all = ALL.lock();
     let guards = Guards {
-        values: all.count(Kind::Value),
-        arrays: all.count(Kind::Array),
+        values: all.count(ObjectKind::Value),
+        arrays: all.count(ObjectKind::Array),
     };
     (guards.values + guards.arrays > 0).then_some(guards)
 }
@@ -123,14 +123,14 @@ mod tests {
             crowded: 0,
         };
         for _ in 0..1000 {
-            all.add(Kind::Value, Weak::new());
+            all.add(ObjectKind::Value, Weak::new());
         }
         assert!(all.words.len() < 100);
     }
 
     #[test]
     fn a_guard_of_another_process_does_not_count() {
-        let word = Lent::new(Kind::Value);
+        let word = Lent::new(ObjectKind::Value);
         word.begin(1);
         assert!(!word.is_here());
         word.begin(pid::current());

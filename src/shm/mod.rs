@@ -20,11 +20,11 @@ mod shared_memory;
 mod slab;
 mod view;
 
-pub(crate) use crate::wire::kind::Kind;
-pub(crate) use buffer::{Buffer, FreshSlabs, SPILL, Slabs};
+pub(crate) use crate::wire::kind::ObjectKind;
+pub(crate) use buffer::{Buffer, FreshSlabs, SPILL, SlabSource};
 pub(crate) use lent::guards;
 pub(crate) use object::{Object, fingerprint};
 pub(crate) use segment::Segment;
 pub use shared_memory::SharedMemory;
-pub(crate) use slab::{Life, Slab};
-pub(crate) use view::{Cells, CellsGuard, Cursor, NoCells, View, Word};
+pub(crate) use slab::{LivenessToken, Slab};
+pub(crate) use view::{AtomicWord, Cells, CellsError, CellsGuard, Cursor, View};

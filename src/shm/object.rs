@@ -1,24 +1,26 @@
-//! What a handle refers to: a segment that says what lies in it, so that it is never taken for something else.
+//! What a handle refers to: a segment that says what lies in it, so that it is never taken for
+//! something else.
 //!
-//! It starts with a header that nobody can write but its maker, before anybody else can know the segment:
+//! It starts with a header that nobody can write but its maker, before anybody else can know the
+//! segment:
 //!
 //! | bytes | |
 //! |---|---|
 //! | 0..8 | `procpool` |
-//! | 8..16 | its [`Kind`] |
+//! | 8..16 | its [`ObjectKind`] |
 //! | 16..24 | the [`fingerprint`] of its type, if its kind has one |
 //! | 24..32 | how many bytes are mapped, these included; the file may be longer |
 //! | 32..40 | a number of its own |
 //!
-//! A process maps an object once, however often it is handed one: a mutex that the same thread takes through two addresses
-//! would stay in the thread's list at one of them.
+//! A process maps an object once, however often it is handed one: a mutex that the same thread
+//! takes through two addresses would stay in the thread's list at one of them.
 
 use crate::error::{Error, Result};
 use crate::shm::View;
 use crate::sys::memory::{self, Mapping, WeakMapping};
 use crate::wire::{
     handle::{self, Descriptor},
-    kind::Kind,
+    kind::ObjectKind,
 };
 use parking_lot::Mutex;
 use serde::{Deserializer, Serializer, de::Error as _};
@@ -54,12 +56,12 @@ impl Object {
     pub(crate) const BODY: usize = 64;
 
     /// Makes one with room for `bytes` behind the header, all zeros, which nobody else knows yet.
-    pub(crate) fn create(kind: Kind, fingerprint: u64, bytes: usize) -> Result<Self> {
+    pub(crate) fn create(kind: ObjectKind, fingerprint: u64, bytes: usize) -> Result<Self> {
         let failed = |it| Error::io(format_args!("failed to create a {kind}"), it);
         let length = Self::BODY.saturating_add(bytes);
         let file = memory::anonymous_file(length).map_err(failed)?;
         let number = getrandom::u64().map_err(|it| failed(it.into()))?;
-        let header = Header {
+        let header = ObjectHeader {
             kind: kind as u64,
             fingerprint,
             length,
@@ -71,14 +73,15 @@ impl Object {
         Ok(Self(View::new(mapping)))
     }
 
-    /// The one behind a descriptor, if it is of this kind and type, and of at least so many bytes; else why not.
+    /// The one behind a descriptor, if it is of this kind and type, and of at least so many bytes;
+    /// else why not.
     fn open(
         file: Arc<OwnedFd>,
-        kind: Kind,
+        kind: ObjectKind,
         fingerprint: u64,
         least: usize,
     ) -> Result<Self, String> {
-        let header = Header::read(&file).filter(|it| it.kind == kind as u64);
+        let header = ObjectHeader::read(&file).filter(|it| it.kind == kind as u64);
         let header = header.filter(|it| memory::is_sealed(&file) && it.length >= least);
         let header = header.ok_or_else(|| format!("this handle is no {kind}"))?;
         if header.fingerprint != fingerprint {
@@ -100,7 +103,7 @@ impl Object {
     /// Serialises it as its descriptor.
     pub(crate) fn serialize<S: Serializer>(
         &self,
-        kind: Kind,
+        kind: ObjectKind,
         serializer: S,
     ) -> Result<S::Ok, S::Error> {
         let file = Descriptor::shared(self.mapping().file().clone());
@@ -110,7 +113,7 @@ impl Object {
     /// The inverse; an error if it is not of this kind and type, or has fewer bytes than `least`.
     pub(crate) fn deserialize<'de, D: Deserializer<'de>>(
         deserializer: D,
-        kind: Kind,
+        kind: ObjectKind,
         fingerprint: u64,
         least: usize,
     ) -> Result<Self, D::Error> {
@@ -134,14 +137,14 @@ impl fmt::Debug for Object {
 
 /// The header, taken apart.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct Header {
+pub(super) struct ObjectHeader {
     pub(super) kind: u64,
     pub(super) fingerprint: u64,
     pub(super) length: usize,
     pub(super) number: u64,
 }
 
-impl Header {
+impl ObjectHeader {
     /// Writes it to a file that nobody else knows yet.
     pub(super) fn write(&self, file: impl AsFd) -> io::Result<()> {
         memory::write_at(file, 0, &self.to_bytes())
@@ -174,25 +177,26 @@ impl Header {
             length: usize::try_from(word()).ok()?,
             number: word(),
         };
-        let is_there = memory::length(file).is_ok_and(|it| it >= header.length);
+        let is_there = memory::len(file).is_ok_and(|it| it >= header.length);
         (is_there && header.length >= Object::BODY).then_some(header)
     }
 }
 
 /// The objects that this process has mapped, by their numbers.
 ///
-/// It holds mappings and not objects: one that was left behind, with a mutex in it that is held for ever, is found, too.
+/// It holds mappings and not objects: one that was left behind, with a mutex in it that is held for
+/// ever, is found, too.
 static REGISTRY: LazyLock<Mutex<Registry>> = LazyLock::new(Mutex::default);
 
 #[derive(Default)]
 struct Registry {
-    mapped: HashMap<u64, (Header, WeakMapping)>,
+    mapped: HashMap<u64, (ObjectHeader, WeakMapping)>,
     /// Entries of what is gone are dropped when there are so many.
     crowded: usize,
 }
 
 impl Registry {
-    fn insert(&mut self, header: Header, mapping: WeakMapping) {
+    fn insert(&mut self, header: ObjectHeader, mapping: WeakMapping) {
         if self.mapped.len() >= self.crowded {
             self.mapped.retain(|_, it| it.1.is_alive());
             self.crowded = 2 * self.mapped.len() + 16;
@@ -200,7 +204,7 @@ impl Registry {
         self.mapped.insert(header.number, (header, mapping));
     }
 
-    fn find_or_map(&mut self, file: Arc<OwnedFd>, header: &Header) -> io::Result<Mapping> {
+    fn find_or_map(&mut self, file: Arc<OwnedFd>, header: &ObjectHeader) -> io::Result<Mapping> {
         let known = self.mapped.get(&header.number);
         match known.and_then(|it| Some((it.0, it.1.upgrade()?))) {
             Some((known, mapping)) if known == *header => return Ok(mapping),
@@ -225,26 +229,27 @@ mod tests {
 
     #[test]
     fn an_object_is_mapped_once_in_a_process() {
-        let object = Object::create(Kind::Event, 0, 64).expect("shared memory");
-        let again = Object::open(copy_of(&object), Kind::Event, 0, 128).expect("the same");
+        let object = Object::create(ObjectKind::Event, 0, 64).expect("shared memory");
+        let again = Object::open(copy_of(&object), ObjectKind::Event, 0, 128).expect("the same");
         assert_eq!(object.mapping().start(), again.mapping().start());
-        assert_eq!(again.view().length(), 128);
+        assert_eq!(again.view().len(), 128);
     }
 
     #[test]
     fn an_object_is_not_taken_for_another() {
-        let object = Object::create(Kind::Value, fingerprint::<u64>(), 8).expect("shared memory");
+        let object =
+            Object::create(ObjectKind::Value, fingerprint::<u64>(), 8).expect("shared memory");
         let open = |kind, fingerprint| Object::open(copy_of(&object), kind, fingerprint, 72);
-        assert!(open(Kind::Value, fingerprint::<u64>()).is_ok());
+        assert!(open(ObjectKind::Value, fingerprint::<u64>()).is_ok());
         for other in [
             fingerprint::<i64>(),
             fingerprint::<u32>(),
             fingerprint::<[u64; 1]>(),
         ] {
-            let error = open(Kind::Value, other).map(drop);
+            let error = open(ObjectKind::Value, other).map(drop);
             assert_eq!(error, Err("this Value is one of another type".to_owned()));
         }
-        let error = open(Kind::Array, fingerprint::<u64>()).map(drop);
+        let error = open(ObjectKind::Array, fingerprint::<u64>()).map(drop);
         assert_eq!(error, Err("this handle is no Array".to_owned()));
     }
 
@@ -253,30 +258,30 @@ mod tests {
         let empty = memory::anonymous_file(4096).expect("a file");
         let (pipe, _writer) = crate::sys::pipe::pipe().expect("a pipe");
         let lies = memory::anonymous_file(4096).expect("a file");
-        let header = Header {
-            kind: Kind::Lock as u64,
+        let header = ObjectHeader {
+            kind: ObjectKind::Lock as u64,
             fingerprint: 0,
             length: 8192,
             number: 1,
         };
         header.write(&lies).expect("a file");
         for file in [empty, pipe, lies] {
-            assert!(Object::open(Arc::new(file), Kind::Lock, 0, 64).is_err());
+            assert!(Object::open(Arc::new(file), ObjectKind::Lock, 0, 64).is_err());
         }
     }
 
     #[test]
     fn a_file_with_the_number_of_another_object_is_refused() {
-        let lock = Object::create(Kind::Lock, 0, 64).expect("shared memory");
-        let header = Header::read(&copy_of(&lock)).expect("an object");
+        let lock = Object::create(ObjectKind::Lock, 0, 64).expect("shared memory");
+        let header = ObjectHeader::read(&copy_of(&lock)).expect("an object");
         let forged = memory::anonymous_file(1 << 20).expect("a file");
-        let lies = Header {
-            kind: Kind::Array as u64,
+        let lies = ObjectHeader {
+            kind: ObjectKind::Array as u64,
             length: 1 << 20,
             ..header
         };
         lies.write(&forged).expect("a file");
-        let opened = Object::open(Arc::new(forged), Kind::Array, 0, 64);
+        let opened = Object::open(Arc::new(forged), ObjectKind::Array, 0, 64);
         assert!(opened.is_err());
     }
 
@@ -285,7 +290,7 @@ mod tests {
         let mut registry = Registry::default();
         for number in 0..1000 {
             let file = memory::anonymous_file(64).expect("a file");
-            let header = Header {
+            let header = ObjectHeader {
                 kind: 1,
                 fingerprint: 0,
                 length: 64,

@@ -56,7 +56,8 @@ impl Segment {
         followed.map_err(|it| Error::io("failed to map grown shared memory", it))
     }
 
-    /// Closes the file, unless there are clones. What is mapped stays so; nothing else that needs the file may follow.
+    /// Closes the file, unless there are clones. What is mapped stays so; nothing else that needs
+    /// the file may follow.
     pub(crate) fn close_file(&mut self) {
         self.0.close_file();
     }

@@ -1,9 +1,9 @@
 //! Shared memory for users: bytes without a meaning, with a name or without.
 //!
-//! What is copied in and out goes through the file (`pread`, `pwrite`): no process has a reference to bytes that another
-//! changes, and a file that somebody has cut off is an error and no fault.
+//! What is copied in and out goes through the file (`pread`, `pwrite`): no process has a reference
+//! to bytes that another changes, and a file that somebody has cut off is an error and no fault.
 
-use super::object::Header;
+use super::object::ObjectHeader;
 use crate::error::{Error, ErrorKind, Result};
 use crate::sys::{
     memory::{self, Mapping},
@@ -11,7 +11,7 @@ use crate::sys::{
 };
 use crate::wire::{
     handle::{Descriptor, PartOf},
-    kind::Kind,
+    kind::ObjectKind,
 };
 use parking_lot::Mutex;
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de::Error as _};
@@ -25,12 +25,14 @@ use std::{
 /// Bytes before the user's, which are aligned to as many.
 const HEADER: usize = 4096;
 
-/// Bytes that processes share, to be copied in and out, or, by those who know how, to be used in place.
+/// Bytes that processes share, to be copied in and out, or, by those who know how, to be used in
+/// place.
 ///
-/// Without a name it is for those who are handed it; the kernel frees it with its last user, whoever dies. With a name any
-/// process of this user can [`open`](Self::open) it. The name goes with [`unlink`](Self::unlink), with the last handle that
-/// the process which made it has, or when that process ends; a process that is killed leaves it behind (in `/dev/shm`, as
-/// `procpool.` and the name). Without a name it is as usable as before. Its length never changes.
+/// Without a name it is for those who are handed it; the kernel frees it with its last user,
+/// whoever dies. With a name any process of this user can [`open`](Self::open) it. The name goes
+/// with [`unlink`](Self::unlink), with the last handle that the process which made it has, or when
+/// that process ends; a process that is killed leaves it behind (in `/dev/shm`, as `procpool.` and
+/// the name). Without a name it is as usable as before. Its length never changes.
 ///
 /// Nothing orders what several processes do: that is for a [`Lock`](crate::Lock).
 ///
@@ -48,28 +50,28 @@ const HEADER: usize = 4096;
 /// # Ok::<(), procpool::Error>(())
 /// ```
 #[derive(Clone)]
-pub struct SharedMemory(Arc<Memory>);
+pub struct SharedMemory(Arc<MemoryInner>);
 
-struct Memory {
+struct MemoryInner {
     file: Arc<OwnedFd>,
     length: usize,
     name: Option<String>,
     /// Where it was made.
-    own_name: Option<named::Guard>,
+    own_name: Option<named::UnlinkGuard>,
     mapping: OnceLock<Option<Mapping>>,
 }
 
-/// The memory that this process has made and named, by the numbers in their headers: handles to it that come back are handles
-/// to the same.
-static NAMED_HERE: Mutex<Vec<(u64, Weak<Memory>)>> = Mutex::new(Vec::new());
+/// The memory that this process has made and named, by the numbers in their headers: handles to it
+/// that come back are handles to the same.
+static NAMED_HERE: Mutex<Vec<(u64, Weak<MemoryInner>)>> = Mutex::new(Vec::new());
 
 impl SharedMemory {
     /// Makes so many bytes, all zero, without a name. Memory is taken as it is written to.
     ///
     /// # Errors
     ///
-    /// [`ErrorKind::InvalidInput`] for 0 bytes or more than there can be; [`ErrorKind::Io`] when the system gives no memory or no
-    /// descriptor.
+    /// [`ErrorKind::InvalidInput`] for 0 bytes or more than there can be; [`ErrorKind::Io`] when
+    /// the system gives no memory or no descriptor.
     pub fn create(bytes: usize) -> Result<Self> {
         let file = make(
             bytes,
@@ -77,21 +79,21 @@ impl SharedMemory {
             "failed to create shared memory",
         )?
         .0;
-        Ok(Self(Arc::new(Memory::new(file.into(), bytes, None))))
+        Ok(Self(Arc::new(MemoryInner::new(file.into(), bytes, None))))
     }
 
     /// Makes so many bytes, all zero, with a name, which must not be taken.
     ///
     /// # Errors
     ///
-    /// As [`create`](Self::create); [`ErrorKind::InvalidInput`] for a name that is empty, longer than 246 bytes, or has a `/` or
-    /// a zero byte in it; [`ErrorKind::Io`] if it is taken.
+    /// As [`create`](Self::create); [`ErrorKind::InvalidInput`] for a name that is empty, longer
+    /// than 246 bytes, or has a `/` or a zero byte in it; [`ErrorKind::Io`] if it is taken.
     pub fn create_named(name: &str, bytes: usize) -> Result<Self> {
         check_name(name)?;
         let what = format!("failed to create shared memory {name:?}");
         let (file, number) = make(bytes, named::create, &what)?;
         let guard = named::publish(name, &file).map_err(|it| Error::io(what, it))?;
-        let mut made = Memory::new(file.into(), bytes, Some(name.to_owned()));
+        let mut made = MemoryInner::new(file.into(), bytes, Some(name.to_owned()));
         made.own_name = Some(guard);
         let made = Arc::new(made);
         let mut known = NAMED_HERE.lock();
@@ -104,8 +106,8 @@ impl SharedMemory {
     ///
     /// # Errors
     ///
-    /// [`ErrorKind::Io`] if there is none, or it is another user's; [`ErrorKind::InvalidInput`] for a name that cannot be, or a
-    /// file of another origin.
+    /// [`ErrorKind::Io`] if there is none, or it is another user's; [`ErrorKind::InvalidInput`] for
+    /// a name that cannot be, or a file of another origin.
     pub fn open(name: &str) -> Result<Self> {
         check_name(name)?;
         let file = named::open(name);
@@ -117,16 +119,16 @@ impl SharedMemory {
 
     /// The memory in a file that somebody made.
     fn known(file: Arc<OwnedFd>, name: Option<String>) -> Option<Self> {
-        let header = Header::read(&file)?;
+        let header = ObjectHeader::read(&file)?;
         let length = header.length.checked_sub(HEADER)?;
-        if header.kind != Kind::SharedMemory as u64 {
+        if header.kind != ObjectKind::SharedMemory as u64 {
             return None;
         }
         let known = NAMED_HERE.lock();
         let same = known.iter().find(|it| it.0 == header.number);
         let made = same.and_then(|it| it.1.upgrade());
         Some(Self(made.unwrap_or_else(|| {
-            Arc::new(Memory::new(file, length, name))
+            Arc::new(MemoryInner::new(file, length, name))
         })))
     }
 
@@ -147,7 +149,8 @@ impl SharedMemory {
     ///
     /// # Errors
     ///
-    /// [`ErrorKind::InvalidInput`] if there are not so many; [`ErrorKind::Io`] when the system refuses.
+    /// [`ErrorKind::InvalidInput`] if there are not so many; [`ErrorKind::Io`] when the system
+    /// refuses.
     pub fn read_at(&self, offset: usize, buffer: &mut [u8]) -> Result<()> {
         self.check(offset, buffer.len())?;
         let read = memory::read_at(&self.0.file, HEADER + offset, buffer);
@@ -158,7 +161,8 @@ impl SharedMemory {
     ///
     /// # Errors
     ///
-    /// [`ErrorKind::InvalidInput`] if there is no room; [`ErrorKind::Io`] when the system refuses, for lack of memory say.
+    /// [`ErrorKind::InvalidInput`] if there is no room; [`ErrorKind::Io`] when the system refuses,
+    /// for lack of memory say.
     pub fn write_at(&self, offset: usize, bytes: &[u8]) -> Result<()> {
         self.check(offset, bytes.len())?;
         let written = memory::write_at(&self.0.file, HEADER + offset, bytes);
@@ -169,7 +173,8 @@ impl SharedMemory {
     ///
     /// # Errors
     ///
-    /// [`ErrorKind::InvalidInput`] if it was made without a name; [`ErrorKind::Io`] if the name is gone, or another's.
+    /// [`ErrorKind::InvalidInput`] if it was made without a name; [`ErrorKind::Io`] if the name is
+    /// gone, or another's.
     pub fn unlink(&self) -> Result<()> {
         let Some(name) = self.name() else {
             return Err(invalid("this shared memory has no name".to_owned()));
@@ -178,14 +183,16 @@ impl SharedMemory {
         removed.map_err(|it| Error::io(format_args!("failed to unlink shared memory {name:?}"), it))
     }
 
-    /// The address of its bytes in this process, aligned to 4096 bytes; null if there is no room for them. It is the same for all
-    /// clones of a handle, and valid as long as one of them is there.
+    /// The address of its bytes in this process, aligned to 4096 bytes; null if there is no room
+    /// for them. It is the same for all clones of a handle, and valid as long as one of them is
+    /// there.
     ///
     /// # Safety
     ///
-    /// This is sound; using the address is what needs care. Other processes may read and write at any time, so that plain reads and
-    /// writes need a lock that all of them take. Memory that has a name can be cut off by any process of this user, and may lie in
-    /// a file system that is full: touching it is a fault then.
+    /// This is sound; using the address is what needs care. Other processes may read and write at
+    /// any time, so that plain reads and writes need a lock that all of them take. Memory that has
+    /// a name can be cut off by any process of this user, and may lie in a file system that is
+    /// full: touching it is a fault then.
     #[expect(unsafe_code, reason = "the contract demands it; its body is safe")]
     #[must_use]
     pub unsafe fn as_ptr(&self) -> *mut u8 {
@@ -209,7 +216,7 @@ impl SharedMemory {
     }
 }
 
-impl Memory {
+impl MemoryInner {
     fn new(file: Arc<OwnedFd>, length: usize, name: Option<String>) -> Self {
         Self {
             file,
@@ -231,8 +238,8 @@ fn make(
     let length = length.filter(|it| i64::try_from(*it).is_ok());
     let length = length.ok_or_else(|| invalid(format!("{what}: it cannot have {bytes} bytes")))?;
     let number = getrandom::u64().map_err(|it| Error::io(what, it.into()))?;
-    let header = Header {
-        kind: Kind::SharedMemory as u64,
+    let header = ObjectHeader {
+        kind: ObjectKind::SharedMemory as u64,
         fingerprint: 0,
         length,
         number,
@@ -242,7 +249,8 @@ fn make(
 }
 
 fn check_name(name: &str) -> Result<()> {
-    let is_valid = !name.is_empty() && name.len() <= named::LONGEST && !name.contains(['/', '\0']);
+    let is_valid =
+        !name.is_empty() && name.len() <= named::MAX_NAME_LEN && !name.contains(['/', '\0']);
     if is_valid {
         return Ok(());
     }
@@ -255,7 +263,7 @@ fn invalid(message: String) -> Error {
 }
 
 /// Its file as it travels.
-type Part = PartOf<{ Kind::SharedMemory as u8 }>;
+type Part = PartOf<{ ObjectKind::SharedMemory as u8 }>;
 
 impl Serialize for SharedMemory {
     fn serialize<Z: Serializer>(&self, serializer: Z) -> Result<Z::Ok, Z::Error> {

@@ -1,8 +1,9 @@
 //! A segment that carries one large payload after the other.
 //!
-//! Fresh shared memory is slower than a pipe at every size, because the kernel zeroes each page at its first touch; memory
-//! that is mapped and touched on both sides already costs the copy alone. The side that made a slab decides what it is used
-//! for next, and one word at its start says whether the other side still reads:
+//! Fresh shared memory is slower than a pipe at every size, because the kernel zeroes each page at
+//! its first touch; memory that is mapped and touched on both sides already costs the copy alone.
+//! The side that made a slab decides what it is used for next, and one word at its start says
+//! whether the other side still reads:
 //!
 //! | `busy` | meaning | who stores it |
 //! |---|---|---|
@@ -28,25 +29,25 @@ const FIRST: usize = 8;
 const SECOND: usize = 16;
 
 /// Bytes; a slab's length is a multiple of this, so that one that is a little too short is rare.
-const GRAIN: usize = 1 << 20;
+const LEN_MULTIPLE: usize = 1 << 20;
 
 /// Bytes of a segment with room for a payload of `bytes`.
 fn with_header(bytes: usize) -> usize {
-    (HEADER + bytes).next_multiple_of(GRAIN)
+    (HEADER + bytes).next_multiple_of(LEN_MULTIPLE)
 }
 
 /// Lives as long as one process is believed to.
 #[derive(Debug)]
-pub(crate) struct Life;
+pub(crate) struct LivenessToken;
 
 /// A reusable segment, known to both sides by its maker's number.
 #[derive(Debug)]
 pub(crate) struct Slab {
     pub(crate) id: u32,
     segment: Segment,
-    /// The one other process that may have it mapped. No other is ever given it, and nobody after that one's death: a
-    /// process that it left behind may still write to it.
-    pub(crate) bound_to: Option<Weak<Life>>,
+    /// The one other process that may have it mapped. No other is ever given it, and nobody after
+    /// that one's death: a process that it left behind may still write to it.
+    pub(crate) bound_to: Option<Weak<LivenessToken>>,
 }
 
 impl Slab {
@@ -55,7 +56,8 @@ impl Slab {
         Ok(Self::of(id, Segment::anonymous(with_header(bytes))?))
     }
 
-    /// Makes one with room for `bytes`, which the peer can only read: it says itself when it is free.
+    /// Makes one with room for `bytes`, which the peer can only read: it says itself when it is
+    /// free.
     pub(crate) fn written_here(id: u32, bytes: usize) -> Result<Self> {
         Ok(Self::of(id, Segment::written_here(with_header(bytes))?))
     }
@@ -69,7 +71,7 @@ impl Slab {
     }
 
     /// Makes one that holds these bytes.
-    pub(crate) fn holding(bytes: &[u8]) -> Result<Self> {
+    pub(crate) fn from_bytes(bytes: &[u8]) -> Result<Self> {
         let slab = Self::new(0, bytes.len())?;
         slab.write_at(0, bytes);
         Ok(slab)
@@ -86,7 +88,7 @@ impl Slab {
     }
 
     fn checked(id: u32, segment: Segment) -> Result<Self> {
-        if segment.view().length() < HEADER {
+        if segment.view().len() < HEADER {
             let reason = io::Error::from(io::ErrorKind::InvalidData);
             return Err(Error::io("failed to map shared memory", reason));
         }
@@ -95,7 +97,7 @@ impl Slab {
 
     /// Bytes of payload that fit.
     pub(crate) fn capacity(&self) -> usize {
-        self.segment.view().length() - HEADER
+        self.segment.view().len() - HEADER
     }
 
     /// Makes room for `bytes`, at least doubling.
@@ -114,8 +116,9 @@ impl Slab {
         Self::from_fd(self.id, file)
     }
 
-    /// Maps what the peer has made the slab grow by, if that is needed to read `bytes`; false when they are not there.
-    pub(crate) fn follow(&mut self, bytes: usize) -> bool {
+    /// Maps what the peer has made the slab grow by, if that is needed to read `bytes`; false when
+    /// they are not there.
+    pub(crate) fn map_growth(&mut self, bytes: usize) -> bool {
         bytes <= self.capacity() || self.segment.follow_growth().is_ok() && bytes <= self.capacity()
     }
 
@@ -124,14 +127,15 @@ impl Slab {
         self.segment.view().cursor(HEADER, bytes)
     }
 
-    /// Reads a part of the payload by numbers that a peer has given; none if it does not lie inside.
+    /// Reads a part of the payload by numbers that a peer has given; none if it does not lie
+    /// inside.
     pub(crate) fn read_part(&self, offset: u64, length: u64) -> Option<Cursor<'_>> {
         let (offset, length) = (usize::try_from(offset).ok()?, usize::try_from(length).ok()?);
         let end = offset.checked_add(length)?;
         (end <= self.capacity()).then(|| self.segment.view().cursor(HEADER + offset, length))
     }
 
-    /// Appends `length` bytes of the payload to `into`.
+    /// Appends `len` bytes of the payload to `into`.
     pub(crate) fn copy_out(&self, offset: usize, length: usize, into: &mut Vec<u8>) {
         self.segment.view().copy_out(HEADER + offset, length, into);
     }
@@ -181,7 +185,7 @@ mod tests {
 
     #[test]
     fn a_part_that_does_not_lie_inside_is_not_read() {
-        let slab = Slab::holding(b"some bytes").expect("shared memory");
+        let slab = Slab::from_bytes(b"some bytes").expect("shared memory");
         let most = slab.capacity() as u64;
         assert!(slab.read_part(0, most).is_some() && slab.read_part(most, 0).is_some());
         for (offset, length) in [(1, most), (most + 1, 0), (u64::MAX, 2), (0, u64::MAX)] {

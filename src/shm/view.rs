@@ -1,9 +1,10 @@
 //! Reading and writing shared memory: atomics and copies, never a reference to plain bytes.
 //!
-//! Another process may change the bytes at any time. Copies in and out are therefore raw, what was copied out is checked
-//! before it is believed, and words that both sides use are atomics. That a peer which breaks the protocol can tear a copy
-//! is accepted: the result is bytes that do not decode, in a process that still does what it should. The exception is plain data
-//! behind a mutex, [`Cells`].
+//! Another process may change the bytes at any time. Copies in and out are therefore raw, what was
+//! copied out is checked before it is believed, and words that both sides use are atomics. That a
+//! peer which breaks the protocol can tear a copy is accepted: the result is bytes that do not
+//! decode, in a process that still does what it should. The exception is plain data behind a mutex,
+//! [`Cells`].
 
 #![expect(
     unsafe_code,
@@ -13,10 +14,10 @@
 use super::lent::Lent;
 use crate::sys::{
     memory::Mapping,
-    pid::{self, Identity},
-    robust::{Reentry, Refusal, RobustMutex, Taken},
+    pid::{self, ProcessIdentity},
+    robust::{LockState, MutexError, MutexKind, RobustMutex},
 };
-use crate::wire::{codec::Input, kind::Kind};
+use crate::wire::{codec::ByteSource, kind::ObjectKind};
 use bytemuck::Pod;
 use std::{
     fmt, io,
@@ -58,7 +59,7 @@ impl View {
         mapping.map(Self)
     }
 
-    pub(crate) fn length(&self) -> usize {
+    pub(crate) fn len(&self) -> usize {
         self.0.length()
     }
 
@@ -80,21 +81,21 @@ impl View {
 
     /// The atomic at `offset`, which must be aligned and inside.
     #[inline]
-    pub(crate) fn word<W: Word>(&self, offset: usize) -> &W {
-        let word = self.place(offset, size_of::<W>());
+    pub(crate) fn word<W: AtomicWord>(&self, offset: usize) -> &W {
+        let word = self.checked_ptr(offset, size_of::<W>());
         assert!(
             offset.is_multiple_of(align_of::<W>()),
             "word at {offset} is not aligned"
         );
-        // SAFETY: inside the mapping and aligned, as was just checked; any bits are a valid atomic, every process uses it
-        // as an atomic only, and the borrow of `self` keeps it mapped.
+        // SAFETY: inside the mapping and aligned, as was just checked; any bits are a valid atomic,
+        // every process uses it as an atomic only, and the borrow of `self` keeps it mapped.
         unsafe { &*word.cast::<W>() }
     }
 
     /// The double words from `offset` on, which must be aligned and inside.
     #[inline]
     pub(crate) fn atomic_u64s<const N: usize>(&self, offset: usize) -> &[AtomicU64; N] {
-        let words = self.place(offset, size_of::<[AtomicU64; N]>());
+        let words = self.checked_ptr(offset, size_of::<[AtomicU64; N]>());
         assert!(
             offset.is_multiple_of(align_of::<AtomicU64>()),
             "words at {offset} are not aligned"
@@ -106,21 +107,22 @@ impl View {
     /// Copies `bytes` to `offset`.
     #[inline]
     pub(crate) fn copy_in(&self, offset: usize, bytes: &[u8]) {
-        let to = self.place(offset, bytes.len());
-        // SAFETY: the range is inside the mapping, as was just checked, and no slice of this process lies in it: those that
-        // `Cells` give out lie in objects of their own, into which nothing is copied.
+        let to = self.checked_ptr(offset, bytes.len());
+        // SAFETY: the range is inside the mapping, as was just checked, and no slice of this
+        // process lies in it: those that `Cells` give out lie in objects of their own, into which
+        // nothing is copied.
         unsafe { ptr::copy_nonoverlapping(bytes.as_ptr(), to, bytes.len()) };
     }
 
-    /// Appends `length` bytes from `offset` to `into`.
+    /// Appends `len` bytes from `offset` to `into`.
     pub(crate) fn copy_out(&self, offset: usize, length: usize, into: &mut Vec<u8>) {
         into.reserve(length);
         self.cursor(offset, length).append_to(into);
     }
 
-    /// Reads `length` bytes from `offset` one after the other.
+    /// Reads `len` bytes from `offset` one after the other.
     pub(crate) fn cursor(&self, offset: usize, length: usize) -> Cursor<'_> {
-        let next = self.place(offset, length).cast_const();
+        let next = self.checked_ptr(offset, length).cast_const();
         Cursor {
             next,
             left: length,
@@ -130,7 +132,7 @@ impl View {
 
     /// The address of a range, which must be inside the mapping.
     #[inline]
-    fn place(&self, offset: usize, length: usize) -> *mut u8 {
+    fn checked_ptr(&self, offset: usize, length: usize) -> *mut u8 {
         let inside = offset
             .checked_add(length)
             .is_some_and(|end| end <= self.0.length());
@@ -147,14 +149,15 @@ impl View {
 ///
 /// # Safety
 ///
-/// Any bits are one, and all of its operations are atomic without a lock, which other processes would not know of.
-pub(crate) unsafe trait Word {}
+/// Any bits are one, and all of its operations are atomic without a lock, which other processes
+/// would not know of.
+pub(crate) unsafe trait AtomicWord {}
 
 macro_rules! words {
     ($($word:ty)*) => {
         $(
             // SAFETY: the standard library says so of its atomics, where they exist.
-            unsafe impl Word for $word {}
+            unsafe impl AtomicWord for $word {}
         )*
     };
 }
@@ -166,8 +169,8 @@ impl AsFd for View {
     }
 }
 
-/// Plain items behind a robust mutex, the one place where shared bytes become references: whoever holds the mutex is the
-/// only one, of all processes, who has any.
+/// Plain items behind a robust mutex, the one place where shared bytes become references: whoever
+/// holds the mutex is the only one, of all processes, who has any.
 ///
 /// Behind the mutex lie two words, then the items:
 ///
@@ -181,9 +184,10 @@ impl AsFd for View {
 ///
 /// # References that outlive their mutex
 ///
-/// The kernel lets a mutex go when its thread ends. If that is because of the process's death, all references go with it. But a
-/// guard may also be leaked, and references that it gave out be used by other threads when its own has ended. So whoever comes
-/// after an end looks who it was: if that process lives, and has not dropped the `Cells` that the guard borrowed (with which all
+/// The kernel lets a mutex go when its thread ends. If that is because of the process's death, all
+/// references go with it. But a guard may also be leaked, and references that it gave out be used
+/// by other threads when its own has ended. So whoever comes after an end looks who it was: if that
+/// process lives, and has not dropped the `Cells` that the guard borrowed (with which all
 /// references are gone), nobody gets the items any more.
 ///
 /// A copy of the process would have the references, too, so that no safe call makes one while a
@@ -199,16 +203,17 @@ pub(crate) struct Cells<T> {
 
 /// Why items cannot be had.
 #[derive(Debug)]
-pub(crate) enum NoCells {
-    Refused(Refusal),
+pub(crate) enum CellsError {
+    Refused(MutexError),
     /// A thread has ended and left references behind.
     Leaked,
 }
 
 const LEAKED: u64 = u64::MAX;
 
-/// How long a process may take to end when one of its threads has ended. With much memory it takes a while.
-const ENDING: Duration = Duration::from_secs(5);
+/// How long a process may take to end when one of its threads has ended. With much memory it takes
+/// a while.
+const EXIT_TIMEOUT: Duration = Duration::from_secs(5);
 
 impl<T> Cells<T> {
     const WORDS: usize = RobustMutex::SIZE;
@@ -228,33 +233,38 @@ impl<T> Cells<T> {
     }
 
     /// Makes zeros that nobody else knows yet into items, all of zeros.
-    pub(crate) fn create(view: View, offset: usize, kind: Kind, count: usize) -> io::Result<Self> {
-        RobustMutex::create(view.mapping().clone(), offset, Reentry::Refused)?;
+    pub(crate) fn create(
+        view: View,
+        offset: usize,
+        kind: ObjectKind,
+        count: usize,
+    ) -> io::Result<Self> {
+        RobustMutex::create(view.mapping().clone(), offset, MutexKind::ErrorCheck)?;
         let word = view.atomic_u64(offset + Self::WORDS + 8);
         word.store(count as u64, Ordering::Relaxed);
         Ok(Self::open(view, offset, kind))
     }
 
     /// Returns how many items a handle of this kind has: in an array, those that end with the view.
-    fn count_in(view: &View, offset: usize, kind: Kind) -> usize {
-        if kind == Kind::Value {
+    fn count_in(view: &View, offset: usize, kind: ObjectKind) -> usize {
+        if kind == ObjectKind::Value {
             return 1;
         }
-        let bytes = view.length().saturating_sub(Self::items_at(offset));
+        let bytes = view.len().saturating_sub(Self::items_at(offset));
         bytes.checked_div(size_of::<T>()).unwrap_or_else(|| {
             let count = view.atomic_u64(offset + Self::WORDS + 8);
             count.load(Ordering::Relaxed) as usize
         })
     }
 
-    /// Items that their maker has created, for a handle of this kind. `offset` must be a multiple of
-    /// [`RobustMutex::SIZE`].
-    pub(crate) fn open(view: View, offset: usize, kind: Kind) -> Self {
+    /// Items that their maker has created, for a handle of this kind. `offset` must be a multiple
+    /// of [`RobustMutex::SIZE`].
+    pub(crate) fn open(view: View, offset: usize, kind: ObjectKind) -> Self {
         let count = Self::count_in(&view, offset, kind);
         let start = Self::items_at(offset);
         // It panics where they are not inside.
         let size = Self::size(offset, count).unwrap_or(usize::MAX);
-        view.place(offset, size);
+        view.checked_ptr(offset, size);
         Self {
             mutex: RobustMutex::open(view.mapping().clone(), offset),
             start,
@@ -280,16 +290,16 @@ impl<T> Cells<T> {
 impl<T: Pod> Cells<T> {
     /// Waits for the items.
     #[inline]
-    pub(crate) fn lock(&self) -> Result<(CellsGuard<'_, T>, Taken), NoCells> {
-        let mut taken = self.mutex.lock().map_err(NoCells::Refused)?;
+    pub(crate) fn lock(&self) -> Result<(CellsGuard<'_, T>, LockState), CellsError> {
+        let mut taken = self.mutex.lock().map_err(CellsError::Refused)?;
         // Acquire: pairs with the release in `Cells::drop`, which runs without the mutex. All
         // other accesses to these words are relaxed, because the mutex orders them.
         let holder = self.holder().load(Ordering::Acquire);
-        if taken == Taken::OwnerDied || holder != 0 {
-            self.take_over(holder)?;
-            taken = Taken::OwnerDied;
+        if taken == LockState::OwnerDied || holder != 0 {
+            self.check_predecessor(holder)?;
+            taken = LockState::OwnerDied;
         }
-        let process = Identity::current();
+        let process = ProcessIdentity::current();
         self.holder().store(process.0, Ordering::Relaxed);
         let process = process.pid();
         self.lent.begin(process);
@@ -303,15 +313,15 @@ impl<T: Pod> Cells<T> {
 
     /// Lets the mutex go unless no reference can be left of a holder whose thread has ended.
     #[cold]
-    fn take_over(&self, holder: u64) -> Result<(), NoCells> {
+    fn check_predecessor(&self, holder: u64) -> Result<(), CellsError> {
         let refused = match Self::is_unreferenced(holder) {
             Ok(true) => return Ok(()),
             Ok(false) => {
                 self.holder().store(LEAKED, Ordering::Relaxed);
-                NoCells::Leaked
+                CellsError::Leaked
             }
             // The holder stays, so that the next one looks again.
-            Err(error) => NoCells::Refused(Refusal::Failed(error)),
+            Err(error) => CellsError::Refused(MutexError::Failed(error)),
         };
         self.mutex.unlock();
         Err(refused)
@@ -321,8 +331,8 @@ impl<T: Pod> Cells<T> {
         match holder {
             0 => Ok(true),
             LEAKED => Ok(false),
-            own if own == Identity::current().0 => Ok(false),
-            other => Identity(other).has_ended(ENDING),
+            own if own == ProcessIdentity::current().0 => Ok(false),
+            other => ProcessIdentity(other).has_ended(EXIT_TIMEOUT),
         }
     }
 }
@@ -330,10 +340,11 @@ impl<T: Pod> Cells<T> {
 impl<T> Drop for Cells<T> {
     fn drop(&mut self) {
         if self.lent.is_here() {
-            let own = Identity::current();
-            // A guard was leaked: the references that it gave out have borrowed from what is dropped here, and are gone.
-            // Release: the next holder, which loads 0, sees what was written through those
-            // references. The mutex does not order that: this process does not hold it.
+            let own = ProcessIdentity::current();
+            // A guard was leaked: the references that it gave out have borrowed from what is
+            // dropped here, and are gone. Release: the next holder, which loads 0, sees what was
+            // written through those references. The mutex does not order that: this process does
+            // not hold it.
             let (order, otherwise) = (Ordering::Release, Ordering::Relaxed);
             // It fails where others have found that one was left.
             let _ = self.holder().compare_exchange(own.0, 0, order, otherwise);
@@ -367,7 +378,7 @@ impl<T> CellsGuard<'_, T> {
             "this is a copy of the process that holds the lock, and must not touch what it protects"
         );
         let size = size_of::<T>() * self.cells.count;
-        self.cells.view.place(self.cells.start, size).cast()
+        self.cells.view.checked_ptr(self.cells.start, size).cast()
     }
 }
 
@@ -376,8 +387,9 @@ impl<T: Pod> Deref for CellsGuard<'_, T> {
 
     #[inline]
     fn deref(&self) -> &[T] {
-        // SAFETY: inside of the mapping and aligned, as `place` and `items_at` see to; any bits are a `Pod`; and as this thread
-        // of this process holds the mutex, nobody has a `&mut` to them, here or in another process (see `Cells`).
+        // SAFETY: inside of the mapping and aligned, as `checked_ptr` and `items_at` see to; any
+        // bits are a `Pod`; and as this thread of this process holds the mutex, nobody has a `&mut`
+        // to them, here or in another process (see `Cells`).
         unsafe { slice::from_raw_parts(self.items(), self.cells.count) }
     }
 }
@@ -395,7 +407,8 @@ impl<T> Drop for CellsGuard<'_, T> {
     fn drop(&mut self) {
         if self.process == pid::current() {
             self.cells.lent.end();
-            // Or the next one, killed before it has said who it is, would be taken for this process.
+            // Or the next one, killed before it has said who it is, would be taken for this
+            // process.
             self.cells.holder().store(0, Ordering::Relaxed);
             self.cells.mutex.unlock();
         }
@@ -426,7 +439,8 @@ impl Cursor<'_> {
         let spare = into.spare_capacity_mut();
         assert!(spare.len() >= self.left, "no room for what is to be copied");
         let end = spare.as_mut_ptr().cast();
-        // SAFETY: `left` bytes from `next` on are readable, as for `take`, and so many fit behind the vector's end.
+        // SAFETY: `left` bytes from `next` on are readable, as for `take`, and so many fit behind
+        // the vector's end.
         unsafe { ptr::copy_nonoverlapping(self.next, end, self.left) };
         // SAFETY: those bytes have just been written.
         unsafe { into.set_len(into.len() + self.left) };
@@ -434,14 +448,15 @@ impl Cursor<'_> {
     }
 }
 
-impl Input for Cursor<'_> {
+impl ByteSource for Cursor<'_> {
     #[inline]
     fn take(&mut self, into: &mut [u8]) -> bool {
         if into.len() > self.left {
             return false;
         }
-        // SAFETY: `left` bytes from `next` on are readable for the lifetime of the cursor, as its constructors know, and
-        // `into` is a slice of this process, which never lies among them (see `copy_in`).
+        // SAFETY: `left` bytes from `next` on are readable for the lifetime of the cursor, as its
+        // constructors know, and `into` is a slice of this process, which never lies among them
+        // (see `copy_in`).
         unsafe { ptr::copy_nonoverlapping(self.next, into.as_mut_ptr(), into.len()) };
         // SAFETY: at most `left` bytes further, so still inside or at the end.
         self.next = unsafe { self.next.add(into.len()) };
@@ -496,7 +511,7 @@ mod tests {
         let mut out = Vec::new();
         segment.view().copy_out(4000, 4, &mut out);
         assert_eq!(out, b"kept");
-        assert_eq!(segment.view().length(), 1 << 20);
+        assert_eq!(segment.view().len(), 1 << 20);
     }
 
     #[test]

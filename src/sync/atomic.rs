@@ -2,8 +2,8 @@
 
 use super::handle::{Handle, handle};
 use crate::error::Result;
-use crate::shm::{Kind, Object, Word, fingerprint};
-use sealed::{Integer, Primitive};
+use crate::shm::{AtomicWord, Object, ObjectKind, fingerprint};
+use sealed::{SealedInteger, SealedPrimitive};
 use std::{
     fmt::Debug,
     marker::PhantomData,
@@ -15,8 +15,8 @@ use std::{
 
 /// An integer or `bool` in shared memory, which processes change without a lock.
 ///
-/// As those of `std::sync::atomic`, with the same orderings and the same panics for orderings that make no sense. A process that
-/// dies has done an operation or has not.
+/// As those of `std::sync::atomic`, with the same orderings and the same panics for orderings that
+/// make no sense. A process that dies has done an operation or has not.
 ///
 /// # Examples
 ///
@@ -43,18 +43,18 @@ pub struct Atomic<T> {
 }
 
 /// The types that an [`Atomic`] can hold: the integers and `bool`.
-pub trait AtomicPrimitive: sealed::Primitive {}
+pub trait AtomicPrimitive: sealed::SealedPrimitive {}
 
 /// The types of an [`Atomic`] that can be calculated with.
-pub trait AtomicInteger: AtomicPrimitive + sealed::Integer {}
+pub trait AtomicInteger: AtomicPrimitive + sealed::SealedInteger {}
 
 /// The operations, by the names of the standard library.
 mod sealed {
-    use super::{Debug, Ordering, Word};
+    use super::{AtomicWord, Debug, Ordering};
 
     #[expect(private_bounds, reason = "nobody else names it")]
-    pub trait Primitive: Copy + Debug + Send + Sync + 'static {
-        type Word: Word;
+    pub trait SealedPrimitive: Copy + Debug + Send + Sync + 'static {
+        type Word: AtomicWord;
         fn load(word: &Self::Word, order: Ordering) -> Self;
         fn store(word: &Self::Word, value: Self, order: Ordering);
         fn swap(word: &Self::Word, value: Self, order: Ordering) -> Self;
@@ -73,7 +73,7 @@ mod sealed {
         fn xor(word: &Self::Word, value: Self, order: Ordering) -> Self;
     }
 
-    pub trait Integer: Primitive {
+    pub trait SealedInteger: SealedPrimitive {
         fn add(word: &Self::Word, value: Self, order: Ordering) -> Self;
         fn sub(word: &Self::Word, value: Self, order: Ordering) -> Self;
         fn max(word: &Self::Word, value: Self, order: Ordering) -> Self;
@@ -86,7 +86,7 @@ macro_rules! primitive {
     ($type:ty, $word:ty, $to:expr, $of:expr) => {
         impl AtomicPrimitive for $type {}
 
-        impl Primitive for $type {
+        impl SealedPrimitive for $type {
             type Word = $word;
 
             #[inline]
@@ -149,7 +149,7 @@ macro_rules! integers {
 
             impl AtomicInteger for $type {}
 
-            impl Integer for $type {
+            impl SealedInteger for $type {
                 #[inline]
                 fn add(word: &$word, value: Self, order: Ordering) -> Self {
                     word.fetch_add(value, order)
@@ -238,7 +238,8 @@ impl<T: AtomicPrimitive> Atomic<T> {
         T::exchange(self.word(), [current, new], [success, failure])
     }
 
-    /// As [`compare_exchange`](Self::compare_exchange), but it may fail for nothing, which is faster on some machines.
+    /// As [`compare_exchange`](Self::compare_exchange), but it may fail for nothing, which is
+    /// faster on some machines.
     ///
     /// # Errors
     ///
@@ -254,7 +255,8 @@ impl<T: AtomicPrimitive> Atomic<T> {
         T::exchange_weak(self.word(), [current, new], [success, failure])
     }
 
-    /// Stores what `f` makes of the value, called again when another was faster; the value that was there.
+    /// Stores what `f` makes of the value, called again when another was faster; the value that was
+    /// there.
     ///
     /// # Errors
     ///
@@ -321,7 +323,7 @@ impl<T: AtomicInteger> Atomic<T> {
 }
 
 impl<T> Handle for Atomic<T> {
-    const KIND: Kind = Kind::Atomic;
+    const KIND: ObjectKind = ObjectKind::Atomic;
 
     fn least() -> usize {
         Object::BODY + size_of::<T>()

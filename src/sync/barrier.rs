@@ -1,6 +1,7 @@
 //! Barriers: parties that wait for each other, round after round.
 //!
-//! One word holds the round, and is stored once for each step, under a robust mutex of the barrier's own:
+//! One word holds the round, and is stored once for each step, under a robust mutex of the
+//! barrier's own:
 //!
 //! | bits | | |
 //! |---|---|---|
@@ -8,28 +9,30 @@
 //! | 1..32 | how the last 31 rounds ended, the last one lowest | 1: broken off |
 //! | 32..64 | the number of the round | from 1 |
 //!
-//! A round ends when it is complete, broken off (a party's time is up, `abort`) or reset; the number goes up by one each time.
-//! Who waits looks for its round's end in the bits (one that is 31 rounds late believes that its own was complete, as
-//! nearly all are).
+//! A round ends when it is complete, broken off (a party's time is up, `abort`) or reset; the
+//! number goes up by one each time. Who waits looks for its round's end in the bits (one that is 31
+//! rounds late believes that its own was complete, as nearly all are).
 //!
 //! # Places
 //!
-//! There is a place for each party: a robust mutex, and the number of the round for which it was last taken. A party that waits
-//! holds its place's mutex, then writes the round, both under the barrier's mutex. So a place of this round whose mutex is not
-//! held has lost its party, by a death, and is free; whoever would complete the round takes this roll call first. A round is
+//! There is a place for each party: a robust mutex, and the number of the round for which it was
+//! last taken. A party that waits holds its place's mutex, then writes the round, both under the
+//! barrier's mutex. So a place of this round whose mutex is not held has lost its party, by a
+//! death, and is free; whoever would complete the round takes this roll call first. A round is
 //! begun by its number alone: nothing has to be cleared.
 //!
-//! A party of an earlier round may still hold its place when it is slow to wake up. Where that leaves none for a newcomer,
-//! because more threads than parties come here, it waits until one rings in leaving.
+//! A party of an earlier round may still hold its place when it is slow to wake up. Where that
+//! leaves none for a newcomer, because more threads than parties come here, it waits until one
+//! rings in leaving.
 
 use super::{
-    bell::{Alertness, Bell, Patience},
+    bell::{Backoff, EventCount, SpinState},
     handle::{Handle, handle},
-    held::{Wait, refused},
+    held::{LockWait, lock_error},
 };
 use crate::error::{Error, ErrorKind, Result};
-use crate::shm::{Kind, Object};
-use crate::sys::robust::{Reentry, Refusal, RobustMutex};
+use crate::shm::{Object, ObjectKind};
+use crate::sys::robust::{MutexError, MutexKind, RobustMutex};
 use std::{
     sync::atomic::{AtomicU64, Ordering},
     time::{Duration, Instant},
@@ -46,8 +49,9 @@ const PLACES: usize = ROUND + 64;
 const PLACE: usize = 128;
 const PLACE_ROUND: usize = RobustMutex::SIZE;
 
-/// Threads that a machine can have at a time (the kernel's `PID_MAX_LIMIT`). The places of more parties would only fill memory.
-const MOST_PARTIES: usize = 4 << 20;
+/// Threads that a machine can have at a time (the kernel's `PID_MAX_LIMIT`). The places of more
+/// parties would only fill memory.
+const MAX_PARTIES: usize = 4 << 20;
 
 const BROKEN: u64 = 1;
 const ENDS: u64 = 0xffff_fffe;
@@ -90,8 +94,9 @@ impl Round {
 
 /// Holds processes up until a number of them has come.
 ///
-/// A party that is killed while it waits gives its place back: one more has to come. One that is killed before it comes is
-/// missing, and the others wait, each until its time is up (which breaks the barrier), or until somebody comes in its place.
+/// A party that is killed while it waits gives its place back: one more has to come. One that is
+/// killed before it comes is missing, and the others wait, each until its time is up (which breaks
+/// the barrier), or until somebody comes in its place.
 ///
 /// # Examples
 ///
@@ -109,7 +114,7 @@ pub struct Barrier {
     /// As many as the object has places.
     parties: usize,
     mutex: RobustMutex,
-    alertness: Alertness,
+    alertness: SpinState,
 }
 
 /// What a party learns of its round.
@@ -135,7 +140,7 @@ impl BarrierWaitResult {
 }
 
 /// Where a party waits.
-struct Place {
+struct Seat {
     mutex: RobustMutex,
     index: usize,
     round: u32,
@@ -144,16 +149,16 @@ struct Place {
 /// What becomes of a party that has come.
 enum Arrival {
     Completed(BarrierWaitResult),
-    Waits(Place),
+    Waits(Seat),
     /// Every free place is still held.
     NoPlace,
     Broken,
 }
 
 /// Holds the barrier's own mutex, for a few steps.
-struct Inside<'a>(&'a Barrier);
+struct Admitted<'a>(&'a Barrier);
 
-impl Drop for Inside<'_> {
+impl Drop for Admitted<'_> {
     fn drop(&mut self) {
         self.0.mutex.unlock();
     }
@@ -164,15 +169,16 @@ impl Barrier {
     ///
     /// # Errors
     ///
-    /// [`ErrorKind::InvalidInput`] for 0 parties, or more than there can be threads (4194304); [`ErrorKind::Io`] when the system gives no memory or no descriptor.
+    /// [`ErrorKind::InvalidInput`] for 0 parties, or more than there can be threads (4194304);
+    /// [`ErrorKind::Io`] when the system gives no memory or no descriptor.
     pub fn new(parties: usize) -> Result<Self> {
-        if !(1..=MOST_PARTIES).contains(&parties) {
+        if !(1..=MAX_PARTIES).contains(&parties) {
             let message = format!("a barrier cannot be for {parties} parties");
             return Err(Error::new(ErrorKind::InvalidInput, message));
         }
-        let object = Object::create(Self::KIND, 0, place(parties) - Object::BODY)?;
-        for at in std::iter::once(MUTEX).chain((0..parties).map(place)) {
-            let mutex = RobustMutex::create(object.mapping().clone(), at, Reentry::Refused);
+        let object = Object::create(Self::KIND, 0, seat(parties) - Object::BODY)?;
+        for at in std::iter::once(MUTEX).chain((0..parties).map(seat)) {
+            let mutex = RobustMutex::create(object.mapping().clone(), at, MutexKind::ErrorCheck);
             mutex.map_err(|it| Error::io("failed to create a Barrier", it))?;
         }
         // Relaxed: nobody else knows it yet.
@@ -185,7 +191,8 @@ impl Barrier {
     ///
     /// # Errors
     ///
-    /// [`ErrorKind::BrokenBarrier`] if it is broken, or is broken or reset before all have come; else as [`reset`](Self::reset).
+    /// [`ErrorKind::BrokenBarrier`] if it is broken, or is broken or reset before all have come;
+    /// else as [`reset`](Self::reset).
     pub fn wait(&self) -> Result<BarrierWaitResult> {
         self.wait_until(None, Duration::MAX)
     }
@@ -210,7 +217,8 @@ impl Barrier {
         Ok(())
     }
 
-    /// Breaks the barrier: those who wait and those who come get an error, until a [`reset`](Self::reset).
+    /// Breaks the barrier: those who wait and those who come get an error, until a
+    /// [`reset`](Self::reset).
     ///
     /// # Errors
     ///
@@ -231,7 +239,7 @@ impl Barrier {
     #[must_use]
     pub fn waiting(&self) -> usize {
         // 0 where something else has written to the memory.
-        self.enter().map_or(0, |it| it.free_places().0)
+        self.enter().map_or(0, |it| it.free_seats().0)
     }
 
     /// Whether nobody may wait.
@@ -241,21 +249,21 @@ impl Barrier {
     }
 
     fn wait_until(&self, deadline: Option<Instant>, limit: Duration) -> Result<BarrierWaitResult> {
-        let mut patience = Patience::new(&self.alertness);
+        let mut patience = Backoff::new(&self.alertness);
         let place = loop {
-            let bell = self.bell(PLACES_BELL);
+            let bell = self.event_count(PLACES_BELL);
             let ticket = bell.ticket();
             match self.arrive()? {
                 Arrival::Completed(turn) => return Ok(turn),
                 Arrival::Broken => return Err(broken()),
                 Arrival::Waits(place) => break place,
                 Arrival::NoPlace if bell.wait(ticket, deadline, &mut patience) => {}
-                Arrival::NoPlace => return Err(self.time_is_up(None, limit)),
+                Arrival::NoPlace => return Err(self.abort_after_timeout(None, limit)),
             }
         };
         let outcome = self.wait_for_end(place.round, deadline, limit);
         place.mutex.unlock();
-        self.bell(PLACES_BELL).ring_one();
+        self.event_count(PLACES_BELL).notify_one();
         outcome.map(|()| BarrierWaitResult(place.index))
     }
 
@@ -265,7 +273,7 @@ impl Barrier {
         if round.is_broken() {
             return Ok(Arrival::Broken);
         }
-        let free = inside.free_places().1;
+        let free = inside.free_seats().1;
         if let [last] = *free {
             inside.end(round.ended(false));
             return Ok(Arrival::Completed(BarrierWaitResult(last)));
@@ -275,15 +283,15 @@ impl Barrier {
     }
 
     fn wait_for_end(&self, round: u32, deadline: Option<Instant>, limit: Duration) -> Result<()> {
-        let mut patience = Patience::new(&self.alertness);
+        let mut patience = Backoff::new(&self.alertness);
         loop {
-            let bell = self.bell(ROUND_BELL);
+            let bell = self.event_count(ROUND_BELL);
             let ticket = bell.ticket();
             match self.round().outcome_of(round) {
                 Some(true) => return Ok(()),
                 Some(false) => return Err(broken()),
                 None if bell.wait(ticket, deadline, &mut patience) => {}
-                None => match self.time_is_up(Some(round), limit) {
+                None => match self.abort_after_timeout(Some(round), limit) {
                     // It ended at the last moment.
                     _ if self.round().outcome_of(round) == Some(true) => return Ok(()),
                     error => return Err(error),
@@ -293,7 +301,7 @@ impl Barrier {
     }
 
     /// Breaks the barrier, if the round that the party has waited in still goes on.
-    fn time_is_up(&self, waited_in: Option<u32>, limit: Duration) -> Error {
+    fn abort_after_timeout(&self, waited_in: Option<u32>, limit: Duration) -> Error {
         let inside = match self.enter() {
             Ok(inside) => inside,
             Err(error) => return error,
@@ -307,11 +315,12 @@ impl Barrier {
         broken()
     }
 
-    /// Fails only if something else has written to the mutex, or in a handler of a signal that came inside.
-    fn enter(&self) -> Result<Inside<'_>> {
+    /// Fails only if something else has written to the mutex, or in a handler of a signal that came
+    /// inside.
+    fn enter(&self) -> Result<Admitted<'_>> {
         // Whoever died in here has stored the round, or has not.
-        let entered = self.mutex.lock().map(|_| Inside(self));
-        entered.map_err(|it| refused(it, Self::KIND, Wait::Forever))
+        let entered = self.mutex.lock().map(|_| Admitted(self));
+        entered.map_err(|it| lock_error(it, Self::KIND, LockWait::Forever))
     }
 
     fn round(&self) -> Round {
@@ -319,18 +328,18 @@ impl Barrier {
         Round(self.object.view().atomic_u64(ROUND).load(Ordering::Acquire))
     }
 
-    fn bell(&self, at: usize) -> Bell<'_> {
+    fn event_count(&self, at: usize) -> EventCount<'_> {
         let view = self.object.view();
-        Bell {
+        EventCount {
             word: view.atomic_u32(at),
             sleepers: view.atomic_u32(at + 4),
         }
     }
 }
 
-impl Inside<'_> {
+impl Admitted<'_> {
     /// How many parties wait in this round, and which places are not theirs.
-    fn free_places(&self) -> (usize, Vec<usize>) {
+    fn free_seats(&self) -> (usize, Vec<usize>) {
         let places = 0..self.0.parties();
         let (taken, free): (Vec<usize>, _) = places.partition(|it| self.is_taken(*it));
         (taken.len(), free)
@@ -338,12 +347,12 @@ impl Inside<'_> {
 
     /// Whether a living party waits at this place.
     fn is_taken(&self, index: usize) -> bool {
-        if self.place_round(index).load(Ordering::Relaxed) != u64::from(self.0.round().number()) {
+        if self.seat_round(index).load(Ordering::Relaxed) != u64::from(self.0.round().number()) {
             return false;
         }
-        let mutex = self.place_mutex(index);
+        let mutex = self.seat_mutex(index);
         match mutex.try_lock() {
-            Err(Refusal::Held) => true,
+            Err(MutexError::Held) => true,
             Err(_) => false,
             Ok(_) => {
                 mutex.unlock();
@@ -353,13 +362,13 @@ impl Inside<'_> {
     }
 
     /// Waits at a place, unless a party of an earlier round is still there.
-    fn take(&self, index: usize, round: Round) -> Option<Place> {
-        let mutex = self.place_mutex(index);
+    fn take(&self, index: usize, round: Round) -> Option<Seat> {
+        let mutex = self.seat_mutex(index);
         mutex.try_lock().ok()?;
         // Relaxed: written and read under the barrier's mutex.
-        self.place_round(index)
+        self.seat_round(index)
             .store(round.number().into(), Ordering::Relaxed);
-        Some(Place {
+        Some(Seat {
             mutex,
             index,
             round: round.number(),
@@ -371,20 +380,20 @@ impl Inside<'_> {
         let round = self.0.object.view().atomic_u64(ROUND);
         // Release: see `Barrier::round`.
         round.store(next.0, Ordering::Release);
-        self.0.bell(ROUND_BELL).ring_all();
+        self.0.event_count(ROUND_BELL).notify_all();
     }
 
-    fn place_mutex(&self, index: usize) -> RobustMutex {
-        RobustMutex::open(self.0.object.mapping().clone(), place(index))
+    fn seat_mutex(&self, index: usize) -> RobustMutex {
+        RobustMutex::open(self.0.object.mapping().clone(), seat(index))
     }
 
-    fn place_round(&self, index: usize) -> &AtomicU64 {
-        self.0.object.view().atomic_u64(place(index) + PLACE_ROUND)
+    fn seat_round(&self, index: usize) -> &AtomicU64 {
+        self.0.object.view().atomic_u64(seat(index) + PLACE_ROUND)
     }
 }
 
 /// Where a place lies.
-fn place(index: usize) -> usize {
+fn seat(index: usize) -> usize {
     PLACES + index * PLACE
 }
 
@@ -393,10 +402,10 @@ fn broken() -> Error {
 }
 
 impl Handle for Barrier {
-    const KIND: Kind = Kind::Barrier;
+    const KIND: ObjectKind = ObjectKind::Barrier;
 
     fn least() -> usize {
-        place(1)
+        seat(1)
     }
 
     fn object(&self) -> &Object {
@@ -406,10 +415,10 @@ impl Handle for Barrier {
     fn of(object: Object) -> Self {
         let mutex = RobustMutex::open(object.mapping().clone(), MUTEX);
         Self {
-            parties: (object.view().length() - PLACES) / PLACE,
+            parties: (object.view().len() - PLACES) / PLACE,
             object,
             mutex,
-            alertness: Alertness::default(),
+            alertness: SpinState::default(),
         }
     }
 }

@@ -1,7 +1,9 @@
-//! A bell in shared memory: sleeping until it is rung, without missing a ring and without believing that anybody lives.
+//! A bell in shared memory: sleeping until it is rung, without missing a ring and without believing
+//! that anybody lives.
 //!
-//! Whoever waits takes a ticket, looks whether what it waits for is there, and else sleeps until the bell has been rung since
-//! the ticket was taken. Whoever has something to tell stores it first, then rings.
+//! Whoever waits takes a ticket, looks whether what it waits for is there, and else sleeps until
+//! the bell has been rung since the ticket was taken. Whoever has something to tell stores it
+//! first, then rings.
 //!
 //! # The words
 //!
@@ -15,28 +17,31 @@
 //!
 //! # No ring is missed by the living
 //!
-//! A waiter does: (1) read `word`, its ticket; (2) look; (3) `sleepers` = 1; (4) sleep if `word` is still the ticket, which the
-//! kernel finds out in one step with queueing the sleeper. A ringer does: (a) store what it has to tell; (b) `word` + 1; (c)
-//! read `sleepers`; (d) if that is 1, wake.
+//! A waiter does: (1) read `word`, its ticket; (2) look; (3) `sleepers` = 1; (4) sleep if `word` is
+//! still the ticket, which the kernel finds out in one step with queueing the sleeper. A ringer
+//! does: (a) store what it has to tell; (b) `word` + 1; (c) read `sleepers`; (d) if that is 1,
+//! wake.
 //!
 //! - (b) before (1): what was stored in (a) is found in (2).
 //! - (b) between (1) and (4): the waiter does not fall asleep.
-//! - (b) after (4): then (3) is before (c), so that the ringer wakes. All four are sequentially consistent for this: with (3)
-//!   and (c) weaker, each side could miss the other.
+//! - (b) after (4): then (3) is before (c), so that the ringer wakes. All four are sequentially
+//!   consistent for this: with (3) and (c) weaker, each side could miss the other.
 //!
-//! `sleepers` is taken back by a ringer that wakes all, or that finds nobody to wake: (e) `sleepers` = 0; (f) `word` + 1; (g)
-//! wake all. Whoever said in (3) that it may sleep, before (e), has a ticket from before (f): it is woken in (g), or it does
-//! not fall asleep; either way it says so again before it next sleeps. Whoever says so after (e) is not forgotten. A second
-//! ringer that reads 0 between (e) and (g) need not wake, as (g) is yet to come.
+//! `sleepers` is taken back by a ringer that wakes all, or that finds nobody to wake: (e)
+//! `sleepers` = 0; (f) `word` + 1; (g) wake all. Whoever said in (3) that it may sleep, before (e),
+//! has a ticket from before (f): it is woken in (g), or it does not fall asleep; either way it says
+//! so again before it next sleeps. Whoever says so after (e) is not forgotten. A second ringer that
+//! reads 0 between (e) and (g) need not wake, as (g) is yet to come.
 //!
 //! The test walks through every interleaving of two waiters and two ringers. `tests/loom/sync` runs
 //! this file in weaker orders, too, as processors have them.
 //!
 //! # Deaths
 //!
-//! A ringer may die between (a) and (d), and the one that `FUTEX_WAKE` picks may be dying. So nobody sleeps for ever: a sleeper
-//! looks again by itself, after 10 ms at first and each second at last ([`Patience`]). That is how long a death can delay
-//! others, and all that an idle waiter costs.
+//! A ringer may die between (a) and (d), and the one that `FUTEX_WAKE` picks may be dying. So
+//! nobody sleeps for ever: a sleeper looks again by itself, after 10 ms at first and each second at
+//! last ([`Backoff`]). That is how long a death can delay others, and all that an idle waiter
+//! costs.
 
 use crate::sys::{
     atomic::{AtomicU32, Ordering},
@@ -47,30 +52,31 @@ use parking_lot::Mutex;
 use std::time::{Duration, Instant};
 
 /// After this time a sleeper looks for the first time whether somebody died who should have rung.
-const FIRST_LOOK: Duration = Duration::from_millis(10);
+const MIN_RECHECK: Duration = Duration::from_millis(10);
 
 /// The time doubles with each look, up to this.
-const RARE_LOOK: Duration = Duration::from_secs(1);
+const MAX_RECHECK: Duration = Duration::from_secs(1);
 
 /// Whether it pays in this process to wait awake; one for each handle.
-pub(crate) type Alertness = Mutex<Spin>;
+pub(crate) type SpinState = Mutex<Spin>;
 
 /// How one wait goes on sleeping.
 #[derive(Debug)]
-pub(crate) struct Patience<'a> {
-    alertness: &'a Alertness,
-    next_look: Duration,
+pub(crate) struct Backoff<'a> {
+    spin: &'a SpinState,
+    next_recheck: Duration,
 }
 
-impl<'a> Patience<'a> {
-    pub(crate) fn new(alertness: &'a Alertness) -> Self {
+impl<'a> Backoff<'a> {
+    pub(crate) fn new(alertness: &'a SpinState) -> Self {
         Self {
-            alertness,
-            next_look: FIRST_LOOK,
+            spin: alertness,
+            next_recheck: MIN_RECHECK,
         }
     }
 
-    /// Waits while the word is the same, or for nothing at all, until the next look or the deadline.
+    /// Waits while the word is the same, or for nothing at all, until the next look or the
+    /// deadline.
     pub(super) fn wait(
         &mut self,
         word: &AtomicU32,
@@ -78,43 +84,44 @@ impl<'a> Patience<'a> {
         deadline: Option<Instant>,
         changed: impl FnMut() -> bool,
     ) {
-        if !self.stay_awake(changed) {
+        if !self.spin(changed) {
             self.sleep(word, expected, deadline);
         }
     }
 
-    /// Waits awake, as long as that pays; true if it is ready. One thread of a process at a time does so.
-    fn stay_awake(&self, ready: impl FnMut() -> bool) -> bool {
-        let alertness = self.alertness.try_lock();
-        alertness.is_some_and(|mut it| it.until(ready))
+    /// Waits awake, as long as that pays; true if it is ready. One thread of a process at a time
+    /// does so.
+    fn spin(&self, ready: impl FnMut() -> bool) -> bool {
+        let alertness = self.spin.try_lock();
+        alertness.is_some_and(|mut it| it.spin_until(ready))
     }
 
     fn sleep(&mut self, word: &AtomicU32, expected: u32, deadline: Option<Instant>) {
-        let left = left_until(deadline);
-        futex::wait(word, expected, self.next_look.min(left));
-        self.next_look = (self.next_look * 2).min(RARE_LOOK);
+        let left = time_left(deadline);
+        futex::wait(word, expected, self.next_recheck.min(left));
+        self.next_recheck = (self.next_recheck * 2).min(MAX_RECHECK);
     }
 }
 
 /// Nothing, when the deadline has passed.
-fn left_until(deadline: Option<Instant>) -> Duration {
+fn time_left(deadline: Option<Instant>) -> Duration {
     let left = deadline.map(|it| it.saturating_duration_since(Instant::now()));
     left.unwrap_or(Duration::MAX)
 }
 
 /// Whether a deadline has passed.
-pub(super) fn is_over(deadline: Option<Instant>) -> bool {
-    left_until(deadline).is_zero()
+pub(super) fn has_passed(deadline: Option<Instant>) -> bool {
+    time_left(deadline).is_zero()
 }
 
 /// Two words of shared memory, as the module describes them.
 #[derive(Debug, Clone, Copy)]
-pub(crate) struct Bell<'a> {
+pub(crate) struct EventCount<'a> {
     pub(crate) word: &'a AtomicU32,
     pub(crate) sleepers: &'a AtomicU32,
 }
 
-impl Bell<'_> {
+impl EventCount<'_> {
     /// To be taken before looking whether there is something to wait for.
     #[inline]
     pub(crate) fn ticket(&self) -> u32 {
@@ -122,19 +129,19 @@ impl Bell<'_> {
         self.word.load(Ordering::SeqCst)
     }
 
-    /// Waits until the bell has been rung since the ticket was taken, or for nothing at all: look again. False, at once, when
-    /// the deadline has passed.
+    /// Waits until the bell has been rung since the ticket was taken, or for nothing at all: look
+    /// again. False, at once, when the deadline has passed.
     pub(crate) fn wait(
         &self,
         ticket: u32,
         deadline: Option<Instant>,
-        patience: &mut Patience<'_>,
+        patience: &mut Backoff<'_>,
     ) -> bool {
-        if is_over(deadline) {
+        if has_passed(deadline) {
             return false;
         }
         // Acquire: as the load of a ticket, it may be the last look before something is read.
-        if !patience.stay_awake(|| self.word.load(Ordering::Acquire) != ticket) {
+        if !patience.spin(|| self.word.load(Ordering::Acquire) != ticket) {
             self.sleepers.store(1, Ordering::SeqCst);
             patience.sleep(self.word, ticket, deadline);
         }
@@ -143,23 +150,23 @@ impl Bell<'_> {
 
     /// Wakes one who waits, if anybody does.
     #[inline]
-    pub(crate) fn ring_one(&self) {
-        if self.change() && !futex::wake_one(self.word) {
+    pub(crate) fn notify_one(&self) {
+        if self.advance() && !futex::wake_one(self.word) {
             self.wake_all();
         }
     }
 
     /// Wakes all who wait.
     #[inline]
-    pub(crate) fn ring_all(&self) {
-        if self.change() {
+    pub(crate) fn notify_all(&self) {
+        if self.advance() {
             self.wake_all();
         }
     }
 
     /// Changes the word; true if somebody may sleep.
     #[inline]
-    fn change(&self) -> bool {
+    fn advance(&self) -> bool {
         self.word.fetch_add(1, Ordering::SeqCst);
         self.sleepers.load(Ordering::SeqCst) != 0
     }
@@ -176,10 +183,10 @@ mod tests {
     use super::*;
     use std::{collections::HashSet, sync::atomic::AtomicU64, thread};
 
-    /// Every state that two waiters and two ringers can get into, one step at a time; each ringer tells one thing, each
-    /// waiter wants one.
+    /// Every state that two waiters and two ringers can get into, one step at a time; each ringer
+    /// tells one thing, each waiter wants one.
     #[derive(Clone, Copy, PartialEq, Eq, Hash)]
-    struct State {
+    struct ModelState {
         told: u8,
         word: u8,
         sleepers: u8,
@@ -190,7 +197,7 @@ mod tests {
     }
 
     /// The steps of the module's text.
-    fn wait(mut s: State, who: usize) -> Option<State> {
+    fn wait(mut s: ModelState, who: usize) -> Option<ModelState> {
         let (step, ticket) = s.waiters[who];
         s.waiters[who] = match step {
             0 => (1, s.word),
@@ -210,7 +217,7 @@ mod tests {
         Some(s)
     }
 
-    fn ring(mut s: State, who: usize, all: bool) -> Vec<State> {
+    fn ring(mut s: ModelState, who: usize, all: bool) -> Vec<ModelState> {
         let step = s.ringers[who];
         s.ringers[who] = step + 1;
         match step {
@@ -226,7 +233,7 @@ mod tests {
                     (s.waiters[it], s.ringers[who]) = ((0, 0), 9);
                     s
                 });
-                let woken: Vec<State> = woken.collect();
+                let woken: Vec<ModelState> = woken.collect();
                 return if woken.is_empty() { vec![s] } else { woken };
             }
             4 => s.sleepers = 0,
@@ -243,7 +250,7 @@ mod tests {
     #[test]
     fn no_interleaving_leaves_a_sleeper_with_something_to_take() {
         for all in [[false, false], [false, true], [true, true]] {
-            let start = State {
+            let start = ModelState {
                 told: 0,
                 word: 0,
                 sleepers: 0,
@@ -254,7 +261,7 @@ mod tests {
             while let Some(state) = next.pop() {
                 let waits = (0..2).filter_map(|it| wait(state, it));
                 let rings = (0..2).flat_map(|it| ring(state, it, all[it]));
-                let steps: Vec<State> = waits.chain(rings).collect();
+                let steps: Vec<ModelState> = waits.chain(rings).collect();
                 assert!(!steps.is_empty() || state.waiters.iter().all(|it| it.0 == 5));
                 next.extend(steps.into_iter().filter(|it| seen.insert(*it)));
             }
@@ -265,7 +272,7 @@ mod tests {
     #[test]
     fn every_ring_arrives_without_the_timer() {
         let [word, sleepers] = [0, 0].map(AtomicU32::new);
-        let bell = Bell {
+        let bell = EventCount {
             word: &word,
             sleepers: &sleepers,
         };
@@ -287,7 +294,7 @@ mod tests {
             let consumers = [it.spawn(consume), it.spawn(consume)];
             for _ in 0..2 * rounds {
                 permits.fetch_add(1, Ordering::SeqCst);
-                bell.ring_one();
+                bell.notify_one();
             }
             for consumer in consumers {
                 consumer.join().expect("no panic");

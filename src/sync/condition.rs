@@ -1,7 +1,7 @@
 //! Conditions: a lock, and waiting for what others change under it.
 //!
-//! Beside the lock there is one word, of which every step is one compare-and-swap, so that whoever dies has done all of a step
-//! or nothing:
+//! Beside the lock there is one word, of which every step is one compare-and-swap, so that whoever
+//! dies has done all of a step or nothing:
 //!
 //! | bits | | |
 //! |---|---|---|
@@ -17,27 +17,30 @@
 //! | `granted` + 1, `epoch` + 1, if `granted` < `waiting` | `notify_one` | then wakes one |
 //! | `granted` = `waiting`, `epoch` + 1, if `granted` < `waiting` | `notify_all` | then wakes all |
 //!
-//! A notification is for those who waited at that time: that is what the epoch is for. Who is woken and may not go on, as it
-//! registered too late, has perhaps been woken in the place of another, and wakes all, once.
+//! A notification is for those who waited at that time: that is what the epoch is for. Who is woken
+//! and may not go on, as it registered too late, has perhaps been woken in the place of another,
+//! and wakes all, once.
 //!
 //! # Deaths
 //!
-//! A waiter that dies stays in `waiting`, and so may a grant that was meant for it: it can be taken by any other that
-//! waited then, so that no notification is lost, and the worst that comes of it is that somebody goes on later for nothing, which
-//! makes up for one that has died. The wake-up itself may be lost with a process that dies between the word and the call, or with
-//! a dying one that the kernel picks: sleepers look again by themselves ([`Patience`](super::bell::Patience)).
+//! A waiter that dies stays in `waiting`, and so may a grant that was meant for it: it can be taken
+//! by any other that waited then, so that no notification is lost, and the worst that comes of it
+//! is that somebody goes on later for nothing, which makes up for one that has died. The wake-up
+//! itself may be lost with a process that dies between the word and the call, or with a dying one
+//! that the kernel picks: sleepers look again by themselves
+//! ([`Backoff`](super::event_count::Backoff)).
 
 use super::{
-    bell::{Alertness, Patience, is_over},
+    bell::{Backoff, SpinState, has_passed},
     handle::{Handle, handle},
-    held::{Held, Wait},
+    held::{HeldMutex, LockWait},
     lock_error::LockResult,
 };
 use crate::error::{Error, ErrorKind, Result};
-use crate::shm::{Kind, Object};
+use crate::shm::{Object, ObjectKind};
 use crate::sys::{
     futex,
-    robust::{Reentry, RobustMutex},
+    robust::{MutexKind, RobustMutex},
 };
 use std::{
     sync::atomic::{AtomicU32, AtomicU64, Ordering},
@@ -53,12 +56,14 @@ const BYTES: usize = 128;
 
 /// A lock between processes and a way to wait, holding it, until somebody changes what it protects.
 ///
-/// What is waited for lies in shared memory of the user's, as an [`Atomic`](crate::Atomic) or [`Value`](crate::Value), and is
-/// changed with the lock held. [`wait`](ConditionGuard::wait) may return for nothing, most of all after a death:
-/// [`wait_while`](ConditionGuard::wait_while) looks again.
+/// What is waited for lies in shared memory of the user's, as an [`Atomic`](crate::Atomic) or
+/// [`Value`](crate::Value), and is changed with the lock held. [`wait`](ConditionGuard::wait) may
+/// return for nothing, most of all after a death: [`wait_while`](ConditionGuard::wait_while) looks
+/// again.
 ///
-/// A process that dies while it holds the lock is told of as by [`Lock`](crate::Lock). One that dies while it waits takes no
-/// notification with it, but it may be a second until another notices that the notification is its own.
+/// A process that dies while it holds the lock is told of as by [`Lock`](crate::Lock). One that
+/// dies while it waits takes no notification with it, but it may be a second until another notices
+/// that the notification is its own.
 ///
 /// # Examples
 ///
@@ -83,7 +88,7 @@ const BYTES: usize = 128;
 pub struct Condition {
     object: Object,
     mutex: RobustMutex,
-    alertness: Alertness,
+    alertness: SpinState,
 }
 
 /// Holds the lock of a [`Condition`] until it is dropped.
@@ -91,7 +96,7 @@ pub struct Condition {
 #[derive(Debug)]
 pub struct ConditionGuard<'a> {
     condition: &'a Condition,
-    held: Held<'a>,
+    held: HeldMutex<'a>,
 }
 
 /// The word, taken apart.
@@ -122,8 +127,9 @@ impl Waiters {
         Some(self)
     }
 
-    /// For one that registered in that epoch, or in one with the same number long ago. It also goes on if nobody is registered:
-    /// something else has written the word, and no notification would come.
+    /// For one that registered in that epoch, or in one with the same number long ago. It also goes
+    /// on if nobody is registered: something else has written the word, and no notification would
+    /// come.
     fn gone_on(mut self, registered_in: u32) -> Option<Self> {
         if self.waiting == 0 {
             return Some(self);
@@ -134,7 +140,7 @@ impl Waiters {
         Some(self)
     }
 
-    fn given_up(mut self) -> Self {
+    fn after_give_up(mut self) -> Self {
         self.waiting = self.waiting.saturating_sub(1);
         self
     }
@@ -155,7 +161,7 @@ impl Condition {
     /// [`ErrorKind::Io`] when the system gives no memory or no descriptor.
     pub fn new() -> Result<Self> {
         let object = Object::create(Self::KIND, 0, BYTES)?;
-        let mutex = RobustMutex::create(object.mapping().clone(), MUTEX, Reentry::Refused);
+        let mutex = RobustMutex::create(object.mapping().clone(), MUTEX, MutexKind::ErrorCheck);
         mutex.map_err(|it| Error::io("failed to create a Condition", it))?;
         Ok(Self::of(object))
     }
@@ -164,9 +170,10 @@ impl Condition {
     ///
     /// # Errors
     ///
-    /// [`ErrorKind::OwnerDied`], with the lock in the error; [`ErrorKind::InvalidInput`] if this thread holds it already.
+    /// [`ErrorKind::OwnerDied`], with the lock in the error; [`ErrorKind::InvalidInput`] if this
+    /// thread holds it already.
     pub fn lock(&self) -> LockResult<ConditionGuard<'_>> {
-        Held::take(&self.mutex, Self::KIND, Wait::Forever, |held| {
+        HeldMutex::acquire(&self.mutex, Self::KIND, LockWait::Forever, |held| {
             ConditionGuard {
                 condition: self,
                 held,
@@ -174,7 +181,8 @@ impl Condition {
         })
     }
 
-    /// Wakes one of those who wait; does nothing if nobody does. Never blocks, with the lock held or not.
+    /// Wakes one of those who wait; does nothing if nobody does. Never blocks, with the lock held
+    /// or not.
     pub fn notify_one(&self) {
         if self.change(|it| it.notified(1)).is_ok() {
             futex::wake_one(self.epoch());
@@ -217,16 +225,17 @@ impl Condition {
 
     /// Waits for a grant; false if the deadline passed before there was one.
     fn sleep(&self, registered_in: u32, deadline: Option<Instant>) -> bool {
-        let mut patience = Patience::new(&self.alertness);
+        let mut patience = Backoff::new(&self.alertness);
         let mut may_wake_others = true;
         loop {
             let Err(now) = self.change(|it| it.gone_on(registered_in)) else {
                 return true;
             };
-            if is_over(deadline) {
+            if has_passed(deadline) {
                 return self.give_up(registered_in);
             }
-            // Every change that lets this one go on changes the epoch, so that this cannot fall asleep too late.
+            // Every change that lets this one go on changes the epoch, so that this cannot fall
+            // asleep too late.
             patience.wait(self.epoch(), now.epoch, deadline, || {
                 Waiters::of(self.word().load(Ordering::Relaxed)).epoch != now.epoch
             });
@@ -244,7 +253,7 @@ impl Condition {
 
     /// Leaves with the grant that came at the last moment, or without one.
     fn give_up(&self, registered_in: u32) -> bool {
-        let leave = |it: Waiters| it.gone_on(registered_in).or(Some(it.given_up()));
+        let leave = |it: Waiters| it.gone_on(registered_in).or(Some(it.after_give_up()));
         let before = self.change(leave);
         before.is_ok_and(|it| it.gone_on(registered_in).is_some())
     }
@@ -255,8 +264,9 @@ impl ConditionGuard<'_> {
     ///
     /// # Errors
     ///
-    /// [`ErrorKind::OwnerDied`] if a process died meanwhile that held the lock; [`ErrorKind::InvalidInput`] if 65535 others wait.
-    /// The lock is held again in any case. [`ErrorKind::Io`] if something else has written to its memory: then it is not.
+    /// [`ErrorKind::OwnerDied`] if a process died meanwhile that held the lock;
+    /// [`ErrorKind::InvalidInput`] if 65535 others wait. The lock is held again in any case.
+    /// [`ErrorKind::Io`] if something else has written to its memory: then it is not.
     ///
     /// # Panics
     ///
@@ -265,7 +275,8 @@ impl ConditionGuard<'_> {
         self.wait_until(None).map(drop)
     }
 
-    /// As [`wait`](Self::wait), at most for `limit`, and then as long as it takes to get the lock again.
+    /// As [`wait`](Self::wait), at most for `limit`, and then as long as it takes to get the lock
+    /// again.
     ///
     /// # Errors
     ///
@@ -325,12 +336,12 @@ impl ConditionGuard<'_> {
     /// False if the deadline passed.
     fn wait_until(&mut self, deadline: Option<Instant>) -> Result<bool> {
         assert!(
-            self.held.is_here(),
+            self.held.is_own_process(),
             "this is a copy of the process that holds the Condition, and cannot wait in its place"
         );
         let condition = self.condition;
         let epoch = condition.register()?;
-        let (notified, taken) = self.held.without(|| condition.sleep(epoch, deadline));
+        let (notified, taken) = self.held.unlocked(|| condition.sleep(epoch, deadline));
         taken.map(|()| notified)
     }
 }
@@ -341,7 +352,7 @@ fn timed_out(limit: Duration) -> Error {
 }
 
 impl Handle for Condition {
-    const KIND: Kind = Kind::Condition;
+    const KIND: ObjectKind = ObjectKind::Condition;
 
     fn least() -> usize {
         Object::BODY + BYTES
@@ -356,7 +367,7 @@ impl Handle for Condition {
         Self {
             object,
             mutex,
-            alertness: Alertness::default(),
+            alertness: SpinState::default(),
         }
     }
 }

@@ -1,11 +1,11 @@
 //! Events: something has happened, or has not.
 
 use super::{
-    bell::{Alertness, Bell, Patience},
+    bell::{Backoff, EventCount, SpinState},
     handle::{Handle, handle},
 };
 use crate::error::{Error, ErrorKind, Result};
-use crate::shm::{Kind, Object};
+use crate::shm::{Object, ObjectKind};
 use crate::sys::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
@@ -23,11 +23,12 @@ const GENERATION: u32 = 2;
 
 /// A flag that processes wait for until one of them sets it.
 ///
-/// Whoever waits when it is set goes on, also when it is cleared right after. A process that dies changes nothing; if it dies
-/// in the middle of [`set`](Self::set), the event is set or not, and others may notice up to a second late.
+/// Whoever waits when it is set goes on, also when it is cleared right after. A process that dies
+/// changes nothing; if it dies in the middle of [`set`](Self::set), the event is set or not, and
+/// others may notice up to a second late.
 ///
-/// Its state is one word, (generation, is set), which each `set` of an event that is not set makes (generation + 1, true), and
-/// `clear` (generation, false).
+/// Its state is one word, (generation, is set), which each `set` of an event that is not set makes
+/// (generation + 1, true), and `clear` (generation, false).
 ///
 /// # Examples
 ///
@@ -43,7 +44,7 @@ const GENERATION: u32 = 2;
 /// ```
 pub struct Event {
     object: Object,
-    alertness: Alertness,
+    alertness: SpinState,
 }
 
 impl Event {
@@ -60,9 +61,9 @@ impl Event {
         self.object.view().atomic_u32(STATE)
     }
 
-    fn bell(&self) -> Bell<'_> {
+    fn event_count(&self) -> EventCount<'_> {
         let view = self.object.view();
-        Bell {
+        EventCount {
             word: view.atomic_u32(WORD),
             sleepers: view.atomic_u32(SLEEPERS),
         }
@@ -72,14 +73,15 @@ impl Event {
     pub fn set(&self) {
         let set = |state: u32| match state & IS_SET {
             0 => Some(state.wrapping_add(GENERATION) | IS_SET),
-            // Stored again, so that what was done before is seen by whoever finds it set, whoever has set it.
+            // Stored again, so that what was done before is seen by whoever finds it set, whoever
+            // has set it.
             _ => Some(state),
         };
         let before = self
             .state()
             .fetch_update(Ordering::Release, Ordering::Relaxed, set);
         if before.is_ok_and(|it| it & IS_SET == 0) {
-            self.bell().ring_all();
+            self.event_count().notify_all();
         }
     }
 
@@ -120,14 +122,14 @@ impl Event {
     /// False when the deadline has passed.
     fn wait_until(&self, deadline: Option<Instant>) -> bool {
         let before = self.state().load(Ordering::Acquire);
-        let mut patience = Patience::new(&self.alertness);
+        let mut patience = Backoff::new(&self.alertness);
         loop {
-            let ticket = self.bell().ticket();
+            let ticket = self.event_count().ticket();
             let state = self.state().load(Ordering::Acquire);
             if state & IS_SET != 0 || state & !IS_SET != before & !IS_SET {
                 return true;
             }
-            if !self.bell().wait(ticket, deadline, &mut patience) {
+            if !self.event_count().wait(ticket, deadline, &mut patience) {
                 return false;
             }
         }
@@ -135,7 +137,7 @@ impl Event {
 }
 
 impl Handle for Event {
-    const KIND: Kind = Kind::Event;
+    const KIND: ObjectKind = ObjectKind::Event;
 
     fn least() -> usize {
         Object::BODY + BYTES
@@ -148,7 +150,7 @@ impl Handle for Event {
     fn of(object: Object) -> Self {
         Self {
             object,
-            alertness: Alertness::default(),
+            alertness: SpinState::default(),
         }
     }
 }

@@ -1,10 +1,11 @@
-//! What all handles have in common: they are cloned, printed, and sent as the object that they refer to.
+//! What all handles have in common: they are cloned, printed, and sent as the object that they
+//! refer to.
 
-use crate::shm::{Kind, Object};
+use crate::shm::{Object, ObjectKind};
 
 /// A handle to an [`Object`], and what this process keeps beside it.
 pub(super) trait Handle: Sized {
-    const KIND: Kind;
+    const KIND: ObjectKind;
 
     /// Of the type of what lies in the object.
     fn fingerprint() -> u64 {
@@ -56,7 +57,7 @@ pub(super) use handle;
 #[cfg(all(test, not(loom)))]
 mod tests {
     use crate::error::Result;
-    use crate::shm::{Cursor, Kind, Object, View, fingerprint};
+    use crate::shm::{Cursor, Object, ObjectKind, View, fingerprint};
     use crate::sync::{
         Array, Atomic, Barrier, BoundedSemaphore, Condition, Event, Lock, RLock, Semaphore, Value,
     };
@@ -67,7 +68,7 @@ mod tests {
     const SOON: Duration = Duration::from_millis(1);
 
     /// An object that is sent as a handle of this kind.
-    struct Sent<'a>(&'a Object, Kind);
+    struct Sent<'a>(&'a Object, ObjectKind);
 
     impl Serialize for Sent<'_> {
         fn serialize<S: Serializer>(&self, serializer: S) -> std::result::Result<S::Ok, S::Error> {
@@ -76,7 +77,7 @@ mod tests {
     }
 
     /// What a peer makes of an object.
-    fn decoded<T: Wire>(object: &Object, kind: Kind) -> Result<T, String> {
+    fn decoded<T: Wire>(object: &Object, kind: ObjectKind) -> Result<T, String> {
         let (mut bytes, mut descriptors) = (Vec::new(), Vec::new());
         let sent = Sent(object, kind);
         handle::collect(&mut descriptors, || codec::encode(&sent, &mut bytes))?;
@@ -84,7 +85,7 @@ mod tests {
     }
 
     #[track_caller]
-    fn is_refused<T: Wire>(kind: Kind, fingerprint: u64) {
+    fn is_refused<T: Wire>(kind: ObjectKind, fingerprint: u64) {
         for bytes in [0, 8] {
             let object = Object::create(kind, fingerprint, bytes).expect("shared memory");
             assert!(
@@ -96,23 +97,23 @@ mod tests {
 
     #[test]
     fn an_object_that_is_too_short_is_refused() {
-        is_refused::<Lock>(Kind::Lock, 0);
-        is_refused::<RLock>(Kind::RLock, 0);
-        is_refused::<Semaphore>(Kind::Semaphore, 0);
-        is_refused::<BoundedSemaphore>(Kind::BoundedSemaphore, 0);
-        is_refused::<Condition>(Kind::Condition, 0);
-        is_refused::<Event>(Kind::Event, 0);
-        is_refused::<Barrier>(Kind::Barrier, 0);
-        is_refused::<Value<u64>>(Kind::Value, fingerprint::<u64>());
-        is_refused::<Array<u64>>(Kind::Array, fingerprint::<u64>());
-        let object = Object::create(Kind::Atomic, fingerprint::<u64>(), 0);
+        is_refused::<Lock>(ObjectKind::Lock, 0);
+        is_refused::<RLock>(ObjectKind::RLock, 0);
+        is_refused::<Semaphore>(ObjectKind::Semaphore, 0);
+        is_refused::<BoundedSemaphore>(ObjectKind::BoundedSemaphore, 0);
+        is_refused::<Condition>(ObjectKind::Condition, 0);
+        is_refused::<Event>(ObjectKind::Event, 0);
+        is_refused::<Barrier>(ObjectKind::Barrier, 0);
+        is_refused::<Value<u64>>(ObjectKind::Value, fingerprint::<u64>());
+        is_refused::<Array<u64>>(ObjectKind::Array, fingerprint::<u64>());
+        let object = Object::create(ObjectKind::Atomic, fingerprint::<u64>(), 0);
         let object = object.expect("shared memory");
-        assert!(decoded::<Atomic<u64>>(&object, Kind::Atomic).is_err());
+        assert!(decoded::<Atomic<u64>>(&object, ObjectKind::Atomic).is_err());
     }
 
     /// Overwrites each word behind `start` in a new object, and uses that.
     fn overwrite<T: super::Handle>(start: usize, make: impl Fn() -> T, use_it: impl Fn(&T)) {
-        let length = make().object().view().length();
+        let length = make().object().view().len();
         for word in (start..length).step_by(8) {
             for value in [0, 1, 2, 1 << 16, 1 << 32, 0xffff << 16, 1 << 63, u64::MAX] {
                 let made = make();

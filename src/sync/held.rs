@@ -2,10 +2,10 @@
 
 use super::lock_error::{LockError, LockResult};
 use crate::error::{Error, ErrorKind, Result};
-use crate::shm::Kind;
+use crate::shm::ObjectKind;
 use crate::sys::{
     pid,
-    robust::{Refusal, RobustMutex, Taken},
+    robust::{LockState, MutexError, RobustMutex},
 };
 use std::{
     marker::PhantomData,
@@ -15,15 +15,15 @@ use std::{
 
 /// How long a call waits for a mutex.
 #[derive(Debug, Clone, Copy)]
-pub(super) enum Wait {
+pub(super) enum LockWait {
     Forever,
     Never,
-    AtMost(Duration),
+    Timeout(Duration),
 }
 
 /// A mutex that this thread of this process holds.
 #[derive(Debug)]
-pub(super) struct Held<'a> {
+pub(super) struct HeldMutex<'a> {
     mutex: &'a RobustMutex,
     /// A copy of this process has a copy of this value, and holds nothing.
     process: u32,
@@ -31,7 +31,7 @@ pub(super) struct Held<'a> {
     bound_to_thread: PhantomData<*const ()>,
 }
 
-impl<'a> Held<'a> {
+impl<'a> HeldMutex<'a> {
     #[inline]
     fn new(mutex: &'a RobustMutex) -> Self {
         Self {
@@ -43,102 +43,108 @@ impl<'a> Held<'a> {
 
     /// Takes a mutex, and makes a guard of it.
     #[inline]
-    pub(super) fn take<G>(
+    pub(super) fn acquire<G>(
         mutex: &'a RobustMutex,
-        kind: Kind,
-        wait: Wait,
+        kind: ObjectKind,
+        wait: LockWait,
         guard: impl FnOnce(Self) -> G,
     ) -> LockResult<G> {
         let taken = match wait {
-            Wait::Forever => mutex.lock(),
-            Wait::Never => mutex.try_lock(),
-            Wait::AtMost(limit) => return Self::take_within(mutex, kind, limit, guard),
+            LockWait::Forever => mutex.lock(),
+            LockWait::Never => mutex.try_lock(),
+            LockWait::Timeout(limit) => return Self::acquire_within(mutex, kind, limit, guard),
         };
         match taken {
-            Ok(Taken::Clean) => Ok(guard(Self::new(mutex))),
-            taken => Self::taken(taken, mutex, kind, wait, guard),
+            Ok(LockState::Clean) => Ok(guard(Self::new(mutex))),
+            taken => Self::finish_acquire(taken, mutex, kind, wait, guard),
         }
     }
 
-    fn take_within<G>(
+    fn acquire_within<G>(
         mutex: &'a RobustMutex,
-        kind: Kind,
+        kind: ObjectKind,
         limit: Duration,
         guard: impl FnOnce(Self) -> G,
     ) -> LockResult<G> {
         let deadline = Instant::now().checked_add(limit);
         let taken = mutex.lock_until(deadline);
-        if let (Err(Refusal::HeldByThisThread), Some(deadline)) = (&taken, deadline) {
+        if let (Err(MutexError::HeldByThisThread), Some(deadline)) = (&taken, deadline) {
             thread::sleep(deadline.saturating_duration_since(Instant::now()));
-            return Err(timed_out(kind, limit).into());
+            return Err(err_timed_out(kind, limit).into());
         }
-        Self::taken(taken, mutex, kind, Wait::AtMost(limit), guard)
+        Self::finish_acquire(taken, mutex, kind, LockWait::Timeout(limit), guard)
     }
 
     #[cold]
-    fn taken<G>(
-        taken: std::result::Result<Taken, Refusal>,
+    fn finish_acquire<G>(
+        taken: std::result::Result<LockState, MutexError>,
         mutex: &'a RobustMutex,
-        kind: Kind,
-        wait: Wait,
+        kind: ObjectKind,
+        wait: LockWait,
         guard: impl FnOnce(Self) -> G,
     ) -> LockResult<G> {
         match taken {
-            Ok(Taken::Clean) => Ok(guard(Self::new(mutex))),
-            Ok(Taken::OwnerDied) => Err(LockError::owner_died(kind, guard(Self::new(mutex)))),
-            Err(refusal) => Err(refused(refusal, kind, wait).into()),
+            Ok(LockState::Clean) => Ok(guard(Self::new(mutex))),
+            Ok(LockState::OwnerDied) => Err(LockError::owner_died(kind, guard(Self::new(mutex)))),
+            Err(refusal) => Err(lock_error(refusal, kind, wait).into()),
         }
     }
 
     /// Whether this is the process that took the mutex, and not a copy of it.
     #[inline]
-    pub(super) fn is_here(&self) -> bool {
+    pub(super) fn is_own_process(&self) -> bool {
         self.process == pid::current()
     }
 
     /// Lets the mutex go while `wait` runs; true if a holder died meanwhile.
-    pub(super) fn without<T>(&mut self, wait: impl FnOnce() -> T) -> (T, Result<()>) {
+    pub(super) fn unlocked<T>(&mut self, wait: impl FnOnce() -> T) -> (T, Result<()>) {
         self.mutex.unlock();
         let outcome = wait();
-        (outcome, self.take_again())
+        (outcome, self.reacquire())
     }
 
-    fn take_again(&self) -> Result<()> {
+    fn reacquire(&self) -> Result<()> {
         match self.mutex.lock() {
-            Ok(Taken::Clean) => Ok(()),
-            Ok(Taken::OwnerDied) => {
+            Ok(LockState::Clean) => Ok(()),
+            Ok(LockState::OwnerDied) => {
                 let message = "a process died that held the Condition while this one waited";
                 Err(Error::new(ErrorKind::OwnerDied, message))
             }
             // Something else has written to the mutex. It is not held: to let it go does nothing.
-            Err(refusal) => Err(refused(refusal, Kind::Condition, Wait::Forever)),
+            Err(refusal) => Err(lock_error(
+                refusal,
+                ObjectKind::Condition,
+                LockWait::Forever,
+            )),
         }
     }
 }
 
-impl Drop for Held<'_> {
+impl Drop for HeldMutex<'_> {
     #[inline]
     fn drop(&mut self) {
-        if self.is_here() {
+        if self.is_own_process() {
             self.mutex.unlock();
         }
     }
 }
 
-fn timed_out(kind: Kind, limit: Duration) -> Error {
+fn err_timed_out(kind: ObjectKind, limit: Duration) -> Error {
     let message = format!("the {kind} was not to be had within {limit:?}");
     Error::new(ErrorKind::TimedOut, message)
 }
 
 #[cold]
-pub(super) fn refused(refusal: Refusal, kind: Kind, wait: Wait) -> Error {
+pub(super) fn lock_error(refusal: MutexError, kind: ObjectKind, wait: LockWait) -> Error {
     match (refusal, wait) {
-        (Refusal::Failed(error), _) => Error::io(format_args!("failed to take the {kind}"), error),
-        (Refusal::Held | Refusal::HeldByThisThread, Wait::Never) => {
+        (MutexError::Failed(error), _) => {
+            Error::io(format_args!("failed to take the {kind}"), error)
+        }
+        (MutexError::Held | MutexError::HeldByThisThread, LockWait::Never) => {
             Error::new(ErrorKind::WouldBlock, format!("the {kind} is taken"))
         }
-        (Refusal::Held, Wait::AtMost(limit)) => timed_out(kind, limit),
-        (Refusal::HeldByThisThread | Refusal::Held, _) => {
+        (MutexError::Held, LockWait::Timeout(limit)) => err_timed_out(kind, limit),
+        (MutexError::HeldByThisThread | MutexError::Held, _) => {
             let message = format!(
                 "this thread holds the {kind} already and would wait for itself: an RLock can be taken again"
             );

@@ -2,21 +2,22 @@
 
 use super::{
     handle::{Handle, handle},
-    held::{Held, Wait},
+    held::{HeldMutex, LockWait},
     lock_error::LockResult,
 };
 use crate::error::{Error, Result};
-use crate::shm::{Kind, Object};
-use crate::sys::robust::{Reentry, RobustMutex};
+use crate::shm::{Object, ObjectKind};
+use crate::sys::robust::{MutexKind, RobustMutex};
 use std::time::Duration;
 
 /// A lock between processes and threads, whose guard holds it.
 ///
-/// When a process dies, or a thread ends, that holds it, the next taker gets it in an error of the kind
-/// [`OwnerDied`](crate::ErrorKind::OwnerDied); see [`LockError`](crate::LockError).
+/// When a process dies, or a thread ends, that holds it, the next taker gets it in an error of the
+/// kind [`OwnerDied`](crate::ErrorKind::OwnerDied); see [`LockError`](crate::LockError).
 ///
-/// A guard belongs to its thread. Where it is copied with its process (`fork`), the copy holds nothing and lets nothing go. A
-/// thread must not hold more than 2048 locks at a time: for more of them the kernel does not let go when it dies.
+/// A guard belongs to its thread. Where it is copied with its process (`fork`), the copy holds
+/// nothing and lets nothing go. A thread must not hold more than 2048 locks at a time: for more of
+/// them the kernel does not let go when it dies.
 ///
 /// # Examples
 ///
@@ -38,7 +39,8 @@ pub struct Lock {
     mutex: RobustMutex,
 }
 
-/// A lock that the thread which holds it may take again; it is free when each of its guards is gone.
+/// A lock that the thread which holds it may take again; it is free when each of its guards is
+/// gone.
 ///
 /// In everything else it is as [`Lock`].
 ///
@@ -63,15 +65,15 @@ pub struct RLock {
 /// Holds a [`Lock`] until it is dropped.
 #[must_use = "dropping a guard lets its lock go"]
 #[derive(Debug)]
-pub struct LockGuard<'a>(#[expect(dead_code, reason = "it is held")] Held<'a>);
+pub struct LockGuard<'a>(#[expect(dead_code, reason = "it is held")] HeldMutex<'a>);
 
 /// Holds an [`RLock`] until it is dropped.
 #[must_use = "dropping a guard lets its lock go"]
 #[derive(Debug)]
-pub struct RLockGuard<'a>(#[expect(dead_code, reason = "it is held")] Held<'a>);
+pub struct RLockGuard<'a>(#[expect(dead_code, reason = "it is held")] HeldMutex<'a>);
 
 /// Makes an object of a robust mutex alone.
-fn create(kind: Kind, reentry: Reentry) -> Result<Object> {
+fn create(kind: ObjectKind, reentry: MutexKind) -> Result<Object> {
     let object = Object::create(kind, 0, RobustMutex::SIZE)?;
     let mutex = RobustMutex::create(object.mapping().clone(), Object::BODY, reentry);
     mutex.map_err(|it| Error::io(format_args!("failed to create a {kind}"), it))?;
@@ -85,7 +87,7 @@ impl Lock {
     ///
     /// [`ErrorKind::Io`](crate::ErrorKind::Io) when the system gives no memory or no descriptor.
     pub fn new() -> Result<Self> {
-        create(Self::KIND, Reentry::Refused).map(Self::of)
+        create(Self::KIND, MutexKind::ErrorCheck).map(Self::of)
     }
 
     /// Takes the lock, waiting as long as it takes.
@@ -96,7 +98,7 @@ impl Lock {
     /// [`InvalidInput`](crate::ErrorKind::InvalidInput) if this thread holds it already.
     #[inline]
     pub fn acquire(&self) -> LockResult<LockGuard<'_>> {
-        Held::take(&self.mutex, Self::KIND, Wait::Forever, LockGuard)
+        HeldMutex::acquire(&self.mutex, Self::KIND, LockWait::Forever, LockGuard)
     }
 
     /// Takes the lock if it is free.
@@ -107,7 +109,7 @@ impl Lock {
     /// [`OwnerDied`](crate::ErrorKind::OwnerDied), with the lock in the error.
     #[inline]
     pub fn try_acquire(&self) -> LockResult<LockGuard<'_>> {
-        Held::take(&self.mutex, Self::KIND, Wait::Never, LockGuard)
+        HeldMutex::acquire(&self.mutex, Self::KIND, LockWait::Never, LockGuard)
     }
 
     /// Takes the lock, waiting at most `limit`.
@@ -117,7 +119,7 @@ impl Lock {
     /// [`TimedOut`](crate::ErrorKind::TimedOut), also if this thread holds it;
     /// [`OwnerDied`](crate::ErrorKind::OwnerDied), with the lock in the error.
     pub fn acquire_timeout(&self, limit: Duration) -> LockResult<LockGuard<'_>> {
-        Held::take(&self.mutex, Self::KIND, Wait::AtMost(limit), LockGuard)
+        HeldMutex::acquire(&self.mutex, Self::KIND, LockWait::Timeout(limit), LockGuard)
     }
 }
 
@@ -128,7 +130,7 @@ impl RLock {
     ///
     /// As [`Lock::new`].
     pub fn new() -> Result<Self> {
-        create(Self::KIND, Reentry::Counted).map(Self::of)
+        create(Self::KIND, MutexKind::Recursive).map(Self::of)
     }
 
     /// Takes the lock, waiting as long as another thread has it.
@@ -138,7 +140,7 @@ impl RLock {
     /// [`OwnerDied`](crate::ErrorKind::OwnerDied), with the lock in the error.
     #[inline]
     pub fn acquire(&self) -> LockResult<RLockGuard<'_>> {
-        Held::take(&self.mutex, Self::KIND, Wait::Forever, RLockGuard)
+        HeldMutex::acquire(&self.mutex, Self::KIND, LockWait::Forever, RLockGuard)
     }
 
     /// Takes the lock unless another thread has it.
@@ -149,7 +151,7 @@ impl RLock {
     /// [`OwnerDied`](crate::ErrorKind::OwnerDied), with the lock in the error.
     #[inline]
     pub fn try_acquire(&self) -> LockResult<RLockGuard<'_>> {
-        Held::take(&self.mutex, Self::KIND, Wait::Never, RLockGuard)
+        HeldMutex::acquire(&self.mutex, Self::KIND, LockWait::Never, RLockGuard)
     }
 
     /// Takes the lock, waiting at most `limit` for another thread that has it.
@@ -159,12 +161,17 @@ impl RLock {
     /// [`TimedOut`](crate::ErrorKind::TimedOut);
     /// [`OwnerDied`](crate::ErrorKind::OwnerDied), with the lock in the error.
     pub fn acquire_timeout(&self, limit: Duration) -> LockResult<RLockGuard<'_>> {
-        Held::take(&self.mutex, Self::KIND, Wait::AtMost(limit), RLockGuard)
+        HeldMutex::acquire(
+            &self.mutex,
+            Self::KIND,
+            LockWait::Timeout(limit),
+            RLockGuard,
+        )
     }
 }
 
 impl Handle for Lock {
-    const KIND: Kind = Kind::Lock;
+    const KIND: ObjectKind = ObjectKind::Lock;
 
     fn least() -> usize {
         Object::BODY + RobustMutex::SIZE
@@ -181,7 +188,7 @@ impl Handle for Lock {
 }
 
 impl Handle for RLock {
-    const KIND: Kind = Kind::RLock;
+    const KIND: ObjectKind = ObjectKind::RLock;
 
     fn least() -> usize {
         Object::BODY + RobustMutex::SIZE

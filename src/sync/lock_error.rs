@@ -1,4 +1,5 @@
-//! What comes back when a lock is not simply taken: an error, and the lock itself where its last holder died.
+//! What comes back when a lock is not simply taken: an error, and the lock itself where its last
+//! holder died.
 
 use crate::error::{Error, ErrorKind, Result};
 use std::fmt;
@@ -8,9 +9,10 @@ pub type LockResult<G> = std::result::Result<G, LockError<G>>;
 
 /// Why a lock was not simply taken.
 ///
-/// Of the kind [`OwnerDied`](ErrorKind::OwnerDied), it holds the lock: what the lock protects may be half changed, which is for
-/// the caller to mend. [`into_inner`](Self::into_inner) goes on with it, dropping the error lets it go; whoever takes it next is told
-/// nothing. Of any other kind, the lock is not held. `?` makes an [`Error`] of it, which holds nothing; in a function with another
+/// Of the kind [`OwnerDied`](ErrorKind::OwnerDied), it holds the lock: what the lock protects may
+/// be half changed, which is for the caller to mend. [`into_inner`](Self::into_inner) goes on with
+/// it, dropping the error lets it go; whoever takes it next is told nothing. Of any other kind, the
+/// lock is not held. `?` makes an [`Error`] of it, which holds nothing; in a function with another
 /// error type that is `lock.acquire().map_err(procpool::Error::from)?`.
 ///
 /// ```

@@ -17,8 +17,8 @@
 //! `lock.acquire().or_else(|error| error.into_inner())?` goes on.
 
 // Relies on: robust mutexes (`sys::robust`) for all that is held, which the kernel releases when
-// the holder dies; sequence words and futexes (`bell`) for all that is waited for. Each step is
-// committed by one store, so that a death leaves either all of it or nothing.
+// the holder dies; sequence words and futexes (`event_count`) for all that is waited for. Each step
+// is committed by one store, so that a death leaves either all of it or nothing.
 //
 // Invariant: knows nothing of processes; no user code runs under a lock that is not the user's own.
 

@@ -1,25 +1,27 @@
 //! Semaphores: a number of permits, one atomic word.
 
 use super::{
-    bell::{Alertness, Bell, Patience},
+    bell::{Backoff, EventCount, SpinState},
     handle::{Handle, handle},
 };
 use crate::error::{Error, ErrorKind, Result};
-use crate::shm::{Kind, Object};
+use crate::shm::{Object, ObjectKind};
 use crate::sys::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
-/// Offsets in bytes: how many permits are free, and how many there may be at most; waiters read the bell, takers do not.
+/// Offsets in bytes: how many permits are free, and how many there may be at most; waiters read the
+/// bell, takers do not.
 const FREE: usize = Object::BODY;
-const MOST: usize = Object::BODY + 8;
+const MAX_OBJECT_BYTES: usize = Object::BODY + 8;
 const WORD: usize = Object::BODY + 64;
 const SLEEPERS: usize = Object::BODY + 68;
 const BYTES: usize = 128;
 
 /// Counts permits, which any process may take, and any, not only who has taken one, may give back.
 ///
-/// So a permit is nobody's: those that a process has when it dies are gone until somebody releases them in its place. One that
-/// dies while it waits takes none with it; others may notice up to a second late that it was to get one.
+/// So a permit is nobody's: those that a process has when it dies are gone until somebody releases
+/// them in its place. One that dies while it waits takes none with it; others may notice up to a
+/// second late that it was to get one.
 ///
 /// # Examples
 ///
@@ -50,23 +52,23 @@ pub struct BoundedSemaphore(Permits);
 /// What both are.
 struct Permits {
     object: Object,
-    alertness: Alertness,
+    alertness: SpinState,
 }
 
 impl Permits {
-    fn create(kind: Kind, free: usize, most: usize) -> Result<Object> {
+    fn create(kind: ObjectKind, free: usize, most: usize) -> Result<Object> {
         let object = Object::create(kind, 0, BYTES)?;
         // Relaxed: nobody else knows it yet.
         let store = |at, count| object.view().atomic_u64(at).store(count, Ordering::Relaxed);
         store(FREE, free as u64);
-        store(MOST, most as u64);
+        store(MAX_OBJECT_BYTES, most as u64);
         Ok(object)
     }
 
     fn of(object: Object) -> Self {
         Self {
             object,
-            alertness: Alertness::default(),
+            alertness: SpinState::default(),
         }
     }
 
@@ -74,9 +76,9 @@ impl Permits {
         self.object.view().atomic_u64(FREE)
     }
 
-    fn bell(&self) -> Bell<'_> {
+    fn event_count(&self) -> EventCount<'_> {
         let view = self.object.view();
-        Bell {
+        EventCount {
             word: view.atomic_u32(WORD),
             sleepers: view.atomic_u32(SLEEPERS),
         }
@@ -96,13 +98,13 @@ impl Permits {
         if self.try_take() {
             return true;
         }
-        let mut patience = Patience::new(&self.alertness);
+        let mut patience = Backoff::new(&self.alertness);
         loop {
-            let ticket = self.bell().ticket();
+            let ticket = self.event_count().ticket();
             if self.try_take() {
                 return true;
             }
-            if !self.bell().wait(ticket, deadline, &mut patience) {
+            if !self.event_count().wait(ticket, deadline, &mut patience) {
                 return false;
             }
         }
@@ -125,7 +127,11 @@ impl Permits {
     }
 
     fn release(&self) -> Result<()> {
-        let most = self.object.view().atomic_u64(MOST).load(Ordering::Relaxed);
+        let most = self
+            .object
+            .view()
+            .atomic_u64(MAX_OBJECT_BYTES)
+            .load(Ordering::Relaxed);
         let more = |free: u64| free.checked_add(1).filter(|it| *it <= most);
         // Release: see `try_take`.
         let released = self
@@ -135,7 +141,7 @@ impl Permits {
             let message = format!("the semaphore has all of its {free} permits already");
             Error::new(ErrorKind::InvalidInput, message)
         })?;
-        self.bell().ring_one();
+        self.event_count().notify_one();
         Ok(())
     }
 
@@ -253,7 +259,7 @@ impl BoundedSemaphore {
 }
 
 impl Handle for Semaphore {
-    const KIND: Kind = Kind::Semaphore;
+    const KIND: ObjectKind = ObjectKind::Semaphore;
 
     fn least() -> usize {
         Object::BODY + BYTES
@@ -269,7 +275,7 @@ impl Handle for Semaphore {
 }
 
 impl Handle for BoundedSemaphore {
-    const KIND: Kind = Kind::BoundedSemaphore;
+    const KIND: ObjectKind = ObjectKind::BoundedSemaphore;
 
     fn least() -> usize {
         Object::BODY + BYTES

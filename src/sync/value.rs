@@ -2,26 +2,27 @@
 
 use super::{
     handle::{Handle, handle},
-    held::{Wait, refused},
+    held::{LockWait, lock_error},
     lock_error::{LockError, LockResult},
 };
 use crate::error::{Error, ErrorKind, Result};
-use crate::shm::{Cells, CellsGuard, Kind, NoCells, Object, fingerprint};
-use crate::sys::robust::Taken;
+use crate::shm::{Cells, CellsError, CellsGuard, Object, ObjectKind, fingerprint};
+use crate::sys::robust::LockState;
 use bytemuck::Pod;
 use std::ops::{Deref, DerefMut};
 
 /// A value in shared memory, which is touched with its lock held alone.
 ///
-/// Its type is plain data ([`Pod`]): a process may be killed in the middle of a change, and what it leaves is a value
-/// still. Then the next taker is told, once, as by [`Lock`](crate::Lock). Derive `Pod` for structs of your own with the
-/// `bytemuck` crate and its feature `derive`.
+/// Its type is plain data ([`Pod`]): a process may be killed in the middle of a change, and what it
+/// leaves is a value still. Then the next taker is told, once, as by [`Lock`](crate::Lock). Derive
+/// `Pod` for structs of your own with the `bytemuck` crate and its feature `derive`.
 ///
-/// No copy of the process is made (`StartMethod::Fork`, [`fork_map`](crate::fork_map)) while it holds
-/// a guard, or has leaked one whose handle lives: the copy would have the guard's references, too.
+/// No copy of the process is made (`StartMethod::Fork`, [`fork_map`](crate::fork_map)) while it
+/// holds a guard, or has leaked one whose handle lives: the copy would have the guard's references,
+/// too.
 ///
-/// A thread must not end with a guard that was leaked (`mem::forget`) while its handle lives: what the guard gave out might be in
-/// use, so that nobody gets the value again.
+/// A thread must not end with a guard that was leaked (`mem::forget`) while its handle lives: what
+/// the guard gave out might be in use, so that nobody gets the value again.
 ///
 /// # Examples
 ///
@@ -79,7 +80,7 @@ pub struct ValueGuard<'a, T>(CellsGuard<'a, T>);
 pub struct ArrayGuard<'a, T>(CellsGuard<'a, T>);
 
 /// Makes an object of so many items.
-fn create<T>(kind: Kind, count: usize) -> Result<Object> {
+fn create<T>(kind: ObjectKind, count: usize) -> Result<Object> {
     let bytes = Cells::<T>::size(Object::BODY, count).ok_or_else(|| {
         let message = format!("{count} items are more than memory can hold");
         Error::new(ErrorKind::InvalidInput, message)
@@ -98,14 +99,16 @@ fn least<T>(count: usize) -> usize {
 #[inline]
 fn lock<'a, T: Pod, G>(
     cells: &'a Cells<T>,
-    kind: Kind,
+    kind: ObjectKind,
     guard: impl FnOnce(CellsGuard<'a, T>) -> G,
 ) -> LockResult<G> {
     match cells.lock() {
-        Ok((held, Taken::Clean)) => Ok(guard(held)),
-        Ok((held, Taken::OwnerDied)) => Err(LockError::owner_died(kind, guard(held))),
-        Err(NoCells::Refused(refusal)) => Err(refused(refusal, kind, Wait::Forever).into()),
-        Err(NoCells::Leaked) => {
+        Ok((held, LockState::Clean)) => Ok(guard(held)),
+        Ok((held, LockState::OwnerDied)) => Err(LockError::owner_died(kind, guard(held))),
+        Err(CellsError::Refused(refusal)) => {
+            Err(lock_error(refusal, kind, LockWait::Forever).into())
+        }
+        Err(CellsError::Leaked) => {
             let message = format!(
                 "a thread has ended and left a guard of the {kind} behind, which may be in use"
             );
@@ -130,7 +133,8 @@ impl<T: Pod> Value<T> {
     ///
     /// # Errors
     ///
-    /// [`ErrorKind::OwnerDied`], with the lock in the error; [`ErrorKind::InvalidInput`] if this thread holds it already.
+    /// [`ErrorKind::OwnerDied`], with the lock in the error; [`ErrorKind::InvalidInput`] if this
+    /// thread holds it already.
     #[inline]
     pub fn lock(&self) -> LockResult<ValueGuard<'_, T>> {
         lock(&self.cells, Self::KIND, ValueGuard)
@@ -161,8 +165,8 @@ impl<T: Pod> Array<T> {
     ///
     /// # Errors
     ///
-    /// [`ErrorKind::Io`] when the system gives no memory or no descriptor; [`ErrorKind::InvalidInput`] for more items than memory
-    /// can hold.
+    /// [`ErrorKind::Io`] when the system gives no memory or no descriptor;
+    /// [`ErrorKind::InvalidInput`] for more items than memory can hold.
     pub fn new(len: usize) -> Result<Self> {
         create::<T>(Self::KIND, len).map(Self::of)
     }
@@ -272,7 +276,7 @@ impl<T: Pod> DerefMut for ArrayGuard<'_, T> {
 }
 
 impl<T> Handle for Value<T> {
-    const KIND: Kind = Kind::Value;
+    const KIND: ObjectKind = ObjectKind::Value;
 
     fn least() -> usize {
         least::<T>(1)
@@ -293,7 +297,7 @@ impl<T> Handle for Value<T> {
 }
 
 impl<T> Handle for Array<T> {
-    const KIND: Kind = Kind::Array;
+    const KIND: ObjectKind = ObjectKind::Array;
 
     fn least() -> usize {
         least::<T>(0)

@@ -24,7 +24,8 @@ fn size() -> usize {
 pub(super) struct AlternateStack(NonNull<c_void>);
 
 impl AlternateStack {
-    /// Maps a stack; `None` if there is no memory for it. Takes no lock and nothing from the allocator.
+    /// Maps a stack; `None` if there is no memory for it. Takes no lock and nothing from the
+    /// allocator.
     pub(super) fn map() -> Option<Self> {
         let page = memory::page_size().ok()?;
         let (protection, flags) = (
@@ -36,12 +37,14 @@ impl AlternateStack {
         if start == libc::MAP_FAILED {
             return None;
         }
-        // SAFETY: the first page of the mapping, which is not in use yet. Where this fails, the stack has no guard.
+        // SAFETY: the first page of the mapping, which is not in use yet. Where this fails, the
+        // stack has no guard.
         unsafe { libc::mprotect(start, page, libc::PROT_NONE) };
         NonNull::new(start.wrapping_byte_add(page)).map(Self)
     }
 
-    /// Returns its lowest address, which is free for other uses until the stack is [used](Self::use_here).
+    /// Returns its lowest address, which is free for other uses until the stack is
+    /// [used](Self::use_here).
     pub(super) fn start(self) -> NonNull<c_void> {
         self.0
     }
@@ -62,7 +65,8 @@ impl AlternateStack {
             ss_flags: 0,
             ss_size: size(),
         };
-        // SAFETY: the stack is mapped, and no other thread uses it. It fails only while a handler runs on another.
+        // SAFETY: the stack is mapped, and no other thread uses it. It fails only while a handler
+        // runs on another.
         unsafe { libc::sigaltstack(&raw const stack, ptr::null_mut()) };
     }
 

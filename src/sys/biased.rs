@@ -28,7 +28,7 @@ use std::{
     sync::{Arc, Weak},
 };
 
-struct Biased<T> {
+struct BiasedLock<T> {
     /// Whether visitors run the barrier for the owner.
     is_cheap: bool,
     value: UnsafeCell<T>,
@@ -41,17 +41,17 @@ struct Biased<T> {
 }
 
 // SAFETY: the value is accessed by one thread at a time (see the table), as behind a `Mutex`.
-unsafe impl<T: Send> Sync for Biased<T> {}
+unsafe impl<T: Send> Sync for BiasedLock<T> {}
 
 /// The value, for the thread that uses it all the time.
-pub(crate) struct Owner<T>(Arc<Biased<T>>);
+pub(crate) struct Owner<T>(Arc<BiasedLock<T>>);
 
 /// Access to the value for other threads, as long as its owner exists.
-pub(crate) struct Visitor<T>(Weak<Biased<T>>);
+pub(crate) struct Visitor<T>(Weak<BiasedLock<T>>);
 
 /// What became of a visit.
 #[derive(Debug, PartialEq, Eq)]
-pub(crate) enum Visit<U> {
+pub(crate) enum VisitResult<U> {
     Done(U),
     /// The owner uses the value now.
     Busy,
@@ -61,7 +61,7 @@ pub(crate) enum Visit<U> {
 
 impl<T> Owner<T> {
     pub(crate) fn new(value: T) -> Self {
-        Self(Arc::new(Biased {
+        Self(Arc::new(BiasedLock {
             is_cheap: has_remote_barrier(),
             value: UnsafeCell::new(value),
             is_open: AtomicBool::new(true),
@@ -76,7 +76,7 @@ impl<T> Owner<T> {
 
     /// Takes the value. Blocks only while a visitor uses it.
     #[inline]
-    pub(crate) fn enter(&mut self) -> Entered<'_, T> {
+    pub(crate) fn lock(&mut self) -> OwnerGuard<'_, T> {
         self.0.is_open.store(false, Ordering::Relaxed);
         if self.0.is_cheap {
             // The processor may still swap the two accesses; the visitor's barrier prevents that.
@@ -88,7 +88,7 @@ impl<T> Owner<T> {
         if self.0.is_wanted.load(Ordering::Acquire) {
             self.wait_for_visitor();
         }
-        Entered(self)
+        OwnerGuard(self)
     }
 
     #[cold]
@@ -99,9 +99,9 @@ impl<T> Owner<T> {
 }
 
 /// The value in its owner's hands.
-pub(crate) struct Entered<'a, T>(&'a mut Owner<T>);
+pub(crate) struct OwnerGuard<'a, T>(&'a mut Owner<T>);
 
-impl<T> Deref for Entered<'_, T> {
+impl<T> Deref for OwnerGuard<'_, T> {
     type Target = T;
 
     #[inline]
@@ -111,7 +111,7 @@ impl<T> Deref for Entered<'_, T> {
     }
 }
 
-impl<T> DerefMut for Entered<'_, T> {
+impl<T> DerefMut for OwnerGuard<'_, T> {
     #[inline]
     fn deref_mut(&mut self) -> &mut T {
         // SAFETY: this guard borrows the only owner, and visitors stay out until it is dropped.
@@ -119,7 +119,7 @@ impl<T> DerefMut for Entered<'_, T> {
     }
 }
 
-impl<T> Drop for Entered<'_, T> {
+impl<T> Drop for OwnerGuard<'_, T> {
     #[inline]
     fn drop(&mut self) {
         // Release: a visitor that finds it open finds the value as it was left.
@@ -130,23 +130,23 @@ impl<T> Drop for Entered<'_, T> {
 impl<T> Visitor<T> {
     /// Runs `f` on the value if the owner is away from it. An owner that comes back waits
     /// meanwhile.
-    pub(crate) fn visit<U>(&self, f: impl FnOnce(&mut T) -> U) -> Visit<U> {
+    pub(crate) fn visit<U>(&self, f: impl FnOnce(&mut T) -> U) -> VisitResult<U> {
         let Some(biased) = self.0.upgrade() else {
-            return Visit::Gone;
+            return VisitResult::Gone;
         };
         let _visit = biased.visit.lock();
-        let _wanted = Wanted::new(&biased.is_wanted);
+        let _wanted = WantedFlag::new(&biased.is_wanted);
         // It fails only if the kernel does not keep what it offered: then every visit is in vain.
         if biased.is_cheap && barrier_in_all_threads().is_err() {
-            return Visit::Gone;
+            return VisitResult::Gone;
         }
         fence(Ordering::SeqCst);
         if !biased.is_open.load(Ordering::Acquire) {
-            return Visit::Busy;
+            return VisitResult::Busy;
         }
         // SAFETY: the owner was away after `is_wanted` was set (see the file's head), so that it
         // waits for `visit` before it comes back; other visitors wait for `visit`, too.
-        Visit::Done(f(unsafe { &mut *biased.value.get() }))
+        VisitResult::Done(f(unsafe { &mut *biased.value.get() }))
     }
 }
 
@@ -157,16 +157,16 @@ impl<T> fmt::Debug for Visitor<T> {
 }
 
 /// Sets the flag until it is dropped, also by a panic.
-struct Wanted<'a>(&'a AtomicBool);
+struct WantedFlag<'a>(&'a AtomicBool);
 
-impl<'a> Wanted<'a> {
+impl<'a> WantedFlag<'a> {
     fn new(flag: &'a AtomicBool) -> Self {
         flag.store(true, Ordering::SeqCst);
         Self(flag)
     }
 }
 
-impl Drop for Wanted<'_> {
+impl Drop for WantedFlag<'_> {
     fn drop(&mut self) {
         // Release: an owner that finds the flag down finds the value as it was left.
         self.0.store(false, Ordering::Release);
@@ -182,12 +182,12 @@ mod tests {
     fn a_visitor_is_kept_out_while_the_owner_is_in() {
         let mut owner = Owner::new(1);
         let visitor = owner.visitor();
-        let entered = owner.enter();
-        assert_eq!(visitor.visit(|it| *it), Visit::Busy);
+        let entered = owner.lock();
+        assert_eq!(visitor.visit(|it| *it), VisitResult::Busy);
         drop(entered);
-        assert_eq!(visitor.visit(|it| *it), Visit::Done(1));
+        assert_eq!(visitor.visit(|it| *it), VisitResult::Done(1));
         drop(owner);
-        assert_eq!(visitor.visit(|it| *it), Visit::Gone);
+        assert_eq!(visitor.visit(|it| *it), VisitResult::Gone);
     }
 
     #[test]
@@ -198,20 +198,20 @@ mod tests {
             let mut done = 0;
             loop {
                 match visitor.visit(|it| it.each_mut().map(|it| *it += 1)) {
-                    Visit::Done(_) => done += 1,
-                    Visit::Busy => {}
-                    Visit::Gone => return done,
+                    VisitResult::Done(_) => done += 1,
+                    VisitResult::Busy => {}
+                    VisitResult::Gone => return done,
                 }
                 thread::sleep(Duration::from_micros(50));
             }
         });
         for n in 0..2_000_000 {
-            let mut pair = owner.enter();
+            let mut pair = owner.lock();
             assert_eq!(pair[0], pair[1], "after {n} turns");
             pair[0] += 1;
             pair[1] += 1;
         }
-        let total = owner.enter()[0];
+        let total = owner.lock()[0];
         drop(owner);
         let visited: u64 = visits.join().expect("no panic");
         assert!((2_000_000 + visited).abs_diff(total) <= 1);

@@ -1,4 +1,5 @@
-//! Telling `Vec<u8>` from every other type: serde hands out its elements one by one, where one copy would do.
+//! Telling `Vec<u8>` from every other type: serde hands out its elements one by one, where one copy
+//! would do.
 
 use std::{
     any::TypeId,
@@ -6,8 +7,8 @@ use std::{
     slice,
 };
 
-/// Whether `T` is `Vec<u8>`. `T` may have lifetimes in it, which the comparison does not see; `Vec<u8>` has none, so that no
-/// other type is taken for it.
+/// Whether `T` is `Vec<u8>`. `T` may have lifetimes in it, which the comparison does not see;
+/// `Vec<u8>` has none, so that no other type is taken for it.
 #[inline]
 pub(crate) fn is_bytes<T>() -> bool {
     typeid::of::<T>() == TypeId::of::<Vec<u8>>()

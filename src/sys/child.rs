@@ -35,8 +35,9 @@ const KILLED_LIMIT: Duration = Duration::from_secs(5);
 /// No signal is blocked in the copy except those that ask a process to end, which wait until it has
 /// set its handlers. What this process ignores, the copy ignores, too.
 ///
-/// The program is `/proc/self/exe`: the file that runs, even if another has taken its name since. posix_spawn does not copy
-/// the parent's page tables, so that the start costs the same from a large parent.
+/// The program is `/proc/self/exe`: the file that runs, even if another has taken its name since.
+/// posix_spawn does not copy the parent's page tables, so that the start costs the same from a
+/// large parent.
 pub(crate) fn spawn_self(name: &str, value: &OsStr, passed: BorrowedFd<'_>) -> io::Result<u32> {
     let mut actions = PosixSpawnFileActions::init()?;
     actions.add_dup2(passed.as_raw_fd(), passed.as_raw_fd())?;
@@ -60,7 +61,8 @@ pub(crate) fn has_proc() -> bool {
     std::path::Path::new("/proc/self").exists()
 }
 
-/// Executes this program's file again in this process, as [`spawn_self`] does in a new one. Returns only if that fails.
+/// Executes this program's file again in this process, as [`spawn_self`] does in a new one. Returns
+/// only if that fails.
 pub(crate) fn execute_self(
     name: &str,
     value: &OsStr,
@@ -75,12 +77,14 @@ pub(crate) fn execute_self(
     )?)
 }
 
-/// Ends a process that `spawn_self` has started with this variable and that came to nothing, and takes its status.
+/// Ends a process that `spawn_self` has started with this variable and that came to nothing, and
+/// takes its status.
 ///
-/// Its number may be another's by now, where the host program reaps all of its children: none is killed that was started
-/// without the variable. One that hides its environment is left alone, too.
-pub(crate) fn abandon(pid: u32, name: &str, value: &OsStr) {
-    // Opened first: what /proc shows then is the process of this pidfd, unless that one has ended and nothing can hit it.
+/// Its number may be another's by now, where the host program reaps all of its children: none is
+/// killed that was started without the variable. One that hides its environment is left alone, too.
+pub(crate) fn exit_if_abandoned(pid: u32, name: &str, value: &OsStr) {
+    // Opened first: what /proc shows then is the process of this pidfd, unless that one has ended
+    // and nothing can hit it.
     let Ok(pidfd) = PidFd::open(pid) else { return };
     if was_started_with(pid, name, value) {
         // One that cannot be killed ends by itself: it finds that nobody holds the other end of its
@@ -116,20 +120,21 @@ pub(crate) enum Threads {
     /// The one that forks: else locks may be held in the copy by threads that do not exist there.
     #[default]
     One,
-    /// Any others. Only a caller of an `unsafe` method has this, who has promised that the child does
-    /// not need what they hold, and uses no reference of a guard.
+    /// Any others. Only a caller of an `unsafe` method has this, who has promised that the child
+    /// does not need what they hold, and uses no reference of a guard.
     Any,
 }
 
-/// Forks by libc's `fork()`: a raw `clone` would leave glibc's cached thread id stale, and robust locks lost.
+/// Forks by libc's `fork()`: a raw `clone` would leave glibc's cached thread id stale, and robust
+/// locks lost.
 pub(crate) fn fork(threads: Threads) -> io::Result<Forked> {
     if threads == Threads::One && threads::count()? != 1 {
         return Err(io::Error::other(
             "another thread runs in the process to be forked",
         ));
     }
-    // SAFETY: this process has one thread, so the child is a whole copy of it; or whoever allowed others has promised what
-    // `Threads::Any` says.
+    // SAFETY: this process has one thread, so the child is a whole copy of it; or whoever allowed
+    // others has promised what `Threads::Any` says.
     match unsafe { nix::unistd::fork() }? {
         nix::unistd::ForkResult::Child => {
             coverage::begin_in_child();
@@ -151,12 +156,14 @@ pub(crate) fn effective_user() -> u32 {
     nix::unistd::geteuid().as_raw()
 }
 
-/// Has the kernel kill this process when the *thread* that forked it ends: for children of single-threaded processes.
+/// Has the kernel kill this process when the *thread* that forked it ends: for children of
+/// single-threaded processes.
 pub(crate) fn die_with_parent() -> io::Result<()> {
     Ok(prctl::set_pdeathsig(Signal::SIGKILL)?)
 }
 
-/// Has the kernel kill this process, which `parent` has just forked, when that ends; false if it has ended already.
+/// Has the kernel kill this process, which `parent` has just forked, when that ends; false if it
+/// has ended already.
 pub(crate) fn ends_with(parent_id: u32) -> bool {
     die_with_parent().is_ok() && parent() == parent_id
 }
@@ -164,17 +171,20 @@ pub(crate) fn ends_with(parent_id: u32) -> bool {
 /// The name of a file that a process holds open which is not to be killed as a left-over.
 const RUNS_ON: &CStr = c"procpool-runs-on";
 
-/// What marks a process that is to run on when the one that started it has ended, as long as it has it open.
+/// What marks a process that is to run on when the one that started it has ended, as long as it has
+/// it open.
 ///
-/// Made before the fork: between that and its own first step, its starter may end, and whoever adopts it would kill it.
+/// Made before the fork: between that and its own first step, its starter may end, and whoever
+/// adopts it would kill it.
 pub(crate) fn run_on_mark() -> io::Result<OwnedFd> {
     above_stdio(memfd_create(RUNS_ON, MFdFlags::MFD_CLOEXEC)?)
 }
 
 /// Whether a process, or one that it was forked from, is marked so.
 pub(crate) fn runs_on(pid: u32) -> bool {
-    // It is missed by a look during which it is closed under one number and stays open under another. That happens twice: as
-    // a new image of the program takes it over, and as it moves out of the way of others.
+    // It is missed by a look during which it is closed under one number and stays open under
+    // another. That happens twice: as a new image of the program takes it over, and as it moves out
+    // of the way of others.
     (0..3).any(|_| has_mark(pid))
 }
 
@@ -189,7 +199,7 @@ fn has_mark(pid: u32) -> bool {
 }
 
 /// Has orphans among this process's descendants become its own children.
-pub(crate) fn adopt_orphans() -> io::Result<()> {
+pub(crate) fn become_subreaper() -> io::Result<()> {
     Ok(prctl::set_child_subreaper(true)?)
 }
 
@@ -278,7 +288,8 @@ pub(crate) fn is_child(pid: u32) -> bool {
 /// Returns the living and dead children of this process, which must have one thread, or `None` if
 /// `interrupted` says on the way that there is something else to do.
 pub(crate) fn children(interrupted: impl FnMut() -> bool) -> io::Result<Option<Vec<u32>>> {
-    // It is exact, as nobody takes a child away meanwhile: this thread alone reaps. Not every kernel has it.
+    // It is exact, as nobody takes a child away meanwhile: this thread alone reaps. Not every
+    // kernel has it.
     let numbers = match std::fs::read_to_string("/proc/thread-self/children") {
         Ok(list) => {
             let numbers = list.split_ascii_whitespace();
@@ -325,12 +336,14 @@ fn parent_in_stat(stat: &[u8]) -> Option<u32> {
 pub(crate) struct PidFd(OwnedFd);
 
 impl PidFd {
-    /// Whether the system call exists here: neither the kernel nor what the process runs under lacks it.
+    /// Whether the system call exists here: neither the kernel nor what the process runs under
+    /// lacks it.
     pub(crate) fn is_available() -> bool {
         Self::open(std::process::id()).is_ok()
     }
 
-    /// The caller must know that `pid` has not been reaped: its own child, itself, or a process that was there just now.
+    /// The caller must know that `pid` has not been reaped: its own child, itself, or a process
+    /// that was there just now.
     pub(crate) fn open(pid: u32) -> io::Result<Self> {
         // SAFETY: pidfd_open takes plain numbers and returns a new descriptor, closed on exec.
         let fd = unsafe { libc::syscall(libc::SYS_pidfd_open, pid, 0) };
@@ -349,7 +362,7 @@ impl PidFd {
 
     /// Whether the process has ended.
     pub(crate) fn is_dead(&self) -> bool {
-        poll::readable(&self.0, Some(Duration::ZERO)).unwrap_or(true)
+        poll::is_readable(&self.0, Some(Duration::ZERO)).unwrap_or(true)
     }
 
     /// Takes the status of a child of this process that has ended, if nobody else has.
@@ -398,15 +411,17 @@ impl PidFd {
     /// Takes the status of a child that ends within moments.
     pub(crate) fn wait_and_reap(&self) {
         // A failed wait is as good as one that was too long.
-        let _ = poll::readable(&self.0, Some(KILLED_LIMIT));
+        let _ = poll::is_readable(&self.0, Some(KILLED_LIMIT));
         self.reap();
     }
 
-    /// Reaps the process if it is a child of this one that has ended and nobody else took its status.
+    /// Reaps the process if it is a child of this one that has ended and nobody else took its
+    /// status.
     fn reap(&self) {
         use nix::sys::wait::{Id, WaitPidFlag, waitid};
         let flags = WaitPidFlag::WEXITED | WaitPidFlag::WNOHANG;
-        // The host program may have reaped it, or may ignore SIGCHLD: there is nothing left to do then.
+        // The host program may have reaped it, or may ignore SIGCHLD: there is nothing left to do
+        // then.
         let _ = retry(|| waitid(Id::PIDFd(self.0.as_fd()), flags));
     }
 
@@ -417,9 +432,9 @@ impl PidFd {
         let mut info: libc::pidfd_info = unsafe { std::mem::zeroed() };
         info.mask = EXIT;
         let fd = self.0.as_raw_fd();
-        // The request is `_IOWR(0xff, 11, struct pidfd_info)` of linux/pidfd.h, which libc puts together as the architecture
-        // does: mips, powerpc and sparc have another layout than the rest.
-        // SAFETY: the kernel writes no more than the size in the request, that of a local.
+        // The request is `_IOWR(0xff, 11, struct pidfd_info)` of linux/pidfd.h, which libc puts
+        // together as the architecture does: mips, powerpc and sparc have another layout than the
+        // rest. SAFETY: the kernel writes no more than the size in the request, that of a local.
         let done = unsafe { libc::ioctl(fd, libc::PIDFD_GET_INFO, &raw mut info) };
         (done == 0 && info.mask & EXIT != 0).then_some(WaitStatus(info.exit_code))
     }
@@ -468,7 +483,7 @@ mod tests {
             }
         }
         for child in [&one, &other] {
-            abandon(child.id(), "PROCPOOL_TEST", OsStr::new("1"));
+            exit_if_abandoned(child.id(), "PROCPOOL_TEST", OsStr::new("1"));
         }
         assert!(one.try_wait().is_err(), "it was not reaped");
         assert!(matches!(other.try_wait(), Ok(None)), "it was killed");

@@ -2,7 +2,8 @@
 
 use std::time::Duration;
 
-/// Nanoseconds since some moment before every process of this machine started. Nobody can set this clock.
+/// Nanoseconds since some moment before every process of this machine started. Nobody can set this
+/// clock.
 pub(crate) fn now() -> u64 {
     let mut now = libc::timespec {
         tv_sec: 0,

@@ -1,9 +1,11 @@
 //! Stack overflows: noted where another process finds them, before the signal ends this one.
 //!
-//! A handler of SIGSEGV and SIGBUS tells an overflow from another bad access, and hands every signal on to the handler
-//! that was there before. Without one the default action ends the process, with a core dump where those are wanted.
+//! A handler of SIGSEGV and SIGBUS tells an overflow from another bad access, and hands every
+//! signal on to the handler that was there before. Without one the default action ends the process,
+//! with a core dump where those are wanted.
 //!
-//! The handler runs at any time, on the alternate stack of its thread: it reads atomics and makes system calls, nothing else.
+//! The handler runs at any time, on the alternate stack of its thread: it reads atomics and makes
+//! system calls, nothing else.
 
 use super::{alternate_stack, pid};
 use nix::errno::Errno;
@@ -16,7 +18,7 @@ use std::{
 
 /// Where an overflow is noted.
 #[derive(Debug)]
-pub(crate) enum Note {
+pub(crate) enum OverflowNote {
     /// In a word of shared memory, which becomes 1.
     Word(&'static AtomicU32),
     /// By a message of one byte into a socket.
@@ -25,14 +27,15 @@ pub(crate) enum Note {
 
 /// Whose overflows are noted, and where.
 #[derive(Debug)]
-struct Watched {
-    note: Note,
+struct GuardPage {
+    note: OverflowNote,
     /// A copy of the process has this handler, too, and is not watched.
     pid: u32,
 }
 
-/// Null before there is one. Stored by the process that is watched, before its handler is set; never freed.
-static WATCHED: AtomicPtr<Watched> = AtomicPtr::new(ptr::null_mut());
+/// Null before there is one. Stored by the process that is watched, before its handler is set;
+/// never freed.
+static WATCHED: AtomicPtr<GuardPage> = AtomicPtr::new(ptr::null_mut());
 
 /// The signals of a bad access.
 const SIGNALS: [c_int; 2] = [libc::SIGSEGV, libc::SIGBUS];
@@ -40,19 +43,21 @@ const SIGNALS: [c_int; 2] = [libc::SIGSEGV, libc::SIGBUS];
 /// What was done at each of [`SIGNALS`] before. Null before the handler is set; never freed.
 static PREVIOUS: [AtomicPtr<libc::sigaction>; 2] = [const { AtomicPtr::new(ptr::null_mut()) }; 2];
 
-/// Bytes below the stack pointer that code may touch before it moves that: at most a page, on any architecture.
+/// Bytes below the stack pointer that code may touch before it moves that: at most a page, on any
+/// architecture.
 const BELOW: usize = 4096;
 
 /// Bytes above the stack pointer where a function with a large frame may touch its stack first.
 const ABOVE: usize = 1 << 20;
 
-type Handler = extern "C" fn(c_int, *mut libc::siginfo_t, *mut c_void);
+type CrashHandler = extern "C" fn(c_int, *mut libc::siginfo_t, *mut c_void);
 
-/// Notes the stack overflow that ends this process. The calling thread gets an alternate stack, if it has none.
+/// Notes the stack overflow that ends this process. The calling thread gets an alternate stack, if
+/// it has none.
 ///
 /// It can be repeated, in a copy of a process say: then the last note counts.
-pub(crate) fn note_overflow(note: Note) {
-    let watched = Watched {
+pub(crate) fn note_overflow(note: OverflowNote) {
+    let watched = GuardPage {
         note,
         pid: pid::current(),
     };
@@ -64,7 +69,8 @@ pub(crate) fn note_overflow(note: Note) {
     }
 }
 
-/// Whether the default action at this signal, or what std does at it, may end a process whose stack has overflowed.
+/// Whether the default action at this signal, or what std does at it, may end a process whose stack
+/// has overflowed.
 pub(crate) fn may_be_of_overflow(signal: c_int) -> bool {
     SIGNALS.contains(&signal) || signal == libc::SIGABRT
 }
@@ -74,16 +80,17 @@ fn handle(signal: c_int, previous: &AtomicPtr<libc::sigaction>) {
     let mut action: libc::sigaction = unsafe { std::mem::zeroed() };
     // SAFETY: it changes nothing, and the action is ours.
     let asked = unsafe { libc::sigaction(signal, ptr::null(), &raw mut action) };
-    if asked != 0 || action.sa_sigaction == note_and_hand_on as Handler as usize {
+    if asked != 0 || action.sa_sigaction == note_and_hand_on as CrashHandler as usize {
         return;
     }
     // Release: as above. The handler is set afterwards.
     previous.store(Box::into_raw(Box::new(action)), Ordering::Release);
     // The rest as it was, so that the handler before finds what it expects.
-    action.sa_sigaction = note_and_hand_on as Handler as usize;
+    action.sa_sigaction = note_and_hand_on as CrashHandler as usize;
     action.sa_flags |= libc::SA_SIGINFO | libc::SA_ONSTACK;
     action.sa_flags &= !libc::SA_RESETHAND;
-    // SAFETY: the handler does nothing that a handler may not do. Where this fails, overflows are not noted.
+    // SAFETY: the handler does nothing that a handler may not do. Where this fails, overflows are
+    // not noted.
     unsafe { libc::sigaction(signal, &raw const action, ptr::null_mut()) };
 }
 
@@ -113,8 +120,8 @@ fn is_overflow(fault: &libc::siginfo_t, thread: &libc::ucontext_t) -> bool {
     }
     // SAFETY: the signal comes from a fault, which has an address.
     let address = unsafe { fault.si_addr() }.addr();
-    // What lies just below the pointer can be touched unless the stack ends there. What lies above it belongs to the frame,
-    // and so does the place where the pointer is.
+    // What lies just below the pointer can be touched unless the stack ends there. What lies above
+    // it belongs to the frame, and so does the place where the pointer is.
     let is_below = (1..=BELOW).contains(&pointer.wrapping_sub(address));
     is_below || (address.wrapping_sub(pointer) < ABOVE && !is_readable(pointer))
 }
@@ -124,7 +131,8 @@ fn is_sent(fault: &libc::siginfo_t) -> bool {
     fault.si_code <= 0
 }
 
-/// Whether memory can be read there, as the kernel finds when it is to read a set of signals from it.
+/// Whether memory can be read there, as the kernel finds when it is to read a set of signals from
+/// it.
 fn is_readable(address: usize) -> bool {
     /// No way to change the mask: the kernel reads the set before it refuses this.
     const NO_WAY: c_int = -1;
@@ -163,8 +171,8 @@ fn note() {
     }
     match &watched.note {
         // Release: it is there before this process ends.
-        Note::Word(word) => word.store(1, Ordering::Release),
-        Note::Message(socket, byte) => {
+        OverflowNote::Word(word) => word.store(1, Ordering::Release),
+        OverflowNote::Message(socket, byte) => {
             let flags = libc::MSG_DONTWAIT | libc::MSG_NOSIGNAL;
             let byte = ptr::from_ref(byte).cast();
             // SAFETY: it reads one byte, which lives forever. Where this fails, there is no reader.
@@ -198,7 +206,7 @@ fn hand_on(signal: c_int, info: *mut libc::siginfo_t, context: *mut c_void) {
         (handler, _) => {
             let handler = ptr::with_exposed_provenance::<c_void>(handler);
             // SAFETY: a handler that was set with SA_SIGINFO has this type.
-            let handler = unsafe { std::mem::transmute::<*const c_void, Handler>(handler) };
+            let handler = unsafe { std::mem::transmute::<*const c_void, CrashHandler>(handler) };
             handler(signal, info, context);
         }
     }
@@ -206,7 +214,8 @@ fn hand_on(signal: c_int, info: *mut libc::siginfo_t, context: *mut c_void) {
 
 /// Has the signal end this process by its default action, as soon as the handler returns.
 ///
-/// A bad access is made once more then, and the kernel finds the thread where it happened. What was sent is sent once more.
+/// A bad access is made once more then, and the kernel finds the thread where it happened. What was
+/// sent is sent once more.
 fn end_by(signal: c_int, info: *mut libc::siginfo_t) {
     // SAFETY: the default action runs no code of this process; a handler may call this.
     unsafe { libc::signal(signal, libc::SIG_DFL) };
@@ -215,7 +224,8 @@ fn end_by(signal: c_int, info: *mut libc::siginfo_t) {
         let own = std::process::id();
         // SAFETY: a plain number.
         let thread = unsafe { libc::syscall(libc::SYS_gettid) };
-        // SAFETY: plain numbers, and the signal's own information. It is blocked until the handler returns.
+        // SAFETY: plain numbers, and the signal's own information. It is blocked until the handler
+        // returns.
         unsafe { libc::syscall(libc::SYS_rt_tgsigqueueinfo, own, thread, signal, info) };
     }
 }

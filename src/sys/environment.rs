@@ -1,4 +1,5 @@
-//! The environment, as it travels to a child: one piece of `NAME=value`s, each with a zero byte behind it.
+//! The environment, as it travels to a child: one piece of `NAME=value`s, each with a zero byte
+//! behind it.
 
 use super::threads;
 use std::{
@@ -13,8 +14,8 @@ pub(crate) fn trusted(name: &str) -> Option<OsString> {
     (!is_strangers()).then(|| std::env::var_os(name)).flatten()
 }
 
-/// Whether this program has more rights than the process that executed it, which has chosen the environment: a file that
-/// is set-user-ID or set-group-ID or has capabilities.
+/// Whether this program has more rights than the process that executed it, which has chosen the
+/// environment: a file that is set-user-ID or set-group-ID or has capabilities.
 pub(crate) fn is_strangers() -> bool {
     // SAFETY: it reads what the kernel has told this program at its start.
     unsafe { libc::getauxval(libc::AT_SECURE) != 0 }
@@ -40,12 +41,12 @@ pub(crate) fn with(changes: &[(OsString, OsString)]) -> Vec<u8> {
     all
 }
 
-/// Returns what a copy of this program is started with: the environment with which this program was started itself, and one
-/// variable more.
+/// Returns what a copy of this program is started with: the environment with which this program was
+/// started itself, and one variable more.
 ///
-/// The present environment may be one in which the program does not start: without the `LD_LIBRARY_PATH` that its loader
-/// needs, or with a variable that is longer than `execve` takes (128 KiB). It may also have secrets in it, which
-/// `/proc/*/environ` would show.
+/// The present environment may be one in which the program does not start: without the
+/// `LD_LIBRARY_PATH` that its loader needs, or with a variable that is longer than `execve` takes
+/// (128 KiB). It may also have secrets in it, which `/proc/*/environ` would show.
 pub(crate) fn initial_with(name: &str, value: &OsStr) -> Vec<CString> {
     // Unreadable for a process that has changed its user.
     let block = std::fs::read("/proc/self/environ").ok();
@@ -62,7 +63,8 @@ pub(crate) fn initial_with(name: &str, value: &OsStr) -> Vec<CString> {
         .collect()
 }
 
-/// The variables in `/proc/self/environ`. `None` if the program has overwritten them, with a title for `ps` say.
+/// The variables in `/proc/self/environ`. `None` if the program has overwritten them, with a title
+/// for `ps` say.
 fn split(block: &[u8]) -> Option<Vec<CString>> {
     let variables = block.split_inclusive(|it| *it == 0).map(|it| {
         let variable = CStr::from_bytes_with_nul(it).ok();
@@ -96,10 +98,11 @@ fn put(all: &mut Vec<u8>, name: &OsStr, value: &OsStr) {
     }
 }
 
-/// Makes the environment of this process what [`with`] gave in another. Refused once it has threads.
+/// Makes the environment of this process what [`with`] gave in another. Refused once it has
+/// threads.
 ///
 /// Of two variables with one name, the first counts, as for `getenv`.
-pub(crate) fn assume(wanted: &[u8]) -> io::Result<()> {
+pub(crate) fn replace(wanted: &[u8]) -> io::Result<()> {
     if threads::count()? != 1 {
         if with(&[]) == wanted {
             return Ok(());
@@ -129,7 +132,8 @@ pub(crate) fn assume(wanted: &[u8]) -> io::Result<()> {
     Ok(())
 }
 
-/// Whether this process's environment is just that. It takes no memory, each page of which is a fault where it was just forked.
+/// Whether this process's environment is just that. It takes no memory, each page of which is a
+/// fault where it was just forked.
 ///
 /// # Safety
 ///
@@ -138,13 +142,15 @@ unsafe fn is(wanted: &[u8]) -> bool {
     unsafe extern "C" {
         static mut environ: *const *const c_char;
     }
-    // SAFETY: a word of the C library's, which only `setenv` and its kin change; no thread is in them now, says the caller.
+    // SAFETY: a word of the C library's, which only `setenv` and its kin change; no thread is in
+    // them now, says the caller.
     let mut next = unsafe { environ };
     let mut left = wanted;
-    // SAFETY: null, or the place of an entry or of the null behind the last: the C library keeps it so.
+    // SAFETY: null, or the place of an entry or of the null behind the last: the C library keeps it
+    // so.
     while let Some(text) = unsafe { next.as_ref() }.filter(|it| !it.is_null()) {
-        // SAFETY: an entry that is not null is text with a zero byte behind its end: the C library keeps it so, and nobody
-        // changes it now, says the caller.
+        // SAFETY: an entry that is not null is text with a zero byte behind its end: the C library
+        // keeps it so, and nobody changes it now, says the caller.
         let text = unsafe { CStr::from_ptr(*text) };
         let Some(rest) = left.strip_prefix(text.to_bytes_with_nul()) else {
             return false;

@@ -11,15 +11,16 @@ use std::{
 };
 
 /// The first number that is not standard input, output or error.
-pub(crate) const FIRST: RawFd = 3;
+pub(crate) const FIRST_AFTER_STDIO: RawFd = 3;
 
-/// Where the descriptors go that a process keeps for itself: the kernel's table of them has 256 places then, and every fork, every
-/// closing of a range and every end goes through all of its places.
+/// Where the descriptors go that a process keeps for itself: the kernel's table of them has 256
+/// places then, and every fork, every closing of a range and every end goes through all of its
+/// places.
 const HIGH: u64 = 240;
 
 /// Moves a descriptor away from 0, 1 and 2, which a program that closed them will hand out again.
 pub(crate) fn above_stdio(fd: OwnedFd) -> io::Result<OwnedFd> {
-    moved_up(fd, FIRST)
+    moved_up(fd, FIRST_AFTER_STDIO)
 }
 
 /// Moves a descriptor to the first free number from `least` up, unless its own is there already.
@@ -39,19 +40,20 @@ pub(crate) fn allow_many() {
         .and_then(|(_, most)| setrlimit(Resource::RLIMIT_NOFILE, most, most));
 }
 
-/// Whether a descriptor that this process was started with is open, above standard error, and what `is_ours` looks for.
+/// Whether a descriptor that this process was started with is open, above standard error, and what
+/// `is_ours` looks for.
 pub(crate) fn is_open(number: RawFd, is_ours: impl Fn(BorrowedFd<'_>) -> bool) -> bool {
     // SAFETY: fcntl takes plain numbers.
-    if number < FIRST || unsafe { libc::fcntl(number, libc::F_GETFD) } < 0 {
+    if number < FIRST_AFTER_STDIO || unsafe { libc::fcntl(number, libc::F_GETFD) } < 0 {
         return false;
     }
-    // SAFETY: it is open, as was just seen, and is only looked at. Should a thread of the program close it meanwhile, the look
-    // fails, or is at another descriptor.
+    // SAFETY: it is open, as was just seen, and is only looked at. Should a thread of the program
+    // close it meanwhile, the look fails, or is at another descriptor.
     is_ours(unsafe { BorrowedFd::borrow_raw(number) })
 }
 
-/// Takes over a descriptor that this process was started with, if it is ours: if `is_ours` says so of what it looks at.
-/// Another's stays as it is.
+/// Takes over a descriptor that this process was started with, if it is ours: if `is_ours` says so
+/// of what it looks at. Another's stays as it is.
 pub(crate) fn inherited(
     number: RawFd,
     is_ours: impl Fn(BorrowedFd<'_>) -> bool,
@@ -78,14 +80,15 @@ pub(crate) fn set_nonblocking(fd: impl AsFd) -> io::Result<()> {
     Ok(())
 }
 
-/// Opens `/dev/null` in the place of whichever of 0, 1 and 2 is closed, so that nothing else lands there.
+/// Opens `/dev/null` in the place of whichever of 0, 1 and 2 is closed, so that nothing else lands
+/// there.
 pub(crate) fn fill_stdio() -> io::Result<()> {
     loop {
         let null = std::fs::File::options()
             .read(true)
             .write(true)
             .open("/dev/null")?;
-        if null.as_raw_fd() >= FIRST {
+        if null.as_raw_fd() >= FIRST_AFTER_STDIO {
             return Ok(());
         }
         // Opening takes the lowest free number, which is the hole; it stays open for ever.
@@ -113,19 +116,21 @@ pub(crate) fn redirect_to_null(stream: Stdio) -> io::Result<()> {
     Ok(())
 }
 
-/// Closes every descriptor of this process from `FIRST` up but `kept`, which move out of the way, in their order.
+/// Closes every descriptor of this process from `FIRST_AFTER_STDIO` up but `kept`, which move out
+/// of the way, in their order.
 ///
-/// Low numbers are what the code of the host program has been given, and what it will be given next: a `static` of a
-/// constructor may still name one that was closed here, and must not meet a descriptor of ours there.
+/// Low numbers are what the code of the host program has been given, and what it will be given
+/// next: a `static` of a constructor may still name one that was closed here, and must not meet a
+/// descriptor of ours there.
 ///
 /// # Safety
 ///
-/// Nothing may use the other descriptors any more: the process was just started or forked, has one thread, and runs no code
-/// that owns one but what may find it closed.
+/// Nothing may use the other descriptors any more: the process was just started or forked, has one
+/// thread, and runs no code that owns one but what may find it closed.
 pub(crate) unsafe fn keep_only(kept: Vec<OwnedFd>) -> io::Result<Vec<OwnedFd>> {
     let mut numbers: Vec<RawFd> = kept.iter().map(AsRawFd::as_raw_fd).collect();
     numbers.sort_unstable();
-    let mut next = FIRST;
+    let mut next = FIRST_AFTER_STDIO;
     for number in numbers {
         // SAFETY: none of these is kept, and nobody uses the others, says the caller.
         unsafe { close_between(next, number - 1) }?;
@@ -137,12 +142,12 @@ pub(crate) unsafe fn keep_only(kept: Vec<OwnedFd>) -> io::Result<Vec<OwnedFd>> {
     kept.into_iter().map(|fd| moved_up(fd, least)).collect()
 }
 
-/// Where to move so many descriptors of a process that has no others: `HIGH`, or as near as the limit of this process is.
-/// Those that are there already stay, so that there is room for all.
+/// Where to move so many descriptors of a process that has no others: `HIGH`, or as near as the
+/// limit of this process is. Those that are there already stay, so that there is room for all.
 fn high(count: usize) -> io::Result<RawFd> {
     let (limit, _) = getrlimit(Resource::RLIMIT_NOFILE)?;
     let least = HIGH.min(limit.saturating_sub(count as u64));
-    Ok(FIRST.max(least as RawFd))
+    Ok(FIRST_AFTER_STDIO.max(least as RawFd))
 }
 
 /// Closes every descriptor from `first` to `last`.
@@ -194,8 +199,8 @@ pub(super) fn retry<T>(mut call: impl FnMut() -> nix::Result<T>) -> io::Result<T
     }
 }
 
-/// Has a system call write behind the end of a vector, which must have the capacity for `most` more bytes: memory that is
-/// written to anyway need not be zeroed before.
+/// Has a system call write behind the end of a vector, which must have the capacity for `most` more
+/// bytes: memory that is written to anyway need not be zeroed before.
 pub(super) fn append(
     into: &mut Vec<u8>,
     most: usize,

@@ -5,13 +5,15 @@
 use super::atomic::AtomicU32;
 use std::{ptr, time::Duration};
 
-/// Sleeps while `word` holds `expected`, at most `limit`; returns for a wake-up, a signal, or nothing at all.
+/// Sleeps while `word` holds `expected`, at most `limit`; returns for a wake-up, a signal, or
+/// nothing at all.
 pub(crate) fn wait(word: &AtomicU32, expected: u32, limit: Duration) {
     let limit = libc::timespec {
         tv_sec: i64::try_from(limit.as_secs()).unwrap_or(i64::MAX),
         tv_nsec: limit.subsec_nanos().into(),
     };
-    // SAFETY: the word is alive for the call, and the kernel only reads it; a failure means to look again.
+    // SAFETY: the word is alive for the call, and the kernel only reads it; a failure means to look
+    // again.
     unsafe {
         libc::syscall(
             libc::SYS_futex,

@@ -1,6 +1,7 @@
 //! What modules import: the slots in which they keep the addresses of functions of other modules.
 //!
-//! Only for processes that are entirely ours: a slot that is written to changes what a module calls.
+//! Only for processes that are entirely ours: a slot that is written to changes what a module
+//! calls.
 
 use super::{memory, modules};
 use std::{
@@ -44,7 +45,8 @@ impl Import {
             return Err(io::Error::last_os_error());
         }
         let slot = ptr::with_exposed_provenance_mut::<usize>(self.slot);
-        // SAFETY: the loader's own slot for this function, and no other thread reads it, says the caller.
+        // SAFETY: the loader's own slot for this function, and no other thread reads it, says the
+        // caller.
         unsafe { slot.write_volatile(function) };
         // A page that stays writable is one that others leave so, too.
         protect(libc::PROT_READ);
@@ -57,7 +59,7 @@ pub(super) fn of(name: &CStr) -> Vec<Import> {
     let Ok(page) = memory::page_size() else {
         return Vec::new();
     };
-    let mut search = Search {
+    let mut search = ImportSearch {
         name,
         page,
         found: Vec::new(),
@@ -67,7 +69,7 @@ pub(super) fn of(name: &CStr) -> Vec<Import> {
     search.found
 }
 
-struct Search<'a> {
+struct ImportSearch<'a> {
     name: &'a CStr,
     /// Bytes of a page.
     page: usize,
@@ -82,7 +84,7 @@ unsafe extern "C" fn collect(
     // SAFETY: the loader passes a valid record, which it does not change during the call.
     let info = unsafe { &*info };
     // SAFETY: `of` passes its search and does not touch it during the call.
-    let search = unsafe { &mut *search.cast::<Search<'_>>() };
+    let search = unsafe { &mut *search.cast::<ImportSearch<'_>>() };
     // SAFETY: the loader's record names `dlpi_phnum` headers from `dlpi_phdr` on.
     let headers = unsafe { slice::from_raw_parts(info.dlpi_phdr, info.dlpi_phnum.into()) };
     let base = info.dlpi_addr as usize;
@@ -90,8 +92,9 @@ unsafe extern "C" fn collect(
     let Some(dynamic) = segment(libc::PT_DYNAMIC) else {
         return 0;
     };
-    // SAFETY: the module is loaded while the loader calls this: it holds its lock against `dlclose`.
-    let tables = unsafe { Tables::read(base, dynamic.start) };
+    // SAFETY: the module is loaded while the loader calls this: it holds its lock against
+    // `dlclose`.
+    let tables = unsafe { DynamicTables::read(base, dynamic.start) };
     // SAFETY: as above.
     let slots = unsafe { tables.slots_of(search.name) };
     let relro = segment(libc::PT_GNU_RELRO).unwrap_or_default();
@@ -105,15 +108,15 @@ unsafe extern "C" fn collect(
 
 /// Returns the part of a segment that the loader makes read-only.
 ///
-/// The page in which the segment ends stays writable. A linker for pages of 4 KiB puts other data there
-/// if the machine's pages are larger.
+/// The page in which the segment ends stays writable. A linker for pages of 4 KiB puts other data
+/// there if the machine's pages are larger.
 fn sealed(relro: Range<usize>, page: usize) -> Range<usize> {
     relro.start..relro.end / page * page
 }
 
 /// The tables by which the loader links a module.
 #[derive(Debug, Default)]
-struct Tables {
+struct DynamicTables {
     /// Addresses.
     symbols: usize,
     names: usize,
@@ -132,10 +135,11 @@ struct Relocation {
     addend: i64,
 }
 
-/// Bytes of an entry of the table of symbols, which begins with the name's place among the names, in 32 bits.
+/// Bytes of an entry of the table of symbols, which begins with the name's place among the names,
+/// in 32 bits.
 const SYMBOL: usize = 24;
 
-impl Tables {
+impl DynamicTables {
     /// # Safety
     ///
     /// A module must be loaded at `base`, with its dynamic section at `dynamic`.

@@ -16,8 +16,9 @@ pub(crate) fn set_niceness(nice: i32) -> io::Result<()> {
     Ok(())
 }
 
-/// Keeps this process on one of the CPUs that it may use: the one of this number, counted round and round.
-pub(crate) fn pin(number: usize) -> io::Result<()> {
+/// Keeps this process on one of the CPUs that it may use: the one of this number, counted round and
+/// round.
+pub(crate) fn pin_to_cpu(number: usize) -> io::Result<()> {
     let size = size_of::<libc::cpu_set_t>();
     // SAFETY: all zeros are an empty set.
     let mut allowed: libc::cpu_set_t = unsafe { mem::zeroed() };

@@ -19,8 +19,8 @@ use std::{
     sync::{Arc, Weak},
 };
 
-/// An anonymous file of `bytes` zeros that can never become shorter, so that no mapping of it can fault. Nobody can seal it
-/// further, against writing say.
+/// An anonymous file of `bytes` zeros that can never become shorter, so that no mapping of it can
+/// fault. Nobody can seal it further, against writing say.
 pub(crate) fn anonymous_file(bytes: usize) -> io::Result<OwnedFd> {
     let file = unsealed_file(bytes)?;
     seal(&file, SealFlag::F_SEAL_SHRINK | SealFlag::F_SEAL_SEAL)?;
@@ -30,7 +30,7 @@ pub(crate) fn anonymous_file(bytes: usize) -> io::Result<OwnedFd> {
 fn unsealed_file(bytes: usize) -> io::Result<OwnedFd> {
     let flags = MFdFlags::MFD_CLOEXEC | MFdFlags::MFD_ALLOW_SEALING;
     let file = above_stdio(memfd_create(c"procpool", flags)?)?;
-    set_length(&file, bytes)?;
+    set_len(&file, bytes)?;
     Ok(file)
 }
 
@@ -46,7 +46,7 @@ pub(crate) fn is_sealed(file: impl AsFd) -> bool {
 }
 
 /// Makes the file so long, with zeros at its end.
-pub(crate) fn set_length(file: impl AsFd, bytes: usize) -> io::Result<()> {
+pub(crate) fn set_len(file: impl AsFd, bytes: usize) -> io::Result<()> {
     check_limit(bytes)?;
     let length = libc::off_t::try_from(bytes).map_err(|_| io::ErrorKind::InvalidInput)?;
     // SAFETY: ftruncate takes plain numbers.
@@ -55,7 +55,7 @@ pub(crate) fn set_length(file: impl AsFd, bytes: usize) -> io::Result<()> {
 }
 
 /// The file's length in bytes.
-pub(crate) fn length(file: impl AsFd) -> io::Result<usize> {
+pub(crate) fn len(file: impl AsFd) -> io::Result<usize> {
     let stat = nix::sys::stat::fstat(&file)?;
     usize::try_from(stat.st_size).map_err(|_| io::ErrorKind::InvalidData.into())
 }
@@ -74,8 +74,9 @@ pub(crate) fn longest_file() -> io::Result<usize> {
     Ok(usize::try_from(limit).unwrap_or(usize::MAX))
 }
 
-/// Gives the memory of a range of a file back to the system: of the pages that are in it as a whole. They hold zeros then.
-pub(crate) fn punch(file: impl AsFd, range: Range<usize>) -> io::Result<()> {
+/// Gives the memory of a range of a file back to the system: of the pages that are in it as a
+/// whole. They hold zeros then.
+pub(crate) fn punch_hole(file: impl AsFd, range: Range<usize>) -> io::Result<()> {
     let page = page_size()?;
     let (start, end) = (range.start.next_multiple_of(page), range.end / page * page);
     if start >= end {
@@ -131,8 +132,9 @@ pub(crate) fn resident() -> io::Result<u64> {
         .ok_or_else(|| io::ErrorKind::InvalidData.into())
 }
 
-/// Gives back memory that this process can do without while it waits: what the allocator holds free, and mapped pages of
-/// code, which the page cache has anyway. Touching them again costs a minor fault each.
+/// Gives back memory that this process can do without while it waits: what the allocator holds
+/// free, and mapped pages of code, which the page cache has anyway. Touching them again costs a
+/// minor fault each.
 pub(crate) fn release_unused() {
     #[cfg(target_env = "gnu")]
     // SAFETY: malloc_trim may be called at any time; it locks each arena.
@@ -146,9 +148,10 @@ pub(crate) fn release_unused() {
     // Without the list nothing is released, and nothing is lost.
     let list = std::fs::read_to_string("/proc/self/smaps").unwrap_or_default();
     for code in unchanged_code(&list) {
-        // SAFETY: these pages are executable, not writable, mapped from a file, and none differs from its file (a debugger's
-        // breakpoint would be a difference), as the list says, which no other thread has changed since: dropping them changes
-        // nothing but where they are read from next.
+        // SAFETY: these pages are executable, not writable, mapped from a file, and none differs
+        // from its file (a debugger's breakpoint would be a difference), as the list says, which no
+        // other thread has changed since: dropping them changes nothing but where they are read
+        // from next.
         unsafe { libc::madvise(code.start as *mut _, code.len(), libc::MADV_DONTNEED) };
     }
 }
@@ -179,10 +182,11 @@ fn mapping_in(line: &str) -> Option<Range<usize>> {
 
 const READ_AND_WRITE: ProtFlags = ProtFlags::PROT_READ.union(ProtFlags::PROT_WRITE);
 
-/// A part of an anonymous file, mapped shared, readable and mostly writable. File and mapping go with the last clone; other processes
-/// keep theirs.
+/// A part of an anonymous file, mapped shared, readable and mostly writable. File and mapping go
+/// with the last clone; other processes keep theirs.
 ///
-/// The file is sealed against becoming shorter and reaches at least as far as the mapping, so that no access faults.
+/// The file is sealed against becoming shorter and reaches at least as far as the mapping, so that
+/// no access faults.
 #[derive(Debug, Clone)]
 pub(crate) struct Mapping {
     region: Arc<Region>,
@@ -200,7 +204,8 @@ struct Region {
     length: NonZeroUsize,
 }
 
-// SAFETY: the mapping is not tied to a thread; the bytes behind it are only reached through raw pointers and atomics.
+// SAFETY: the mapping is not tied to a thread; the bytes behind it are only reached through raw
+// pointers and atomics.
 unsafe impl Send for Mapping {}
 // SAFETY: as above; a `&Mapping` gives out an address and a length, nothing that reads or writes.
 unsafe impl Sync for Mapping {}
@@ -226,17 +231,19 @@ impl WeakMapping {
 impl Mapping {
     /// Maps the whole file, as long as it is now.
     pub(crate) fn new(file: OwnedFd) -> io::Result<Self> {
-        let bytes = length(&file)?;
+        let bytes = len(&file)?;
         Self::part(Arc::new(file), 0, bytes)
     }
 
-    /// Maps a new anonymous file of `bytes` zeros, to which nobody can write but through this mapping.
+    /// Maps a new anonymous file of `bytes` zeros, to which nobody can write but through this
+    /// mapping.
     pub(crate) fn written_here(bytes: usize) -> io::Result<Self> {
         let file = unsealed_file(bytes)?;
         seal(&file, SealFlag::F_SEAL_SHRINK)?;
         let mapping = Self::new(file)?;
         let later = SealFlag::from_bits_retain(libc::F_SEAL_FUTURE_WRITE);
-        // Linux before 5.1 does not know it: then others can write, and only do if they break the protocol.
+        // Linux before 5.1 does not know it: then others can write, and only do if they break the
+        // protocol.
         let _ = seal(mapping.file(), later);
         seal(mapping.file(), SealFlag::F_SEAL_SEAL)?;
         Ok(mapping)
@@ -244,7 +251,7 @@ impl Mapping {
 
     /// Maps the whole file, as long as it is now, to be read only: a write to it faults.
     pub(crate) fn read_only(file: OwnedFd) -> io::Result<Self> {
-        let bytes = length(&file)?;
+        let bytes = len(&file)?;
         Self::checked_part(Arc::new(file), 0, bytes, ProtFlags::PROT_READ)
     }
 
@@ -263,13 +270,14 @@ impl Mapping {
             return Err(io::Error::other("the file is not sealed against shrinking"));
         }
         let end = offset.checked_add(bytes);
-        if !end.is_some_and(|it| length(&file).is_ok_and(|length| it <= length)) {
+        if !end.is_some_and(|it| len(&file).is_ok_and(|length| it <= length)) {
             return Err(io::ErrorKind::InvalidInput.into());
         }
         Self::map(file, offset, bytes, access)
     }
 
-    /// As [`part`](Self::part), of a file that may end before the mapping does: reading and writing may fault.
+    /// As [`part`](Self::part), of a file that may end before the mapping does: reading and writing
+    /// may fault.
     pub(crate) fn unchecked_part(
         file: Arc<OwnedFd>,
         offset: usize,
@@ -282,7 +290,8 @@ impl Mapping {
         use nix::sys::mman::{MapFlags, mmap};
         let length = NonZeroUsize::new(bytes).ok_or(io::ErrorKind::InvalidInput)?;
         let offset = libc::off_t::try_from(offset).map_err(|_| io::ErrorKind::InvalidInput)?;
-        // SAFETY: a fresh mapping at an address of the kernel's choice touches no memory that exists.
+        // SAFETY: a fresh mapping at an address of the kernel's choice touches no memory that
+        // exists.
         let start = unsafe { mmap(None, length, access, MapFlags::MAP_SHARED, &file, offset) }?;
         Ok(Self::of_region(Arc::new(Region {
             file: Some(file),
@@ -303,16 +312,19 @@ impl Mapping {
         WeakMapping(Arc::downgrade(&self.region))
     }
 
-    /// Makes the file at least `bytes` long, and maps all of it. It may move. A failure changes nothing.
+    /// Makes the file at least `bytes` long, and maps all of it. It may move. A failure changes
+    /// nothing.
     ///
-    /// Only for the one clone of a mapping of a whole file, as is [`follow_growth`](Self::follow_growth).
+    /// Only for the one clone of a mapping of a whole file, as is
+    /// [`follow_growth`](Self::follow_growth).
     pub(crate) fn grow(&mut self, bytes: usize) -> io::Result<()> {
         let file = Arc::clone(self.file());
-        let (before, bytes) = (self.length, bytes.max(length(&file)?));
-        // The file comes second: it can never become shorter again, for the lack of addresses here or in another process.
-        // SAFETY: the file is made as long as that below, or the mapping as short as it was.
+        let (before, bytes) = (self.length, bytes.max(len(&file)?));
+        // The file comes second: it can never become shorter again, for the lack of addresses here
+        // or in another process. SAFETY: the file is made as long as that below, or the mapping as
+        // short as it was.
         unsafe { self.remap(bytes) }?;
-        set_length(&file, bytes).or_else(|error| {
+        set_len(&file, bytes).or_else(|error| {
             // SAFETY: the file was that long before.
             unsafe { self.remap(before.get()) }?;
             Err(error)
@@ -321,7 +333,7 @@ impl Mapping {
 
     /// Maps what the file has grown by. It may move.
     pub(crate) fn follow_growth(&mut self) -> io::Result<()> {
-        let bytes = length(self.file())?;
+        let bytes = len(self.file())?;
         // SAFETY: the file is that long, and cannot become shorter.
         unsafe { self.remap(bytes) }
     }
@@ -336,8 +348,8 @@ impl Mapping {
         };
         let length = NonZeroUsize::new(bytes).ok_or(io::ErrorKind::InvalidInput)?;
         let (start, flags) = (region.start.cast(), MRemapFlags::MREMAP_MAYMOVE);
-        // SAFETY: `&mut self` proves that no reference into this clone is alive, and there is no other, as was just seen, so it
-        // may move.
+        // SAFETY: `&mut self` proves that no reference into this clone is alive, and there is no
+        // other, as was just seen, so it may move.
         let start = unsafe { mremap(start, region.length.get(), bytes, flags, None) }?;
         (region.start, region.length) = (start.cast(), length);
         (self.start, self.length) = (region.start, length);
@@ -352,7 +364,8 @@ impl Mapping {
         self.length.get()
     }
 
-    /// Closes the file, unless the mapping has clones. What is mapped stays so; it cannot grow or be passed on any more.
+    /// Closes the file, unless the mapping has clones. What is mapped stays so; it cannot grow or
+    /// be passed on any more.
     pub(crate) fn close_file(&mut self) {
         if let Some(region) = Arc::get_mut(&mut self.region) {
             region.file = None;
@@ -373,7 +386,8 @@ impl AsFd for Mapping {
 
 impl Drop for Region {
     fn drop(&mut self) {
-        // SAFETY: this range was mapped by `map` or `remap`, and borrows of it ended with the last clone.
+        // SAFETY: this range was mapped by `map` or `remap`, and borrows of it ended with the last
+        // clone.
         let unmapped = unsafe { nix::sys::mman::munmap(self.start.cast(), self.length.get()) };
         debug_assert_eq!(unmapped, Ok(()));
     }
@@ -412,7 +426,7 @@ mod tests {
             (1..3 * page - 1, 3),
             (2 * page..4 * page, 1),
         ] {
-            punch(&file, range).expect("a hole");
+            punch_hole(&file, range).expect("a hole");
             assert_eq!(pages(), left);
         }
         let mut byte = [0];
@@ -427,10 +441,7 @@ mod tests {
         // More than addresses can tell apart, and more than a file can have.
         for bytes in [1 << 56, 1 << 62, usize::MAX] {
             assert!(mapping.grow(bytes).is_err());
-            assert_eq!(
-                (mapping.length(), length(&mapping).ok()),
-                (4096, Some(4096))
-            );
+            assert_eq!((mapping.length(), len(&mapping).ok()), (4096, Some(4096)));
         }
         mapping.grow(8192).expect("growth");
         assert_eq!(mapping.length(), 8192);
@@ -439,7 +450,7 @@ mod tests {
     #[test]
     fn a_file_that_may_become_shorter_is_not_mapped() {
         let file = memfd_create(c"procpool", MFdFlags::MFD_CLOEXEC).expect("a file");
-        set_length(&file, 4096).expect("a file");
+        set_len(&file, 4096).expect("a file");
         assert!(Mapping::new(file).is_err());
     }
 

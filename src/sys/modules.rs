@@ -1,4 +1,5 @@
-//! The loaded executable and shared objects: where they lie, what tells them apart, what they run when they are loaded.
+//! The loaded executable and shared objects: where they lie, what tells them apart, what they run
+//! when they are loaded.
 
 use std::{
     collections::hash_map::DefaultHasher,
@@ -11,9 +12,9 @@ use std::{
 
 /// Tells one build of a module from every other.
 ///
-/// The program itself is [`ModuleId::PROGRAM`]: it is re-executed, so that both sides run the same file by construction.
-/// Any other module is a hash of its build-id or, where the linker wrote none, of its code; one whose code cannot be read
-/// either is passed over.
+/// The program itself is [`ModuleId::PROGRAM`]: it is re-executed, so that both sides run the same
+/// file by construction. Any other module is a hash of its build-id or, where the linker wrote
+/// none, of its code; one whose code cannot be read either is passed over.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub(crate) struct ModuleId(pub(crate) u64);
 
@@ -49,7 +50,8 @@ impl Module {
         self.code.iter().any(|it| it.contains(&address))
     }
 
-    /// The constructors that the loader runs after the one at `address`; none if that is not one of this module's.
+    /// The constructors that the loader runs after the one at `address`; none if that is not one of
+    /// this module's.
     ///
     /// # Safety
     ///
@@ -80,16 +82,19 @@ pub(crate) fn program() -> &'static Module {
     })
 }
 
-/// Whether the kernel has executed the loader, which was told to run the program: `/proc/self/exe` is the loader then.
+/// Whether the kernel has executed the loader, which was told to run the program: `/proc/self/exe`
+/// is the loader then.
 ///
-/// The kernel has entered another module than the program. A program that unpacks itself was entered in none.
+/// The kernel has entered another module than the program. A program that unpacks itself was
+/// entered in none.
 pub(crate) fn is_run_by_loader() -> bool {
     let auxiliary = std::fs::read("/proc/self/auxv").unwrap_or_default();
     let entry = entry_in(&auxiliary).and_then(containing);
     entry.is_some_and(|it| it.id != ModuleId::PROGRAM)
 }
 
-/// The address at which the kernel has begun, in pairs of words as it has passed them. The loader changes its copy of them.
+/// The address at which the kernel has begun, in pairs of words as it has passed them. The loader
+/// changes its copy of them.
 fn entry_in(auxiliary: &[u8]) -> Option<usize> {
     let words: Vec<usize> = auxiliary
         .chunks_exact(size_of::<usize>())
@@ -100,12 +105,14 @@ fn entry_in(auxiliary: &[u8]) -> Option<usize> {
     Some(entry[1])
 }
 
-/// Tells this build of the program from every other: a hash of its build-id or, where the linker wrote none, of its code.
+/// Tells this build of the program from every other: a hash of its build-id or, where the linker
+/// wrote none, of its code.
 pub(crate) fn build() -> u64 {
     static BUILD: OnceLock<u64> = OnceLock::new();
     *BUILD.get_or_init(|| {
         let mut build = 0;
-        // SAFETY: `identify_first` is called before this returns, with the number that is passed here.
+        // SAFETY: `identify_first` is called before this returns, with the number that is passed
+        // here.
         unsafe { libc::dl_iterate_phdr(Some(identify_first), (&raw mut build).cast()) };
         build
     })
@@ -120,7 +127,8 @@ unsafe extern "C" fn identify_first(
     let info = unsafe { &*info };
     // SAFETY: the loader's record names `dlpi_phnum` headers from `dlpi_phdr` on.
     let headers = unsafe { slice::from_raw_parts(info.dlpi_phdr, info.dlpi_phnum.into()) };
-    // SAFETY: the module is loaded while the loader calls this: it holds its lock against `dlclose`.
+    // SAFETY: the module is loaded while the loader calls this: it holds its lock against
+    // `dlclose`.
     let module = unsafe { describe(info.dlpi_addr as usize, headers, false) };
     // SAFETY: `build` passes its local and does not touch it during the call.
     unsafe { *build.cast::<u64>() = module.map_or(0, |it| it.id.0) };
@@ -137,7 +145,7 @@ pub(crate) fn containing(address: usize) -> Option<Module> {
 ///
 /// Unlike [`containing`], it takes one walk, and computes the identity of no other module.
 pub(crate) fn holding(addresses: &[usize]) -> Vec<(Module, String)> {
-    let mut search = Search {
+    let mut search = ModuleSearch {
         addresses,
         is_first: true,
         found: Vec::new(),
@@ -148,7 +156,7 @@ pub(crate) fn holding(addresses: &[usize]) -> Vec<(Module, String)> {
 }
 
 /// What [`holding`] looks for, and has found.
-struct Search<'a> {
+struct ModuleSearch<'a> {
     addresses: &'a [usize],
     /// Whether the next module is the program.
     is_first: bool,
@@ -163,7 +171,7 @@ unsafe extern "C" fn collect_holding(
     // SAFETY: the loader passes a valid record, which it does not change during the call.
     let info = unsafe { &*info };
     // SAFETY: `holding` passes its search and does not touch it during the call.
-    let search = unsafe { &mut *search.cast::<Search<'_>>() };
+    let search = unsafe { &mut *search.cast::<ModuleSearch<'_>>() };
     let is_program = std::mem::take(&mut search.is_first);
     // SAFETY: the loader's record names `dlpi_phnum` headers from `dlpi_phdr` on.
     let headers = unsafe { slice::from_raw_parts(info.dlpi_phdr, info.dlpi_phnum.into()) };
@@ -171,7 +179,8 @@ unsafe extern "C" fn collect_holding(
     let code: Vec<_> = segments(base, headers, libc::PT_LOAD, libc::PF_X).collect();
     let holds = |address: &usize| code.iter().any(|it| it.contains(address));
     if search.addresses.iter().any(holds) {
-        // SAFETY: the module is loaded while the loader calls this: it holds its lock against `dlclose`.
+        // SAFETY: the module is loaded while the loader calls this: it holds its lock against
+        // `dlclose`.
         let module = unsafe { describe(base, headers, is_program) };
         // SAFETY: the loader's name of the module, which ends with a zero, if it has one.
         let name = unsafe { file_name(info.dlpi_name) };
@@ -208,7 +217,8 @@ fn find(wanted: impl Fn(&Module) -> bool) -> Option<Module> {
     loaded().into_iter().skip(1).find(wanted)
 }
 
-/// Every module, the program first. Modules come and go (`dlopen`), so only the program is remembered.
+/// Every module, the program first. Modules come and go (`dlopen`), so only the program is
+/// remembered.
 fn loaded() -> Vec<Module> {
     let mut modules: Vec<Module> = Vec::new();
     // SAFETY: `collect` is called before this returns, with the vector that is passed here.
@@ -227,7 +237,8 @@ unsafe extern "C" fn collect(
     let modules = unsafe { &mut *modules.cast::<Vec<Module>>() };
     // SAFETY: the loader's record names `dlpi_phnum` headers from `dlpi_phdr` on.
     let headers = unsafe { slice::from_raw_parts(info.dlpi_phdr, info.dlpi_phnum.into()) };
-    // SAFETY: the module is loaded while the loader calls this: it holds its lock against `dlclose`.
+    // SAFETY: the module is loaded while the loader calls this: it holds its lock against
+    // `dlclose`.
     let module = unsafe { describe(info.dlpi_addr as usize, headers, modules.is_empty()) };
     modules.extend(module);
     0
@@ -258,7 +269,8 @@ unsafe fn describe(base: usize, headers: &[libc::Elf64_Phdr], is_program: bool) 
     })
 }
 
-/// Returns where the segments of a type lie that have all of these flags, in a module that is loaded at `base`.
+/// Returns where the segments of a type lie that have all of these flags, in a module that is
+/// loaded at `base`.
 pub(super) fn segments(
     base: usize,
     headers: &[libc::Elf64_Phdr],
@@ -301,14 +313,16 @@ unsafe fn identity(
 ///
 /// # Safety
 ///
-/// It must be mapped and readable, and nobody may write to it, for as long as the bytes are looked at.
+/// It must be mapped and readable, and nobody may write to it, for as long as the bytes are looked
+/// at.
 unsafe fn bytes<'a>(segment: Range<usize>) -> &'a [u8] {
     let start = ptr::with_exposed_provenance(segment.start);
     // SAFETY: says the caller.
     unsafe { slice::from_raw_parts(start, segment.len()) }
 }
 
-/// The build-id among the notes of a segment: (name length, length, type, name, bytes), each padded to four bytes.
+/// The build-id among the notes of a segment: (name length, length, type, name, bytes), each padded
+/// to four bytes.
 fn build_id(mut notes: &[u8]) -> Option<&[u8]> {
     const BUILD_ID: u32 = 3;
     let word = |at: usize, notes: &[u8]| {
@@ -336,7 +350,8 @@ fn build_id(mut notes: &[u8]) -> Option<&[u8]> {
 pub(super) unsafe fn dynamic_entries(dynamic: usize) -> impl Iterator<Item = [i64; 2]> {
     const DT_NULL: i64 = 0;
     let first = ptr::with_exposed_provenance::<[i64; 2]>(dynamic);
-    // SAFETY: the section is mapped, says the caller, and its end is an entry DT_NULL, behind which nothing is taken.
+    // SAFETY: the section is mapped, says the caller, and its end is an entry DT_NULL, behind which
+    // nothing is taken.
     let entries = (0..).map(move |index| unsafe { *first.wrapping_add(index) });
     entries.take_while(|it| it[0] != DT_NULL)
 }
@@ -361,7 +376,8 @@ unsafe fn constructors(base: usize, dynamic: usize) -> Vec<usize> {
     let Some(array) = array else {
         return Vec::new();
     };
-    // SAFETY: the section names this array, which was relocated before any constructor ran and is never written again.
+    // SAFETY: the section names this array, which was relocated before any constructor ran and is
+    // never written again.
     unsafe { slice::from_raw_parts(array as *const usize, size / size_of::<usize>()) }.to_vec()
 }
 

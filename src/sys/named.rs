@@ -21,7 +21,7 @@ const DIRECTORY: &str = "/dev/shm";
 const PREFIX: &str = "procpool.";
 
 /// Bytes; as long as a file's name may be.
-pub(crate) const LONGEST: usize = 255 - PREFIX.len();
+pub(crate) const MAX_NAME_LEN: usize = 255 - PREFIX.len();
 
 fn path(name: &str) -> String {
     format!("{DIRECTORY}/{PREFIX}{name}")
@@ -32,11 +32,12 @@ pub(crate) fn create(bytes: usize) -> io::Result<OwnedFd> {
     let flags = OFlag::O_TMPFILE | OFlag::O_RDWR | OFlag::O_CLOEXEC;
     let mode = Mode::S_IRUSR | Mode::S_IWUSR;
     let file = above_stdio(nix_open(DIRECTORY, flags, mode)?)?;
-    memory::set_length(&file, bytes)?;
+    memory::set_len(&file, bytes)?;
     Ok(file)
 }
 
-/// The file with this name; an error of the kind `PermissionDenied` if it is another user's, who may have made it for anybody.
+/// The file with this name; an error of the kind `PermissionDenied` if it is another user's, who
+/// may have made it for anybody.
 pub(crate) fn open(name: &str) -> io::Result<OwnedFd> {
     let flags = OFlag::O_RDWR | OFlag::O_CLOEXEC | OFlag::O_NOFOLLOW | OFlag::O_NONBLOCK;
     let file = above_stdio(nix_open(path(name).as_str(), flags, Mode::empty())?)?;
@@ -46,7 +47,8 @@ pub(crate) fn open(name: &str) -> io::Result<OwnedFd> {
     Ok(file)
 }
 
-/// Removes the name of a file, unless it is another's by now: that is an error of the kind `NotFound`.
+/// Removes the name of a file, unless it is another's by now: that is an error of the kind
+/// `NotFound`.
 pub(crate) fn remove(name: &str, file: impl AsFd) -> io::Result<()> {
     remove_file(name, id_of(&fstat(file)?))
 }
@@ -66,7 +68,8 @@ fn remove_file(name: &str, file: FileId) -> io::Result<()> {
     Ok(unlink(path.as_str())?)
 }
 
-/// The name of a file that this process made. It goes with this value, or when the process ends without being killed.
+/// The name of a file that this process made. It goes with this value, or when the process ends
+/// without being killed.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct OwnName {
     name: String,
@@ -77,11 +80,13 @@ pub(crate) struct OwnName {
 
 static OWN_NAMES: Mutex<Vec<OwnName>> = Mutex::new(Vec::new());
 
-/// At the end of the process, or in a copy of it, a thread may have the list that does not run any more.
+/// At the end of the process, or in a copy of it, a thread may have the list that does not run any
+/// more.
 const PATIENCE: Duration = Duration::from_millis(100);
 
-/// Gives a file its name; an error of the kind `AlreadyExists` if another has it. With it appears all that was written before.
-pub(crate) fn publish(name: &str, file: &OwnedFd) -> io::Result<Guard> {
+/// Gives a file its name; an error of the kind `AlreadyExists` if another has it. With it appears
+/// all that was written before.
+pub(crate) fn publish(name: &str, file: &OwnedFd) -> io::Result<UnlinkGuard> {
     let own = OwnName {
         name: name.to_owned(),
         file: id_of(&fstat(file)?),
@@ -90,7 +95,7 @@ pub(crate) fn publish(name: &str, file: &OwnedFd) -> io::Result<Guard> {
     remove_at_exit()?;
     // Before there is the name: it is never there without being on the list.
     OWN_NAMES.lock().push(own.clone());
-    let guard = Guard(own);
+    let guard = UnlinkGuard(own);
     let source = format!("/proc/self/fd/{}", file.as_raw_fd());
     let (source, target) = (source.as_str(), path(name));
     let (here, follow) = (nix::fcntl::AT_FDCWD, AtFlags::AT_SYMLINK_FOLLOW);
@@ -100,9 +105,9 @@ pub(crate) fn publish(name: &str, file: &OwnedFd) -> io::Result<Guard> {
 
 /// Keeps a name.
 #[derive(Debug)]
-pub(crate) struct Guard(OwnName);
+pub(crate) struct UnlinkGuard(OwnName);
 
-impl Drop for Guard {
+impl Drop for UnlinkGuard {
     fn drop(&mut self) {
         if self.0.process == pid::current() {
             OWN_NAMES.lock().retain(|it| *it != self.0);

@@ -1,10 +1,12 @@
 //! Alternate stacks for the threads that this process will start.
 //!
-//! std gives one to each of its threads in a program that has come to `main`. A re-executed copy of the program never comes there,
-//! and nothing that may be called makes up for it. So calls of `pthread_create` are redirected in the modules that
-//! are loaded: a function of ours starts the thread, and another one is the first to run in it.
+//! std gives one to each of its threads in a program that has come to `main`. A re-executed copy of
+//! the program never comes there, and nothing that may be called makes up for it. So calls of
+//! `pthread_create` are redirected in the modules that are loaded: a function of ours starts the
+//! thread, and another one is the first to run in it.
 //!
-//! Threads of modules that are loaded later have no alternate stack, nor have those of a statically linked program.
+//! Threads of modules that are loaded later have no alternate stack, nor have those of a statically
+//! linked program.
 
 use super::{alternate_stack::AlternateStack, imports, threads};
 use std::{
@@ -14,32 +16,34 @@ use std::{
     sync::OnceLock,
 };
 
-type Routine = extern "C-unwind" fn(*mut c_void) -> *mut c_void;
-type Create = unsafe extern "C" fn(
+type StartRoutine = extern "C-unwind" fn(*mut c_void) -> *mut c_void;
+type PthreadCreate = unsafe extern "C" fn(
     *mut libc::pthread_t,
     *const libc::pthread_attr_t,
-    Routine,
+    StartRoutine,
     *mut c_void,
 ) -> c_int;
 
 /// What starts a thread, and what has its alternate stack unmapped at its end.
-struct Means {
-    create: Create,
+struct OriginalCreate {
+    create: PthreadCreate,
     key: libc::pthread_key_t,
 }
 
 /// Set before the first slot is redirected.
-static MEANS: OnceLock<Means> = OnceLock::new();
+static MEANS: OnceLock<OriginalCreate> = OnceLock::new();
 
-/// What a new thread is to run. It lies at the start of its alternate stack: the allocator may be what starts the thread.
+/// What a new thread is to run. It lies at the start of its alternate stack: the allocator may be
+/// what starts the thread.
 #[derive(Clone, Copy)]
-struct Start {
-    routine: Routine,
+struct ThreadStart {
+    routine: StartRoutine,
     argument: *mut c_void,
 }
 
-/// Redirects the calls that start threads, once. Does nothing in a process that has more than one thread.
-pub(crate) fn give_alternate_stacks() {
+/// Redirects the calls that start threads, once. Does nothing in a process that has more than one
+/// thread.
+pub(crate) fn redirect_pthread_create() {
     if MEANS.get().is_some() || !threads::listed().is_ok_and(|it| it == 1) {
         return;
     }
@@ -50,9 +54,10 @@ pub(crate) fn give_alternate_stacks() {
     if real.is_null() || unsafe { libc::pthread_key_create(&raw mut key, Some(end)) } != 0 {
         return;
     }
-    // SAFETY: this is the type of `pthread_create`; `C-unwind` and `C` differ only in what may unwind through them.
-    let create = unsafe { mem::transmute::<*mut c_void, Create>(real) };
-    MEANS.get_or_init(|| Means { create, key });
+    // SAFETY: this is the type of `pthread_create`; `C-unwind` and `C` differ only in what may
+    // unwind through them.
+    let create = unsafe { mem::transmute::<*mut c_void, PthreadCreate>(real) };
+    MEANS.get_or_init(|| OriginalCreate { create, key });
     for import in imports::of(c"pthread_create") {
         // A slot that stays as it is starts threads as ever.
         // SAFETY: `create` has the type of `pthread_create`; one thread runs, as was checked.
@@ -64,7 +69,7 @@ pub(crate) fn give_alternate_stacks() {
 unsafe extern "C" fn create(
     thread: *mut libc::pthread_t,
     attributes: *const libc::pthread_attr_t,
-    routine: Routine,
+    routine: StartRoutine,
     argument: *mut c_void,
 ) -> c_int {
     let Some(means) = MEANS.get() else {
@@ -74,9 +79,9 @@ unsafe extern "C" fn create(
         // SAFETY: the arguments are the caller's.
         return unsafe { (means.create)(thread, attributes, routine, argument) };
     };
-    let start = Start { routine, argument };
+    let start = ThreadStart { routine, argument };
     // SAFETY: it is mapped, aligned to pages, larger than this, and not in use yet.
-    unsafe { stack.start().cast::<Start>().write(start) };
+    unsafe { stack.start().cast::<ThreadStart>().write(start) };
     // SAFETY: all but the routine are the caller's, and `begin` takes the start of a stack.
     let code = unsafe { (means.create)(thread, attributes, begin, stack.start().as_ptr()) };
     if code != 0 {
@@ -92,7 +97,7 @@ extern "C-unwind" fn begin(stack: *mut c_void) -> *mut c_void {
         return ptr::null_mut();
     };
     // SAFETY: `create` has written it there.
-    let start = unsafe { at.cast::<Start>().read() };
+    let start = unsafe { at.cast::<ThreadStart>().read() };
     // SAFETY: `create` passes the start of a mapped stack, which is this thread's from now on.
     unsafe { AlternateStack::from_start(at) }.use_here();
     if let Some(means) = MEANS.get() {

@@ -1,7 +1,8 @@
 //! The end of a process with that of its parent, whichever of the parent's threads has forked it.
 //!
-//! The kernel's signal for it (PDEATHSIG) comes when that *thread* ends. Its handler here looks whether the process goes on,
-//! whose child this one still is then: of another thread, at the end of which the signal comes again.
+//! The kernel's signal for it (PDEATHSIG) comes when that *thread* ends. Its handler here looks
+//! whether the process goes on, whose child this one still is then: of another thread, at the end
+//! of which the signal comes again.
 
 use super::{child, fd::cvt};
 use std::{
@@ -21,7 +22,8 @@ extern "C" fn look(_signal: libc::c_int) {
     }
 }
 
-/// Has this process, which a thread of `parent` has just forked, end with that process; false if it has ended already.
+/// Has this process, which a thread of `parent` has just forked, end with that process; false if it
+/// has ended already.
 ///
 /// Takes a real-time signal that nobody handles; the process must leave it unblocked.
 pub(crate) fn ends_with_process(parent: u32) -> bool {

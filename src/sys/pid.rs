@@ -1,10 +1,12 @@
-//! This process's id at the price of a load, right also in a copy made by foreign `fork` or `clone`.
+//! This process's id at the price of a load, right also in a copy made by foreign `fork` or
+//! `clone`.
 //!
-//! The cached number lies in a page that the kernel empties in every child (`MADV_WIPEONFORK`, Linux 4.14), so that a
-//! pool which is used in a fork of its owner notices without a system call for each task.
+//! The cached number lies in a page that the kernel empties in every child (`MADV_WIPEONFORK`,
+//! Linux 4.14), so that a pool which is used in a fork of its owner notices without a system call
+//! for each task.
 //!
-//! And an identity that no later process has, for those who must know whether a process has ended whose number may be
-//! another's by then.
+//! And an identity that no later process has, for those who must know whether a process has ended
+//! whose number may be another's by then.
 
 use super::{child::PidFd, poll, procfs};
 use std::{
@@ -30,7 +32,8 @@ pub(crate) fn current() -> u32 {
     let Some(word) = NonNull::new(PAGE_OF_ID.load(Ordering::Acquire)) else {
         return make_page();
     };
-    // SAFETY: the page is mapped for ever, aligned, and holds an atomic that is valid for every bit pattern.
+    // SAFETY: the page is mapped for ever, aligned, and holds an atomic that is valid for every bit
+    // pattern.
     let word = unsafe { word.as_ref() };
     // Relaxed: the number says nothing about other memory, and every writer writes the same.
     match word.load(Ordering::Relaxed) {
@@ -72,12 +75,12 @@ fn map_page() -> *mut AtomicU32 {
     }
 }
 
-/// A process, by its id (in the lower half) and when it was started (clock ticks since boot, as far as they go; 0 if that is
-/// not known). Never 0.
+/// A process, by its id (in the lower half) and when it was started (clock ticks since boot, as far
+/// as they go; 0 if that is not known). Never 0.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) struct Identity(pub(crate) u64);
+pub(crate) struct ProcessIdentity(pub(crate) u64);
 
-impl Identity {
+impl ProcessIdentity {
     /// The calling process's.
     #[inline]
     pub(crate) fn current() -> Self {
@@ -103,13 +106,14 @@ impl Identity {
         self.0 as u32
     }
 
-    /// Whether the process has ended, with all of its threads; it may take until the limit to know that it has not. An error
-    /// where that cannot be found out, for the lack of descriptors say.
+    /// Whether the process has ended, with all of its threads; it may take until the limit to know
+    /// that it has not. An error where that cannot be found out, for the lack of descriptors say.
     pub(crate) fn has_ended(self, limit: Duration) -> io::Result<bool> {
-        // Opened first: what is found out then is of the process of this descriptor, unless that has ended.
+        // Opened first: what is found out then is of the process of this descriptor, unless that
+        // has ended.
         match PidFd::open(self.pid()) {
             Ok(_) if !self.may_be(Self::of(self.pid())) => Ok(true),
-            Ok(process) => poll::readable(&process, Some(limit)),
+            Ok(process) => poll::is_readable(&process, Some(limit)),
             // Nobody has the number, or a thread has it by now.
             Err(error) => match error.raw_os_error() {
                 Some(libc::ESRCH | libc::EINVAL | libc::ENOENT) => Ok(true),
@@ -118,7 +122,8 @@ impl Identity {
         }
     }
 
-    /// Whether both are one process, as far as is known: without a descriptor nobody learns when it was started.
+    /// Whether both are one process, as far as is known: without a descriptor nobody learns when it
+    /// was started.
     fn may_be(self, other: Self) -> bool {
         let starts = [self, other].map(|it| it.0 >> 32);
         self.pid() == other.pid() && (starts[0] == starts[1] || starts.contains(&0))
@@ -130,7 +135,8 @@ fn start_of(pid: u32) -> Option<u64> {
     field_of(pid, 19)?.parse().ok()
 }
 
-/// Whether the first thread of a process waits for something, as far as is known: it does not run, want to run, or stand still.
+/// Whether the first thread of a process waits for something, as far as is known: it does not run,
+/// want to run, or stand still.
 pub(crate) fn is_asleep(pid: u32) -> bool {
     field_of(pid, 0).as_deref() == Some("S")
 }
@@ -159,15 +165,15 @@ mod tests {
 
     #[test]
     fn it_is_known_when_a_process_has_ended_and_its_number_is_another_s() {
-        let ended = |it: Identity, limit| it.has_ended(limit).expect("a descriptor");
-        let own = Identity::current();
-        assert!(own == Identity::current() && !ended(own, Duration::ZERO));
-        assert!(ended(Identity(own.0 ^ 1 << 40), Duration::ZERO));
+        let ended = |it: ProcessIdentity, limit| it.has_ended(limit).expect("a descriptor");
+        let own = ProcessIdentity::current();
+        assert!(own == ProcessIdentity::current() && !ended(own, Duration::ZERO));
+        assert!(ended(ProcessIdentity(own.0 ^ 1 << 40), Duration::ZERO));
         let mut child = Command::new("sleep")
             .arg("1000")
             .spawn()
             .expect("a program");
-        let other = Identity::of(child.id());
+        let other = ProcessIdentity::of(child.id());
         assert!(!ended(other, Duration::ZERO));
         child.kill().expect("it runs");
         assert!(ended(other, Duration::from_secs(60)), "it is a zombie");

@@ -17,7 +17,7 @@ use std::{
 };
 
 /// Waits until `fd` is readable or its peer is gone; false when `limit` passed first.
-pub(crate) fn readable(fd: impl AsFd, limit: Option<Duration>) -> io::Result<bool> {
+pub(crate) fn is_readable(fd: impl AsFd, limit: Option<Duration>) -> io::Result<bool> {
     let deadline = limit.and_then(|it| Instant::now().checked_add(it));
     loop {
         let timeout = deadline.map(|it| it.saturating_duration_since(Instant::now()));
@@ -33,7 +33,7 @@ pub(crate) fn readable(fd: impl AsFd, limit: Option<Duration>) -> io::Result<boo
 }
 
 /// Waits for `limit`, or until the peer of `fd` is gone or a signal comes.
-pub(crate) fn pause(fd: impl AsFd, limit: Duration) {
+pub(crate) fn wait_for_hang_up(fd: impl AsFd, limit: Duration) {
     let mut fds = [PollFd::new(fd.as_fd(), PollFlags::empty())];
     // Whatever ended the wait: the caller looks again.
     let _ = nix::poll::poll(&mut fds, poll_timeout(Some(limit)));
@@ -46,7 +46,7 @@ pub(crate) fn has_hung_up(fd: impl AsFd) -> bool {
 }
 
 /// Waits until one of `fds` is readable or at its end, and says which are.
-pub(crate) fn any_readable<const N: usize>(
+pub(crate) fn which_readable<const N: usize>(
     fds: [BorrowedFd<'_>; N],
     limit: Option<Duration>,
 ) -> io::Result<[bool; N]> {
@@ -55,8 +55,12 @@ pub(crate) fn any_readable<const N: usize>(
     Ok(polled.map(|it| it.any().unwrap_or(true)))
 }
 
-/// Waits until one of `fds` is readable or at its end, and says which are; none when the deadline passed first.
-pub(crate) fn ready(fds: &[BorrowedFd<'_>], deadline: Option<Instant>) -> io::Result<Vec<usize>> {
+/// Waits until one of `fds` is readable or at its end, and says which are; none when the deadline
+/// passed first.
+pub(crate) fn wait_readable(
+    fds: &[BorrowedFd<'_>],
+    deadline: Option<Instant>,
+) -> io::Result<Vec<usize>> {
     let polled = fds.iter().map(|fd| PollFd::new(*fd, PollFlags::POLLIN));
     let mut polled: Vec<_> = polled.collect();
     loop {
@@ -83,7 +87,7 @@ fn poll_timeout(limit: Option<Duration>) -> PollTimeout {
     PollTimeout::try_from(millis).unwrap_or(PollTimeout::MAX)
 }
 
-/// What a descriptor in a [`Set`] is watched for.
+/// What a descriptor in a [`Poller`] is watched for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Interest {
     /// Nothing, for now.
@@ -110,11 +114,12 @@ impl Interest {
     }
 }
 
-/// A set of descriptors to wait for, each with a number of the caller's choice (epoll, level-triggered).
+/// A set of descriptors to wait for, each with a number of the caller's choice (epoll,
+/// level-triggered).
 #[derive(Debug)]
-pub(crate) struct Set(Epoll);
+pub(crate) struct Poller(Epoll);
 
-impl Set {
+impl Poller {
     pub(crate) fn new() -> io::Result<Self> {
         let set = Epoll::new(EpollCreateFlags::EPOLL_CLOEXEC)?;
         Ok(Self(Epoll(above_stdio(set.0)?)))
@@ -136,7 +141,8 @@ impl Set {
         let _ = self.0.delete(fd);
     }
 
-    /// Waits for at most `limit` and hands out the numbers of those that are ready; a signal ends the wait early.
+    /// Waits for at most `limit` and hands out the numbers of those that are ready; a signal ends
+    /// the wait early.
     pub(crate) fn wait(&self, limit: Option<Duration>, ready: &mut Vec<u64>) -> io::Result<()> {
         let mut events = [EpollEvent::empty(); 64];
         let millis = limit.map(|it| it.as_nanos().div_ceil(1_000_000));
@@ -154,17 +160,17 @@ impl Set {
     }
 }
 
-impl AsFd for Set {
+impl AsFd for Poller {
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.0.0.as_fd()
     }
 }
 
-/// A counter to wake a thread that waits on a [`Set`].
+/// A counter to wake a thread that waits on a [`Poller`].
 #[derive(Debug)]
-pub(crate) struct Signal(EventFd);
+pub(crate) struct Notifier(EventFd);
 
-impl Signal {
+impl Notifier {
     pub(crate) fn new() -> io::Result<Self> {
         let flags = EfdFlags::EFD_CLOEXEC | EfdFlags::EFD_NONBLOCK;
         let fd = above_stdio(EventFd::from_value_and_flags(0, flags)?.into())?;
@@ -172,28 +178,28 @@ impl Signal {
         Ok(Self(unsafe { EventFd::from_owned_fd(fd) }))
     }
 
-    pub(crate) fn raise(&self) {
+    pub(crate) fn notify(&self) {
         // It fails only when the counter is full, and then it is raised.
         let _ = self.0.write(1);
     }
 
-    pub(crate) fn lower(&self) {
+    pub(crate) fn clear(&self) {
         // It fails only when the counter is zero, and then it is lowered.
         let _ = self.0.read();
     }
 }
 
-impl AsFd for Signal {
+impl AsFd for Notifier {
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.0.as_fd()
     }
 }
 
-/// A clock that wakes a thread which waits on a [`Set`].
+/// A clock that wakes a thread which waits on a [`Poller`].
 #[derive(Debug)]
-pub(crate) struct Alarm(TimerFd);
+pub(crate) struct Timer(TimerFd);
 
-impl Alarm {
+impl Timer {
     pub(crate) fn new() -> io::Result<Self> {
         let flags = TimerFlags::TFD_CLOEXEC | TimerFlags::TFD_NONBLOCK;
         let fd = above_stdio(TimerFd::new(ClockId::CLOCK_MONOTONIC, flags)?.into())?;
@@ -211,13 +217,13 @@ impl Alarm {
     }
 
     /// Is no longer readable after it went off.
-    pub(crate) fn lower(&self) {
+    pub(crate) fn clear(&self) {
         // It fails only for a timer that has not gone off.
         let _ = self.0.wait();
     }
 }
 
-impl AsFd for Alarm {
+impl AsFd for Timer {
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.0.as_fd()
     }
@@ -229,9 +235,9 @@ mod tests {
 
     #[test]
     fn an_alarm_that_is_due_goes_off() {
-        let alarm = Alarm::new().expect("a timer");
+        let alarm = Timer::new().expect("a timer");
         alarm.set(Duration::ZERO);
         let limit = Some(Duration::from_secs(60));
-        assert!(readable(&alarm, limit).expect("a descriptor"));
+        assert!(is_readable(&alarm, limit).expect("a descriptor"));
     }
 }

@@ -33,9 +33,9 @@ const NEVER_IGNORED: [Signal; 3] = [Signal::SIGCHLD, Signal::SIGTERM, Signal::SI
 /// The signals that a process ignores: the processes that it starts ignore them, too, under `nohup`
 /// say.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) struct Ignored(u64);
+pub(crate) struct IgnoredSignals(u64);
 
-impl Ignored {
+impl IgnoredSignals {
     /// Returns those of this process at this moment.
     pub(crate) fn now() -> Self {
         let mut bits = 0;
@@ -100,9 +100,9 @@ fn action_of(signal: libc::c_int) -> Option<libc::sighandler_t> {
 }
 
 /// Sets every signal to its default, except `ignored` and SIGPIPE, which are ignored.
-pub(crate) fn reset(ignored: Ignored) {
+pub(crate) fn reset(ignored: IgnoredSignals) {
     all().for_each(|it| ignored.apply(it));
-    Ignored(bit(libc::SIGPIPE)).apply(libc::SIGPIPE);
+    IgnoredSignals(bit(libc::SIGPIPE)).apply(libc::SIGPIPE);
 }
 
 /// Blocks every signal that could end this process, except SIGKILL and its own faults, which the
@@ -151,7 +151,7 @@ extern "C" fn end_if_meant(
     let is_copy = SET_BY.load(Ordering::Relaxed) != own;
     let is_meant = is_copy || is_told_to_end() || sender_of(info) == Some(own);
     // A handler that a task has set may call this one, the one before it: the task's decides.
-    let is_own = action_of(signal) == Some(end_if_meant as Handler as usize);
+    let is_own = action_of(signal) == Some(end_if_meant as SignalHandler as usize);
     if is_meant && is_own {
         // SAFETY: the default action runs no code of this process; both calls may be made by a
         // handler. The signal is blocked until this returns, and ends the process then.
@@ -161,7 +161,7 @@ extern "C" fn end_if_meant(
     }
 }
 
-type Handler = extern "C" fn(libc::c_int, *mut libc::siginfo_t, *mut libc::c_void);
+type SignalHandler = extern "C" fn(libc::c_int, *mut libc::siginfo_t, *mut libc::c_void);
 
 fn is_told_to_end() -> bool {
     // Acquire: the word is mapped before its address is stored.

@@ -46,10 +46,12 @@ pub(crate) fn pair() -> io::Result<(OwnedFd, OwnedFd)> {
     Ok((above_stdio(a)?, above_stdio(b)?))
 }
 
-/// Bytes that a socket's name may have in any folder: as many as an address has room for behind `/proc/self/fd/<number>/`.
-pub(crate) const LONGEST_NAME: usize = 107 - 14 - 10 - 1;
+/// Bytes that a socket's name may have in any folder: as many as an address has room for behind
+/// `/proc/self/fd/<number>/`.
+pub(crate) const MAX_NAME_LEN: usize = 107 - 14 - 10 - 1;
 
-/// The address of a path, which has room for 107 bytes: of a longer path by its folder, which must stay open meanwhile.
+/// The address of a path, which has room for 107 bytes: of a longer path by its folder, which must
+/// stay open meanwhile.
 fn unix_address(path: &Path) -> io::Result<(UnixAddr, Option<OwnedFd>)> {
     match UnixAddr::new(path) {
         Err(Errno::ENAMETOOLONG) => {}
@@ -77,12 +79,14 @@ pub(crate) fn listen_unix(path: &Path) -> io::Result<OwnedFd> {
     Ok(socket)
 }
 
-/// Connects to a Unix socket that listens at a path; `WouldBlock` when there is no room in its queue within `limit`.
+/// Connects to a Unix socket that listens at a path; `WouldBlock` when there is no room in its
+/// queue within `limit`.
 pub(crate) fn connect_unix(path: &Path, limit: Duration) -> io::Result<OwnedFd> {
     let flags = SockFlag::SOCK_CLOEXEC;
     let socket = nix::sys::socket::socket(AddressFamily::Unix, SockType::Stream, flags, None)?;
     let socket = above_stdio(socket)?;
-    // A socket that does not block fails at once when the queue is full, and there is nothing to poll.
+    // A socket that does not block fails at once when the queue is full, and there is nothing to
+    // poll.
     let micros = i64::try_from(limit.as_micros()).unwrap_or(i64::MAX).max(1);
     setsockopt(
         &socket,
@@ -95,7 +99,8 @@ pub(crate) fn connect_unix(path: &Path, limit: Duration) -> io::Result<OwnedFd> 
     Ok(socket)
 }
 
-/// Takes the next connection of a socket that listens and does not block; `WouldBlock` when none waits.
+/// Takes the next connection of a socket that listens and does not block; `WouldBlock` when none
+/// waits.
 pub(crate) fn try_accept(socket: impl AsFd) -> io::Result<OwnedFd> {
     let socket = socket.as_fd().as_raw_fd();
     let accepted = retry(|| match accept4(socket, SockFlag::SOCK_CLOEXEC) {
@@ -109,10 +114,11 @@ pub(crate) fn try_accept(socket: impl AsFd) -> io::Result<OwnedFd> {
     above_stdio(unsafe { OwnedFd::from_raw_fd(accepted) })
 }
 
-/// Has a TCP socket send each message at once, and ask whether its peer's machine is still there when nothing comes for a
-/// minute: after another, it is gone.
+/// Has a TCP socket send each message at once, and ask whether its peer's machine is still there
+/// when nothing comes for a minute: after another, it is gone.
 ///
-/// No `TCP_USER_TIMEOUT`: it would also end a connection whose peer is there and does not receive for a while.
+/// No `TCP_USER_TIMEOUT`: it would also end a connection whose peer is there and does not receive
+/// for a while.
 pub(crate) fn set_up_tcp(socket: impl AsFd) -> io::Result<()> {
     setsockopt(&socket, sockopt::TcpNoDelay, &true)?;
     setsockopt(&socket, sockopt::TcpKeepIdle, &60)?;
@@ -121,14 +127,16 @@ pub(crate) fn set_up_tcp(socket: impl AsFd) -> io::Result<()> {
     Ok(setsockopt(&socket, sockopt::KeepAlive, &true)?)
 }
 
-/// The process at the other end of a Unix socket, as it was when it connected; none where it cannot be known.
+/// The process at the other end of a Unix socket, as it was when it connected; none where it cannot
+/// be known.
 pub(crate) fn peer(socket: impl AsFd) -> Option<u32> {
     let (pid, _) = maker(socket).ok()?;
     Some(pid).filter(|it| *it > 0)
 }
 
-/// The process at the other end of a Unix socket, as in [`peer`], and its effective user: of a [`pair`], the one that made it.
-/// The process is 0 where it is of no pid namespace that this one sees.
+/// The process at the other end of a Unix socket, as in [`peer`], and its effective user: of a
+/// [`pair`], the one that made it. The process is 0 where it is of no pid namespace that this one
+/// sees.
 pub(crate) fn maker(socket: impl AsFd) -> io::Result<(u32, u32)> {
     let credentials = getsockopt(&socket, sockopt::PeerCredentials)?;
     Ok((credentials.pid().cast_unsigned(), credentials.uid()))
@@ -150,7 +158,8 @@ pub(crate) fn try_send(socket: impl AsFd, bytes: &[u8], fds: &[BorrowedFd<'_>]) 
     send_with(socket, bytes, fds, MsgFlags::MSG_DONTWAIT)
 }
 
-/// By libc: nix puts the control data together on the heap, which a process that has just forked pays for page by page.
+/// By libc: nix puts the control data together on the heap, which a process that has just forked
+/// pays for page by page.
 fn send_with(
     socket: impl AsFd,
     bytes: &[u8],
@@ -175,7 +184,8 @@ fn send_with(
     Ok(())
 }
 
-/// Puts descriptors into control data, and that into a message. An error if they are more than a message takes.
+/// Puts descriptors into control data, and that into a message. An error if they are more than a
+/// message takes.
 fn put_fds(
     message: &mut libc::msghdr,
     control: &mut [u64; CONTROL_WORDS],
@@ -196,20 +206,20 @@ fn put_fds(
     header.cmsg_len = unsafe { libc::CMSG_LEN(bytes) } as _;
     // SAFETY: the data of a header follows it.
     let numbers = unsafe { libc::CMSG_DATA(first) };
-    // SAFETY: `BorrowedFd` is laid out as its number (`repr(transparent)`), and `CONTROL_WORDS` have room for `MAX_FDS` of them, which
-    // these are at most, as was checked above.
+    // SAFETY: `BorrowedFd` is laid out as its number (`repr(transparent)`), and `CONTROL_WORDS`
+    // have room for `MAX_FDS` of them, which these are at most, as was checked above.
     unsafe { ptr::copy_nonoverlapping(fds.as_ptr().cast(), numbers, size_of_val(fds)) };
     Ok(())
 }
 
 /// Which list of descriptors is meant: lists of several processes may lie in one socket.
-pub(crate) type Tag = [u8; 8];
+pub(crate) type FrameTag = [u8; 8];
 
 /// A message of [`send_fds`].
 #[derive(Debug)]
-pub(crate) struct Part {
-    pub(crate) tag: Tag,
-    pub(crate) batch: Batch,
+pub(crate) struct FdPart {
+    pub(crate) tag: FrameTag,
+    pub(crate) batch: PartKind,
     /// All, or none where this process has no room for them.
     pub(crate) fds: Vec<OwnedFd>,
     /// What the sender says of each of them.
@@ -218,7 +228,7 @@ pub(crate) struct Part {
 
 /// What a message of [`send_fds`] says of the list of descriptors that it is a part of.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Batch {
+pub(crate) enum PartKind {
     /// More of them follow.
     More,
     /// These were the last.
@@ -227,17 +237,19 @@ pub(crate) enum Batch {
     GivenUp,
 }
 
-/// How long a sender waits while too many descriptors are on their way: who receives them may be busy.
+/// How long a sender waits while too many descriptors are on their way: who receives them may be
+/// busy.
 const REFUSED_FOR: Duration = Duration::from_secs(10);
 
 /// Sends any number of descriptors, each with a byte about it, in as many messages as it takes;
 /// blocks while the socket's buffer is full.
 ///
-/// There is a limit to how many are on their way (RLIMIT_NOFILE for all of a user's processes): it waits for the others to be
-/// received, for `REFUSED_FOR` at the most. When the kernel refuses some after all, the peer is told that the list is void.
+/// There is a limit to how many are on their way (RLIMIT_NOFILE for all of a user's processes): it
+/// waits for the others to be received, for `REFUSED_FOR` at the most. When the kernel refuses some
+/// after all, the peer is told that the list is void.
 pub(crate) fn send_fds(
     socket: impl AsFd,
-    tag: Tag,
+    tag: FrameTag,
     fds: &[BorrowedFd<'_>],
     labels: &[u8],
 ) -> io::Result<()> {
@@ -245,13 +257,13 @@ pub(crate) fn send_fds(
     let batches = fds.chunks(MAX_FDS).zip(labels.chunks(MAX_FDS));
     for (number, (batch, labels)) in batches.enumerate() {
         let mark = if number == last {
-            Batch::Last
+            PartKind::Last
         } else {
-            Batch::More
+            PartKind::More
         };
         if let Err(error) = send_once_allowed(&socket, &part(tag, mark, labels), batch) {
             // It fails only when the peer is gone, who then needs not know.
-            let _ = send(&socket, &part(tag, Batch::GivenUp, &[]), &[]);
+            let _ = send(&socket, &part(tag, PartKind::GivenUp, &[]), &[]);
             return Err(error);
         }
     }
@@ -267,7 +279,7 @@ fn send_once_allowed(socket: impl AsFd, bytes: &[u8], fds: &[BorrowedFd<'_>]) ->
                     && Instant::now() < deadline =>
             {
                 // Nothing tells when there is room again.
-                poll::pause(&socket, Duration::from_millis(1));
+                poll::wait_for_hang_up(&socket, Duration::from_millis(1));
             }
             sent => return sent,
         }
@@ -275,13 +287,13 @@ fn send_once_allowed(socket: impl AsFd, bytes: &[u8], fds: &[BorrowedFd<'_>]) ->
 }
 
 /// Bytes of a message of [`send_fds`] before the labels.
-const HEAD: usize = size_of::<Tag>() + 1;
+const HEAD: usize = size_of::<FrameTag>() + 1;
 
-/// Bytes of a message of [`send_fds`], however many descriptors come with it. A socket's stream keeps
-/// them together, too: they are sent and received in one piece.
+/// Bytes of a message of [`send_fds`], however many descriptors come with it. A socket's stream
+/// keeps them together, too: they are sent and received in one piece.
 const PART: usize = HEAD + MAX_FDS;
 
-fn part(tag: Tag, batch: Batch, labels: &[u8]) -> [u8; PART] {
+fn part(tag: FrameTag, batch: PartKind, labels: &[u8]) -> [u8; PART] {
     let mut bytes = [0; PART];
     bytes[..tag.len()].copy_from_slice(&tag);
     bytes[tag.len()] = batch as u8;
@@ -289,9 +301,9 @@ fn part(tag: Tag, batch: Batch, labels: &[u8]) -> [u8; PART] {
     bytes
 }
 
-/// Receives the next part of a list that [`send_fds`] has sent; `WouldBlock` when none is there, `UnexpectedEof` when the
-/// peer is gone, `InvalidData` when it is something else.
-pub(crate) fn try_receive_part(socket: impl AsFd) -> io::Result<Part> {
+/// Receives the next part of a list that [`send_fds`] has sent; `WouldBlock` when none is there,
+/// `UnexpectedEof` when the peer is gone, `InvalidData` when it is something else.
+pub(crate) fn try_receive_part(socket: impl AsFd) -> io::Result<FdPart> {
     let mut bytes = [0; PART];
     let (length, fds) = try_receive(socket, &mut bytes)?;
     let (tag, batch) = match (length, bytes.split_first_chunk()) {
@@ -299,11 +311,11 @@ pub(crate) fn try_receive_part(socket: impl AsFd) -> io::Result<Part> {
         (PART, Some((tag, &[batch, ..]))) => (*tag, batch),
         _ => return Err(io::ErrorKind::InvalidData.into()),
     };
-    let batches = [Batch::More, Batch::Last, Batch::GivenUp];
+    let batches = [PartKind::More, PartKind::Last, PartKind::GivenUp];
     let batch = batches.into_iter().find(|it| *it as u8 == batch);
     let batch = batch.ok_or(io::ErrorKind::InvalidData)?;
     let labels = bytes[HEAD..][..fds.len().min(MAX_FDS)].to_vec();
-    Ok(Part {
+    Ok(FdPart {
         tag,
         batch,
         fds,
@@ -340,7 +352,8 @@ pub(crate) fn begins_with(socket: impl AsFd, start: &[u8]) -> bool {
     peeked == Ok(start.len()) && buffer == start
 }
 
-/// Whether sending failed for lack of room: in the socket, or for descriptors on their way, which the kernel limits.
+/// Whether sending failed for lack of room: in the socket, or for descriptors on their way, which
+/// the kernel limits.
 pub(crate) fn is_full(error: &io::Error) -> bool {
     error.kind() == io::ErrorKind::WouldBlock || error.raw_os_error() == Some(libc::ETOOMANYREFS)
 }
@@ -350,7 +363,8 @@ pub(crate) fn is_no_socket(error: &io::Error) -> bool {
     error.raw_os_error() == Some(libc::ENOTSOCK)
 }
 
-/// Whether sending or receiving failed because the other end is closed, or its machine is not there any more.
+/// Whether sending or receiving failed because the other end is closed, or its machine is not there
+/// any more.
 pub(crate) fn is_closed(error: &io::Error) -> bool {
     matches!(
         error.kind(),
@@ -365,7 +379,8 @@ pub(crate) fn is_closed(error: &io::Error) -> bool {
 
 /// Receives one message of at most `buffer.len()` bytes; 0 bytes when the peer is gone.
 ///
-/// Its descriptors come all or, where this process has no room for them, not at all: whoever expects some knows by that.
+/// Its descriptors come all or, where this process has no room for them, not at all: whoever
+/// expects some knows by that.
 pub(crate) fn receive(socket: impl AsFd, buffer: &mut [u8]) -> io::Result<(usize, Vec<OwnedFd>)> {
     receive_with(socket, buffer, 0, &mut [0; CONTROL_WORDS])
 }
@@ -378,8 +393,8 @@ pub(crate) fn try_receive(
     receive_with(socket, buffer, libc::MSG_DONTWAIT, &mut [0; CONTROL_WORDS])
 }
 
-/// As [`try_receive`], whatever the length of the message. An error, and the message stays, where this process has no room for
-/// a descriptor that comes with it.
+/// As [`try_receive`], whatever the length of the message. An error, and the message stays, where
+/// this process has no room for a descriptor that comes with it.
 pub(crate) fn try_receive_whole(socket: impl AsFd) -> io::Result<(Vec<u8>, Vec<OwnedFd>)> {
     let flags = MsgFlags::MSG_PEEK | MsgFlags::MSG_TRUNC | MsgFlags::MSG_DONTWAIT;
     let number = socket.as_fd().as_raw_fd();
@@ -398,7 +413,8 @@ pub(crate) fn try_receive_whole(socket: impl AsFd) -> io::Result<(Vec<u8>, Vec<O
     Ok((message, fds))
 }
 
-/// By libc: nix keeps the descriptors of a message to itself that not all were taken in of, and they stay open for ever.
+/// By libc: nix keeps the descriptors of a message to itself that not all were taken in of, and
+/// they stay open for ever.
 fn receive_with(
     socket: impl AsFd,
     buffer: &mut [u8],
@@ -419,7 +435,8 @@ fn receive_with(
         // SAFETY: the message names a local and a slice of ours, with their lengths.
         let received = unsafe { libc::recvmsg(socket, &raw mut message, flags) };
         match Errno::result(received) {
-            // Reported once when the peer closed its end with messages unread; what it sent before is still there.
+            // Reported once when the peer closed its end with messages unread; what it sent before
+            // is still there.
             Err(Errno::ECONNRESET) => Err(Errno::EINTR),
             received => received,
         }
@@ -437,7 +454,8 @@ fn receive_with(
 ///
 /// # Safety
 ///
-/// `recvmsg` must have filled in the message, with control data that is still there and of which nobody has taken any.
+/// `recvmsg` must have filled in the message, with control data that is still there and of which
+/// nobody has taken any.
 unsafe fn take_fds(message: &libc::msghdr) -> Vec<OwnedFd> {
     // SAFETY: null, or the one header that there is room for, says the caller.
     let first = unsafe { libc::CMSG_FIRSTHDR(message) };
@@ -453,7 +471,8 @@ unsafe fn take_fds(message: &libc::msghdr) -> Vec<OwnedFd> {
     // Its type differs between C libraries.
     let length = header.cmsg_len as u64 as usize;
     let bytes = length - (numbers.addr() - first.addr());
-    // SAFETY: the kernel has written so many bytes of descriptors there, behind a header of a multiple of their size.
+    // SAFETY: the kernel has written so many bytes of descriptors there, behind a header of a
+    // multiple of their size.
     let numbers = unsafe { slice::from_raw_parts(numbers, bytes / size_of::<RawFd>()) };
     // SAFETY: the kernel has just made these descriptors for us, each once.
     let own = |fd: &RawFd| unsafe { OwnedFd::from_raw_fd(*fd) };
@@ -514,9 +533,9 @@ mod tests {
             let mut sent = vec![reader.as_fd(); count];
             sent[count - 1] = writer.as_fd();
             let sent_labels: Vec<u8> = (0..count).map(|it| it as u8).collect();
-            send_fds(&a, Tag::default(), &sent, &sent_labels).expect("a list");
-            let (mut fds, mut labels, mut last) = (Vec::new(), Vec::new(), Batch::More);
-            while last == Batch::More {
+            send_fds(&a, FrameTag::default(), &sent, &sent_labels).expect("a list");
+            let (mut fds, mut labels, mut last) = (Vec::new(), Vec::new(), PartKind::More);
+            while last == PartKind::More {
                 let mut part = try_receive_part(&b).expect("a list");
                 fds.append(&mut part.fds);
                 labels.append(&mut part.labels);
@@ -544,6 +563,6 @@ mod tests {
         let (length, fds) = receive_with(&b, &mut [0; 8], 0, &mut control).expect("a message");
         assert_eq!((length, fds.len()), (4, 0));
         // Behind the last end that writes comes the end of file.
-        assert!(poll::readable(&reader, Some(Duration::ZERO)).expect("a pipe"));
+        assert!(poll::is_readable(&reader, Some(Duration::ZERO)).expect("a pipe"));
     }
 }

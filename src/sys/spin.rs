@@ -1,14 +1,16 @@
 //! Waits for a word to change without going to sleep, while that pays.
 //!
 //! Waking a sleeping core costs 30 µs and more, ten times what the message itself costs. So a short
-//! wait asks again and again, and calls `sched_yield` between two questions. The yield gives the core
-//! to any process that wants it, and the kernel takes its time to give it back: a whole time slice
-//! (about 4 ms) for each neighbour. A process that sleeps is woken at once on the same machine.
+//! wait asks again and again, and calls `sched_yield` between two questions. The yield gives the
+//! core to any process that wants it, and the kernel takes its time to give it back: a whole time
+//! slice (about 4 ms) for each neighbour. A process that sleeps is woken at once on the same
+//! machine.
 //!
-//! So a wait learns from the time that its yields took, whether or not the answer was there afterwards:
-//! in 4 ms it nearly always is. Time lost to a neighbour is paid back by waits that sleep without
-//! asking first, each worth [`SHARE`], twice as many each time it happens again. Asking in vain is paid
-//! back in the same way. A neighbour therefore costs the mean wait at most about [`SHARE`].
+//! So a wait learns from the time that its yields took, whether or not the answer was there
+//! afterwards: in 4 ms it nearly always is. Time lost to a neighbour is paid back by waits that
+//! sleep without asking first, each worth [`SHARE`], twice as many each time it happens again.
+//! Asking in vain is paid back in the same way. A neighbour therefore costs the mean wait at most
+//! about [`SHARE`].
 
 use std::time::{Duration, Instant};
 
@@ -34,8 +36,8 @@ pub(crate) struct Spin {
 }
 
 impl Spin {
-    /// Asks until `ready` is true or asking no longer pays; returns the last answer.
-    pub(crate) fn until(&mut self, mut ready: impl FnMut() -> bool) -> bool {
+    /// Asks until `wait_readable` is true or asking no longer pays; returns the last answer.
+    pub(crate) fn spin_until(&mut self, mut ready: impl FnMut() -> bool) -> bool {
         if ready() {
             return true;
         }
@@ -61,20 +63,20 @@ impl Spin {
         // A peer that shares the core answers during the yield, so a success may be a little late.
         let limit = if is_ready { BUDGET } else { LATE };
         if yielded > limit {
-            self.rest(waits_worth(yielded));
+            self.start_pause(waits_worth(yielded));
             return true;
         }
         if is_ready {
             self.penalty /= 2;
         } else if waited > BUDGET {
-            self.rest(1);
+            self.start_pause(1);
             return true;
         }
         false
     }
 
     /// Lets at least `min` waits sleep at once, and twice as many as after the last loss.
-    fn rest(&mut self, min: u32) {
+    fn start_pause(&mut self, min: u32) {
         self.penalty = (self.penalty * 2).max(min).min(MAX_SKIPPED);
         self.skip = self.penalty;
     }
@@ -103,9 +105,9 @@ mod tests {
     #[test]
     fn a_wait_after_a_loss_asks_once() {
         let mut spin = Spin::default();
-        spin.rest(1);
+        spin.start_pause(1);
         let mut asked = 0;
-        assert!(!spin.until(|| {
+        assert!(!spin.spin_until(|| {
             asked += 1;
             false
         }));

@@ -1,7 +1,9 @@
-//! The calls that led to a panic: noted as places in modules where it happens, named in the process that asks.
+//! The calls that led to a panic: noted as places in modules where it happens, named in the process
+//! that asks.
 //!
-//! Naming takes up to a second, as it reads the debug information of the program; noting takes some microseconds. A place is
-//! an offset in a module, so that it means the same in every process that has the module loaded, wherever that lies.
+//! Naming takes up to a second, as it reads the debug information of the program; noting takes some
+//! microseconds. A place is an offset in a module, so that it means the same in every process that
+//! has the module loaded, wherever that lies.
 
 use super::modules::{self, ModuleId};
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
@@ -14,25 +16,26 @@ use std::{
 };
 
 /// Calls that are noted at most, from the innermost on.
-const MAX_CALLS: usize = 128;
+const MAX_FRAMES: usize = 128;
 
 /// The function of std that calls the panic hook: what that calls tells nothing of the panic.
 const PANIC_HOOK: &str = "__rust_end_short_backtrace";
 
-/// The functions of this crate that call the user's: what calls them tells nothing of the panic either.
+/// The functions of this crate that call the user's: what calls them tells nothing of the panic
+/// either.
 const CALLER: &str = "procpool::process::function::";
 
 /// Where calls stand in the code, as far as it can be told to another process.
 #[derive(Debug, Clone, Default, Serialize, Deserialize)]
-pub(crate) struct Calls {
-    modules: Vec<Origin>,
+pub(crate) struct Frames {
+    modules: Vec<ModuleOrigin>,
     /// From the innermost on.
-    places: Vec<Place>,
+    offsets: Vec<FrameOffset>,
 }
 
 /// A module as another process knows it.
 #[derive(Debug, Clone, Serialize, Deserialize)]
-struct Origin {
+struct ModuleOrigin {
     id: u64,
     /// Of its file; empty for the program.
     name: String,
@@ -40,18 +43,18 @@ struct Origin {
 
 /// Where a call returns to.
 #[derive(Debug, Clone, Copy, Serialize, Deserialize)]
-struct Place {
+struct FrameOffset {
     /// The number of its module among the origins; one past the end where no module is known.
     module: u32,
     /// From the module's load address or, without a module, from zero.
     offset: u64,
 }
 
-impl Calls {
+impl Frames {
     /// Notes the calls that have led here.
     pub(crate) fn here() -> Self {
         let mut walk = Walk {
-            addresses: [0; MAX_CALLS],
+            addresses: [0; MAX_FRAMES],
             count: 0,
         };
         // SAFETY: `note` is called before this returns, with the walk that is passed here.
@@ -65,26 +68,27 @@ impl Calls {
             let mut offsets = modules.iter().map(|it| it.0.offset_of(*address));
             let module = offsets.position(|it| it.is_some());
             let offset = module.and_then(|it| modules[it].0.offset_of(*address));
-            Place {
+            FrameOffset {
                 module: module.unwrap_or(modules.len()) as u32,
                 offset: offset.unwrap_or(*address as u64),
             }
         };
         let places = addresses.iter().map(place).collect();
-        let origin = |(module, name): (modules::Module, String)| Origin {
+        let origin = |(module, name): (modules::Module, String)| ModuleOrigin {
             id: module.id.0,
             name,
         };
         Self {
-            places,
+            offsets: places,
             modules: modules.into_iter().map(origin).collect(),
         }
     }
 
-    /// Names the calls, as `std::backtrace` prints them; `is_ours` says whether they are of this program.
+    /// Names the calls, as `std::backtrace` prints them; `is_ours` says whether they are of this
+    /// program.
     fn text(&self, is_ours: bool) -> String {
         let mut functions = self.functions(is_ours);
-        let is_hook = |it: &Function| it.name.contains(PANIC_HOOK);
+        let is_hook = |it: &FrameFunction| it.name.contains(PANIC_HOOK);
         let hook = functions.iter().rposition(is_hook);
         functions.drain(..hook.map_or(0, |it| it + 1));
         let caller = functions.iter().position(|it| it.name.contains(CALLER));
@@ -99,19 +103,19 @@ impl Calls {
     }
 
     /// Returns the functions at the places; several at one where some were inlined there.
-    fn functions(&self, is_ours: bool) -> Vec<Function> {
-        let find = |origin: &Origin| {
+    fn functions(&self, is_ours: bool) -> Vec<FrameFunction> {
+        let find = |origin: &ModuleOrigin| {
             let id = ModuleId(origin.id);
             (is_ours || id != ModuleId::PROGRAM).then(|| modules::with_id(id))?
         };
         let loaded: Vec<_> = self.modules.iter().map(find).collect();
         let mut functions = Vec::new();
         // Another process has written them, and may have written more.
-        for place in self.places.iter().take(MAX_CALLS) {
+        for place in self.offsets.iter().take(MAX_FRAMES) {
             let module = loaded.get(place.module as usize).and_then(Option::as_ref);
             let address = module.and_then(|it| it.address_of(place.offset));
             let known = functions.len();
-            functions.extend(address.map(Function::at).unwrap_or_default());
+            functions.extend(address.map(FrameFunction::at).unwrap_or_default());
             if functions.len() == known {
                 functions.push(self.unnamed(*place));
             }
@@ -120,14 +124,14 @@ impl Calls {
     }
 
     /// What can be said of a call of which this process knows no name.
-    fn unnamed(&self, place: Place) -> Function {
+    fn unnamed(&self, place: FrameOffset) -> FrameFunction {
         let origin = self.modules.get(place.module as usize);
         let name = match origin.map(|it| it.name.as_str()) {
             None => format!("{:#x}", place.offset),
             Some("") => format!("program+{:#x}", place.offset),
             Some(module) => format!("{module}+{:#x}", place.offset),
         };
-        Function { name, source: None }
+        FrameFunction { name, source: None }
     }
 }
 
@@ -150,7 +154,7 @@ extern "C" fn note(frame: *mut c_void, walk: *mut c_void) -> c_int {
 
 /// What a walk has found. It lies on the stack: a panic may be of a process without memory.
 struct Walk {
-    addresses: [usize; MAX_CALLS],
+    addresses: [usize; MAX_FRAMES],
     count: usize,
 }
 
@@ -164,19 +168,20 @@ unsafe extern "C" {
 }
 
 /// A function by name, and the place in its source where it calls the next.
-struct Function {
+struct FrameFunction {
     name: String,
-    source: Option<Source>,
+    source: Option<SourceLocation>,
 }
 
-struct Source {
+struct SourceLocation {
     file: PathBuf,
     line: u32,
     column: Option<u32>,
 }
 
-impl Function {
-    /// Reads what the debug information says of an address: the function there, behind those that were inlined into it.
+impl FrameFunction {
+    /// Reads what the debug information says of an address: the function there, behind those that
+    /// were inlined into it.
     fn at(address: usize) -> Vec<Self> {
         let mut functions = Vec::new();
         backtrace::resolve(ptr::without_provenance_mut(address), |symbol| {
@@ -185,7 +190,7 @@ impl Function {
                 return;
             };
             let place = symbol.filename().zip(symbol.lineno());
-            let source = place.map(|(file, line)| Source {
+            let source = place.map(|(file, line)| SourceLocation {
                 file: file.to_owned(),
                 line,
                 column: symbol.colno(),
@@ -208,27 +213,28 @@ impl Function {
     }
 }
 
-/// The calls that led to a panic in this program or in another, and their text once it was asked for. Clones share that.
+/// The calls that led to a panic in this program or in another, and their text once it was asked
+/// for. Clones share that.
 #[derive(Clone, Default)]
-pub(crate) struct Stack(Arc<Traced>);
+pub(crate) struct Trace(Arc<TraceInner>);
 
 #[derive(Default)]
-struct Traced {
-    calls: Calls,
+struct TraceInner {
+    frames: Frames,
     /// The [`modules::build`] of their program; `None` for this one.
     build: Option<u64>,
     text: OnceLock<String>,
 }
 
-impl Stack {
+impl Trace {
     /// Returns the stack of a process of this program.
-    pub(crate) fn of_this_program(calls: Calls) -> Self {
+    pub(crate) fn of_this_program(calls: Frames) -> Self {
         Self::new(calls, None)
     }
 
-    fn new(calls: Calls, build: Option<u64>) -> Self {
-        Self(Arc::new(Traced {
-            calls,
+    fn new(calls: Frames, build: Option<u64>) -> Self {
+        Self(Arc::new(TraceInner {
+            frames: calls,
             build,
             text: OnceLock::new(),
         }))
@@ -236,22 +242,27 @@ impl Stack {
 
     /// Returns the names of the calls. The first call reads them from the program's file.
     pub(crate) fn text(&self) -> &str {
-        let Traced { calls, build, text } = &*self.0;
+        let TraceInner {
+            frames: calls,
+            build,
+            text,
+        } = &*self.0;
         text.get_or_init(|| calls.text(build.is_none_or(|it| it == modules::build())))
     }
 }
 
-/// Its calls travel, with the program that they are of, and not its text: that takes long, and may never be asked for.
-impl Serialize for Stack {
+/// Its calls travel, with the program that they are of, and not its text: that takes long, and may
+/// never be asked for.
+impl Serialize for Trace {
     fn serialize<S: Serializer>(&self, to: S) -> Result<S::Ok, S::Error> {
         let build = self.0.build.unwrap_or_else(modules::build);
-        (&self.0.calls, build).serialize(to)
+        (&self.0.frames, build).serialize(to)
     }
 }
 
-impl<'de> Deserialize<'de> for Stack {
+impl<'de> Deserialize<'de> for Trace {
     fn deserialize<D: Deserializer<'de>>(from: D) -> Result<Self, D::Error> {
-        let (calls, build) = <(Calls, u64)>::deserialize(from)?;
+        let (calls, build) = <(Frames, u64)>::deserialize(from)?;
         Ok(Self::new(calls, Some(build)))
     }
 }
@@ -262,7 +273,7 @@ mod tests {
 
     #[test]
     fn calls_are_named_where_they_are_asked_for() {
-        let stack = Stack::of_this_program(Calls::here());
+        let stack = Trace::of_this_program(Frames::here());
         assert!(
             stack.text().contains("calls_are_named_where"),
             "{}",
@@ -272,8 +283,8 @@ mod tests {
 
     #[test]
     fn calls_of_another_program_are_places() {
-        let calls = Calls::here();
-        let text = Stack::new(calls, Some(modules::build() ^ 1))
+        let calls = Frames::here();
+        let text = Trace::new(calls, Some(modules::build() ^ 1))
             .text()
             .to_owned();
         assert!(text.starts_with("   0: program+0x"), "{text}");
@@ -281,14 +292,14 @@ mod tests {
 
     #[test]
     fn calls_in_a_module_that_is_not_here_are_places() {
-        let module = Origin {
+        let module = ModuleOrigin {
             id: 7,
             name: "libplugin.so".to_owned(),
         };
-        let place = |module, offset| Place { module, offset };
-        let calls = Calls {
+        let place = |module, offset| FrameOffset { module, offset };
+        let calls = Frames {
             modules: vec![module],
-            places: vec![place(0, 0x10), place(1, 0x20), place(u32::MAX, u64::MAX)],
+            offsets: vec![place(0, 0x10), place(1, 0x20), place(u32::MAX, u64::MAX)],
         };
         let expected = "   0: libplugin.so+0x10\n   1: 0x20\n   2: 0xffffffffffffffff\n";
         assert_eq!(calls.text(true), expected);

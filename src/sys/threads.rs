@@ -23,10 +23,11 @@ pub(crate) fn listed() -> io::Result<u64> {
     Ok(fs::metadata("/proc/self/task")?.nlink().saturating_sub(2))
 }
 
-/// Counts the threads of this process. Blocks for at most 2 s while all but the calling one are ending.
+/// Counts the threads of this process. Blocks for at most 2 s while all but the calling one are
+/// ending.
 ///
-/// The kernel wakes who joins a thread before it takes the thread off its list: 1. A thread ends, and is joined. 2. The
-/// caller counts threads. 3. The list gets shorter.
+/// The kernel wakes who joins a thread before it takes the thread off its list: 1. A thread ends,
+/// and is joined. 2. The caller counts threads. 3. The list gets shorter.
 pub(crate) fn count() -> io::Result<u64> {
     let deadline = Instant::now() + LEAVING;
     loop {

@@ -35,7 +35,7 @@ pub(super) fn skipped(name: &str, field: &str) -> String {
 }
 
 /// What the type of a value makes of the data.
-pub(super) enum Asks {
+pub(super) enum ContentProbe {
     /// It looks at the value before it knows the type.
     Value,
     /// It looks for the name of a field or variant.
@@ -44,12 +44,14 @@ pub(super) enum Asks {
 
 /// Of a value that is decoded by what the data say of it: what its visitor expects, and the type
 /// of the whole.
-pub(super) fn undescribed(asks: &Asks, expected: &dyn Expected, whole: &str) -> String {
+pub(super) fn undescribed(asks: &ContentProbe, expected: &dyn Expected, whole: &str) -> String {
     let expected = expected.to_string();
     let attribute = match asks {
-        Asks::Name => "has serde's attributes `tag` and `content`",
-        Asks::Value if expected.starts_with("internally tagged") => "has serde's attribute `tag`",
-        Asks::Value => {
+        ContentProbe::Name => "has serde's attributes `tag` and `content`",
+        ContentProbe::Value if expected.starts_with("internally tagged") => {
+            "has serde's attribute `tag`"
+        }
+        ContentProbe::Value => {
             "has serde's attribute `untagged` or `flatten`, or is of a type like `serde_json::Value`"
         }
     };

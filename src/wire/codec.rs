@@ -1,12 +1,14 @@
-//! The encoding of a value: bincode's, behind two small traits, here and in [`decoder`](super::decoder) and nowhere else.
+//! The encoding of a value: bincode's, behind two small traits, here and in
+//! [`decoder`](super::decoder) and nowhere else.
 //!
-//! Integers have a fixed size, which is faster to write and to read than it costs to move. A `Vec<u8>` is one copy, not an
-//! element at a time: bincode's serde front end cannot tell it from any other sequence, so its type is asked for.
+//! Integers have a fixed size, which is faster to write and to read than it costs to move. A
+//! `Vec<u8>` is one copy, not an element at a time: bincode's serde front end cannot tell it from
+//! any other sequence, so its type is asked for.
 
 use super::Wire;
 use super::attribute;
 use super::decoder::Decoder;
-use super::encoder::Limited;
+use super::encoder::DepthLimited;
 use crate::sys::bytes::{as_bytes, from_bytes, is_bytes, slice_as_bytes};
 use bincode::{
     config::{Configuration, Fixint, LittleEndian},
@@ -20,13 +22,13 @@ const CONFIG: Configuration<LittleEndian, Fixint> =
     bincode::config::standard().with_fixed_int_encoding();
 
 /// Where encoded bytes go.
-pub(crate) trait Output {
+pub(crate) trait ByteSink {
     /// Appends `bytes`; false when there is no memory for them.
     fn put(&mut self, bytes: &[u8]) -> bool;
 }
 
 /// Where encoded bytes come from.
-pub(crate) trait Input {
+pub(crate) trait ByteSource {
     /// Copies the next `into.len()` bytes out; false, and nothing taken, when fewer are left.
     fn take(&mut self, into: &mut [u8]) -> bool;
 
@@ -37,7 +39,7 @@ pub(crate) trait Input {
     fn left(&self) -> usize;
 }
 
-impl Output for Vec<u8> {
+impl ByteSink for Vec<u8> {
     fn put(&mut self, bytes: &[u8]) -> bool {
         self.extend_from_slice(bytes);
         true
@@ -46,7 +48,7 @@ impl Output for Vec<u8> {
 
 /// From the front; for small ones.
 #[cfg(any(test, fuzzing))]
-impl Input for Vec<u8> {
+impl ByteSource for Vec<u8> {
     fn take(&mut self, into: &mut [u8]) -> bool {
         let is_there = into.len() <= self.len();
         if is_there {
@@ -65,25 +67,30 @@ impl Input for Vec<u8> {
     }
 }
 
-/// Why a value could not be encoded or decoded, in the words of its serde implementation or bincode's.
-pub(crate) type Reason = String;
+/// Why a value could not be encoded or decoded, in the words of its serde implementation or
+/// bincode's.
+pub(crate) type CodecErrorText = String;
 
 /// Appends the encoded value. What was appended when it fails is of no use.
 #[inline]
-pub(crate) fn encode<T: Serialize>(value: &T, output: &mut impl Output) -> Result<(), Reason> {
+pub(crate) fn encode<T: Serialize>(
+    value: &T,
+    output: &mut impl ByteSink,
+) -> Result<(), CodecErrorText> {
     if let Some(bytes) = as_bytes(value) {
         return output.put(bytes).then_some(()).ok_or_else(out_of_memory);
     }
-    let limited = Limited { value, depth: 0 };
-    bincode::serde::encode_into_writer(limited, OutputWriter(output), CONFIG)
-        .map_err(|error| in_whole::<T>(plain(error.to_string())))
+    let limited = DepthLimited { value, depth: 0 };
+    bincode::serde::encode_into_writer(limited, SinkWriter(output), CONFIG)
+        .map_err(|error| decode_exact::<T>(plain(error.to_string())))
 }
 
-/// Appends what is decoded as a `Vec<T>`; items that lie in a row are a slice, for which there is [`encode_slice`].
+/// Appends what is decoded as a `Vec<T>`; items that lie in a row are a slice, for which there is
+/// [`encode_slice`].
 pub(crate) fn encode_items<'a, T: Serialize + 'a>(
     items: impl IntoIterator<Item = &'a T>,
-    output: &mut impl Output,
-) -> Result<(), Reason> {
+    output: &mut impl ByteSink,
+) -> Result<(), CodecErrorText> {
     let mut items = items.into_iter();
     if is_bytes::<Vec<T>>() {
         // Each is one byte, and there is nothing else in the vector's encoding.
@@ -95,8 +102,8 @@ pub(crate) fn encode_items<'a, T: Serialize + 'a>(
 /// As [`encode_items`]: bytes are one copy.
 pub(crate) fn encode_slice<T: Serialize>(
     items: &[T],
-    output: &mut impl Output,
-) -> Result<(), Reason> {
+    output: &mut impl ByteSink,
+) -> Result<(), CodecErrorText> {
     if let Some(bytes) = slice_as_bytes(items) {
         return output.put(bytes).then_some(()).ok_or_else(out_of_memory);
     }
@@ -105,7 +112,7 @@ pub(crate) fn encode_slice<T: Serialize>(
 
 /// Decodes a value that takes up all of `input`.
 #[inline]
-pub(crate) fn decode<T: Wire>(input: &mut impl Input) -> Result<T, Reason> {
+pub(crate) fn decode<T: Wire>(input: &mut impl ByteSource) -> Result<T, CodecErrorText> {
     if is_bytes::<T>() {
         return input.take_all().map(from_bytes).ok_or_else(out_of_memory);
     }
@@ -118,7 +125,7 @@ pub(crate) fn decode<T: Wire>(input: &mut impl Input) -> Result<T, Reason> {
 }
 
 /// Names the type of the whole value where the encoder does not know whose struct it has met.
-fn in_whole<T>(reason: Reason) -> Reason {
+fn decode_exact<T>(reason: CodecErrorText) -> CodecErrorText {
     if reason == attribute::UNKNOWN_LENGTH {
         attribute::flattened(type_name::<T>())
     } else {
@@ -126,21 +133,21 @@ fn in_whole<T>(reason: Reason) -> Reason {
     }
 }
 
-fn out_of_memory() -> Reason {
+fn out_of_memory() -> CodecErrorText {
     "out of memory".to_owned()
 }
 
 /// bincode wraps a serde implementation's own message in `OtherString("…")`.
-fn plain(message: String) -> Reason {
+fn plain(message: String) -> CodecErrorText {
     let inner = message
         .strip_prefix("OtherString(\"")
         .and_then(|it| it.strip_suffix("\")"));
     inner.map(str::to_owned).unwrap_or(message)
 }
 
-struct OutputWriter<'a, O>(&'a mut O);
+struct SinkWriter<'a, O>(&'a mut O);
 
-impl<O: Output> Writer for OutputWriter<'_, O> {
+impl<O: ByteSink> Writer for SinkWriter<'_, O> {
     #[inline]
     fn write(&mut self, bytes: &[u8]) -> Result<(), EncodeError> {
         if self.0.put(bytes) {

@@ -1,10 +1,11 @@
 //! Values out of the bytes that bincode has written.
 //!
-//! bincode's own decoder takes memory for as many bytes as a length claims, up to a limit that is part of its type, and
-//! knows no limit for items that take up no bytes. Here what is there is the limit: a length that is a lie costs nothing.
+//! bincode's own decoder takes memory for as many bytes as a length claims, up to a limit that is
+//! part of its type, and knows no limit for items that take up no bytes. Here what is there is the
+//! limit: a length that is a lie costs nothing.
 
-use super::attribute::{self, Asks};
-use super::codec::Input;
+use super::attribute::{self, ContentProbe};
+use super::codec::ByteSource;
 use super::depth::{TooDeep, max_depth};
 use serde::{
     Deserializer,
@@ -16,12 +17,13 @@ use serde::{
 use std::{fmt, str};
 
 /// Items of collections in one value that may take up no bytes: some milliseconds' worth of them.
-const MOST_EMPTY: usize = 1 << 22;
+const MAX_EMPTY_ITEMS: usize = 1 << 22;
 
 /// Decodes from an input: integers of a fixed size, little-endian, and lengths of 64 bits.
 pub(super) struct Decoder<'a, I> {
     input: &'a mut I,
-    /// Items that collections may still have: each takes up a byte, or is one of those that may take up none.
+    /// Items that collections may still have: each takes up a byte, or is one of those that may
+    /// take up none.
     items: usize,
     /// Levels that were entered and not left.
     depth: usize,
@@ -31,15 +33,15 @@ pub(super) struct Decoder<'a, I> {
 
 /// Why there is no value.
 #[derive(Debug)]
-pub(super) struct Fault(Box<str>);
+pub(super) struct DecodeError(Box<str>);
 
-type Result<T> = std::result::Result<T, Fault>;
+type Result<T> = std::result::Result<T, DecodeError>;
 
-impl<'a, I: Input> Decoder<'a, I> {
+impl<'a, I: ByteSource> Decoder<'a, I> {
     #[inline]
     pub(super) fn new(input: &'a mut I, whole: &'static str) -> Self {
         Self {
-            items: input.left().saturating_add(MOST_EMPTY),
+            items: input.left().saturating_add(MAX_EMPTY_ITEMS),
             depth: 0,
             whole,
             input,
@@ -63,9 +65,9 @@ impl<'a, I: Input> Decoder<'a, I> {
 
     /// Enters a level with `left` items or fields.
     #[inline]
-    fn enter_items(&mut self, left: usize) -> Result<Items<'_, 'a, I>> {
+    fn enter_items(&mut self, left: usize) -> Result<SeqItems<'_, 'a, I>> {
         self.enter()?;
-        Ok(Items { left, of: self })
+        Ok(SeqItems { left, of: self })
     }
 
     #[inline]
@@ -111,7 +113,7 @@ impl<'a, I: Input> Decoder<'a, I> {
     }
 
     fn string(&mut self) -> Result<String> {
-        String::from_utf8(self.bytes()?).map_err(Fault::custom)
+        String::from_utf8(self.bytes()?).map_err(DecodeError::custom)
     }
 
     fn char(&mut self) -> Result<char> {
@@ -119,14 +121,14 @@ impl<'a, I: Input> Decoder<'a, I> {
         let length = match bytes[0].leading_ones() {
             0 => 1,
             ones @ 2..=4 => ones as usize,
-            _ => return Err(Fault::custom("a character is none")),
+            _ => return Err(DecodeError::custom("a character is none")),
         };
         if !self.input.take(&mut bytes[1..length]) {
             return Err(too_short());
         }
-        let text = str::from_utf8(&bytes[..length]).map_err(Fault::custom)?;
+        let text = str::from_utf8(&bytes[..length]).map_err(DecodeError::custom)?;
         let first = text.chars().next();
-        first.ok_or_else(|| Fault::custom("a character is none"))
+        first.ok_or_else(|| DecodeError::custom("a character is none"))
     }
 
     #[inline]
@@ -134,27 +136,31 @@ impl<'a, I: Input> Decoder<'a, I> {
         match self.byte()? {
             0 => Ok(false),
             1 => Ok(true),
-            other => Err(Fault::custom(format_args!("{other} is neither 0 nor 1"))),
+            other => Err(DecodeError::custom(format_args!(
+                "{other} is neither 0 nor 1"
+            ))),
         }
     }
 }
 
 #[cold]
-fn too_short() -> Fault {
-    Fault::custom(
+fn too_short() -> DecodeError {
+    DecodeError::custom(
         "there are fewer bytes than the value claims: does serde read a field that it does not \
          write (`skip_serializing`)?",
     )
 }
 
 #[cold]
-fn too_deep() -> Fault {
-    Fault::custom(TooDeep)
+fn too_deep() -> DecodeError {
+    DecodeError::custom(TooDeep)
 }
 
 #[cold]
-fn undescribed<T>(asks: &Asks, expected: &dyn Expected, whole: &str) -> Result<T> {
-    Err(Fault::custom(attribute::undescribed(asks, expected, whole)))
+fn undescribed<T>(asks: &ContentProbe, expected: &dyn Expected, whole: &str) -> Result<T> {
+    Err(DecodeError::custom(attribute::undescribed(
+        asks, expected, whole,
+    )))
 }
 
 macro_rules! numbers {
@@ -166,8 +172,8 @@ macro_rules! numbers {
     )*};
 }
 
-impl<'de, I: Input> Deserializer<'de> for &mut Decoder<'_, I> {
-    type Error = Fault;
+impl<'de, I: ByteSource> Deserializer<'de> for &mut Decoder<'_, I> {
+    type Error = DecodeError;
 
     numbers! {
         deserialize_i8 visit_i8 i8;
@@ -303,15 +309,15 @@ impl<'de, I: Input> Deserializer<'de> for &mut Decoder<'_, I> {
     }
 
     fn deserialize_any<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value> {
-        undescribed(&Asks::Value, &visitor, self.whole)
+        undescribed(&ContentProbe::Value, &visitor, self.whole)
     }
 
     fn deserialize_identifier<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value> {
-        undescribed(&Asks::Name, &visitor, self.whole)
+        undescribed(&ContentProbe::Name, &visitor, self.whole)
     }
 
     fn deserialize_ignored_any<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value> {
-        undescribed(&Asks::Value, &visitor, self.whole)
+        undescribed(&ContentProbe::Value, &visitor, self.whole)
     }
 
     fn is_human_readable(&self) -> bool {
@@ -320,13 +326,13 @@ impl<'de, I: Input> Deserializer<'de> for &mut Decoder<'_, I> {
 }
 
 /// The items of a collection, or the fields of a tuple.
-struct Items<'a, 'b, I> {
+struct SeqItems<'a, 'b, I> {
     left: usize,
     of: &'a mut Decoder<'b, I>,
 }
 
-impl<'de, I: Input> SeqAccess<'de> for Items<'_, '_, I> {
-    type Error = Fault;
+impl<'de, I: ByteSource> SeqAccess<'de> for SeqItems<'_, '_, I> {
+    type Error = DecodeError;
 
     #[inline]
     fn next_element_seed<T: DeserializeSeed<'de>>(&mut self, seed: T) -> Result<Option<T::Value>> {
@@ -343,8 +349,8 @@ impl<'de, I: Input> SeqAccess<'de> for Items<'_, '_, I> {
     }
 }
 
-impl<'de, I: Input> MapAccess<'de> for Items<'_, '_, I> {
-    type Error = Fault;
+impl<'de, I: ByteSource> MapAccess<'de> for SeqItems<'_, '_, I> {
+    type Error = DecodeError;
 
     #[inline]
     fn next_key_seed<K: DeserializeSeed<'de>>(&mut self, seed: K) -> Result<Option<K::Value>> {
@@ -362,20 +368,20 @@ impl<'de, I: Input> MapAccess<'de> for Items<'_, '_, I> {
     }
 }
 
-impl<'de, I: Input> EnumAccess<'de> for &mut Decoder<'_, I> {
-    type Error = Fault;
+impl<'de, I: ByteSource> EnumAccess<'de> for &mut Decoder<'_, I> {
+    type Error = DecodeError;
     type Variant = Self;
 
     #[inline]
     fn variant_seed<V: DeserializeSeed<'de>>(self, seed: V) -> Result<(V::Value, Self)> {
         let number = u32::from_le_bytes(self.array()?);
-        let variant = IntoDeserializer::<Fault>::into_deserializer(number);
+        let variant = IntoDeserializer::<DecodeError>::into_deserializer(number);
         Ok((seed.deserialize(variant)?, self))
     }
 }
 
-impl<'de, I: Input> VariantAccess<'de> for &mut Decoder<'_, I> {
-    type Error = Fault;
+impl<'de, I: ByteSource> VariantAccess<'de> for &mut Decoder<'_, I> {
+    type Error = DecodeError;
 
     #[inline]
     fn unit_variant(self) -> Result<()> {
@@ -390,7 +396,7 @@ impl<'de, I: Input> VariantAccess<'de> for &mut Decoder<'_, I> {
     #[inline]
     fn tuple_variant<V: Visitor<'de>>(self, length: usize, visitor: V) -> Result<V::Value> {
         // The enum is the level.
-        visitor.visit_seq(Items {
+        visitor.visit_seq(SeqItems {
             left: length,
             of: self,
         })
@@ -406,15 +412,15 @@ impl<'de, I: Input> VariantAccess<'de> for &mut Decoder<'_, I> {
     }
 }
 
-impl fmt::Display for Fault {
+impl fmt::Display for DecodeError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(&self.0)
     }
 }
 
-impl std::error::Error for Fault {}
+impl std::error::Error for DecodeError {}
 
-impl serde::de::Error for Fault {
+impl serde::de::Error for DecodeError {
     fn custom<T: fmt::Display>(message: T) -> Self {
         Self(message.to_string().into())
     }

@@ -9,12 +9,12 @@ use serde::ser::{
 use std::fmt;
 
 /// A value that lies so many levels deep in another one.
-pub(super) struct Limited<'a, T: ?Sized> {
+pub(super) struct DepthLimited<'a, T: ?Sized> {
     pub(super) value: &'a T,
     pub(super) depth: usize,
 }
 
-impl<T: Serialize + ?Sized> Serialize for Limited<'_, T> {
+impl<T: Serialize + ?Sized> Serialize for DepthLimited<'_, T> {
     #[inline]
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
         self.value.serialize(Encoder {
@@ -53,10 +53,10 @@ macro_rules! scalars {
 macro_rules! compounds {
     ($($serialize:ident $compound:ident ($($argument:ident: $type:ty),*);)*) => {$(
         #[inline]
-        fn $serialize(self, $($argument: $type),*) -> Result<Items<S::$compound>, S::Error> {
+        fn $serialize(self, $($argument: $type),*) -> Result<ItemEncoder<S::$compound>, S::Error> {
             let depth = self.deeper()?;
             let inner = self.inner.$serialize($($argument),*)?;
-            Ok(Items { inner, depth })
+            Ok(ItemEncoder { inner, depth })
         }
     )*};
 }
@@ -69,10 +69,10 @@ macro_rules! structs {
             name: &'static str,
             $($argument: $type,)*
             len: usize,
-        ) -> Result<Fields<S::$compound>, S::Error> {
+        ) -> Result<FieldEncoder<S::$compound>, S::Error> {
             let depth = self.deeper()?;
             let inner = self.inner.$serialize(name, $($argument,)* len)?;
-            Ok(Fields { items: Items { inner, depth }, name })
+            Ok(FieldEncoder { items: ItemEncoder { inner, depth }, name })
         }
     )*};
 }
@@ -80,13 +80,13 @@ macro_rules! structs {
 impl<S: Serializer> Serializer for Encoder<S> {
     type Ok = S::Ok;
     type Error = S::Error;
-    type SerializeSeq = Items<S::SerializeSeq>;
-    type SerializeTuple = Items<S::SerializeTuple>;
-    type SerializeTupleStruct = Items<S::SerializeTupleStruct>;
-    type SerializeTupleVariant = Items<S::SerializeTupleVariant>;
-    type SerializeMap = Items<S::SerializeMap>;
-    type SerializeStruct = Fields<S::SerializeStruct>;
-    type SerializeStructVariant = Fields<S::SerializeStructVariant>;
+    type SerializeSeq = ItemEncoder<S::SerializeSeq>;
+    type SerializeTuple = ItemEncoder<S::SerializeTuple>;
+    type SerializeTupleStruct = ItemEncoder<S::SerializeTupleStruct>;
+    type SerializeTupleVariant = ItemEncoder<S::SerializeTupleVariant>;
+    type SerializeMap = ItemEncoder<S::SerializeMap>;
+    type SerializeStruct = FieldEncoder<S::SerializeStruct>;
+    type SerializeStructVariant = FieldEncoder<S::SerializeStructVariant>;
 
     scalars! {
         serialize_bool bool;
@@ -121,12 +121,12 @@ impl<S: Serializer> Serializer for Encoder<S> {
         serialize_struct_variant SerializeStructVariant (index: u32, variant: &'static str);
     }
 
-    fn serialize_map(self, len: Option<usize>) -> Result<Items<S::SerializeMap>, S::Error> {
+    fn serialize_map(self, len: Option<usize>) -> Result<ItemEncoder<S::SerializeMap>, S::Error> {
         let depth = self.deeper()?;
         // serde's derive writes a struct so that has a field with `flatten`.
         let len = len.ok_or_else(|| S::Error::custom(attribute::UNKNOWN_LENGTH))?;
         let inner = self.inner.serialize_map(Some(len))?;
-        Ok(Items { inner, depth })
+        Ok(ItemEncoder { inner, depth })
     }
 
     #[inline]
@@ -152,7 +152,7 @@ impl<S: Serializer> Serializer for Encoder<S> {
     #[inline]
     fn serialize_some<T: Serialize + ?Sized>(self, value: &T) -> Result<S::Ok, S::Error> {
         let depth = self.deeper()?;
-        self.inner.serialize_some(&Limited { value, depth })
+        self.inner.serialize_some(&DepthLimited { value, depth })
     }
 
     #[inline]
@@ -162,7 +162,7 @@ impl<S: Serializer> Serializer for Encoder<S> {
         value: &T,
     ) -> Result<S::Ok, S::Error> {
         let depth = self.deeper()?;
-        let value = Limited { value, depth };
+        let value = DepthLimited { value, depth };
         self.inner.serialize_newtype_struct(name, &value)
     }
 
@@ -175,7 +175,7 @@ impl<S: Serializer> Serializer for Encoder<S> {
         value: &T,
     ) -> Result<S::Ok, S::Error> {
         let depth = self.deeper()?;
-        let value = Limited { value, depth };
+        let value = DepthLimited { value, depth };
         self.inner
             .serialize_newtype_variant(name, index, variant, &value)
     }
@@ -191,27 +191,27 @@ impl<S: Serializer> Serializer for Encoder<S> {
 }
 
 /// The items of a collection, or the fields of a struct.
-struct Items<C> {
+struct ItemEncoder<C> {
     inner: C,
     depth: usize,
 }
 
 /// The fields of a struct, or of an enum's variant, by that name.
-struct Fields<C> {
-    items: Items<C>,
+struct FieldEncoder<C> {
+    items: ItemEncoder<C>,
     name: &'static str,
 }
 
 macro_rules! items {
     ($($compound:ident $serialize:ident;)*) => {$(
-        impl<C: $compound> $compound for Items<C> {
+        impl<C: $compound> $compound for ItemEncoder<C> {
             type Ok = C::Ok;
             type Error = C::Error;
 
             #[inline]
             fn $serialize<T: Serialize + ?Sized>(&mut self, value: &T) -> Result<(), C::Error> {
                 let depth = self.depth;
-                self.inner.$serialize(&Limited { value, depth })
+                self.inner.$serialize(&DepthLimited { value, depth })
             }
 
             #[inline]
@@ -231,7 +231,7 @@ items! {
 
 macro_rules! fields {
     ($($compound:ident)*) => {$(
-        impl<C: $compound> $compound for Fields<C> {
+        impl<C: $compound> $compound for FieldEncoder<C> {
             type Ok = C::Ok;
             type Error = C::Error;
 
@@ -241,9 +241,9 @@ macro_rules! fields {
                 key: &'static str,
                 value: &T,
             ) -> Result<(), C::Error> {
-                let Items { inner, depth } = &mut self.items;
+                let ItemEncoder { inner, depth } = &mut self.items;
                 let depth = *depth;
-                inner.serialize_field(key, &Limited { value, depth })
+                inner.serialize_field(key, &DepthLimited { value, depth })
             }
 
             fn skip_field(&mut self, key: &'static str) -> Result<(), C::Error> {
@@ -263,20 +263,20 @@ fields! {
     SerializeStructVariant
 }
 
-impl<C: SerializeMap> SerializeMap for Items<C> {
+impl<C: SerializeMap> SerializeMap for ItemEncoder<C> {
     type Ok = C::Ok;
     type Error = C::Error;
 
     #[inline]
     fn serialize_key<T: Serialize + ?Sized>(&mut self, value: &T) -> Result<(), C::Error> {
         let depth = self.depth;
-        self.inner.serialize_key(&Limited { value, depth })
+        self.inner.serialize_key(&DepthLimited { value, depth })
     }
 
     #[inline]
     fn serialize_value<T: Serialize + ?Sized>(&mut self, value: &T) -> Result<(), C::Error> {
         let depth = self.depth;
-        self.inner.serialize_value(&Limited { value, depth })
+        self.inner.serialize_value(&DepthLimited { value, depth })
     }
 
     #[inline]

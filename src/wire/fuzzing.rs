@@ -3,7 +3,7 @@
 use super::{
     codec,
     handle::{self, Attached, Descriptor},
-    kind::Kind,
+    kind::ObjectKind,
 };
 use serde::{Deserialize, Serialize};
 use std::{
@@ -156,7 +156,7 @@ pub(crate) const VALUES: Target = Target {
     run: |input| {
         let mut script = Script(input);
         let kind = script.byte();
-        let given = attached(usize::from(script.byte() % 4), Kind::Descriptor as u8);
+        let given = attached(usize::from(script.byte() % 4), ObjectKind::Descriptor as u8);
         match kind % 5 {
             0 => comes_back::<Tree>(script.0, given),
             1 => comes_back::<Vec<u8>>(script.0, given),

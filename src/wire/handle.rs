@@ -1,15 +1,17 @@
-//! Descriptors inside serde values: they travel beside the bytes, which hold their places in a list.
+//! Descriptors inside serde values: they travel beside the bytes, which hold their places in a
+//! list.
 //!
-//! A [`Descriptor`] anywhere in a value puts itself into the list of the encoding that is under way on this thread, and takes
-//! itself out of that of the decoding. So a handle can lie in any struct, collection or enum of the user's, and whoever
-//! moves the bytes moves the list with them ([`collect`] on one side, [`provide`] on the other). Elsewhere, in a file say, a
-//! handle makes no sense, and serialising one is an error.
+//! A [`Descriptor`] anywhere in a value puts itself into the list of the encoding that is under way
+//! on this thread, and takes itself out of that of the decoding. So a handle can lie in any struct,
+//! collection or enum of the user's, and whoever moves the bytes moves the list with them
+//! ([`collect`] on one side, [`provide`] on the other). Elsewhere, in a file say, a handle makes no
+//! sense, and serialising one is an error.
 //!
 //! The list also says which [`Kind`] of handle each descriptor is a part of, and it is claimed as
 //! that alone. Else safe code would get a file that backs a borrow, or shared memory made of a file
 //! that it writes to. The bytes cannot say it: implementations of serde's traits choose them.
 
-use super::kind::Kind;
+use super::kind::ObjectKind;
 use crate::error::{Error, Result};
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de::Error as _, ser::Error as _};
 use std::{
@@ -20,33 +22,37 @@ use std::{
 };
 
 /// What serde is told about a handle in a value that is not on its way to another process.
-const NOT_HERE: &str = "a handle can only travel as an argument, a result or through a connection";
+const OUTSIDE_OF_A_MESSAGE: &str =
+    "a handle can only travel as an argument, a result or through a connection";
 
 thread_local! {
-    /// The lists of this thread's encodings, one behind the other: an implementation of serde's traits may send values itself.
+    /// The lists of this thread's encodings, one behind the other: an implementation of serde's
+    /// traits may send values itself.
     static ENCODING: RefCell<Vec<Attached>> = const { RefCell::new(Vec::new()) };
-    /// Where the list of the innermost encoding begins; `NOWHERE` outside of one. This and `END` are words of their own: they
-    /// are looked at for every value, and nearly none holds a handle.
+    /// Where the list of the innermost encoding begins; `NOWHERE` outside of one. This and `END`
+    /// are words of their own: they are looked at for every value, and nearly none holds a handle.
     static START: Cell<usize> = const { Cell::new(NOWHERE) };
     /// How long all the lists are.
     static END: Cell<usize> = const { Cell::new(0) };
     /// For whom the innermost encoding is.
-    static AUDIENCE: Cell<u64> = const { Cell::new(ANYBODY) };
+    static AUDIENCE: Cell<u64> = const { Cell::new(ANY_AUDIENCE) };
     /// The list of the innermost decoding; none outside of one. What has been claimed is gone.
     static DECODING: Cell<Option<Vec<Option<Attached>>>> = const { Cell::new(None) };
 }
 
 /// The audience of a value that may arrive anywhere.
-pub(crate) const ANYBODY: u64 = 0;
+pub(crate) const ANY_AUDIENCE: u64 = 0;
 
 /// In the place of a number.
 const NOWHERE: usize = usize::MAX;
 
-/// An open descriptor that can be a part of a [`Wire`](crate::Wire) value: how a file, a socket or a terminal travels.
+/// An open descriptor that can be a part of a [`Wire`](crate::Wire) value: how a file, a socket or
+/// a terminal travels.
 ///
-/// In an argument, a result or a message it arrives as a descriptor of the same open file, so that both share its position.
-/// Encoding it for anything else is an error. Clones share one descriptor, which is closed with the last of them; in the
-/// sending process a task's or a process's argument may keep it open until the task is done, or the process started.
+/// In an argument, a result or a message it arrives as a descriptor of the same open file, so that
+/// both share its position. Encoding it for anything else is an error. Clones share one descriptor,
+/// which is closed with the last of them; in the sending process a task's or a process's argument
+/// may keep it open until the task is done, or the process started.
 ///
 /// It is received only where a `Descriptor` was sent, and a lock, a queue, shared data or a
 /// connection only as what it is. Anything else is an error of
@@ -92,8 +98,8 @@ impl Descriptor {
         self.0
     }
 
-    /// Takes the descriptor out, to become a [`File`](std::fs::File), a socket or whatever it is. If clones share it, they keep
-    /// it, and this one is a duplicate.
+    /// Takes the descriptor out, to become a [`File`](std::fs::File), a socket or whatever it is.
+    /// If clones share it, they keep it, and this one is a duplicate.
     ///
     /// # Errors
     ///
@@ -142,14 +148,15 @@ impl AsFd for Attached {
     }
 }
 
-/// Encodes, and appends the descriptors of what was encoded to `list`, in the order of their numbers in the bytes.
+/// Encodes, and appends the descriptors of what was encoded to `list`, in the order of their
+/// numbers in the bytes.
 ///
 /// They are shared with the value and stay open at least as long as the list does.
 #[inline]
 pub(crate) fn collect<T>(list: &mut Vec<Attached>, encode: impl FnOnce() -> T) -> T {
     /// Puts back the outer list, also when the encoding panics.
-    struct PutBack(usize, u64);
-    impl Drop for PutBack {
+    struct RestoreEncoding(usize, u64);
+    impl Drop for RestoreEncoding {
         #[inline]
         fn drop(&mut self) {
             AUDIENCE.set(self.1);
@@ -160,26 +167,28 @@ pub(crate) fn collect<T>(list: &mut Vec<Attached>, encode: impl FnOnce() -> T) -
         }
     }
     let start = END.get();
-    let _outer = PutBack(START.replace(start), AUDIENCE.replace(ANYBODY));
+    let _outer = RestoreEncoding(START.replace(start), AUDIENCE.replace(ANY_AUDIENCE));
     let outcome = encode();
-    // The list is not touched for a value without handles: that would cost as much as encoding a number.
+    // The list is not touched for a value without handles: that would cost as much as encoding a
+    // number.
     if END.get() > start {
         list.append(&mut split_off(start));
     }
     outcome
 }
 
-/// Has what encodes a part of the innermost encoding know for whom it is, by a number that those two agree on.
+/// Has what encodes a part of the innermost encoding know for whom it is, by a number that those
+/// two agree on.
 #[inline]
-pub(crate) fn address_to<T>(audience: u64, encode: impl FnOnce() -> T) -> T {
-    struct PutBack(u64);
-    impl Drop for PutBack {
+pub(crate) fn with_audience<T>(audience: u64, encode: impl FnOnce() -> T) -> T {
+    struct RestoreAudience(u64);
+    impl Drop for RestoreAudience {
         #[inline]
         fn drop(&mut self) {
             AUDIENCE.set(self.0);
         }
     }
-    let _outer = PutBack(AUDIENCE.replace(audience));
+    let _outer = RestoreAudience(AUDIENCE.replace(audience));
     encode()
 }
 
@@ -197,24 +206,26 @@ fn split_off(start: usize) -> Vec<Attached> {
     list.unwrap_or_default()
 }
 
-/// Decodes what was encoded in [`collect`], given the descriptors that came with it, in their order.
+/// Decodes what was encoded in [`collect`], given the descriptors that came with it, in their
+/// order.
 ///
 /// Each can be claimed once; one that is not claimed is closed.
 #[inline]
 pub(crate) fn provide<T>(descriptors: Vec<Attached>, decode: impl FnOnce() -> T) -> T {
     /// Puts back the outer list, also when the decoding panics.
-    struct PutBack(Option<Vec<Option<Attached>>>);
-    impl Drop for PutBack {
+    struct RestoreDecoding(Option<Vec<Option<Attached>>>);
+    impl Drop for RestoreDecoding {
         fn drop(&mut self) {
             swap(self.0.take());
         }
     }
     let list = descriptors.into_iter().map(Some).collect();
-    let _outer = PutBack(swap(Some(list)));
+    let _outer = RestoreDecoding(swap(Some(list)));
     decode()
 }
 
-/// Replaces the list of the decoding. On a thread whose thread-locals are gone already there is none, and handles do not travel.
+/// Replaces the list of the decoding. On a thread whose thread-locals are gone already there is
+/// none, and handles do not travel.
 #[inline]
 fn swap(list: Option<Vec<Option<Attached>>>) -> Option<Vec<Option<Attached>>> {
     DECODING.try_with(|it| it.replace(list)).ok().flatten()
@@ -245,11 +256,11 @@ enum Unclaimed {
 impl fmt::Display for Unclaimed {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let name = |number| {
-            let kind = Kind::of_number(number);
+            let kind = ObjectKind::of_number(number);
             kind.map_or("no kind of handle".to_owned(), |it| it.to_string())
         };
         match *self {
-            Self::NotHere => f.write_str(NOT_HERE),
+            Self::NotHere => f.write_str(OUTSIDE_OF_A_MESSAGE),
             Self::Lost => f.write_str("a handle has lost its descriptor"),
             Self::Another(sent, wanted) => {
                 let (sent, wanted) = (name(sent), name(wanted));
@@ -287,7 +298,7 @@ pub(crate) fn serialize_as<S: Serializer>(
     descriptor: &Descriptor,
     serializer: S,
 ) -> Result<S::Ok, S::Error> {
-    let number = enlist(kind, descriptor).ok_or_else(|| S::Error::custom(NOT_HERE))?;
+    let number = enlist(kind, descriptor).ok_or_else(|| S::Error::custom(OUTSIDE_OF_A_MESSAGE))?;
     number.serialize(serializer)
 }
 
@@ -342,13 +353,13 @@ impl AsFd for Descriptor {
 
 impl Serialize for Descriptor {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        serialize_as(Kind::Descriptor as u8, self, serializer)
+        serialize_as(ObjectKind::Descriptor as u8, self, serializer)
     }
 }
 
 impl<'de> Deserialize<'de> for Descriptor {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        deserialize_as(Kind::Descriptor as u8, deserializer)
+        deserialize_as(ObjectKind::Descriptor as u8, deserializer)
     }
 }
 
@@ -359,13 +370,13 @@ mod tests {
     use crate::wire::{Wire, codec};
     use std::{panic, time::Duration};
 
-    fn encode<T: Wire>(value: &T) -> (Result<Vec<u8>, codec::Reason>, Vec<Attached>) {
+    fn encode<T: Wire>(value: &T) -> (Result<Vec<u8>, codec::CodecErrorText>, Vec<Attached>) {
         let (mut list, mut bytes) = (Vec::new(), Vec::new());
         let encoded = collect(&mut list, || codec::encode(value, &mut bytes));
         (encoded.map(|()| bytes), list)
     }
 
-    fn decode<T: Wire>(bytes: &[u8], fds: Vec<Attached>) -> Result<T, codec::Reason> {
+    fn decode<T: Wire>(bytes: &[u8], fds: Vec<Attached>) -> Result<T, codec::CodecErrorText> {
         provide(fds, || codec::decode(&mut bytes.to_vec()))
     }
 
@@ -382,12 +393,12 @@ mod tests {
     }
 
     fn attached(descriptor: Descriptor) -> Attached {
-        let kind = Kind::Descriptor as u8;
+        let kind = ObjectKind::Descriptor as u8;
         Attached { kind, descriptor }
     }
 
     fn is_at_end(reader: &Descriptor) -> bool {
-        poll::readable(reader, Some(Duration::ZERO)).expect("a pipe")
+        poll::is_readable(reader, Some(Duration::ZERO)).expect("a pipe")
             && pipe::read(reader, &mut [0]).expect("a pipe") == 0
     }
 
@@ -409,9 +420,9 @@ mod tests {
     fn a_descriptor_travels_nowhere_else() {
         let (reader, _) = ends();
         let refusal = codec::encode(&reader, &mut Vec::new()).expect_err("no list");
-        assert_eq!(refusal, NOT_HERE);
+        assert_eq!(refusal, OUTSIDE_OF_A_MESSAGE);
         let refusal = codec::decode::<Descriptor>(&mut vec![0; 4]).expect_err("no list");
-        assert_eq!(refusal, NOT_HERE);
+        assert_eq!(refusal, OUTSIDE_OF_A_MESSAGE);
     }
 
     #[test]
@@ -429,7 +440,7 @@ mod tests {
         let (reader, writer) = ends();
         let mut outer = Vec::new();
         let numbers = collect(&mut outer, || {
-            let kind = Kind::Descriptor as u8;
+            let kind = ObjectKind::Descriptor as u8;
             let first = enlist(kind, &reader);
             let (inner, list) = encode(&writer);
             assert_eq!((inner.expect("it has a list"), list.len()), (vec![0; 4], 1));
@@ -443,11 +454,11 @@ mod tests {
             (first, enlist(kind, &writer))
         });
         assert_eq!((numbers, outer.len()), ((Some(0), Some(1)), 2));
-        assert_eq!(enlist(Kind::Descriptor as u8, &reader), None);
+        assert_eq!(enlist(ObjectKind::Descriptor as u8, &reader), None);
     }
     #[test]
     fn a_descriptor_is_claimed_only_as_what_it_is_a_part_of() {
-        type Part = PartOf<{ Kind::Array as u8 }>;
+        type Part = PartOf<{ ObjectKind::Array as u8 }>;
         let (_, writer) = ends();
         let (bytes, list) = encode(&Part::from(writer));
         let bytes = bytes.expect("a value that can be encoded");
@@ -471,10 +482,10 @@ mod tests {
 
     #[test]
     fn each_kind_is_found_by_its_number() {
-        for number in 1..=Kind::Descriptor as u8 {
-            let kind = Kind::of_number(number).expect("a kind");
+        for number in 1..=ObjectKind::Descriptor as u8 {
+            let kind = ObjectKind::of_number(number).expect("a kind");
             assert_eq!(kind as u8, number);
         }
-        assert_eq!(Kind::of_number(0), None);
+        assert_eq!(ObjectKind::of_number(0), None);
     }
 }

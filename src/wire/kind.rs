@@ -4,7 +4,7 @@ use std::fmt;
 
 /// What a handle is, as a user knows it. The number of each travels, and stands in shared memory.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Kind {
+pub(crate) enum ObjectKind {
     Lock = 1,
     RLock,
     Semaphore,
@@ -25,7 +25,7 @@ pub(crate) enum Kind {
     Descriptor,
 }
 
-impl Kind {
+impl ObjectKind {
     const ALL: [Self; 18] = [
         Self::Lock,
         Self::RLock,
@@ -53,7 +53,7 @@ impl Kind {
     }
 }
 
-impl fmt::Display for Kind {
+impl fmt::Display for ObjectKind {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         fmt::Debug::fmt(self, f)
     }

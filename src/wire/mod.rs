@@ -18,12 +18,13 @@ use serde::{Serialize, de::DeserializeOwned};
 
 /// A value that can be sent to another process: anything that serde can turn into bytes and back.
 ///
-/// Implemented for every type that has both serde traits, owns what it holds, and therefore can be rebuilt elsewhere. The
-/// encoding is not self-describing, so a type with a serde attribute that looks at the data first (`flatten`, `untagged`,
-/// `tag`, `tag` with `content`), or that leaves fields out (`skip_serializing_if`), is an error of
-/// [`ErrorKind::Codec`](crate::ErrorKind::Codec), which names the type and the attribute. A field with only one of
-/// `skip_serializing` and `skip_deserializing` is the same error, and so is a value that is nested deeper than
-/// [`max_depth`](crate::max_depth) levels.
+/// Implemented for every type that has both serde traits, owns what it holds, and therefore can be
+/// rebuilt elsewhere. The encoding is not self-describing, so a type with a serde attribute that
+/// looks at the data first (`flatten`, `untagged`, `tag`, `tag` with `content`), or that leaves
+/// fields out (`skip_serializing_if`), is an error of
+/// [`ErrorKind::Codec`](crate::ErrorKind::Codec), which names the type and the attribute. A field
+/// with only one of `skip_serializing` and `skip_deserializing` is the same error, and so is a
+/// value that is nested deeper than [`max_depth`](crate::max_depth) levels.
 #[diagnostic::on_unimplemented(
     message = "`{Self}` cannot be sent to another process",
     label = "does not implement `serde::Serialize` and `serde::de::DeserializeOwned`",

@@ -1,7 +1,7 @@
 //! What the fuzz target `handshake` does: plays a peer that knows the key and makes mistakes, at
 //! either end.
 
-use super::{ANSWER, CHALLENGE, Handshake, NAME, NONCE, mac, prove};
+use super::{ANSWER_LEN, CHALLENGE_LEN, Handshake, NONCE_LEN, PROTOCOL, mac, prove};
 use crate::ipc::AuthKey;
 use crate::sys::socket;
 use crate::wire::fuzzing::{Script, Target};
@@ -32,15 +32,15 @@ fn answer(script: &mut Script<'_>) {
     let key = AuthKey::from(b"key");
     let (ours, theirs) = pair();
     let mut handshake = Handshake::begin(ours).expect("room for a challenge");
-    let mut challenge = [0; CHALLENGE];
+    let mut challenge = [0; CHALLENGE_LEN];
     assert_eq!(
         socket::try_read(&theirs, &mut challenge).ok(),
-        Some(CHALLENGE)
+        Some(CHALLENGE_LEN)
     );
-    let nonce = script.array::<NONCE>();
-    let proof = mac(&key, b"client", &challenge[NAME.len()..], &nonce);
+    let nonce = script.array::<NONCE_LEN>();
+    let proof = mac(&key, b"client", &challenge[PROTOCOL.len()..], &nonce);
     let right = [&nonce[..], &proof.finalize().into_bytes()].concat();
-    assert_eq!(right.len(), ANSWER);
+    assert_eq!(right.len(), ANSWER_LEN);
     let mut answer = right.clone();
     spoil(&mut answer, script);
     let mut outcome = Ok(false);
@@ -57,7 +57,7 @@ fn answer(script: &mut Script<'_>) {
 /// nonce.
 fn challenge(script: &mut Script<'_>) {
     let (ours, theirs) = pair();
-    let mut challenge = [&NAME[..], &script.array::<NONCE>()].concat();
+    let mut challenge = [&PROTOCOL[..], &script.array::<NONCE_LEN>()].concat();
     spoil(&mut challenge, script);
     challenge.truncate(script.byte().into());
     challenge.extend(script.bytes(64));
@@ -89,11 +89,11 @@ pub(crate) const HANDSHAKE: Target = Target {
         }
     },
     seeds: || {
-        let nonce = [7; NONCE];
+        let nonce = [7; NONCE_LEN];
         let right = [&[0][..], &nonce, &[0, 64]].concat();
         let in_parts = [&[0][..], &nonce, &[0, 10, 20, 34]].concat();
         let wrong = [&[0][..], &nonce, &[1, 40, 1, 64]].concat();
-        let silent = [&[1][..], &nonce, &[0, CHALLENGE as u8]].concat();
+        let silent = [&[1][..], &nonce, &[0, CHALLENGE_LEN as u8]].concat();
         let unproved = [&silent[..], &[9; 32]].concat();
         vec![right, in_parts, wrong, silent, unproved]
     },

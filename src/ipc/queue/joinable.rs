@@ -1,17 +1,18 @@
 //! The queue that knows when everything in it was done with.
 
-use super::items::Items;
-use super::methods::{handle, queue};
+use super::macros::{handle, queue};
 use super::ring::Limit;
+use super::typed_ring::TypedRing;
 use crate::error::{Error, ErrorKind, Result};
-use crate::shm::Kind;
+use crate::shm::ObjectKind;
 use crate::wire::Wire;
 use std::time::Duration;
 
-/// A [`Queue`](crate::Queue) whose items are counted again when they are done with, so that one can wait until all are.
+/// A [`Queue`](crate::Queue) whose items are counted again when they are done with, so that one can
+/// wait until all are.
 ///
-/// A consumer that dies with an item in hand leaves it undone, and [`join`](Self::join) waiting; with
-/// [`join_timeout`](Self::join_timeout) that is found out.
+/// A consumer that dies with an item in hand leaves it undone, and [`join`](Self::join) waiting;
+/// with [`join_timeout`](Self::join_timeout) that is found out.
 ///
 /// # Examples
 ///
@@ -35,7 +36,7 @@ use std::time::Duration;
 /// assert_eq!(worker.result()?, 6);
 /// # Ok::<(), procpool::Error>(())
 /// ```
-pub struct JoinableQueue<T>(Items<T>);
+pub struct JoinableQueue<T>(TypedRing<T>);
 
 handle!(JoinableQueue);
 queue!(JoinableQueue);
@@ -45,17 +46,18 @@ impl<T: Wire> JoinableQueue<T> {
     ///
     /// # Errors
     ///
-    /// [`ErrorKind::InvalidInput`] if that was said of as many items as were ever put; [`ErrorKind::Disconnected`] when
-    /// something else has written to the queue's memory.
+    /// [`ErrorKind::InvalidInput`] if that was said of as many items as were ever put;
+    /// [`ErrorKind::Disconnected`] when something else has written to the queue's memory.
     pub fn task_done(&self) -> Result<()> {
-        if self.0.ring().done()? {
+        if self.0.ring().task_done()? {
             return Ok(());
         }
         let message = "`task_done` was called more often than items were put";
         Err(Error::new(ErrorKind::InvalidInput, message))
     }
 
-    /// Waits until every item that was put is done with; at once if none was. A closed queue can be waited for, too.
+    /// Waits until every item that was put is done with; at once if none was. A closed queue can be
+    /// waited for, too.
     ///
     /// # Errors
     ///

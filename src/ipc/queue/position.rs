@@ -1,21 +1,21 @@
 //! Where producers and consumers stand: seven words each, of which one is changed to commit.
 //!
-//! A position has more parts than one store can write. So there is room for two, and a count of commits whose lowest bit says
-//! which of them holds. Whoever has the side's lock writes the other one, then counts: dying before that has changed
-//! nothing, dying after it has changed all.
+//! A position has more parts than one store can write. So there is room for two, and a count of
+//! commits whose lowest bit says which of them holds. Whoever has the side's lock writes the other
+//! one, then counts: dying before that has changed nothing, dying after it has changed all.
 //!
 //! | word | holds |
 //! |---|---|
 //! | 0 | commits so far; the position that holds is the one at 1 + 3 * (commits % 2) |
 //! | 1, 4 | items that were put, or taken |
-//! | 2, 5 | chunks that were entered, the first included |
-//! | 3, 6 | bit 63: closed; bits 56 to 62: the chunk; the rest: the offset in it |
+//! | 2, 5 | blocks that were entered, the first included |
+//! | 3, 6 | bit 63: closed; bits 56 to 62: the block; the rest: the offset in it |
 //!
 //! `tests/loom/ipc` loads positions while they change, in every order that the memory model allows.
 
-use super::chunk::Chunk;
-use super::damaged::damaged;
-use super::record::HEADER;
+use super::block::Block;
+use super::corrupted::err_corrupted;
+use super::record::HEADER_LEN;
 use crate::error::Result;
 use crate::sys::atomic::{AtomicU64, Ordering};
 
@@ -23,20 +23,21 @@ use crate::sys::atomic::{AtomicU64, Ordering};
 pub(super) const WORDS: usize = 7;
 
 const CLOSED: u64 = 1 << 63;
-const CHUNK_SHIFT: u32 = 56;
+const BLOCK_SHIFT: u32 = 56;
 
-/// Looks at a position that changes all the time. Each one in vain takes a commit, and a commit takes longer than a look.
-const LOOKS: usize = 1 << 20;
+/// Looks at a position that changes all the time. Each one in vain takes a commit, and a commit
+/// takes longer than a look.
+const MAX_LOADS: usize = 1 << 20;
 
 /// Where one side of a queue stands.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Position {
     /// That were put, or taken, since the queue was made.
     pub(super) items: u64,
-    /// Chunks that were entered, the first included.
-    pub(super) visit: u64,
-    pub(super) chunk: Chunk,
-    /// Bytes from the chunk's start to the next record.
+    /// Blocks that were entered, the first included.
+    pub(super) generation: u64,
+    pub(super) block: Block,
+    /// Bytes from the block's start to the next record.
     pub(super) offset: usize,
     /// Of producers: no item may be put any more.
     pub(super) is_closed: bool,
@@ -45,27 +46,31 @@ pub(super) struct Position {
 impl Position {
     const START: Self = Self {
         items: 0,
-        visit: 1,
-        chunk: Chunk::FIRST,
+        generation: 1,
+        block: Block::FIRST,
         offset: 0,
         is_closed: false,
     };
 
     fn to_words(self) -> [u64; 3] {
-        let chunk = (self.chunk.number() as u64) << CHUNK_SHIFT;
+        let block = (self.block.number() as u64) << BLOCK_SHIFT;
         let closed = if self.is_closed { CLOSED } else { 0 };
-        [self.items, self.visit, closed | chunk | self.offset as u64]
+        [
+            self.items,
+            self.generation,
+            closed | block | self.offset as u64,
+        ]
     }
 
     /// Returns `None` for words that no commit has written: a record must fit at the place.
-    fn from_words([items, visit, place]: [u64; 3]) -> Option<Self> {
-        let chunk = Chunk::from_number((place & !CLOSED) >> CHUNK_SHIFT)?;
-        let offset = (place & ((1 << CHUNK_SHIFT) - 1)) as usize;
-        let is_inside = offset.is_multiple_of(HEADER) && offset <= chunk.size() - HEADER;
+    fn from_words([items, generation, place]: [u64; 3]) -> Option<Self> {
+        let block = Block::from_number((place & !CLOSED) >> BLOCK_SHIFT)?;
+        let offset = (place & ((1 << BLOCK_SHIFT) - 1)) as usize;
+        let is_inside = offset.is_multiple_of(HEADER_LEN) && offset <= block.size() - HEADER_LEN;
         is_inside.then_some(Self {
             items,
-            visit,
-            chunk,
+            generation,
+            block,
             offset,
             is_closed: place & CLOSED != 0,
         })
@@ -74,9 +79,9 @@ impl Position {
 
 /// The words of one side's position, in shared memory.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct Mark<'a>(pub(super) &'a [AtomicU64; WORDS]);
+pub(super) struct AtomicPosition<'a>(pub(super) &'a [AtomicU64; WORDS]);
 
-impl Mark<'_> {
+impl AtomicPosition<'_> {
     /// Where a queue begins; before anybody else knows it.
     pub(super) fn init(self) {
         self.commit(Position::START);
@@ -87,18 +92,19 @@ impl Mark<'_> {
     /// Fails if something else than a commit has written the words.
     #[inline]
     pub(super) fn load(self) -> Result<Position> {
-        for _ in 0..LOOKS {
+        for _ in 0..MAX_LOADS {
             // Acquire: what was written before the commit is seen by whoever sees the commit.
             let commits = self.commits().load(Ordering::Acquire);
-            // Acquire: if a part is of a later commit than the next one, then the next one is seen below.
-            let words = self.place(commits).each_ref();
+            // Acquire: if a part is of a later commit than the next one, then the next one is seen
+            // below.
+            let words = self.slot(commits).each_ref();
             let words = words.map(|it| it.load(Ordering::Acquire));
             if self.commits().load(Ordering::Relaxed) == commits {
-                return Position::from_words(words).ok_or_else(damaged);
+                return Position::from_words(words).ok_or_else(err_corrupted);
             }
             std::hint::spin_loop();
         }
-        Err(damaged())
+        Err(err_corrupted())
     }
 
     /// Moves the side, all at once. By the holder of its lock.
@@ -106,8 +112,9 @@ impl Mark<'_> {
     pub(super) fn commit(self, position: Position) {
         // Relaxed: only holders of the lock write it.
         let next = self.commits().load(Ordering::Relaxed).wrapping_add(1);
-        for (word, value) in self.place(next).iter().zip(position.to_words()) {
-            // Release: see `load`. The position that this overwrites holds no more since the last commit.
+        for (word, value) in self.slot(next).iter().zip(position.to_words()) {
+            // Release: see `load`. The position that this overwrites holds no more since the last
+            // commit.
             word.store(value, Ordering::Release);
         }
         // Release: with the position goes everything that was written, or read, until now.
@@ -118,7 +125,7 @@ impl Mark<'_> {
         &self.0[0]
     }
 
-    fn place(&self, commits: u64) -> &[AtomicU64; 3] {
+    fn slot(&self, commits: u64) -> &[AtomicU64; 3] {
         let start = if commits.is_multiple_of(2) { 1 } else { 4 };
         let words = self.0[start..].first_chunk();
         words.expect("there are two places of three words behind the first word")
@@ -133,14 +140,14 @@ mod tests {
     #[test]
     fn every_part_of_a_position_comes_back() {
         let words = Default::default();
-        let mark = Mark(&words);
+        let mark = AtomicPosition(&words);
         mark.init();
         assert_eq!(mark.load().ok(), Some(Position::START));
         for is_closed in [false, true] {
             let position = Position {
                 items: u64::MAX,
-                visit: 77,
-                chunk: Chunk::from_number(49).expect("a chunk"),
+                generation: 77,
+                block: Block::from_number(49).expect("a block"),
                 offset: (1 << 40) - 8,
                 is_closed,
             };
@@ -152,10 +159,10 @@ mod tests {
     #[test]
     fn a_commit_that_was_not_finished_is_none() {
         let words: [AtomicU64; WORDS] = Default::default();
-        let mark = Mark(&words);
+        let mark = AtomicPosition(&words);
         mark.init();
         // What a producer leaves that dies before it counts its commit.
-        for word in mark.place(2) {
+        for word in mark.slot(2) {
             word.store(u64::MAX, Ordering::Relaxed);
         }
         assert_eq!(mark.load().ok(), Some(Position::START));
@@ -164,12 +171,12 @@ mod tests {
     #[test]
     fn positions_are_never_torn() {
         let (words, rounds) = (Default::default(), 100_000);
-        let mark = Mark(&words);
+        let mark = AtomicPosition(&words);
         mark.init();
         let at = |n| Position {
             items: n,
-            visit: n + 1,
-            offset: n as usize % 1000 * HEADER,
+            generation: n + 1,
+            offset: n as usize % 1000 * HEADER_LEN,
             ..Position::START
         };
         thread::scope(|scope| {

@@ -1,21 +1,22 @@
-//! Taking items out of chunks, by whoever has the consumers' lock.
+//! Taking items out of blocks, by whoever has the consumers' lock.
 
-use super::chunk::{CHUNKS, Chunk};
-use super::damaged::damaged;
-use super::memory::{Memory, Side};
+use super::block::{BLOCKS, Block};
+use super::corrupted::err_corrupted;
+use super::memory::{QueueMemory, Side};
 use super::position::Position;
-use super::record::{self, HEADER, Record};
+use super::record::{self, HEADER_LEN, Record};
 use crate::error::{Error, Result};
 use crate::shm::View;
 use parking_lot::Mutex;
 use std::{borrow::Cow, io, ops::Range, sync::atomic::Ordering};
 
-/// Bytes of a large chunk that go back to the system at once when they were read.
-const STEP: usize = 1 << 20;
+/// Bytes of a large block that go back to the system at once when they were read.
+const RELEASE_STEP: usize = 1 << 20;
 
-/// Copies items from the head on. They are taken once that is committed; if it never is, the next one copies them again.
+/// Copies items from the head on. They are taken once that is committed; if it never is, the next
+/// one copies them again.
 pub(super) struct Reader<'a> {
-    memory: &'a Memory,
+    memory: &'a QueueMemory,
     /// Where the consumers stand for everybody else.
     committed: Position,
     head: Position,
@@ -23,23 +24,27 @@ pub(super) struct Reader<'a> {
     tail: Position,
 }
 
-/// Where the producers stood when this process last looked: as long as items are left before that, it need not look again,
-/// which would take the cache line from a producer that writes it.
-pub(super) type Seen = Mutex<Option<Position>>;
+/// Where the producers stood when this process last looked: as long as items are left before that,
+/// it need not look again, which would take the cache line from a producer that writes it.
+pub(super) type CachedTail = Mutex<Option<Position>>;
 
 impl<'a> Reader<'a> {
-    /// `least` is how many items are wanted.
+    /// `min_class` is how many items are wanted.
     #[inline]
-    pub(super) fn new(memory: &'a Memory, seen: &Seen, least: usize) -> Result<Self> {
+    pub(super) fn new(
+        memory: &'a QueueMemory,
+        cached_tail: &CachedTail,
+        min: usize,
+    ) -> Result<Self> {
         let head = memory.head().load()?;
-        let mut seen = seen.lock();
-        let is_enough = |tail: &Position| tail.items.saturating_sub(head.items) >= least as u64;
-        let tail = match *seen {
+        let mut cached_tail = cached_tail.lock();
+        let is_enough = |tail: &Position| tail.items.saturating_sub(head.items) >= min as u64;
+        let tail = match *cached_tail {
             Some(tail) if is_enough(&tail) => tail,
-            _ => *seen.insert(memory.tail().load()?),
+            _ => *cached_tail.insert(memory.tail().load()?),
         };
         if tail.items < head.items {
-            return Err(damaged());
+            return Err(err_corrupted());
         }
         Ok(Self {
             memory,
@@ -56,7 +61,7 @@ impl<'a> Reader<'a> {
 
     /// How many items are there.
     #[inline]
-    pub(super) fn waiting(&self) -> u64 {
+    pub(super) fn available(&self) -> u64 {
         self.tail.items - self.head.items
     }
 
@@ -64,7 +69,8 @@ impl<'a> Reader<'a> {
     #[inline]
     pub(super) fn read(&mut self, into: &mut Vec<u8>) -> Result<()> {
         let (view, bytes, next) = self.find()?;
-        into.try_reserve(bytes.len()).map_err(|_| too_large())?;
+        into.try_reserve(bytes.len())
+            .map_err(|_| err_out_of_memory())?;
         view.copy_out(bytes.start, bytes.len(), into);
         self.head.items += 1;
         self.head.offset = next;
@@ -78,78 +84,83 @@ impl<'a> Reader<'a> {
             return;
         }
         self.memory.head().commit(self.head);
-        if !self.head.chunk.is_hot() {
-            self.give_back_steps();
+        if !self.head.block.is_hot() {
+            self.release_read_steps();
         }
         self.committed = self.head;
     }
 
     /// While the lock is held: later, a producer may have written there again.
-    fn give_back_steps(&self) {
+    fn release_read_steps(&self) {
         let (before, now) = (self.committed, self.head);
-        let start = match before.visit == now.visit {
-            true => before.offset / STEP,
+        let start = match before.generation == now.generation {
+            true => before.offset / RELEASE_STEP,
             false => 0,
         };
-        let part = start * STEP..now.offset / STEP * STEP;
+        let part = start * RELEASE_STEP..now.offset / RELEASE_STEP * RELEASE_STEP;
         if !part.is_empty() {
-            self.memory.give_back(now.chunk, part);
+            self.memory.release(now.block, part);
         }
     }
 
     /// Where the next item lies, and the record behind it.
     #[inline]
     fn find(&mut self) -> Result<(Cow<'a, View>, Range<usize>, usize)> {
-        // A jump leads to an item, or to one more jump behind an item that could not be put. In memory that something else has
-        // written to, jumps may go in a circle.
-        for _ in 0..CHUNKS {
-            let Position { chunk, offset, .. } = self.head;
-            let view = self.memory.chunk(Side::Consumers, chunk)?;
+        // A jump leads to an item, or to one more jump behind an item that could not be put. In
+        // memory that something else has written to, jumps may go in a circle.
+        for _ in 0..BLOCKS {
+            let Position { block, offset, .. } = self.head;
+            let view = self.memory.block(Side::Consumers, block)?;
             // Relaxed: it was written before the tail was committed, whose load was an acquire.
             let word = view.atomic_u64(offset).load(Ordering::Relaxed);
             match Record::from_word(word) {
                 Some(Record::Item(bytes)) if self.is_before_tail() => {
-                    let place = record::place(offset, bytes, chunk.size());
-                    let (bytes, next) = place.ok_or_else(damaged)?;
+                    let layout = record::layout(offset, bytes, block.size());
+                    let (bytes, next) = layout.ok_or_else(err_corrupted)?;
                     return Ok((view, bytes, next));
                 }
-                Some(Record::Jump(next)) if self.head.visit < self.tail.visit => self.leave(next),
-                _ => return Err(damaged()),
+                Some(Record::Jump(next)) if self.head.generation < self.tail.generation => {
+                    self.enter_next_block(next)
+                }
+                _ => return Err(err_corrupted()),
             }
         }
-        Err(damaged())
+        Err(err_corrupted())
     }
 
     /// Whether producers have put something behind the head.
     #[inline]
     fn is_before_tail(&self) -> bool {
         let (head, tail) = (&self.head, &self.tail);
-        head.visit < tail.visit
-            || (head.visit, head.chunk) == (tail.visit, tail.chunk) && head.offset < tail.offset
+        head.generation < tail.generation
+            || (head.generation, head.block) == (tail.generation, tail.block)
+                && head.offset < tail.offset
     }
 
-    /// Goes on to the next chunk, and gives back the memory of this one unless the producers work with it.
-    fn leave(&mut self, next: Chunk) {
+    /// Goes on to the next block, and gives back the memory of this one unless the producers work
+    /// with it.
+    fn enter_next_block(&mut self, next: Block) {
         // What goes back must have been taken.
         self.commit();
-        let Position { chunk, offset, .. } = self.head;
-        if chunk.is_given_up_for(self.tail.chunk) {
-            // Before the commit that leaves it, as a producer may write to it then; all but the page of the record that
-            // leads on, which is still needed if that commit never comes.
-            self.memory.give_back(chunk, 0..offset);
-            self.memory.give_back(chunk, offset + HEADER..chunk.size());
+        let Position { block, offset, .. } = self.head;
+        if block.should_release(self.tail.block) {
+            // Before the commit that leaves it, as a producer may write to it then; all but the
+            // page of the record that leads on, which is still needed if that commit never comes.
+            self.memory.release(block, 0..offset);
+            self.memory
+                .release(block, offset + HEADER_LEN..block.size());
         }
-        if !chunk.is_hot() && next.is_hot() {
+        if !block.is_hot() && next.is_hot() {
             self.memory.unmap_large(Side::Consumers);
         }
-        self.head.visit += 1;
-        self.head.chunk = next;
+        self.head.generation += 1;
+        self.head.block = next;
         self.head.offset = 0;
     }
 }
 
 #[cold]
-fn too_large() -> Error {
+fn err_out_of_memory() -> Error {
     let message = "failed to take an item from a queue";
     Error::io(message, io::ErrorKind::OutOfMemory.into())
 }

@@ -1,15 +1,15 @@
 //! The queue that only puts and gets.
 
-use super::items::Items;
-use super::methods::handle;
+use super::macros::handle;
 use super::ring::Limit;
+use super::typed_ring::TypedRing;
 use crate::error::Result;
-use crate::shm::Kind;
+use crate::shm::ObjectKind;
 use crate::wire::Wire;
 
-/// A first-in, first-out queue without a bound that any number of processes share: [`Queue`](crate::Queue) with nothing but
-/// what everybody needs.
-pub struct SimpleQueue<T>(Items<T>);
+/// A first-in, first-out queue without a bound that any number of processes share:
+/// [`Queue`](crate::Queue) with nothing but what everybody needs.
+pub struct SimpleQueue<T>(TypedRing<T>);
 
 handle!(SimpleQueue);
 
@@ -32,7 +32,7 @@ impl<T: Wire> SimpleQueue<T> {
     /// # Ok::<(), procpool::Error>(())
     /// ```
     pub fn new() -> Result<Self> {
-        Items::create(Kind::SimpleQueue, None).map(Self)
+        TypedRing::create(ObjectKind::SimpleQueue, None).map(Self)
     }
 
     /// As [`Queue::put`](crate::Queue::put), which never waits for room here.

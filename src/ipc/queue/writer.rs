@@ -1,27 +1,29 @@
-//! Putting items into chunks, by whoever has the producers' lock.
+//! Putting items into blocks, by whoever has the producers' lock.
 
-use super::chunk::{Choice, Chunk};
-use super::damaged::damaged;
-use super::memory::{Memory, Side};
+use super::block::Block;
+use super::corrupted::err_corrupted;
+use super::memory::{QueueMemory, Side};
+use super::placement::BlockAllocator;
 use super::position::Position;
 use super::record::{self, Record};
 use crate::error::{Error, Result};
 use crate::shm::View;
 use std::{io, ops::Range, sync::atomic::Ordering};
 
-/// Writes items behind the tail. They are there once they are committed; if that never happens, the next one writes over
-/// them.
+/// Writes items behind the tail. They are there once they are committed; if that never happens, the
+/// next one writes over them.
 ///
-/// A chunk is free if the consumers have left it, which its visit tells: it is smaller than the one they are in. One that is
-/// greater than the producers' own is of a producer that died before its commit, and means nothing.
+/// A block is free if the consumers have left it, which its generation tells: it is smaller than
+/// the one they are in. One that is greater than the producers' own is of a producer that died
+/// before its commit, and means nothing.
 pub(super) struct Writer<'a> {
-    memory: &'a Memory,
+    memory: &'a QueueMemory,
     tail: Position,
 }
 
 impl<'a> Writer<'a> {
     #[inline]
-    pub(super) fn new(memory: &'a Memory) -> Result<Self> {
+    pub(super) fn new(memory: &'a QueueMemory) -> Result<Self> {
         let tail = memory.tail().load()?;
         Ok(Self { memory, tail })
     }
@@ -46,20 +48,21 @@ impl<'a> Writer<'a> {
         let head = self.memory.head().load()?;
         (head.items <= self.tail.items)
             .then_some(head)
-            .ok_or_else(damaged)
+            .ok_or_else(err_corrupted)
     }
 
-    /// Fails if the item is larger than any chunk, or the one it is for cannot be mapped. What was written before stays.
+    /// Fails if the item is larger than any block, or the one it is for cannot be mapped. What was
+    /// written before stays.
     #[inline]
     pub(super) fn write(&mut self, item: &[u8]) -> Result<()> {
-        let (bytes, next) = match self.place(item.len()) {
-            Some(place) if self.tail.chunk.is_hot() => place,
-            _ => self.place_by_choice(item.len())?,
+        let (bytes, next) = match self.layout(item.len()) {
+            Some(layout) if self.tail.block.is_hot() => layout,
+            _ => self.layout_in_new_block(item.len())?,
         };
-        let view = self.memory.chunk(Side::Producers, self.tail.chunk)?;
+        let view = self.memory.block(Side::Producers, self.tail.block)?;
         view.copy_in(bytes.start, item);
         self.write_record(&view, Record::Item(item.len()));
-        self.tail.items = self.tail.items.checked_add(1).ok_or_else(damaged)?;
+        self.tail.items = self.tail.items.checked_add(1).ok_or_else(err_corrupted)?;
         self.tail.offset = next;
         Ok(())
     }
@@ -76,56 +79,62 @@ impl<'a> Writer<'a> {
         self.commit();
     }
 
-    fn place(&self, bytes: usize) -> Option<(Range<usize>, usize)> {
-        record::place(self.tail.offset, bytes, self.tail.chunk.size())
+    fn layout(&self, bytes: usize) -> Option<(Range<usize>, usize)> {
+        record::layout(self.tail.offset, bytes, self.tail.block.size())
     }
 
     #[cold]
-    fn place_by_choice(&mut self, bytes: usize) -> Result<(Range<usize>, usize)> {
+    fn layout_in_new_block(&mut self, bytes: usize) -> Result<(Range<usize>, usize)> {
         let head = self.head()?;
-        let choice = Choice {
+        let allocator = BlockAllocator {
             tail: self.tail,
             head,
-            item: bytes,
-            is_free: &|chunk| self.is_free(chunk, head),
+            item_len: bytes,
+            is_free: &|block| self.is_free(block, head),
         };
-        let next = choice.is_due().then(|| choice.next());
+        let next = allocator.needs_new_block().then(|| allocator.next_block());
         if let Some(next) = next {
-            let twin = self.tail.chunk.twin();
-            self.jump(next.ok_or_else(|| no_chunk(bytes))?)?;
-            self.give_up(twin, head);
+            let twin = self.tail.block.twin();
+            self.jump(next.ok_or_else(|| err_no_block(bytes))?)?;
+            self.release_unused(twin, head);
         }
-        let place = self.place(bytes);
-        Ok(place.expect("the chunk was chosen to hold the item"))
+        let layout = self.layout(bytes);
+        Ok(layout.expect("the block was chosen to hold the item"))
     }
 
-    fn is_free(&self, chunk: Chunk, head: Position) -> bool {
-        // Relaxed: visits are written and read under the producers' lock.
-        let visit = self.memory.visits()[chunk.number()].load(Ordering::Relaxed);
-        self.memory.has(chunk) && (visit < head.visit || visit > self.tail.visit)
+    fn is_free(&self, block: Block, head: Position) -> bool {
+        // Relaxed: generations are written and read under the producers' lock.
+        let generation = self.memory.generations()[block.number()].load(Ordering::Relaxed);
+        self.memory.contains(block)
+            && (generation < head.generation || generation > self.tail.generation)
     }
 
-    /// Gives back the memory of a chunk that took turns with the one that was just left, if the consumers are done with both.
-    fn give_up(&self, chunk: Chunk, head: Position) {
-        if chunk.is_given_up_for(self.tail.chunk) && self.is_free(chunk, head) {
-            self.memory.give_back(chunk, 0..chunk.size());
+    /// Gives back the memory of a block that took turns with the one that was just left, if the
+    /// consumers are done with both.
+    fn release_unused(&self, block: Block, head: Position) {
+        if block.should_release(self.tail.block) && self.is_free(block, head) {
+            self.memory.release(block, 0..block.size());
         }
     }
 
-    /// What follows is written to another chunk.
-    fn jump(&mut self, next: Chunk) -> Result<()> {
-        let left = self.memory.chunk(Side::Producers, self.tail.chunk)?;
+    /// What follows is written to another block.
+    fn jump(&mut self, next: Block) -> Result<()> {
+        let left = self.memory.block(Side::Producers, self.tail.block)?;
         // Now, while it may still fail.
-        self.memory.chunk(Side::Producers, next)?;
+        self.memory.block(Side::Producers, next)?;
         self.write_record(&left, Record::Jump(next));
-        if !self.tail.chunk.is_hot() && next.is_hot() {
+        if !self.tail.block.is_hot() && next.is_hot() {
             self.memory.unmap_large(Side::Producers);
         }
-        self.tail.visit = self.tail.visit.checked_add(1).ok_or_else(damaged)?;
-        self.tail.chunk = next;
+        self.tail.generation = self
+            .tail
+            .generation
+            .checked_add(1)
+            .ok_or_else(err_corrupted)?;
+        self.tail.block = next;
         self.tail.offset = 0;
-        let visits = self.memory.visits();
-        visits[next.number()].store(self.tail.visit, Ordering::Relaxed);
+        let generations = self.memory.generations();
+        generations[next.number()].store(self.tail.generation, Ordering::Relaxed);
         Ok(())
     }
 
@@ -138,7 +147,7 @@ impl<'a> Writer<'a> {
 }
 
 #[cold]
-fn no_chunk(bytes: usize) -> Error {
+fn err_no_block(bytes: usize) -> Error {
     let full = io::ErrorKind::StorageFull.into();
     Error::io(
         format_args!("failed to put an item of {bytes} bytes into a queue"),

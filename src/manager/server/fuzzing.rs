@@ -4,19 +4,19 @@
 //! program, and is believed. So the methods are those that the proxies have asked for, of a server
 //! in this process.
 
-use super::{Limits, Reply, Server, Session, serving, watcher::Watcher};
+use super::{ReplyBuffer, Server, ServerLimits, Session, connection, peer_monitor::PeerMonitor};
 use crate::error::Result;
 use crate::ipc::{Address, AuthKey, Connection, Listener};
 use crate::manager::{
     Manager,
-    link::decode_reply,
-    protocol::{Hello, ROOT, Request, VALUE, Welcome, take_option, take_part},
+    protocol::{CallRequest, Hello, ROOT, VALUE, Welcome, decode_option, take_len_prefixed},
+    transport::decode_reply,
 };
-use crate::process::function::Method;
+use crate::process::function::WireMethod;
 use crate::wire::{
     codec,
     fuzzing::{Script, Target, Tree, attached, ignore, part},
-    kind::Kind,
+    kind::ObjectKind,
 };
 use parking_lot::Mutex;
 use std::{sync::LazyLock, thread, time::Duration};
@@ -26,7 +26,7 @@ type Words = Vec<(String, u64)>;
 /// Calls in one input.
 const MOST_CALLS: usize = 100;
 
-const LIMITS: Limits = Limits {
+const LIMITS: ServerLimits = ServerLimits {
     clients: 64,
     message: 1 << 20,
 };
@@ -55,10 +55,10 @@ fn record() -> Result<Recorded> {
     let key = AuthKey::from(b"key");
     let address = Address::Unix(folder.path().join("socket"));
     let listener = Listener::bind(address.clone(), Some(key.clone()))?;
-    let server = Server::settle(address.clone())?;
+    let server = Server::init(address.clone())?;
     thread::spawn(move || {
-        let watcher: &'static Watcher =
-            Box::leak(Box::new(Watcher::new().expect("room for descriptors")));
+        let watcher: &'static PeerMonitor =
+            Box::leak(Box::new(PeerMonitor::new().expect("room for descriptors")));
         while let Ok(connection) = listener.accept::<(), ()>() {
             serve(server, watcher, connection);
         }
@@ -75,13 +75,13 @@ fn record() -> Result<Recorded> {
     Ok(Recorded { server, requests })
 }
 
-fn serve(server: &'static Server, watcher: &'static Watcher, connection: Connection<(), ()>) {
-    thread::spawn(move || serving::serve(server, watcher, &connection, LIMITS));
+fn serve(server: &'static Server, watcher: &'static PeerMonitor, connection: Connection<(), ()>) {
+    thread::spawn(move || connection::serve(server, watcher, &connection, LIMITS));
 }
 
 /// The method of a request of the crate's own, and its argument.
-fn method(request: &[u8]) -> (Method, &[u8]) {
-    let request = Request::parse(request).expect("a client has sent it");
+fn method(request: &[u8]) -> (WireMethod, &[u8]) {
+    let request = CallRequest::parse(request).expect("a client has sent it");
     (request.method, request.argument)
 }
 
@@ -237,7 +237,7 @@ struct Fuzzed {
     recorded: &'static Recorded,
     sessions: [Session; 2],
     objects: Vec<u64>,
-    reply: Reply,
+    reply: ReplyBuffer,
 }
 
 impl Fuzzed {
@@ -248,23 +248,23 @@ impl Fuzzed {
             recorded: &RECORDED,
             sessions,
             objects: Vec::new(),
-            reply: Reply::new(),
+            reply: ReplyBuffer::new(),
         }
     }
 
     fn answer(&mut self, session: u8, request: &[u8], handles: u8) {
         let session = &self.sessions[usize::from(session % 2)];
-        let given = attached(usize::from(handles % 4), Kind::Descriptor as u8);
+        let given = attached(usize::from(handles % 4), ObjectKind::Descriptor as u8);
         self.recorded
             .server
-            .answer(session, request, given, &mut self.reply);
+            .handle_request(session, request, given, &mut self.reply);
         if let [VALUE, made @ ..] = self.reply.bytes()
             && let Ok((id, _)) = codec::decode::<(u64, u64)>(&mut crate::shm::Cursor::new(made))
             && self.recorded.server.find(id).is_some()
         {
             self.objects.push(id);
         }
-        session.clean();
+        session.discard_undo();
     }
 
     fn object(&self, number: u8) -> u64 {
@@ -288,7 +288,7 @@ impl Fuzzed {
             self.object(target)
         };
         let mut request = Vec::new();
-        Request::put_head(target, method, &mut request);
+        CallRequest::write_header(target, method, &mut request);
         match flags >> 4 & 3 {
             0 => request.extend(own),
             1 => request.extend(
@@ -317,7 +317,7 @@ fn take_requests(script: &mut Script<'_>) {
 fn take_reply(script: &mut Script<'_>) {
     let (kind, given) = (
         script.byte(),
-        attached(usize::from(script.byte() % 4), Kind::Descriptor as u8),
+        attached(usize::from(script.byte() % 4), ObjectKind::Descriptor as u8),
     );
     let reply = script.0;
     match kind % 8 {
@@ -328,9 +328,9 @@ fn take_reply(script: &mut Script<'_>) {
             codec::decode::<(u64, u64)>(it)
         })),
         2 => ignore(decode_reply(reply, given, |it| codec::decode::<Words>(it))),
-        3 => ignore(decode_reply(reply, given, take_option::<Tree>)),
+        3 => ignore(decode_reply(reply, given, decode_option::<Tree>)),
         4 => ignore(decode_reply(reply, given, |it| codec::decode::<Tree>(it))),
-        5 => ignore(decode_reply(reply, given, take_part)),
+        5 => ignore(decode_reply(reply, given, take_len_prefixed)),
         6 => ignore(decode_reply(reply, given, |it| codec::decode::<()>(it))),
         _ => ignore(decode_reply(reply, given, |it| {
             codec::decode::<Vec<u8>>(it)
@@ -341,7 +341,7 @@ fn take_reply(script: &mut Script<'_>) {
 /// What a server makes of what may be no client's message.
 fn take_message(bytes: &[u8]) {
     ignore(Hello::check(bytes));
-    if let Some(request) = Request::parse(bytes) {
+    if let Some(request) = CallRequest::parse(bytes) {
         ignore((request.target, request.method, request.argument));
     }
 }
@@ -379,14 +379,14 @@ fn seeds() -> Vec<Vec<u8>> {
     seeds.extend(parts.iter().step_by(5).map(|it| own(*it)));
     let mut tree = vec![1, 4, 0, VALUE];
     codec::encode(&Tree::example(None), &mut tree).expect("an example");
-    let mut fault = vec![1, 1, 0, 1];
+    let mut error = vec![1, 1, 0, 1];
     codec::encode(
-        &crate::process::fault::Fault::Encode("why".to_owned()),
-        &mut fault,
+        &crate::process::task_error::TaskError::Encode("why".to_owned()),
+        &mut error,
     )
     .expect("text");
     let hello = [&[2][..], &Hello::bytes()].concat();
-    seeds.extend([tree, fault, vec![1, 3, 0, VALUE, 0], hello]);
+    seeds.extend([tree, error, vec![1, 3, 0, VALUE, 0], hello]);
     seeds
 }
 

@@ -1,42 +1,43 @@
 //! The server: the process that has the objects, and runs what is called on them.
 //!
-//! One thread takes connections, one watches for ends, and each connection has a thread of its own, so that a call may block.
-//! Locks are taken for a few steps, never while anything of the user's runs or is dropped; a call waits for nothing but the
-//! turn at its object.
+//! One thread takes connections, one watches for ends, and each connection has a thread of its own,
+//! so that a call may block. Locks are taken for a few steps, never while anything of the user's
+//! runs or is dropped; a call waits for nothing but the turn at its object.
 
+mod connection;
+mod drop_thread;
 #[cfg(fuzzing)]
 pub(super) mod fuzzing;
-mod garbage;
+mod main;
 mod object;
-mod pins;
-mod serving;
+mod peer;
+mod peer_monitor;
 mod session;
-mod start;
-mod watcher;
+mod transit_refs;
+pub(super) mod wait_queue;
 
-pub(super) use object::{Guarded, Object};
+pub(super) use main::{DIR_PREFIX, StartedServer, socket_path, start};
+pub(super) use object::{Guarded, ServerObject};
 pub(super) use session::{Holdable, Session};
-pub(super) use start::{FOLDER, Limits, Started, socket_in, start};
 
 use crate::error::{Error, ErrorKind, Result};
 use crate::ipc::Address;
 use crate::manager::{
-    namespace,
-    protocol::{Answer, FAULT, ROOT, Request, VALUE},
+    protocol::{CallRequest, ERROR, HandlerResult, ROOT, VALUE},
+    proxies::namespace,
 };
 use crate::process::{
-    fault::Fault,
-    function::{Failure, Handles, Invocation},
+    function::{CallError, CallHandles, Invocation},
     panic,
+    task_error::TaskError,
 };
-use crate::shm::{Buffer, Cursor, Slab, Slabs};
+use crate::shm::{Buffer, Cursor, Slab, SlabSource};
 use crate::wire::{
-    codec::{self, Output},
+    codec::{self, ByteSink},
     handle::Attached,
 };
-use garbage::Garbage;
+use drop_thread::DropThread;
 use parking_lot::{Mutex, RwLock};
-use pins::Pins;
 use std::{
     any::Any,
     cell::{Cell, RefCell},
@@ -46,15 +47,16 @@ use std::{
         atomic::{AtomicU64, Ordering},
     },
 };
+use transit_refs::TransitRefs;
 
 /// The server that this process is, if it is one.
-static HERE: OnceLock<Server> = OnceLock::new();
+static SERVER: OnceLock<Server> = OnceLock::new();
 
 thread_local! {
     /// The session in whose name this thread acts; 0 for none.
-    static ACTING_FOR: Cell<u64> = const { Cell::new(0) };
+    static CURRENT_SESSION: Cell<u64> = const { Cell::new(0) };
     /// The tokens in the reply that this thread makes.
-    static REPLIED: RefCell<Vec<u64>> = const { RefCell::new(Vec::new()) };
+    static REPLY_TOKENS: RefCell<Vec<u64>> = const { RefCell::new(Vec::new()) };
 }
 
 /// The objects of a server process.
@@ -63,33 +65,33 @@ pub(super) struct Server {
     /// Tells it from every other.
     name: u64,
     address: Address,
-    objects: RwLock<HashMap<u64, Weak<Object>>>,
+    objects: RwLock<HashMap<u64, Weak<ServerObject>>>,
     last_id: AtomicU64,
-    pins: Mutex<Pins>,
-    garbage: Garbage,
+    transit_refs: Mutex<TransitRefs>,
+    drop_thread: DropThread,
     /// The namespace that is there from the start.
-    globals: OnceLock<Arc<Object>>,
+    globals: OnceLock<Arc<ServerObject>>,
 }
 
 impl Server {
     /// The server that this process is, if it is one.
-    pub(super) fn here() -> Option<&'static Self> {
-        HERE.get()
+    pub(super) fn current() -> Option<&'static Self> {
+        SERVER.get()
     }
 
     /// Makes this process one.
-    fn settle(address: Address) -> Result<&'static Self> {
+    fn init(address: Address) -> Result<&'static Self> {
         let name = getrandom::u64()
             .map_err(|it| Error::io("failed to name a manager's server", it.into()))?;
-        let garbage = Garbage::collector()
+        let drop_thread = DropThread::spawn()
             .map_err(|it| Error::io("failed to start a thread of a manager's server", it))?;
-        let server = HERE.get_or_init(|| Self {
+        let server = SERVER.get_or_init(|| Self {
             name,
             address,
             objects: RwLock::default(),
             last_id: AtomicU64::new(ROOT),
-            pins: Mutex::default(),
-            garbage,
+            transit_refs: Mutex::default(),
+            drop_thread,
             globals: OnceLock::new(),
         });
         server
@@ -106,58 +108,62 @@ impl Server {
         &self.address
     }
 
-    pub(super) fn globals(&self) -> &Arc<Object> {
+    pub(super) fn globals(&self) -> &Arc<ServerObject> {
         self.globals.get().expect("it is there from the start")
     }
 
     /// Adds an object, which is gone with the last reference to it.
-    pub(super) fn add(&self, value: impl Any + Send + Sync) -> Arc<Object> {
+    pub(super) fn add(&self, value: impl Any + Send + Sync) -> Arc<ServerObject> {
         let id = self.last_id.fetch_add(1, Ordering::Relaxed) + 1;
-        let object = Arc::new(Object::new(id, value));
+        let object = Arc::new(ServerObject::new(id, value));
         self.objects.write().insert(id, Arc::downgrade(&object));
         object
     }
 
-    fn forget(&self, id: u64) {
+    fn remove(&self, id: u64) {
         self.objects.write().remove(&id);
     }
 
     /// The object that an id names, if it is still there.
-    pub(super) fn find(&self, id: u64) -> Option<Arc<Object>> {
+    pub(super) fn find(&self, id: u64) -> Option<Arc<ServerObject>> {
         self.objects.read().get(&id).and_then(Weak::upgrade)
     }
 
     /// Keeps an object until a proxy that names it has arrived: the token that the proxy carries.
-    pub(super) fn pin(&self, object: &Arc<Object>) -> u64 {
-        let pinned = self.pins.lock().add(Arc::clone(object), ACTING_FOR.get());
-        let (token, gone) = pinned;
-        self.garbage.take(gone);
+    pub(super) fn issue_token(&self, object: &Arc<ServerObject>) -> u64 {
+        let pinned = self
+            .transit_refs
+            .lock()
+            .add(Arc::clone(object), CURRENT_SESSION.get());
+        let (token, released) = pinned;
+        self.drop_thread.drop_all(released);
         token
     }
 
-    /// As [`pin`](Self::pin), until the client has read the reply that is made now: it claims what is in there before it asks for
-    /// anything else on the same connection.
-    pub(super) fn pin_for_reply(&self, object: &Arc<Object>) -> u64 {
-        let pinned = REPLIED.try_with(|replied| {
-            let token = self.pins.lock().add_to_reply(Arc::clone(object));
+    /// As [`issue_token`](Self::issue_token), until the client has read the reply that is made now:
+    /// it claims what is in there before it asks for anything else on the same connection.
+    pub(super) fn issue_reply_token(&self, object: &Arc<ServerObject>) -> u64 {
+        let pinned = REPLY_TOKENS.try_with(|replied| {
+            let token = self.transit_refs.lock().add_to_reply(Arc::clone(object));
             replied.borrow_mut().push(token);
             token
         });
-        // At the end of a thread of the user's, in a destructor of which a proxy is used, there is no list.
-        pinned.unwrap_or_else(|_| self.pin(object))
+        // At the end of a thread of the user's, in a destructor of which a proxy is used, there is
+        // no list.
+        pinned.unwrap_or_else(|_| self.issue_token(object))
     }
 
     /// Nobody claims tokens in the last reply of a session any more.
-    fn unpin_reply(&self, session: &Session) {
-        for token in session.take_replied() {
-            let object = self.pins.lock().claim(token);
-            self.garbage.take(object);
+    fn drop_reply_tokens(&self, session: &Session) {
+        for token in session.take_reply_tokens() {
+            let object = self.transit_refs.lock().claim(token);
+            self.drop_thread.drop_all(object);
         }
     }
 
     /// The object of a proxy that has arrived, by its token or, if somebody was faster, its id.
-    pub(super) fn claim(&self, id: u64, token: u64) -> Option<Arc<Object>> {
-        let pinned = self.pins.lock().claim(token);
+    pub(super) fn claim(&self, id: u64, token: u64) -> Option<Arc<ServerObject>> {
+        let pinned = self.transit_refs.lock().claim(token);
         pinned.filter(|it| it.id() == id).or_else(|| self.find(id))
     }
 
@@ -166,57 +172,63 @@ impl Server {
         &self,
         value: impl Any + Send + Sync,
         call: &mut Invocation<'_>,
-    ) -> Answer {
-        self.answer_with(&self.add(value), call)
+    ) -> HandlerResult {
+        self.reply_with(&self.add(value), call)
     }
 
     /// Answers with an object's id, and a token for it.
-    fn answer_with(&self, object: &Arc<Object>, call: &mut Invocation<'_>) -> Answer {
-        call.encode(&(object.id(), self.pin_for_reply(object)))
+    fn reply_with(&self, object: &Arc<ServerObject>, call: &mut Invocation<'_>) -> HandlerResult {
+        call.encode(&(object.id(), self.issue_reply_token(object)))
     }
 
     /// A session has ended, and with it its references.
-    fn has_ended(&self, session: &Session) {
-        self.unpin_reply(session);
-        let gone = self.pins.lock().maker_has_gone(session.number());
-        self.garbage.take(gone);
-        self.garbage.take(session.take_references());
+    fn end_session(&self, session: &Session) {
+        self.drop_reply_tokens(session);
+        let released = self.transit_refs.lock().end_maker(session.number());
+        self.drop_thread.drop_all(released);
+        self.drop_thread.drop_all(session.take_references());
     }
 
-    /// Does what a request asks for, and leaves the reply. Nothing of the user's that panics gets further than here.
-    pub(super) fn answer(
+    /// Does what a request asks for, and leaves the reply. Nothing of the user's that panics gets
+    /// further than here.
+    pub(super) fn handle_request(
         &self,
         session: &Session,
         request: &[u8],
         given: Vec<Attached>,
-        reply: &mut Reply,
+        reply: &mut ReplyBuffer,
     ) {
         #[cfg(fuzzing)]
         fuzzing::note(request);
-        self.unpin_reply(session);
+        self.drop_reply_tokens(session);
         reply.clear();
         reply.buffer.put(&[VALUE]);
-        reply.handles.given = given;
+        reply.handles.received_fds = given;
         reply.handles.audience = self.name;
         let outer = (
-            ACTING_FOR.replace(session.number()),
-            replace_replied(Vec::new()),
+            CURRENT_SESSION.replace(session.number()),
+            replace_reply_tokens(Vec::new()),
         );
-        let outcome = panic::run(|| self.dispatch(session, request, reply));
-        ACTING_FOR.set(outer.0);
-        session.has_replied(replace_replied(outer.1));
-        let fault: Fault = match outcome {
+        let outcome = panic::catch(|| self.dispatch(session, request, reply));
+        CURRENT_SESSION.set(outer.0);
+        session.set_reply_tokens(replace_reply_tokens(outer.1));
+        let error: TaskError = match outcome {
             Ok(Ok(())) => return,
-            Ok(Err(failure)) => failure.into(),
-            Err(fault) => *fault,
+            Ok(Err(error)) => error.into(),
+            Err(error) => *error,
         };
-        reply.fail(&fault);
-        self.unpin_reply(session);
+        reply.set_error(&error);
+        self.drop_reply_tokens(session);
     }
 
-    fn dispatch(&self, session: &Session, request: &[u8], reply: &mut Reply) -> Answer {
-        let request = Request::parse(request)
-            .ok_or_else(|| Failure::Decode("the request is too short".to_owned()))?;
+    fn dispatch(
+        &self,
+        session: &Session,
+        request: &[u8],
+        reply: &mut ReplyBuffer,
+    ) -> HandlerResult {
+        let request = CallRequest::parse(request)
+            .ok_or_else(|| CallError::Decode("the request is too short".to_owned()))?;
         let mut call = Invocation {
             argument: Cursor::new(request.argument),
             context: Some(session),
@@ -226,125 +238,135 @@ impl Server {
         if request.target == ROOT {
             return request.method.call(self, &mut call);
         }
-        let object = self.find(request.target).ok_or_else(gone)?;
+        let object = self.find(request.target).ok_or_else(err_object_gone)?;
         request.method.call(object.value(), &mut call)
     }
 }
 
-/// Sets the tokens in the reply that this thread makes; what they were. None at the end of a thread of the user's.
-fn replace_replied(tokens: Vec<u64>) -> Vec<u64> {
-    let replaced = REPLIED.try_with(|it| it.replace(tokens));
+/// Sets the tokens in the reply that this thread makes; what they were. None at the end of a thread
+/// of the user's.
+fn replace_reply_tokens(tokens: Vec<u64>) -> Vec<u64> {
+    let replaced = REPLY_TOKENS.try_with(|it| it.replace(tokens));
     replaced.unwrap_or_default()
 }
 
 /// What has become of an object that is no longer there.
-fn gone() -> Failure {
+fn err_object_gone() -> CallError {
     let message = "the manager's object is gone: nobody has referred to it any more";
-    Failure::Refused(ErrorKind::Disconnected, message.to_owned())
+    CallError::Refused(ErrorKind::Disconnected, message.to_owned())
 }
 
 /// Refers to an object in the name of a client: a proxy has arrived there.
-pub(super) fn claim(server: &Server, call: &mut Invocation<'_>) -> Answer {
+pub(super) fn claim(server: &Server, call: &mut Invocation<'_>) -> HandlerResult {
     let (id, token) = call.decode()?;
-    let object = server.claim(id, token).ok_or_else(gone)?;
-    server.garbage.take(Session::of(call).refer_to(object));
+    let object = server.claim(id, token).ok_or_else(err_object_gone)?;
+    server
+        .drop_thread
+        .drop_all(Session::of(call).add_reference(object));
     Ok(())
 }
 
 /// As [`claim`], for several. Those that are there are referred to, also if others are not.
-pub(super) fn claim_all(server: &Server, call: &mut Invocation<'_>) -> Answer {
+pub(super) fn claim_all(server: &Server, call: &mut Invocation<'_>) -> HandlerResult {
     let arrived: Vec<(u64, u64)> = call.decode()?;
     let session = Session::of(call);
-    let mut are_there = true;
+    let mut all_found = true;
     for (id, token) in arrived {
         match server.claim(id, token) {
-            Some(object) => server.garbage.take(session.refer_to(object)),
-            None => are_there = false,
+            Some(object) => server.drop_thread.drop_all(session.add_reference(object)),
+            None => all_found = false,
         }
     }
-    are_there.then_some(()).ok_or_else(gone)
+    all_found.then_some(()).ok_or_else(err_object_gone)
 }
 
-/// Refers to what is still there of these objects: the client's last connection for its references was cut.
-pub(super) fn claim_again(server: &Server, call: &mut Invocation<'_>) -> Answer {
+/// Refers to what is still there of these objects: the client's last connection for its references
+/// was cut.
+pub(super) fn claim_again(server: &Server, call: &mut Invocation<'_>) -> HandlerResult {
     let ids: Vec<u64> = call.decode()?;
     let found = ids.into_iter().filter_map(|it| server.find(it));
-    found.for_each(|it| server.garbage.take(Session::of(call).refer_to(it)));
+    found.for_each(|it| {
+        server
+            .drop_thread
+            .drop_all(Session::of(call).add_reference(it))
+    });
     Ok(())
 }
 
 /// Takes a reference back: the client has dropped its last proxy.
-pub(super) fn release(server: &Server, call: &mut Invocation<'_>) -> Answer {
+pub(super) fn release(server: &Server, call: &mut Invocation<'_>) -> HandlerResult {
     let id = call.decode()?;
-    server.garbage.take(Session::of(call).release(id));
+    server
+        .drop_thread
+        .drop_all(Session::of(call).remove_reference(id));
     Ok(())
 }
 
 /// Makes a token: a proxy is about to leave the client.
-pub(super) fn pin(server: &Server, call: &mut Invocation<'_>) -> Answer {
-    let object = server.find(call.decode()?).ok_or_else(gone)?;
-    call.encode(&server.pin(&object))
+pub(super) fn issue_token(server: &Server, call: &mut Invocation<'_>) -> HandlerResult {
+    let object = server.find(call.decode()?).ok_or_else(err_object_gone)?;
+    call.encode(&server.issue_token(&object))
 }
 
 /// Drops a token: the proxy that carried it was dropped before it was used.
-pub(super) fn unpin(server: &Server, call: &mut Invocation<'_>) -> Answer {
+pub(super) fn unpin(server: &Server, call: &mut Invocation<'_>) -> HandlerResult {
     let token = call.decode()?;
-    let object = server.pins.lock().claim(token);
-    server.garbage.take(object);
+    let object = server.transit_refs.lock().claim(token);
+    server.drop_thread.drop_all(object);
     Ok(())
 }
 
 /// The namespace that is there from the start.
-pub(super) fn find_globals(server: &Server, call: &mut Invocation<'_>) -> Answer {
-    server.answer_with(server.globals(), call)
+pub(super) fn find_globals(server: &Server, call: &mut Invocation<'_>) -> HandlerResult {
+    server.reply_with(server.globals(), call)
 }
 
 /// Where replies are made, one after the other.
 #[derive(Debug)]
-pub(super) struct Reply {
+pub(super) struct ReplyBuffer {
     buffer: Buffer,
-    handles: Handles,
+    handles: CallHandles,
 }
 
-impl Reply {
+impl ReplyBuffer {
     /// Bytes; what a connection keeps for its next reply.
-    const KEPT: usize = 1 << 20;
+    const MAX_KEPT: usize = 1 << 20;
 
     pub(super) fn new() -> Self {
         Self {
-            buffer: Buffer::new(Arc::new(Private)),
-            handles: Handles::default(),
+            buffer: Buffer::new(Arc::new(NoSharedSlabs)),
+            handles: CallHandles::default(),
         }
     }
 
     fn clear(&mut self) {
-        if self.buffer.private().len() > Self::KEPT {
-            self.buffer = Buffer::new(Arc::new(Private));
+        if self.buffer.private().len() > Self::MAX_KEPT {
+            self.buffer = Buffer::new(Arc::new(NoSharedSlabs));
         }
         self.buffer.clear();
-        self.handles = Handles::default();
+        self.handles = CallHandles::default();
     }
 
-    fn fail(&mut self, fault: &Fault) {
+    fn set_error(&mut self, error: &TaskError) {
         self.clear();
-        self.buffer.put(&[FAULT]);
+        self.buffer.put(&[ERROR]);
         // Text in memory cannot fail to encode.
-        let _ = codec::encode(&fault.clone().shortened(), &mut self.buffer);
+        let _ = codec::encode(&error.clone().truncated(), &mut self.buffer);
     }
 
     pub(super) fn bytes(&self) -> &[u8] {
         self.buffer.private()
     }
 
-    pub(super) fn handles(&mut self) -> &mut Handles {
+    pub(super) fn handles(&mut self) -> &mut CallHandles {
         &mut self.handles
     }
 }
 
 /// Replies go through a socket, whatever their size.
-struct Private;
+struct NoSharedSlabs;
 
-impl Slabs for Private {
+impl SlabSource for NoSharedSlabs {
     fn take(&self, _bytes: usize) -> Option<Slab> {
         None
     }

@@ -1,18 +1,19 @@
-//! The objects of a server: each lives as long as anybody refers to it, and has its users take turns.
+//! The objects of a server: each lives as long as anybody refers to it, and has its users take
+//! turns.
 
 use super::Server;
 use crate::error::ErrorKind;
-use crate::process::function::{Exclusive, Failure};
+use crate::process::function::{CallError, Exclusive};
 use parking_lot::ReentrantMutex;
 use std::{any::Any, cell::RefCell, fmt};
 
 /// An object, which those who refer to it share.
-pub(in crate::manager) struct Object {
+pub(in crate::manager) struct ServerObject {
     id: u64,
     value: Box<dyn Any + Send + Sync>,
 }
 
-impl Object {
+impl ServerObject {
     pub(super) fn new(id: u64, value: impl Any + Send + Sync) -> Self {
         Self {
             id,
@@ -29,23 +30,24 @@ impl Object {
     }
 }
 
-impl Drop for Object {
+impl Drop for ServerObject {
     fn drop(&mut self) {
-        if let Some(server) = Server::here() {
-            server.forget(self.id);
+        if let Some(server) = Server::current() {
+            server.remove(self.id);
         }
     }
 }
 
-impl fmt::Debug for Object {
+impl fmt::Debug for ServerObject {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Object")
+        f.debug_struct("ServerObject")
             .field("id", &self.id)
             .finish_non_exhaustive()
     }
 }
 
-/// A value that one call uses at a time. A call that panics leaves it as it is then, and the next one finds it so.
+/// A value that one call uses at a time. A call that panics leaves it as it is then, and the next
+/// one finds it so.
 pub(in crate::manager) struct Guarded<T>(ReentrantMutex<RefCell<T>>);
 
 impl<T> Guarded<T> {
@@ -55,18 +57,19 @@ impl<T> Guarded<T> {
 }
 
 impl<T> Exclusive<T> for Guarded<T> {
-    fn with<X>(&self, turn: impl FnOnce(&mut T) -> X) -> Result<X, Failure> {
-        // The lock lets its own thread in again, so that this is an error and not a thread that waits for itself.
+    fn with<X>(&self, turn: impl FnOnce(&mut T) -> X) -> Result<X, CallError> {
+        // The lock lets its own thread in again, so that this is an error and not a thread that
+        // waits for itself.
         self.0.lock().with(turn)
     }
 }
 
 /// A value inside an object whose turn it is.
 impl<T> Exclusive<T> for RefCell<T> {
-    fn with<X>(&self, turn: impl FnOnce(&mut T) -> X) -> Result<X, Failure> {
+    fn with<X>(&self, turn: impl FnOnce(&mut T) -> X) -> Result<X, CallError> {
         let mut value = self.try_borrow_mut().map_err(|_| {
             let message = "a method of an object cannot use that object through a proxy";
-            Failure::Refused(ErrorKind::InvalidInput, message.to_owned())
+            CallError::Refused(ErrorKind::InvalidInput, message.to_owned())
         })?;
         Ok(turn(&mut value))
     }

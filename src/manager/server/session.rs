@@ -1,6 +1,11 @@
-//! What the server knows of one connection: what is referred to and held through it, and whether its client is there.
+//! What the server knows of one connection: what is referred to and held through it, and whether
+//! its client is there.
 
-use super::{Server, object::Object, watcher::Peer};
+use super::{
+    Server,
+    object::ServerObject,
+    peer::{Peer, SessionWaiter},
+};
 use crate::process::function::Invocation;
 use parking_lot::Mutex;
 use std::{
@@ -8,7 +13,7 @@ use std::{
     fmt, mem,
     sync::{
         Arc, OnceLock,
-        atomic::{AtomicBool, AtomicU64, Ordering},
+        atomic::{AtomicU64, Ordering},
     },
     thread::Thread,
 };
@@ -16,25 +21,7 @@ use std::{
 /// Something that a client can hold, and that must go on without it.
 pub(in crate::manager) trait Holdable: Send + Sync {
     /// The session has ended while it held this.
-    fn holder_has_gone(&self, session: u64);
-}
-
-/// Whoever waits in a client's name, as the watcher knows it: nothing of the client's ends with this.
-#[derive(Debug, Default)]
-pub(super) struct Waiter {
-    /// Set when the client has gone; who waits looks at it. Nothing else is read on its account.
-    has_gone: AtomicBool,
-    thread: OnceLock<Thread>,
-}
-
-impl Waiter {
-    /// The client has gone: a wait in its name ends.
-    pub(super) fn hang_up(&self) {
-        self.has_gone.store(true, Ordering::Release);
-        if let Some(thread) = self.thread.get() {
-            thread.unpark();
-        }
-    }
+    fn release_gone_holder(&self, session: u64);
 }
 
 type Undo = Box<dyn FnOnce() + Send>;
@@ -42,14 +29,14 @@ type Undo = Box<dyn FnOnce() + Send>;
 /// A client, as far as one of its connections goes. It ends with the connection.
 pub(in crate::manager) struct Session {
     number: u64,
-    waiter: Arc<Waiter>,
+    waiter: Arc<SessionWaiter>,
     peer: OnceLock<Arc<Peer>>,
-    references: Mutex<HashMap<u64, Arc<Object>>>,
-    held: Mutex<Vec<Arc<dyn Holdable>>>,
+    references: Mutex<HashMap<u64, Arc<ServerObject>>>,
+    held_locks: Mutex<Vec<Arc<dyn Holdable>>>,
     /// What takes the last call back if its reply cannot be delivered.
     undo: Mutex<Option<Undo>>,
     /// The tokens in the last reply.
-    replied: Mutex<Vec<u64>>,
+    reply_tokens: Mutex<Vec<u64>>,
 }
 
 impl Session {
@@ -60,9 +47,9 @@ impl Session {
             waiter: Arc::default(),
             peer: OnceLock::new(),
             references: Mutex::default(),
-            held: Mutex::default(),
+            held_locks: Mutex::default(),
             undo: Mutex::default(),
-            replied: Mutex::default(),
+            reply_tokens: Mutex::default(),
         }
     }
 
@@ -77,72 +64,72 @@ impl Session {
         self.number
     }
 
-    pub(super) fn is_with(&self, peer: &Arc<Peer>) {
+    pub(super) fn set_peer(&self, peer: &Arc<Peer>) {
         // Each session has one client, and this is said once.
         let _ = self.peer.set(Arc::clone(peer));
     }
 
-    /// As [`has_gone`](Self::has_gone), also before the watcher has noticed.
-    pub(in crate::manager) fn has_just_gone(&self) -> bool {
-        self.has_gone() || self.peer.get().is_some_and(|it| it.has_gone())
+    /// As [`is_gone`](Self::is_gone), also before the monitor has noticed.
+    pub(in crate::manager) fn probe_gone(&self) -> bool {
+        self.is_gone() || self.peer.get().is_some_and(|it| it.is_gone())
     }
 
     /// Whether nobody waits for what is done in its name.
-    pub(in crate::manager) fn has_gone(&self) -> bool {
-        self.waiter.has_gone.load(Ordering::Acquire)
+    pub(in crate::manager) fn is_gone(&self) -> bool {
+        self.waiter.is_gone.load(Ordering::Acquire)
     }
 
-    pub(super) fn runs_on(&self, thread: Thread) {
+    pub(super) fn set_thread(&self, thread: Thread) {
         // Each session has one thread, and this is said once.
         let _ = self.waiter.thread.set(thread);
     }
 
-    pub(super) fn waiter(&self) -> Arc<Waiter> {
+    pub(super) fn waiter(&self) -> Arc<SessionWaiter> {
         Arc::clone(&self.waiter)
     }
 
     /// Refers to an object in the client's name; the reference that there was before.
-    pub(super) fn refer_to(&self, object: Arc<Object>) -> Option<Arc<Object>> {
+    pub(super) fn add_reference(&self, object: Arc<ServerObject>) -> Option<Arc<ServerObject>> {
         self.references.lock().insert(object.id(), object)
     }
 
     /// Takes a reference back.
-    pub(super) fn release(&self, id: u64) -> Option<Arc<Object>> {
+    pub(super) fn remove_reference(&self, id: u64) -> Option<Arc<ServerObject>> {
         self.references.lock().remove(&id)
     }
 
-    pub(super) fn take_references(&self) -> impl Iterator<Item = Arc<Object>> {
+    pub(super) fn take_references(&self) -> impl Iterator<Item = Arc<ServerObject>> {
         mem::take(&mut *self.references.lock()).into_values()
     }
 
-    pub(super) fn has_replied(&self, tokens: Vec<u64>) {
-        *self.replied.lock() = tokens;
+    pub(super) fn set_reply_tokens(&self, tokens: Vec<u64>) {
+        *self.reply_tokens.lock() = tokens;
     }
 
-    pub(super) fn take_replied(&self) -> Vec<u64> {
-        mem::take(&mut *self.replied.lock())
+    pub(super) fn take_reply_tokens(&self) -> Vec<u64> {
+        mem::take(&mut *self.reply_tokens.lock())
     }
 
     /// Notes what is held in its name.
-    pub(in crate::manager) fn holds(&self, what: Arc<dyn Holdable>) {
-        self.held.lock().push(what);
+    pub(in crate::manager) fn add_held(&self, what: Arc<dyn Holdable>) {
+        self.held_locks.lock().push(what);
     }
 
     /// Forgets it again.
-    pub(in crate::manager) fn lets_go(&self, what: &Arc<dyn Holdable>) {
-        let mut held = self.held.lock();
+    pub(in crate::manager) fn remove_held(&self, what: &Arc<dyn Holdable>) {
+        let mut held = self.held_locks.lock();
         if let Some(index) = held.iter().rposition(|it| Arc::ptr_eq(it, what)) {
             held.swap_remove(index);
         }
     }
 
     /// Says what to do if the reply of this call cannot be delivered.
-    pub(in crate::manager) fn if_undelivered(&self, undo: impl FnOnce() + Send + 'static) {
+    pub(in crate::manager) fn on_undelivered(&self, undo: impl FnOnce() + Send + 'static) {
         *self.undo.lock() = Some(Box::new(undo));
     }
 
     /// The last reply could not be delivered.
-    pub(super) fn take_back(&self) {
+    pub(super) fn undo_last_call(&self) {
         let undo = self.undo.lock().take();
         if let Some(undo) = undo {
             undo();
@@ -150,7 +137,7 @@ impl Session {
     }
 
     /// Drops what the client was sent.
-    pub(in crate::manager) fn clean(&self) {
+    pub(in crate::manager) fn discard_undo(&self) {
         let undo = self.undo.lock().take();
         drop(undo);
     }
@@ -158,11 +145,11 @@ impl Session {
 
 impl Drop for Session {
     fn drop(&mut self) {
-        for held in mem::take(self.held.get_mut()) {
-            held.holder_has_gone(self.number);
+        for held in mem::take(self.held_locks.get_mut()) {
+            held.release_gone_holder(self.number);
         }
-        if let Some(server) = Server::here() {
-            server.has_ended(self);
+        if let Some(server) = Server::current() {
+            server.end_session(self);
         }
     }
 }
@@ -171,7 +158,7 @@ impl fmt::Debug for Session {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Session")
             .field("number", &self.number)
-            .field("has_gone", &self.has_gone())
+            .field("is_gone", &self.is_gone())
             .finish_non_exhaustive()
     }
 }

@@ -1,18 +1,18 @@
-//! What one frame of requests asks for: a function, its context, and the arguments of one item or several.
+//! What one frame of requests asks for: a function, its context, and the arguments of one item or
+//! several.
 
-use super::inbox::Inbox;
-use crate::pool::protocol::RequestHead;
+use crate::pool::{protocol::RequestHeader, worker::fd_receiver::FdReceiver};
 use crate::process::{
-    fault::Fault,
-    function::{Callable, ContextLoader, Function},
+    function::{Callable, ContextLoader, WireFunction},
     panic,
+    task_error::TaskError,
 };
 use crate::shm::{Cursor, Slab};
 use crate::wire::handle::{self, Attached};
 use std::{any::Any, collections::HashMap, mem};
 
 /// What the items of a frame have in common.
-pub(super) struct Frame<'a> {
+pub(crate) struct Frame<'a> {
     pub(super) callable: Callable,
     pub(super) context: Option<&'a dyn Any>,
     /// Where the argument lies, and its length, if not among the frame's bytes.
@@ -21,25 +21,25 @@ pub(super) struct Frame<'a> {
 
 impl<'a> Frame<'a> {
     pub(super) fn prepare(
-        head: RequestHead,
-        inbox: &'a mut Inbox,
-        contexts: &'a mut HashMap<u32, Context>,
-        callables: &mut Callables,
-    ) -> std::result::Result<Self, Fault> {
+        header: RequestHeader,
+        inbox: &'a mut FdReceiver,
+        contexts: &'a mut HashMap<u32, LoadedContext>,
+        callables: &mut FunctionCache,
+    ) -> std::result::Result<Self, TaskError> {
         let unmapped =
-            || Fault::Decode("its shared memory could not be mapped in the worker".to_owned());
-        let slab = match head.slab {
+            || TaskError::Decode("its shared memory could not be mapped in the worker".to_owned());
+        let slab = match header.slab {
             0 => None,
             id => {
-                let slab = inbox.slab(id, head.slab_length).ok_or_else(unmapped)?;
-                Some((slab, head.slab_length as usize))
+                let slab = inbox.slab(id, header.slab_length).ok_or_else(unmapped)?;
+                Some((slab, header.slab_length as usize))
             }
         };
-        let function = head
+        let function = header
             .function
-            .ok_or_else(|| Fault::Unknown("no function was sent".to_owned()))?;
+            .ok_or_else(|| TaskError::UnknownFunction("no function was sent".to_owned()))?;
         let callable = callables.find(function)?;
-        let context = match contexts.get_mut(&head.context) {
+        let context = match contexts.get_mut(&header.context) {
             None => None,
             Some(context) => Some(context.decoded()?),
         };
@@ -59,20 +59,21 @@ impl<'a> Frame<'a> {
 }
 
 /// A map's context, decoded for the first item that needs it.
-pub(super) enum Context {
+pub(crate) enum LoadedContext {
     Encoded(ContextLoader, Box<[u8]>, Vec<Attached>),
-    Decoded(std::result::Result<Box<dyn Any>, Fault>),
+    Decoded(std::result::Result<Box<dyn Any>, TaskError>),
 }
 
-impl Context {
-    fn decoded(&mut self) -> std::result::Result<&dyn Any, Fault> {
+impl LoadedContext {
+    fn decoded(&mut self) -> std::result::Result<&dyn Any, TaskError> {
         if let Self::Encoded(loader, bytes, handles) = self {
             let handles = mem::take(handles);
             let load = || handle::provide(handles, || loader.load(&mut Cursor::new(bytes)));
-            let loaded = panic::run(load);
+            let loaded = panic::catch(load);
             let decoded = loaded.map_err(|it| *it).and_then(|loaded| {
-                let loaded = loaded.map_err(|error| Fault::Unknown(error.to_string()))?;
-                loaded.map_err(Fault::from)
+                let loaded =
+                    loaded.map_err(|error| TaskError::UnknownFunction(error.to_string()))?;
+                loaded.map_err(TaskError::from)
             });
             *self = Self::Decoded(decoded);
         }
@@ -85,12 +86,12 @@ impl Context {
 }
 
 /// The items of a frame: one without its length, or several with.
-pub(super) struct Items<'a> {
+pub(crate) struct FrameItems<'a> {
     bytes: &'a [u8],
     is_single: bool,
 }
 
-impl<'a> Items<'a> {
+impl<'a> FrameItems<'a> {
     pub(super) fn new(bytes: &'a [u8], count: u32) -> Self {
         Self {
             bytes,
@@ -111,19 +112,19 @@ impl<'a> Items<'a> {
 
 /// The functions called last, found: most calls repeat one.
 #[derive(Default)]
-pub(super) struct Callables(Vec<(Function, Callable)>);
+pub(super) struct FunctionCache(Vec<(WireFunction, Callable)>);
 
-impl Callables {
+impl FunctionCache {
     /// Functions remembered at most.
     const MOST: usize = 16;
 
-    fn find(&mut self, function: Function) -> std::result::Result<Callable, Fault> {
+    fn find(&mut self, function: WireFunction) -> std::result::Result<Callable, TaskError> {
         if let Some((_, callable)) = self.0.iter().find(|it| it.0 == function) {
             return Ok(*callable);
         }
         let callable = function
             .resolve()
-            .map_err(|error| Fault::Unknown(error.to_string()))?;
+            .map_err(|error| TaskError::UnknownFunction(error.to_string()))?;
         if self.0.len() == Self::MOST {
             self.0.remove(0);
         }

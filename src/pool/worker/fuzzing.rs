@@ -2,13 +2,12 @@
 //!
 //! Functions alone are not the script's: a worker calls what its pool names.
 
-use super::{Context, WorkerLoop, replies::Replies};
 use crate::pool::{
-    page::Page,
-    protocol::{Kind, RequestHead, Setup},
-    worker_page::WorkerPage,
+    protocol::{RequestHeader, RequestKind, WorkerSetup, region::SharedRegion},
+    worker::{LoadedContext, WorkerLoop, reply_writer::ReplyWriter},
+    worker_handle::checked_region::CheckedRegion,
 };
-use crate::process::function::{ContextLoader, Function};
+use crate::process::function::{ContextLoader, WireFunction};
 use crate::sys::{fd, memory, pipe, socket};
 use crate::wire::{
     codec,
@@ -26,11 +25,13 @@ const LONGEST: u32 = 1 << 20;
 /// Items that may start at a time, so that their replies find room.
 const MOST_ITEMS: u32 = 256;
 
-static FUNCTIONS: LazyLock<[Function; 3]> = LazyLock::new(|| {
+static FUNCTIONS: LazyLock<[WireFunction; 3]> = LazyLock::new(|| {
     let functions = [
-        Function::unary(|it: Vec<u8>| it.len()),
-        Function::unary(|it: Tree| matches!(it, Tree::Leaf)),
-        Function::contextual(|context: &Vec<u16>, it: u8| context.get(usize::from(it)).copied()),
+        WireFunction::unary(|it: Vec<u8>| it.len()),
+        WireFunction::unary(|it: Tree| matches!(it, Tree::Leaf)),
+        WireFunction::contextual(|context: &Vec<u16>, it: u8| {
+            context.get(usize::from(it)).copied()
+        }),
     ];
     functions.map(|it| it.expect("a function of this program"))
 });
@@ -38,7 +39,7 @@ static FUNCTIONS: LazyLock<[Function; 3]> = LazyLock::new(|| {
 /// A worker, and what its pool has of it.
 struct Fuzzed {
     worker: WorkerLoop,
-    pool: WorkerPage,
+    pool: CheckedRegion,
     requests: OwnedFd,
     socket: OwnedFd,
     /// A write to a pipe that nobody reads would end the program.
@@ -48,17 +49,17 @@ struct Fuzzed {
 
 impl Fuzzed {
     fn new() -> Self {
-        let pool = WorkerPage::new().expect("shared memory");
+        let pool = CheckedRegion::new().expect("shared memory");
         let page = pool
             .as_fd()
             .try_clone_to_owned()
             .expect("room for descriptors");
-        let page = Page::from_fd(page).expect("room for a mapping");
+        let page = SharedRegion::from_fd(page).expect("room for a mapping");
         let (bell, their_bell) = pipe::pipe().expect("room for descriptors");
         let (theirs, requests) = pipe::pipe().expect("room for descriptors");
         let (socket, their_socket) = socket::pair().expect("room for descriptors");
         fd::set_nonblocking(&requests).expect("a pipe");
-        let replies = Rc::new(Replies::new(their_bell, page));
+        let replies = Rc::new(ReplyWriter::new(their_bell, page));
         Self {
             worker: WorkerLoop::new(replies, theirs, their_socket),
             pool,
@@ -101,8 +102,8 @@ impl Fuzzed {
         drop((requests, socket));
         let mut records = Vec::new();
         loop {
-            let Some(mut head) = worker.requests.buffered() else {
-                match worker.requests.read() {
+            let Some(mut head) = worker.frames.buffered() else {
+                match worker.frames.read() {
                     Ok(true) => continue,
                     _ => return,
                 }
@@ -110,9 +111,9 @@ impl Fuzzed {
             if let Some(function) = &mut head.function {
                 *function = named(*function, worker.contexts.contains_key(&head.context));
             }
-            if head.kind == Kind::Setup {
-                let payload = worker.requests.payload().to_vec();
-                ignore(codec::decode::<Setup>(&mut crate::shm::Cursor::new(
+            if head.kind == RequestKind::Setup {
+                let payload = worker.frames.payload().to_vec();
+                ignore(codec::decode::<WorkerSetup>(&mut crate::shm::Cursor::new(
                     &payload,
                 )));
                 continue;
@@ -120,8 +121,9 @@ impl Fuzzed {
             if worker.serve(head).is_none() {
                 return;
             }
-            if head.kind == Kind::Context
-                && let Some(Context::Encoded(loader, ..)) = worker.contexts.get_mut(&head.context)
+            if head.kind == RequestKind::Context
+                && let Some(LoadedContext::Encoded(loader, ..)) =
+                    worker.contexts.get_mut(&head.context)
             {
                 *loader = ContextLoader::new::<Vec<u16>>().expect("a function of this program");
             }
@@ -133,7 +135,7 @@ impl Fuzzed {
 }
 
 /// The function that the first byte stands for; the last one is for items with a context.
-fn named(function: Function, has_context: bool) -> Function {
+fn named(function: WireFunction, has_context: bool) -> WireFunction {
     let among = FUNCTIONS.len() - usize::from(!has_context);
     FUNCTIONS[usize::from(function.to_bytes()[0]) % among]
 }
@@ -142,29 +144,29 @@ fn named(function: Function, has_context: bool) -> Function {
 fn sensible(frames: &[u8]) -> &[u8] {
     let mut at = 0;
     while let Some(bytes) = frames.get(at..).and_then(|it| it.first_chunk()) {
-        match RequestHead::from_bytes(bytes) {
+        match RequestHeader::from_bytes(bytes) {
             Some(head) if head.length > LONGEST => return &frames[..at],
-            Some(head) => at += RequestHead::SIZE + head.length as usize,
+            Some(head) => at += RequestHeader::SIZE + head.length as usize,
             None => break,
         }
     }
     frames
 }
 
-fn frame(head: RequestHead, bytes: &[u8]) -> Vec<u8> {
+fn frame(head: RequestHeader, bytes: &[u8]) -> Vec<u8> {
     let length = bytes.len() as u32;
-    [&RequestHead { length, ..head }.to_bytes()[..], bytes].concat()
+    [&RequestHeader { length, ..head }.to_bytes()[..], bytes].concat()
 }
 
-fn items(item: u32, count: u32, function: u8) -> RequestHead {
-    let mut bytes = [0; Function::SIZE];
+fn items(item: u32, count: u32, function: u8) -> RequestHeader {
+    let mut bytes = [0; WireFunction::SIZE];
     bytes[0] = function;
-    let function = Some(Function::from_bytes(&bytes));
-    RequestHead {
+    let function = Some(WireFunction::from_bytes(&bytes));
+    RequestHeader {
         item,
         count,
         function,
-        ..RequestHead::new(Kind::Items)
+        ..RequestHeader::new(RequestKind::Items)
     }
 }
 
@@ -181,35 +183,35 @@ fn seeds() -> Vec<Vec<u8>> {
         &part(&1u32.to_le_bytes()),
     ]
     .concat();
-    let in_slab = RequestHead {
+    let in_slab = RequestHeader {
         slab: 1,
         slab_length: 100,
         ..items(0, 1, 0)
     };
-    let dropped = RequestHead {
+    let dropped = RequestHeader {
         slab: 1,
-        ..RequestHead::new(Kind::DropSlab)
+        ..RequestHeader::new(RequestKind::DropSlab)
     };
-    let context = RequestHead {
+    let context = RequestHeader {
         context: 5,
-        ..RequestHead::new(Kind::Context)
+        ..RequestHeader::new(RequestKind::Context)
     };
     let mut bytes = vec![0; 16];
     codec::encode(&vec![1u16, 2], &mut bytes).expect("numbers");
-    let with = RequestHead {
+    let with = RequestHeader {
         context: 5,
         ..items(0, 1, 2)
     };
-    let without = RequestHead {
+    let without = RequestHeader {
         context: 5,
-        ..RequestHead::new(Kind::DropContext)
+        ..RequestHeader::new(RequestKind::DropContext)
     };
     let handles = [&[0, 3][..], &part(&0u32.to_le_bytes())].concat();
-    let batch = RequestHead {
+    let map = RequestHeader {
         count: 2,
-        ..RequestHead::new(Kind::Handles)
+        ..RequestHeader::new(RequestKind::Fds)
     };
-    let handled = RequestHead {
+    let handled = RequestHeader {
         has_handles: true,
         ..items(0, 1, 1)
     };
@@ -219,7 +221,7 @@ fn seeds() -> Vec<Vec<u8>> {
             &[
                 one.clone(),
                 rest.clone(),
-                frame(RequestHead::new(Kind::End), &[]),
+                frame(RequestHeader::new(RequestKind::Shutdown), &[]),
             ],
         ),
         whole(&[1, 1], &[frame(items(0, 1, 1), &tree)]),
@@ -238,7 +240,7 @@ fn seeds() -> Vec<Vec<u8>> {
         ),
         whole(
             &[&handles[..], &[1, 1]].concat(),
-            &[frame(batch, &[]), frame(handled, &tree)],
+            &[frame(map, &[]), frame(handled, &tree)],
         ),
     ]
 }

@@ -1,48 +1,56 @@
-//! The worker: reads requests, runs items, replies into the shared page, until its pool closes the pipe.
+//! The worker: reads requests, runs items, replies into the shared page, until its pool closes the
+//! pipe.
 //!
-//! One thread, one loop. Nothing here waits for the pool but two things: `read` for the next request, and room in the ring
-//! of replies. The pool can kill the process at any instruction; what it then finds is described in `page.rs`.
+//! One thread, one loop. Nothing here waits for the pool but two things: `read` for the next
+//! request, and room in the ring of replies. The pool can kill the process at any instruction; what
+//! it then finds is described in `page.rs`.
 
-mod answers;
+pub(crate) mod fd_receiver;
 mod frame;
+pub(crate) mod frame_reader;
 #[cfg(fuzzing)]
 pub(super) mod fuzzing;
-mod inbox;
-mod replies;
-mod slabs;
+pub(crate) mod reply_writer;
+pub(crate) mod result_slabs;
+pub(crate) mod runner;
+pub(crate) mod stopwatch;
 
 use crate::error::Error;
 use crate::pool::{
-    descriptors::Batch,
     histogram::bucket_of,
     limits::ResourceLimits,
-    page::{Page, Tag},
-    protocol::{Kind, RequestHead, Setup},
-    requests::Requests,
-    stopwatch::Stopwatch,
+    protocol::{
+        RequestHeader, RequestKind, WorkerSetup,
+        fds::FdRange,
+        region::{ReplyKind, SharedRegion},
+    },
+    worker::{
+        fd_receiver::FdReceiver,
+        frame_reader::FrameReader,
+        reply_writer::{PanicContext, ReplyWriter},
+        runner::TaskRunner,
+        stopwatch::Stopwatch,
+    },
 };
 use crate::process::{
-    call::EncodedCall,
-    entry,
-    fault::Fault,
-    function::{ContextLoader, Function, Given, Handles, Invocation},
+    child_exit,
+    encoded_call::EncodedCall,
+    function::{CallHandles, ChildArgs, ContextLoader, Invocation, WireFunction},
     panic::{self, OnPanic},
+    task_error::TaskError,
 };
-use crate::shm::{Buffer, Cursor, Slab, Slabs};
+use crate::shm::{Buffer, Cursor, Slab, SlabSource};
 use crate::sys::{
     child, clock,
-    crash::{self, Note},
+    crash::{self, OverflowNote},
     environment,
     fd::{self, Stdio},
     limits, memory, pid, signal,
     spin::Spin,
 };
 use crate::wire::{codec, handle::Attached};
-use answers::Answers;
-use frame::{Callables, Context, Frame, Items};
-use inbox::Inbox;
+use frame::{Frame, FrameItems, FunctionCache, LoadedContext};
 use parking_lot::Mutex;
-use replies::{Doing, Replies};
 use std::{
     cell::RefCell,
     collections::HashMap,
@@ -57,7 +65,7 @@ use std::{
 };
 
 /// How long a worker waits before it gives back memory it can do without.
-const IDLE: Duration = Duration::from_millis(100);
+const IDLE_TIMEOUT: Duration = Duration::from_millis(100);
 
 /// Between two looks at a worker's memory, each of which takes some microseconds.
 const MEMORY_INTERVAL: Duration = Duration::from_millis(10);
@@ -72,14 +80,16 @@ pub struct Worker {
     pub pid: u32,
     /// Tasks it has finished, whatever came of them.
     pub tasks_done: u64,
-    /// Which try of its task this is, from 1; see [`TaskOptions::retries`](crate::TaskOptions::retries).
+    /// Which try of its task this is, from 1; see
+    /// [`TaskOptions::retries`](crate::TaskOptions::retries).
     pub attempt: u32,
 }
 
 impl Worker {
-    /// Whether the task that runs in this worker was asked to stop: by [`TaskFuture::cancel`](crate::TaskFuture::cancel), which
-    /// lets it go on, or by a limit of time or a kill, which send SIGTERM at once: only a task that handles that comes to ask. A load
-    /// from shared memory: a long loop may ask often.
+    /// Whether the task that runs in this worker was asked to stop: by
+    /// [`TaskFuture::cancel`](crate::TaskFuture::cancel), which lets it go on, or by a limit of
+    /// time or a kill, which send SIGTERM at once: only a task that handles that comes to ask. A
+    /// load from shared memory: a long loop may ask often.
     ///
     /// ```
     /// let pool = procpool::ProcessPoolExecutor::builder().workers(1).build()?;
@@ -97,22 +107,22 @@ impl Worker {
     /// ```
     #[must_use]
     pub fn stop_requested(&self) -> bool {
-        let here = HERE.lock();
+        let here = CURRENT.lock();
         let here = here.as_ref().filter(|it| it.pid == pid::current());
         here.is_some_and(|it| it.page.is_stop_requested(RUNNING.load(Ordering::Relaxed)))
     }
 }
 
 /// This process as a worker.
-struct Here {
+struct CurrentWorker {
     /// Its place in the pool.
     id: usize,
     /// A copy of it is no worker, and may become one of another pool.
     pid: u32,
-    page: Page,
+    page: SharedRegion,
 }
 
-static HERE: Mutex<Option<Here>> = Mutex::new(None);
+static CURRENT: Mutex<Option<CurrentWorker>> = Mutex::new(None);
 /// The number of the item that runs.
 static RUNNING: AtomicU32 = AtomicU32::new(0);
 /// Which try the item that runs is, as far as that is counted.
@@ -130,7 +140,7 @@ static TASKS_DONE: AtomicU64 = AtomicU64::new(0);
 /// ```
 #[must_use]
 pub fn current_worker() -> Option<Worker> {
-    let here = HERE.lock();
+    let here = CURRENT.lock();
     let here = here.as_ref().filter(|it| it.pid == pid::current())?;
     Some(Worker {
         id: here.id,
@@ -142,251 +152,261 @@ pub fn current_worker() -> Option<Worker> {
 
 thread_local! {
     /// The replies of this process, where a panic hook can reach them.
-    static REPLIES: RefCell<Option<Rc<Replies>>> = const { RefCell::new(None) };
+    static REPLIES: RefCell<Option<Rc<ReplyWriter>>> = const { RefCell::new(None) };
 }
 
-/// What a worker process runs: it gets the bell, the requests, the socket for descriptors, and the shared page.
-pub(super) fn main(given: Given) -> i32 {
+/// What a worker process runs: it gets the bell, the requests, the socket for descriptors, and the
+/// shared page.
+pub(super) fn main(given: ChildArgs) -> i32 {
     // Without them nothing can be said; the pool sees a worker that has ended.
     let Ok([bell, requests, socket, page]) = <[OwnedFd; 4]>::try_from(given.fds) else {
         return 0;
     };
-    let Ok(page) = Page::from_fd(page) else {
+    let Ok(page) = SharedRegion::from_fd(page) else {
         return 0;
     };
-    crash::note_overflow(Note::Word(page.overflow_word()));
+    crash::note_overflow(OverflowNote::Word(page.overflow_word()));
     let told_to_end = page.end_word();
     if signal::leave_the_end_to_the_owner(Some(told_to_end)).is_err()
         || fd::set_nonblocking(&bell).is_err()
     {
         return 0;
     }
-    let replies = Rc::new(Replies::new(bell, page));
+    let replies = Rc::new(ReplyWriter::new(bell, page));
     REPLIES.set(Some(Rc::clone(&replies)));
     panic::install_hook(OnPanic {
-        stop_clock,
-        last_words,
+        stop_clock: pause_clock,
+        report_abort: report_before_abort,
         ..OnPanic::SILENT
     });
     WorkerLoop::new(replies, requests, socket).run();
     0
 }
 
-fn stop_clock() {
+fn pause_clock() {
     if let Some(replies) = REPLIES.with_borrow(Clone::clone)
-        && let Doing::Item(item) = replies.doing.get()
+        && let PanicContext::Item(item) = replies.panic_context.get()
     {
-        replies.page.stop_clock(item);
+        replies.page.pause_clock(item);
     }
 }
 
-fn last_words(fault: Fault) {
+fn report_before_abort(fault: TaskError) {
     let Some(replies) = REPLIES.with_borrow(Clone::clone) else {
         return;
     };
-    match replies.doing.get() {
-        Doing::Setup => replies.fault(0, Tag::SetupFault, &fault),
-        Doing::Item(item) => replies.fault(item, Tag::Fault, &fault),
-        Doing::Other => {}
+    match replies.panic_context.get() {
+        PanicContext::Setup => replies.fault(0, ReplyKind::SetupFault, &fault),
+        PanicContext::Item(item) => replies.fault(item, ReplyKind::Fault, &fault),
+        PanicContext::Other => {}
     }
 }
 
 struct WorkerLoop {
-    answers: Answers,
-    requests: Requests,
-    inbox: Inbox,
-    contexts: HashMap<u32, Context>,
-    callables: Callables,
+    runner: TaskRunner,
+    frames: FrameReader,
+    fds: FdReceiver,
+    contexts: HashMap<u32, LoadedContext>,
+    functions: FunctionCache,
     spin: Spin,
     /// Whether memory was given back since the last item.
     is_trimmed: bool,
-    /// Bytes of resident memory to be reported, if there are more, and when they were last looked at, on the shared clock.
+    /// Bytes of resident memory to be reported, if there are more, and when they were last looked
+    /// at, on the shared clock.
     max_memory: Option<u64>,
-    looked_at_memory: u64,
+    memory_checked: u64,
 }
 
 impl WorkerLoop {
-    fn new(replies: Rc<Replies>, requests: OwnedFd, socket: OwnedFd) -> Self {
+    fn new(replies: Rc<ReplyWriter>, requests: OwnedFd, socket: OwnedFd) -> Self {
         let socket = Rc::new(socket);
         Self {
-            answers: Answers::new(replies, Rc::clone(&socket)),
-            requests: Requests::new(requests),
-            inbox: Inbox::new(socket),
+            runner: TaskRunner::new(replies, Rc::clone(&socket)),
+            frames: FrameReader::new(requests),
+            fds: FdReceiver::new(socket),
             contexts: HashMap::new(),
-            callables: Callables::default(),
+            functions: FunctionCache::default(),
             spin: Spin::default(),
             is_trimmed: false,
             max_memory: None,
-            looked_at_memory: clock::now(),
+            memory_checked: clock::now(),
         }
     }
 
     /// Serves until the pool closes the pipe, or breaks the protocol, which is as good as closing.
     fn run(&mut self) {
         loop {
-            let head = match self.requests.buffered() {
-                Some(head) => head,
+            let header = match self.frames.buffered() {
+                Some(header) => header,
                 None => {
                     self.wait();
-                    match self.requests.read() {
+                    match self.frames.read() {
                         Ok(true) => continue,
                         _ => return,
                     }
                 }
             };
-            if self.serve(head).is_none() {
+            if self.serve(header).is_none() {
                 return;
             }
         }
     }
 
     fn wait(&mut self) {
-        self.answers.replies.ring_before_waiting();
-        let page = &self.answers.replies.page;
+        self.runner.replies.wake_before_waiting();
+        let page = &self.runner.replies.page;
         // Allowed items are written in a moment: `read` hardly sleeps then.
-        if self.spin.until(|| page.may_start()) || self.is_trimmed || self.requests.wait(IDLE) {
+        if self.spin.spin_until(|| page.may_start())
+            || self.is_trimmed
+            || self.frames.wait(IDLE_TIMEOUT)
+        {
             return;
         }
         self.is_trimmed = true;
-        self.answers.replies.ring_if_unread();
-        self.requests.shrink();
-        self.answers.shrink();
+        self.runner.replies.wake_if_unread();
+        self.frames.shrink();
+        self.runner.shrink();
         memory::release_unused();
     }
 
-    fn serve(&mut self, head: RequestHead) -> Option<()> {
-        let setup = head.kind == Kind::Setup;
-        self.answers
-            .replies
-            .doing
-            .set(if setup { Doing::Setup } else { Doing::Other });
-        match head.kind {
-            Kind::Setup => self.set_up(),
-            Kind::Items => self.run_items(head),
-            Kind::End => None,
-            Kind::Context => self.keep_context(head),
-            Kind::DropContext => {
-                let context = self.contexts.remove(&head.context);
+    fn serve(&mut self, header: RequestHeader) -> Option<()> {
+        let setup = header.kind == RequestKind::Setup;
+        self.runner.replies.panic_context.set(if setup {
+            PanicContext::Setup
+        } else {
+            PanicContext::Other
+        });
+        match header.kind {
+            RequestKind::Setup => self.set_up(),
+            RequestKind::Items => self.run_items(header),
+            RequestKind::Shutdown => None,
+            RequestKind::Context => self.keep_context(header),
+            RequestKind::DropContext => {
+                let context = self.contexts.remove(&header.context);
                 // A context whose destructor panics is gone all the same.
-                let _ = panic::run(|| drop(context));
+                let _ = panic::catch(|| drop(context));
                 Some(())
             }
-            Kind::DropSlab => {
-                self.inbox.drop_slab(head.slab);
+            RequestKind::DropSlab => {
+                self.fds.drop_slab(header.slab);
                 Some(())
             }
-            Kind::Handles => self.inbox.gather(Batch {
-                start: head.item,
-                count: head.count,
+            RequestKind::Fds => self.fds.receive_fds(FdRange {
+                start: header.item,
+                count: header.count,
             }),
         }
     }
 
     fn set_up(&mut self) -> Option<()> {
-        let setup: Setup = codec::decode(&mut Cursor::new(self.requests.payload())).ok()?;
-        environment::assume(&setup.environment).ok()?;
+        let setup: WorkerSetup = codec::decode(&mut Cursor::new(self.frames.payload())).ok()?;
+        environment::replace(&setup.environment).ok()?;
         child::set_name(&format!("procpool-{}", setup.worker));
-        *HERE.lock() = Some(Here {
+        *CURRENT.lock() = Some(CurrentWorker {
             id: setup.worker,
             pid: pid::current(),
-            page: self.answers.replies.page.clone(),
+            page: self.runner.replies.page.clone(),
         });
         TASKS_DONE.store(0, Ordering::Relaxed);
         self.max_memory = setup.max_memory;
-        let prepared = settle_in(&setup);
-        setup.identity.assume();
-        let handles = self.inbox.take_handles();
+        let prepared = apply_settings(&setup);
+        setup.identity.apply();
+        let handles = self.fds.take_fds();
         let initialized = prepared.and_then(|()| {
             let initializer = setup.initializer;
             initializer.map_or(Ok(()), |it| initialize(it, handles))
         });
         match initialized {
-            Ok(()) => self.answers.replies.say_ready(),
-            Err(fault) => self.answers.replies.fault(0, Tag::SetupFault, &fault),
+            Ok(()) => self.runner.replies.say_ready(),
+            Err(fault) => self.runner.replies.fault(0, ReplyKind::SetupFault, &fault),
         }
         Some(())
     }
 
-    fn keep_context(&mut self, head: RequestHead) -> Option<()> {
-        let (loader, bytes) = self.requests.payload().split_first_chunk()?;
+    fn keep_context(&mut self, header: RequestHeader) -> Option<()> {
+        let (loader, bytes) = self.frames.payload().split_first_chunk()?;
         let loader = ContextLoader::from_bytes(loader);
-        let handles = self.inbox.take_handles();
-        let context = Context::Encoded(loader, bytes.into(), handles);
-        self.contexts.insert(head.context, context);
+        let handles = self.fds.take_fds();
+        let context = LoadedContext::Encoded(loader, bytes.into(), handles);
+        self.contexts.insert(header.context, context);
         Some(())
     }
 
-    fn run_items(&mut self, head: RequestHead) -> Option<()> {
+    fn run_items(&mut self, header: RequestHeader) -> Option<()> {
         self.is_trimmed = false;
-        ATTEMPT.store(head.attempt.max(1).into(), Ordering::Relaxed);
-        let mut watch = self.answers.replies.begin(head.item);
-        if head.has_handles {
-            self.answers.give(self.inbox.take_handles());
+        ATTEMPT.store(header.attempt.max(1).into(), Ordering::Relaxed);
+        let mut watch = self.runner.replies.begin(header.item);
+        if header.has_handles {
+            self.runner.set_argument_fds(self.fds.take_fds());
         }
-        self.run_each(head, &mut watch)?;
+        self.run_each(header, &mut watch)?;
         // An item that was taken back has left its own.
-        self.answers.give(Vec::new());
+        self.runner.set_argument_fds(Vec::new());
         let end = watch.last();
-        let looked = Duration::from_nanos(end.saturating_sub(self.looked_at_memory));
+        let looked = Duration::from_nanos(end.saturating_sub(self.memory_checked));
         if self.max_memory.is_some() && looked >= MEMORY_INTERVAL {
-            self.looked_at_memory = end;
-            self.look_at_memory();
+            self.memory_checked = end;
+            self.check_memory();
         }
         Some(())
     }
 
     /// Runs the items of a frame, as far as they are not taken back.
     #[inline]
-    fn run_each(&mut self, head: RequestHead, watch: &mut Stopwatch) -> Option<()> {
-        let waited = bucket_of(watch.last().saturating_sub(head.submitted));
-        let mut items = Items::new(self.requests.payload(), head.count);
-        let mut parts = Some((&mut self.inbox, &mut self.contexts));
+    fn run_each(&mut self, header: RequestHeader, watch: &mut Stopwatch) -> Option<()> {
+        let waited = bucket_of(watch.last().saturating_sub(header.submitted));
+        let mut items = FrameItems::new(self.frames.payload(), header.count);
+        let mut parts = Some((&mut self.fds, &mut self.contexts));
         let mut frame = None;
-        for index in 0..head.count {
+        for index in 0..header.count {
             let bytes = items.next()?;
-            let item = head.item.wrapping_add(index);
-            if !self.answers.start(item) {
+            let item = header.item.wrapping_add(index);
+            if !self.runner.start(item) {
                 break;
             }
-            // Behind the start of an item: if decoding a context ends this process, that is the item's end and no other's.
+            // Behind the start of an item: if decoding a context ends this process, that is the
+            // item's end and no other's.
             if let Some((inbox, contexts)) = parts.take() {
-                let callables = &mut self.callables;
-                frame = Some(Frame::prepare(head, inbox, contexts, callables));
+                let callables = &mut self.functions;
+                frame = Some(Frame::prepare(header, inbox, contexts, callables));
             }
             match frame.as_ref()? {
-                Ok(frame) => self.answers.run(item, frame, bytes)?,
-                Err(fault) => self.answers.replies.fault(item, Tag::Fault, fault),
+                Ok(frame) => self.runner.run(item, frame, bytes)?,
+                Err(fault) => self.runner.replies.fault(item, ReplyKind::Fault, fault),
             }
             if watch.count() {
-                self.answers.replies.lap(watch, waited);
-                if index + 1 < head.count {
+                self.runner.replies.lap(watch, waited);
+                if index + 1 < header.count {
                     let next = item.wrapping_add(1);
-                    self.answers.replies.page.note_start(next, watch.last());
+                    self.runner.replies.page.record_start(next, watch.last());
                 }
             }
         }
         if watch.has_items() {
-            self.answers.replies.lap(watch, waited);
+            self.runner.replies.lap(watch, waited);
         }
         Some(())
     }
 
     /// Tells the pool, once, when this process takes up more memory than it may.
-    fn look_at_memory(&mut self) {
+    fn check_memory(&mut self) {
         if self
             .max_memory
             .is_some_and(|it| memory::resident().is_ok_and(|resident| resident > it))
         {
             self.max_memory = None;
-            self.answers.replies.append(0, Tag::Full, &[]);
+            self.runner
+                .replies
+                .append(0, ReplyKind::MemoryExceeded, &[]);
         }
     }
 }
 
 /// Takes the place that the pool's builder chose: a directory, a CPU, limits.
-fn settle_in(setup: &Setup) -> std::result::Result<(), Fault> {
-    let failed =
-        |what: &str, error: io::Error| Fault::Initializer(format!("failed to set {what}: {error}"));
+fn apply_settings(setup: &WorkerSetup) -> std::result::Result<(), TaskError> {
+    let failed = |what: &str, error: io::Error| {
+        TaskError::Initializer(format!("failed to set {what}: {error}"))
+    };
     if let Some(directory) = &setup.directory {
         std::env::set_current_dir(directory).map_err(|it| {
             failed(
@@ -395,41 +415,41 @@ fn settle_in(setup: &Setup) -> std::result::Result<(), Fault> {
             )
         })?;
     }
-    let read = setup.stdin.assume();
+    let read = setup.stdin.apply();
     read.map_err(|it| failed("standard input", it))?;
     for (output, stream, what) in [
         (setup.stdout, Stdio::Output, "standard output"),
         (setup.stderr, Stdio::Error, "standard error"),
     ] {
-        output.assume(stream).map_err(|it| failed(what, it))?;
+        output.apply(stream).map_err(|it| failed(what, it))?;
     }
     if setup.is_pinned {
-        limits::pin(setup.worker).map_err(|it| failed("the CPU affinity", it))?;
+        limits::pin_to_cpu(setup.worker).map_err(|it| failed("the CPU affinity", it))?;
     }
     let limits = setup.limits.as_ref();
-    let assumed = limits.map_or(Ok(()), ResourceLimits::assume);
+    let assumed = limits.map_or(Ok(()), ResourceLimits::apply);
     assumed.map_err(|(what, it)| failed(&format!("the limit of {what}"), it))
 }
 
-fn initialize(call: EncodedCall, given: Vec<Attached>) -> std::result::Result<(), Fault> {
+fn initialize(call: EncodedCall, given: Vec<Attached>) -> std::result::Result<(), TaskError> {
     /// An initializer has no result to encode.
     struct NoSlabs;
-    impl Slabs for NoSlabs {
+    impl SlabSource for NoSlabs {
         fn take(&self, _bytes: usize) -> Option<Slab> {
             None
         }
 
         fn give_back(&self, _slab: Slab) {}
     }
-    let unknown = |error: Error| Fault::Unknown(error.to_string());
-    let callable = Function::from_bytes(&call.function)
+    let unknown = |error: Error| TaskError::UnknownFunction(error.to_string());
+    let callable = WireFunction::from_bytes(&call.function)
         .resolve()
         .map_err(unknown)?;
     let mut result = Buffer::new(Arc::new(NoSlabs));
     let argument = Cursor::new(&call.argument);
-    let mut handles = Handles {
-        given,
-        ..Handles::default()
+    let mut handles = CallHandles {
+        received_fds: given,
+        ..CallHandles::default()
     };
     let mut invocation = Invocation {
         argument,
@@ -437,9 +457,9 @@ fn initialize(call: EncodedCall, given: Vec<Attached>) -> std::result::Result<()
         result: &mut result,
         handles: &mut handles,
     };
-    let outcome = panic::run(|| callable.invoke(&mut invocation)).map_err(|it| *it);
-    let outcome = outcome.and_then(|it| it.map_err(Fault::from));
+    let outcome = panic::catch(|| callable.invoke(&mut invocation)).map_err(|it| *it);
+    let outcome = outcome.and_then(|it| it.map_err(TaskError::from));
     // What it printed without a newline appears before the first task's output, and once.
-    entry::flush_output();
+    child_exit::flush_output();
     outcome
 }

@@ -5,12 +5,12 @@ use crate::sys::modules::{self, ModuleId};
 
 /// Code, by its module and the offset from where that module is loaded.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub(crate) struct Location {
+pub(crate) struct CodeLocation {
     module: ModuleId,
     offset: u64,
 }
 
-impl Location {
+impl CodeLocation {
     /// Bytes on the wire.
     pub(crate) const SIZE: usize = 16;
 
@@ -25,7 +25,9 @@ impl Location {
         let module = modules::containing(address);
         let place = module.and_then(|it| Some((it.id, it.offset_of(address)?)));
         let (module, offset) = place.ok_or_else(|| {
-            unknown("the function lies in no loaded module, so no other process can find it")
+            err_unknown_function(
+                "the function lies in no loaded module, so no other process can find it",
+            )
         })?;
         Ok(Self { module, offset })
     }
@@ -34,17 +36,18 @@ impl Location {
         if self.module == ModuleId::PROGRAM {
             return modules::program()
                 .address_of(self.offset)
-                .ok_or_else(|| unknown("the function's address holds no code"));
+                .ok_or_else(|| err_unknown_function("the function's address holds no code"));
         }
-        let module = modules::with_id(self.module)
-            .ok_or_else(|| unknown("the function's module is not loaded in the worker"))?;
+        let module = modules::with_id(self.module).ok_or_else(|| {
+            err_unknown_function("the function's module is not loaded in the worker")
+        })?;
         module
             .address_of(self.offset)
-            .ok_or_else(|| unknown("the function's address holds no code"))
+            .ok_or_else(|| err_unknown_function("the function's address holds no code"))
     }
 
     /// The offset, if the program holds it and it has 32 bits.
-    pub(super) fn short(self) -> Option<u32> {
+    pub(super) fn program_offset(self) -> Option<u32> {
         let offset = u32::try_from(self.offset).ok()?;
         (self.module == ModuleId::PROGRAM).then_some(offset)
     }
@@ -73,6 +76,6 @@ impl Location {
     }
 }
 
-fn unknown(message: &str) -> Error {
+fn err_unknown_function(message: &str) -> Error {
     Error::new(ErrorKind::UnknownFunction, message)
 }

@@ -1,7 +1,7 @@
 //! The queue of bytes under every queue of values.
 
-#[path = "../../../../src/ipc/queue/chunk.rs"]
-mod chunk;
+#[path = "../../../../src/ipc/queue/block.rs"]
+mod block;
 #[path = "../../../../src/ipc/queue/damaged.rs"]
 mod damaged;
 #[path = "../../../../src/ipc/queue/memory.rs"]

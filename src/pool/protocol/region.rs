@@ -1,0 +1,434 @@
+//! The page that a worker shares with its pool: which items it may start, and the ring of its
+//! replies.
+//!
+//! # The word
+//!
+//! One 64-bit word says which items may start: `started` in its low half, `allowed` in its high
+//! half, both counting items from the worker's first. Numbers are never used twice, and compared
+//! for equality only, so that they may wrap.
+//!
+//! | word | meaning |
+//! |---|---|
+//! | started = n, allowed = n | nothing may start |
+//! | started = n, allowed > n | items n to allowed - 1 may start, n first |
+//!
+//! | step | by | |
+//! |---|---|---|
+//! | (n, a) → (n + 1, a), n ≠ a | worker | starts item n; fails if n is not the next, that is, it was taken back |
+//! | (s, a) → (s, a + k) | pool | k more items were sent |
+//! | (s, a) → (s, b), b between s and a | pool | items b to a - 1 are taken back |
+//! | (s, s) → (a, a) | pool | the next item sent gets a number beyond all that were ever allowed |
+//!
+//! A frame whose items were taken back may still be in the pipe. Its numbers are below `started` or
+//! beyond `allowed` when the worker comes to it, so that it is skipped.
+//!
+//! # The ring
+//!
+//! Replies are records (item, tag and length, bytes) in a ring of bytes that the worker appends to
+//! and the pool empties. A record counts from the moment when `tail` is stored behind it: it is
+//! there whole or not at all, whenever the worker is killed, and it outlives the worker. So a death
+//! costs the one item that had started and not replied.
+//!
+//! # The clock of a panic
+//!
+//! A panic stops the clock of its item for a second, once: a limit that passes while the panic is
+//! on its way would hide it. The worker stores when the first panic of an item began, then the
+//! item; the pool loads them in the opposite order. If the limit has passed before the worker
+//! stores the item, the pool may end the worker: then the panic came too late.
+//!
+//! # The bell
+//!
+//! The pool empties rings when it is awake. Before it sleeps it says when it wants to be rung for
+//! ([`WakeMode`]) and looks at the rings once more; the worker appends, then looks at the bell.
+//! With a full barrier between the two on either side, one of them sees the other.
+//!
+//! `tests/loom/pool` runs this file, its user in the pool and the worker's in every order that the
+//! memory model allows, and without each of what the text above asks for.
+//!
+//! # Who may write what
+//!
+//! The worker can write all of it, and so can a task that runs there. The pool reads it through
+//! [`CheckedRegion`](crate::pool::worker_handle::checked_region::CheckedRegion), which keeps an
+//! account of its own.
+
+use crate::error::Result;
+use crate::pool::{
+    histogram::{BUCKETS, bucket_of},
+    worker::stopwatch::Lap,
+};
+use crate::shm::{Segment, View};
+use crate::sys::{
+    atomic::{AtomicU32, AtomicU64, Ordering, fence},
+    clock, futex,
+};
+use std::{
+    os::fd::{AsFd, BorrowedFd, OwnedFd},
+    time::Duration,
+};
+
+/// Offsets in bytes, each in a cache line of its own: one side writes it while the other polls its
+/// neighbour.
+const START_WORD: usize = 0;
+const TAIL: usize = 64;
+const HEAD: usize = 128;
+const WAKE_MODE: usize = 192;
+const WANTS_ROOM: usize = 256;
+pub(crate) const BUSY_NANOS: usize = 320;
+pub(crate) const ITEMS_DONE: usize = 328;
+pub(crate) const STARTED_ITEM: usize = 384;
+pub(crate) const STARTED_AT: usize = 392;
+pub(crate) const STOP: usize = 448;
+/// Not 0 once the pool has the worker end: written by the pool before it sends SIGTERM, read by the
+/// worker's handler.
+pub(crate) const END: usize = 456;
+/// Not 0 once a thread of the worker has overflowed its stack: written by the worker's handler of
+/// that, read after its death.
+pub(crate) const OVERFLOW: usize = 460;
+pub(crate) const PANIC_ITEM: usize = 512;
+pub(crate) const PANIC_SINCE: usize = 520;
+/// Histograms, in a page of their own: an idle worker touches none of it.
+pub(crate) const WAIT_TIMES: usize = 4096;
+pub(crate) const RUN_TIMES: usize = WAIT_TIMES + BUCKETS * size_of::<u64>();
+pub(crate) const RING: usize = 8192;
+
+/// Bytes; twice the largest record, which is `SPILL` and a header (shm/buffer.rs). A model has room
+/// for three small ones.
+pub(crate) const RING_BYTES: usize = if cfg!(loom) { 32 } else { 128 << 10 };
+
+/// How long a worker sleeps at most before it looks for room again.
+const ROOM_POLL_INTERVAL: Duration = Duration::from_millis(100);
+
+/// How long a panic stops the clock of its item. As long as a task may go on after SIGTERM, so that
+/// a limit keeps its meaning.
+pub(crate) const PANIC_GRACE: Duration = Duration::from_secs(1);
+
+/// When a worker is to ring.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum WakeMode {
+    /// Not at all: the pool is awake, or has been rung for.
+    Never = 0,
+    /// When it runs out of work, and now and then before that: the pool looks by itself, too.
+    Batched = 1,
+    /// At its next reply: the pool sleeps until then.
+    Immediate = 2,
+}
+
+/// What a record holds. Never 0: bytes that nobody has written are no record.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum ReplyKind {
+    /// An encoded result.
+    Value = 1,
+    /// An encoded [`TaskError`](crate::process::task_error::TaskError).
+    Fault = 2,
+    /// Where an encoded result lies: [`SlabRef`](crate::pool::protocol::SlabRef).
+    Slab = 3,
+    /// Setup is done.
+    Ready = 4,
+    /// Setup failed: an encoded fault.
+    SetupFault = 5,
+    /// The worker has dropped the slab with this number.
+    SlabGone = 6,
+    /// Descriptors lie in the socket, for the item's result:
+    /// [`Batch`](crate::pool::protocol::fds::Batch).
+    Fds = 7,
+    /// The worker takes up more memory than it may.
+    MemoryExceeded = 8,
+}
+
+impl ReplyKind {
+    fn from_bits(bits: u32) -> Option<Self> {
+        let all = [
+            Self::Fault,
+            Self::Slab,
+            Self::Ready,
+            Self::SetupFault,
+            Self::SlabGone,
+            Self::Fds,
+            Self::MemoryExceeded,
+        ];
+        // Nearly all are values.
+        if bits == Self::Value as u32 {
+            Some(Self::Value)
+        } else {
+            all.into_iter().find(|it| *it as u32 == bits)
+        }
+    }
+}
+
+/// The head of a record: the item's number, then tag and length in one word.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct ReplyHeader {
+    pub(crate) item: u32,
+    pub(crate) kind: ReplyKind,
+    pub(crate) len: usize,
+}
+
+impl ReplyHeader {
+    pub(crate) const SIZE: usize = 8;
+    /// Bits of the second word that are the length; the rest is the tag.
+    const LEN_BITS: u32 = 28;
+
+    fn to_bytes(self) -> [u8; Self::SIZE] {
+        let second = (self.kind as u32) << Self::LEN_BITS | self.len as u32;
+        (u64::from(self.item) | u64::from(second) << 32).to_le_bytes()
+    }
+
+    /// Reads a head from the start of `bytes`; none when there is none, or it is not one that this
+    /// crate writes.
+    #[inline]
+    pub(crate) fn parse(bytes: &[u8]) -> Option<Self> {
+        let word = u64::from_le_bytes(*bytes.first_chunk::<{ Self::SIZE }>()?);
+        let second = (word >> 32) as u32;
+        let length = (second & ((1 << Self::LEN_BITS) - 1)) as usize;
+        Some(Self {
+            item: word as u32,
+            kind: ReplyKind::from_bits(second >> Self::LEN_BITS)?,
+            len: length,
+        })
+    }
+}
+
+/// The shared page, as both sides map it, and the worker's way to use it. Clones see the same.
+#[derive(Debug, Clone)]
+pub(crate) struct SharedRegion(Segment);
+
+impl SharedRegion {
+    pub(crate) fn new() -> Result<Self> {
+        Ok(Self(Segment::anonymous(RING + RING_BYTES)?))
+    }
+
+    /// Maps the page that a pool has made. Its descriptor is closed: what a task writes to all of
+    /// them does not hit it.
+    pub(crate) fn from_fd(file: OwnedFd) -> Result<Self> {
+        let mut page = Self(Segment::from_fd(file)?);
+        page.close_file();
+        Ok(page)
+    }
+
+    /// Closes the descriptor, once nobody is to be given it any more.
+    pub(crate) fn close_file(&mut self) {
+        self.0.close_file();
+    }
+
+    pub(crate) fn start_word(&self) -> &AtomicU64 {
+        self.0.view().atomic_u64(START_WORD)
+    }
+
+    pub(crate) fn tail(&self) -> &AtomicU64 {
+        self.0.view().atomic_u64(TAIL)
+    }
+
+    pub(crate) fn head(&self) -> &AtomicU64 {
+        self.0.view().atomic_u64(HEAD)
+    }
+
+    pub(crate) fn wake_mode_word(&self) -> &AtomicU32 {
+        self.0.view().atomic_u32(WAKE_MODE)
+    }
+
+    pub(crate) fn wants_room(&self) -> &AtomicU32 {
+        self.0.view().atomic_u32(WANTS_ROOM)
+    }
+
+    pub(crate) fn view(&self) -> &View {
+        self.0.view()
+    }
+}
+
+impl SharedRegion {
+    /// Claims item `item`; false when it was taken back.
+    #[inline]
+    pub(crate) fn try_start(&self, item: u32) -> bool {
+        // Relaxed: the frame with the item came through a pipe, which orders this after `allow`.
+        let mut word = self.start_word().load(Ordering::Relaxed);
+        loop {
+            let (started, allowed) = unpack_start_word(word);
+            if started != item || allowed == item {
+                return false;
+            }
+            let next = pack_start_word(item.wrapping_add(1), allowed);
+            // SeqCst: see `barrier_after_start`.
+            match self.start_word().compare_exchange_weak(
+                word,
+                next,
+                Ordering::SeqCst,
+                Ordering::Relaxed,
+            ) {
+                Ok(_) => return true,
+                Err(seen) => word = seen,
+            }
+        }
+    }
+
+    /// Whether an item is there that may start, or will be in a moment: it is allowed before it is
+    /// written.
+    pub(crate) fn may_start(&self) -> bool {
+        let (started, allowed) = unpack_start_word(self.start_word().load(Ordering::Relaxed));
+        started != allowed
+    }
+
+    /// Appends a record. False when there is no room for it.
+    #[inline]
+    pub(crate) fn append(&self, head: ReplyHeader, bytes: &[u8]) -> bool {
+        debug_assert_eq!(head.len, bytes.len());
+        // Relaxed: nobody else stores the tail.
+        let tail = self.tail().load(Ordering::Relaxed);
+        // Acquire: the pool has read what lay before the head; it may be overwritten.
+        let used = tail.wrapping_sub(self.head().load(Ordering::Acquire));
+        let size = ReplyHeader::SIZE + bytes.len();
+        if used.saturating_add(size as u64) > RING_BYTES as u64 {
+            return false;
+        }
+        self.copy_in(tail, &head.to_bytes());
+        self.copy_in(tail.wrapping_add(ReplyHeader::SIZE as u64), bytes);
+        // Release: whoever sees the tail sees the record.
+        self.tail()
+            .store(tail.wrapping_add(size as u64), Ordering::Release);
+        true
+    }
+
+    fn copy_in(&self, at: u64, bytes: &[u8]) {
+        let offset = at as usize % RING_BYTES;
+        let (first, rest) = bytes.split_at(bytes.len().min(RING_BYTES - offset));
+        self.0.view().copy_in(RING + offset, first);
+        if !rest.is_empty() {
+            self.0.view().copy_in(RING, rest);
+        }
+    }
+
+    /// Sleeps until the pool has made room, or a moment has passed.
+    pub(crate) fn wait_for_room(&self, would_fit: impl Fn() -> bool) {
+        self.wants_room().store(1, Ordering::SeqCst);
+        // Room made before the store above is seen here, room made after it wakes.
+        if !would_fit() {
+            futex::wait(self.wants_room(), 1, ROOM_POLL_INTERVAL);
+        }
+    }
+
+    /// Whether a record of `len` bytes fits now.
+    pub(crate) fn has_room(&self, length: usize) -> bool {
+        let used = self
+            .tail()
+            .load(Ordering::Relaxed)
+            .wrapping_sub(self.head().load(Ordering::SeqCst));
+        used.saturating_add((ReplyHeader::SIZE + length) as u64) <= RING_BYTES as u64
+    }
+
+    /// Whether the pool has not read all records.
+    pub(crate) fn has_unread(&self) -> bool {
+        self.tail().load(Ordering::Relaxed) != self.head().load(Ordering::Relaxed)
+    }
+
+    /// When to ring. Call behind a full barrier.
+    #[inline]
+    pub(crate) fn wake_mode(&self) -> WakeMode {
+        match self.wake_mode_word().load(Ordering::Relaxed) {
+            0 => WakeMode::Never,
+            1 => WakeMode::Batched,
+            _ => WakeMode::Immediate,
+        }
+    }
+
+    /// Takes the duty to ring; false when it has been done. Call behind a full barrier.
+    pub(crate) fn take_wake_duty(&self) -> bool {
+        // Relaxed: the barrier orders it after the store of the record.
+        self.wake_mode_word()
+            .swap(WakeMode::Never as u32, Ordering::Relaxed)
+            != WakeMode::Never as u32
+    }
+
+    /// Notes when an item starts: one before which the clock was read.
+    pub(crate) fn record_start(&self, item: u32, now: u64) {
+        let view = self.0.view();
+        view.atomic_u64(STARTED_AT).store(now, Ordering::Relaxed);
+        // Release: whoever sees the item sees its time.
+        view.atomic_u32(STARTED_ITEM).store(item, Ordering::Release);
+    }
+
+    /// Stops the item's clock for a second, if it is the first panic of the item.
+    pub(crate) fn pause_clock(&self, item: u32) {
+        let view = self.0.view();
+        let (noted, since) = (view.atomic_u32(PANIC_ITEM), view.atomic_u64(PANIC_SINCE));
+        // Relaxed: no other thread stores these.
+        if noted.load(Ordering::Relaxed) != item || since.load(Ordering::Relaxed) == 0 {
+            since.store(clock::now(), Ordering::Relaxed);
+            // Release: whoever sees the item sees the time.
+            noted.store(item, Ordering::Release);
+        }
+    }
+
+    /// Whether the pool has asked this item to stop.
+    pub(crate) fn is_stop_requested(&self, item: u32) -> bool {
+        let word = self.0.view().atomic_u64(STOP).load(Ordering::Relaxed);
+        word == 1 << 32 | u64::from(item)
+    }
+
+    /// Returns the word that is not 0 once the pool ends this worker.
+    pub(crate) fn end_word(&self) -> &'static AtomicU32 {
+        self.leaked_word(END)
+    }
+
+    /// Returns the word that is not 0 once a thread of this worker has overflowed its stack.
+    pub(crate) fn overflow_word(&self) -> &'static AtomicU32 {
+        self.leaked_word(OVERFLOW)
+    }
+
+    /// Returns a word that a handler uses at any time, so that the page is never unmapped.
+    fn leaked_word(&self, at: usize) -> &'static AtomicU32 {
+        let page: &'static Self = Box::leak(Box::new(self.clone()));
+        page.0.view().atomic_u32(at)
+    }
+
+    /// Adds to what the pool measures tasks by: some items, how long they waited (a bucket), and
+    /// how long they ran.
+    pub(crate) fn add_lap(&self, waited: usize, lap: Lap) {
+        let items = u64::from(lap.items) + u64::from(lap.long.is_some());
+        self.add(BUSY_NANOS, lap.nanos);
+        self.add(ITEMS_DONE, items);
+        self.add(WAIT_TIMES + waited * size_of::<u64>(), items);
+        if lap.items > 0 {
+            self.add_run_time(lap.each, lap.items.into());
+        }
+        if let Some(long) = lap.long {
+            self.add_run_time(long, 1);
+        }
+    }
+
+    fn add_run_time(&self, nanos: u64, items: u64) {
+        self.add(RUN_TIMES + bucket_of(nanos) * size_of::<u64>(), items);
+    }
+
+    fn add(&self, at: usize, amount: u64) {
+        let word = self.0.view().atomic_u64(at);
+        // Relaxed, and no read-modify-write: one writer, and the reader wants an average.
+        let sum = word.load(Ordering::Relaxed).wrapping_add(amount);
+        word.store(sum, Ordering::Relaxed);
+    }
+}
+
+/// A full barrier behind [`SharedRegion::try_start`], whose compare-and-swap is one by itself where
+/// it is a locked instruction.
+#[inline]
+pub(crate) fn barrier_after_start() {
+    #[cfg(any(loom, not(target_arch = "x86_64")))]
+    full_barrier();
+}
+
+/// Orders every load and store before it before every one behind it.
+pub(crate) fn full_barrier() {
+    fence(Ordering::SeqCst);
+}
+
+impl AsFd for SharedRegion {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.0.as_fd()
+    }
+}
+
+pub(crate) fn unpack_start_word(word: u64) -> (u32, u32) {
+    (word as u32, (word >> 32) as u32)
+}
+
+pub(crate) fn pack_start_word(started: u32, allowed: u32) -> u64 {
+    u64::from(started) | u64::from(allowed) << 32
+}

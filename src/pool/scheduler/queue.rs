@@ -1,0 +1,156 @@
+//! What waits for a worker: the most urgent first, and among equals whatever came first.
+
+use crate::pool::task::work_item::WorkItem;
+use std::{collections::VecDeque, mem};
+
+/// Units in the order in which they are to start.
+///
+/// Where all are equally urgent, which is the rule, both ends are reached at once; another place is
+/// found by bisection. A call that was cancelled stays where it is, until it would be its turn or
+/// half of the queue is of its kind: who cancels many of them does not look through all others for
+/// each.
+#[derive(Debug, Default)]
+pub(crate) struct PriorityQueue {
+    work_items: VecDeque<WorkItem>,
+    /// Calls among them that are done.
+    cancelled: usize,
+}
+
+impl PriorityQueue {
+    pub(crate) fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    pub(crate) fn len(&self) -> usize {
+        self.work_items.len() - self.cancelled
+    }
+
+    /// Puts a unit behind all that are as urgent.
+    pub(crate) fn push_back(&mut self, work_item: WorkItem) {
+        let priority = work_item.priority();
+        match self.work_items.back() {
+            Some(last) if last.priority() < priority => {
+                let at = self
+                    .work_items
+                    .partition_point(|it| it.priority() >= priority);
+                self.work_items.insert(at, work_item);
+            }
+            _ => self.work_items.push_back(work_item),
+        }
+    }
+
+    /// Puts a unit before all that are as urgent.
+    pub(crate) fn push_front(&mut self, work_item: WorkItem) {
+        let priority = work_item.priority();
+        let at = self
+            .work_items
+            .partition_point(|it| it.priority() > priority);
+        self.work_items.insert(at, work_item);
+    }
+
+    pub(crate) fn pop_front(&mut self) -> Option<WorkItem> {
+        loop {
+            let work_item = self.work_items.pop_front()?;
+            if is_done(&work_item) {
+                self.cancelled -= 1;
+                continue;
+            }
+            if self.is_empty() {
+                // What is left was cancelled, and nobody would come to see that.
+                *self = Self::default();
+            }
+            return Some(work_item);
+        }
+    }
+
+    /// A call in here was cancelled.
+    pub(crate) fn forget_one(&mut self) {
+        self.cancelled += 1;
+        if self.cancelled * 2 > self.work_items.len() {
+            self.work_items.retain(|it| !is_done(it));
+            self.cancelled = 0;
+        }
+    }
+
+    /// Takes all of them.
+    pub(crate) fn take(&mut self) -> impl Iterator<Item = WorkItem> + use<> {
+        let work_items = mem::take(self).work_items;
+        work_items.into_iter().filter(|it| !is_done(it))
+    }
+}
+
+fn is_done(work_item: &WorkItem) -> bool {
+    matches!(work_item, WorkItem::Call(task) if task.is_done())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::pool::{
+        scheduler::err_cancelled,
+        task::{Task, Wakeups, config::TaskConfig, encoded::Encoded},
+    };
+    use crate::process::function::WireFunction;
+    use std::sync::Arc;
+
+    fn work_item(priority: i32) -> WorkItem {
+        let function = WireFunction::unary(|x: u8| x).expect("a function of this program");
+        let config = TaskConfig {
+            priority,
+            ..TaskConfig::default()
+        };
+        WorkItem::Call(Arc::new(Task::call(function, Encoded::EMPTY, config)))
+    }
+
+    fn id(work_item: &WorkItem) -> u64 {
+        match work_item {
+            WorkItem::Call(task) => task.id,
+            WorkItem::Slice(_) => unreachable!("only calls are queued here"),
+        }
+    }
+
+    #[test]
+    fn the_most_urgent_come_first_and_equals_in_their_order() {
+        let mut queue = PriorityQueue::default();
+        let work_items = [0, 5, -1, 0, 5, 2].map(work_item);
+        let ids: Vec<u64> = work_items.iter().map(id).collect();
+        work_items.into_iter().for_each(|it| queue.push_back(it));
+        let order: Vec<u64> = queue.take().map(|it| id(&it)).collect();
+        assert_eq!(order, [1, 4, 5, 0, 3, 2].map(|it| ids[it]));
+    }
+
+    #[test]
+    fn what_was_cancelled_is_skipped_and_forgotten() {
+        let mut queue = PriorityQueue::default();
+        (0..10).for_each(|_| queue.push_back(work_item(0)));
+        let call = |it: &WorkItem| match it {
+            WorkItem::Call(task) => Arc::clone(task),
+            WorkItem::Slice(_) => unreachable!("only calls are queued here"),
+        };
+        let calls: Vec<_> = queue.work_items.iter().map(call).collect();
+        let mut wakeups = Wakeups::default();
+        for (number, call) in calls.iter().enumerate().take(9) {
+            call.complete(Err(err_cancelled()), &mut wakeups);
+            queue.forget_one();
+            assert_eq!(queue.len(), 9 - number);
+            assert!(queue.work_items.len() <= 2 * queue.len() + 1);
+        }
+        assert_eq!(queue.pop_front().map(|it| id(&it)), Some(calls[9].id));
+        assert!(queue.is_empty() && queue.pop_front().is_none());
+    }
+
+    #[test]
+    fn what_is_put_back_stands_before_its_equals_alone() {
+        let mut queue = PriorityQueue::default();
+        [5, 0, -1]
+            .map(work_item)
+            .into_iter()
+            .for_each(|it| queue.push_back(it));
+        let again = work_item(0);
+        let expected = id(&again);
+        queue.push_front(again);
+        queue.pop_front();
+        assert_eq!(queue.pop_front().map(|it| id(&it)), Some(expected));
+        assert_eq!(queue.len(), 2);
+    }
+}

@@ -1,0 +1,301 @@
+//! Workers that die or cannot be started, and the end of the pool.
+
+use crate::error::{Error, ErrorKind};
+use crate::pool::{
+    scheduler::{PoolPhase, Scheduler, Slot, err_closed},
+    stats::RestartReason,
+    task::{TaskLocation, Wakeups, config::Attempts, work_item::WorkItem},
+    worker_handle::{RefusedSignal, WorkerHandle},
+};
+use crate::process::task_error::TaskError;
+use crate::sys::signal;
+use std::{
+    io, mem,
+    time::{Duration, Instant},
+};
+
+/// How long workers may take to end after they were told to.
+const SHUTDOWN_GRACE: Duration = Duration::from_secs(2);
+
+/// Failed starts in a row, in one place, after which a pool without a living worker is broken.
+const MAX_START_FAILURES: u32 = 6;
+
+/// The same when the last of them was killed by SIGKILL, with which it has nothing to do itself:
+/// that comes from outside, from the system when memory is short say, and may pass.
+const MAX_START_KILLS: u32 = 9;
+
+/// How often an item is queued again that was the next to start at a ready worker that has ended.
+/// By chance, no item meets with more; but a task that ends its worker, and before makes its page
+/// say that it has not started, would run forever.
+const MAX_LOSSES: u32 = 2;
+
+/// The pause after the first failed start; it doubles with each.
+const MIN_BACKOFF: Duration = Duration::from_millis(10);
+
+/// The longest pause between starts.
+const MAX_BACKOFF: Duration = Duration::from_secs(1);
+
+/// The pause before an item is tried again, doubled with each, less up to half of it: what failed
+/// together comes back apart.
+fn backoff(tried: u32) -> Duration {
+    let pause = (MIN_BACKOFF * (1 << (tried - 1).min(16))).min(MAX_BACKOFF);
+    // Without randomness it is the whole of it.
+    let part = getrandom::u32().map_or(0.0, |it| f64::from(it) / f64::from(u32::MAX));
+    pause.mul_f64(1.0 - part / 2.0)
+}
+
+impl Scheduler {
+    /// Takes leave of a dead worker whose replies have been read: what had started failed, the rest
+    /// goes elsewhere.
+    pub(crate) fn reap_worker(&mut self, slot: usize, wakeups: &mut Wakeups) {
+        let Slot::Running(mut worker) = mem::replace(&mut self.slots[slot], Slot::Retired) else {
+            return;
+        };
+        self.generation += 1;
+        let now = Instant::now();
+        let dead_for = worker.dead_since.map(|it| now.duration_since(it));
+        let ran = worker.running_time(now).unwrap_or_default();
+        let ran = ran.saturating_sub(dead_for.unwrap_or_default());
+        self.unregister_events(&worker);
+        let reason = match worker.stop_request {
+            Some(_) => RestartReason::Stopped,
+            None => RestartReason::Died,
+        };
+        let error = match worker.lost_reason() {
+            None => self.error_of(&worker),
+            Some(reason) => {
+                Error::worker_died(worker.worker_exit()).with_message(reason.to_owned())
+            }
+        };
+        let work_items = worker.revoke_after_death();
+        self.past_totals.add(&worker.totals_after_death(ran));
+        let has_run_tasks = worker.has_run_tasks();
+        let was_ready = worker.was_ready();
+        let is_loss = was_ready && worker.in_flight.is_empty();
+        self.fail_started(&mut worker, &error, wakeups);
+        if is_loss {
+            self.requeue_unless_lost(work_items, &error, wakeups);
+        } else {
+            self.requeue_front(work_items);
+        }
+        if !matches!(self.phase, PoolPhase::Open | PoolPhase::Closed) {
+            self.end_when_done();
+        } else if worker.is_draining {
+            self.remove_slot(slot);
+        } else if !was_ready && !has_run_tasks {
+            let message = format!("failed to start a worker: {error}");
+            self.schedule_respawn(slot, error.with_message(message), wakeups);
+        } else {
+            self.counts.restarted(reason);
+            self.slots[slot] = Slot::Vacant(Instant::now());
+            self.has_new_chores = true;
+        }
+    }
+
+    /// Stops watching a worker.
+    fn unregister_events(&self, worker: &WorkerHandle) {
+        self.events.remove(&worker.bell);
+        self.events.remove(&worker.pidfd);
+        if let Some(requests) = &worker.requests {
+            self.events.remove(requests);
+        }
+    }
+
+    /// Ends what a worker had started: one item, as items start one after the other.
+    fn fail_started(&mut self, worker: &mut WorkerHandle, error: &Error, wakeups: &mut Wakeups) {
+        for sent in mem::take(&mut worker.in_flight) {
+            let stop_request = worker.stop_request.take_if(|it| it.item == sent.item);
+            let ended = stop_request.map_or_else(|| error.clone(), |it| it.error);
+            if worker.lost_reason().is_none() {
+                self.fail_or_retry(sent.work_item, ended, wakeups);
+                continue;
+            }
+            // It may still run, so it is not tried again beside itself.
+            let message = match ended.kind() {
+                ErrorKind::WorkerDied => ended.to_string(),
+                _ => format!("{ended}; {error}"),
+            };
+            self.fail(&sent.work_item, ended.with_message(message), wakeups);
+        }
+    }
+
+    /// Queues what a worker had not started when it ended, except for an item that was the next too
+    /// often.
+    fn requeue_unless_lost(
+        &mut self,
+        mut work_items: Vec<WorkItem>,
+        error: &Error,
+        wakeups: &mut Wakeups,
+    ) {
+        let first = work_items.first_mut();
+        let losses = first.map_or(0, |it| it.with_attempts(Attempts::count_loss));
+        if losses <= MAX_LOSSES {
+            return self.requeue_front(work_items);
+        }
+        let mut first = work_items.remove(0);
+        let rest = first.split_off(1);
+        self.requeue_front(rest.into_iter().chain(work_items).collect());
+        let message =
+            format!("{error}; so did {MAX_LOSSES} workers before, when the task was to start next");
+        self.fail(&first, error.clone().with_message(message), wakeups);
+    }
+
+    /// The error of an item whose worker has ended, with the limit that it has run into.
+    fn error_of(&self, worker: &WorkerHandle) -> Error {
+        let exit = worker.worker_exit();
+        let signal = exit.signal.filter(|_| !exit.stack_overflow);
+        let reason = signal.zip(self.limits.as_ref());
+        let reason = reason.and_then(|(signal, limits)| limits.reason(signal));
+        let reason = worker.nonsense().map(str::to_owned).or(reason);
+        let error = Error::worker_died(exit);
+        match reason {
+            None => error,
+            Some(reason) => {
+                let message = format!("{error}: {reason}");
+                error.with_message(message)
+            }
+        }
+    }
+
+    /// Ends an item that lost its worker or panicked, or has it tried again after a pause.
+    pub(crate) fn fail_or_retry(
+        &mut self,
+        work_item: WorkItem,
+        error: Error,
+        wakeups: &mut Wakeups,
+    ) {
+        let (config, wanted) = (work_item.config(), work_item.wanted() > 0);
+        let is_open = matches!(self.phase, PoolPhase::Open | PoolPhase::Closed);
+        if !config.retries_after(&error) || !wanted || !is_open {
+            return self.fail(&work_item, error, wakeups);
+        }
+        let attempts = work_item.with_attempts(|attempts| {
+            attempts.push(error.clone());
+            attempts.clone()
+        });
+        let tried = attempts.next() - 1;
+        if tried > config.retries {
+            return self.fail(&work_item, attempts.into_error().unwrap_or(error), wakeups);
+        }
+        if let WorkItem::Call(task) = &work_item {
+            task.set_location(TaskLocation::Queued);
+        }
+        self.counts.retried += 1;
+        self.delayed
+            .push((Instant::now() + backoff(tried), work_item));
+    }
+
+    /// Ends an item, and with it those that are not wanted after its failure.
+    pub(crate) fn fail(&mut self, work_item: &WorkItem, error: Error, wakeups: &mut Wakeups) {
+        if self.finish(work_item, Err(error), wakeups) {
+            self.sweep_cancelled(wakeups);
+        }
+    }
+
+    /// Queues what is due to be tried again.
+    pub(crate) fn queue_delayed(&mut self) {
+        let now = Instant::now();
+        for (_, work_item) in self.delayed.extract_if(.., |it| it.0 <= now) {
+            self.queue.push_back(work_item);
+        }
+    }
+
+    /// Leaves a place empty for a while after a failed start, or gives up.
+    pub(crate) fn schedule_respawn(&mut self, slot: usize, error: Error, wakeups: &mut Wakeups) {
+        let is_killed = error.worker().and_then(|it| it.signal) == Some(signal::KILL);
+        let most = if is_killed {
+            MAX_START_KILLS
+        } else {
+            MAX_START_FAILURES
+        };
+        self.start_failures[slot] += 1;
+        let failures = self.start_failures[slot];
+        let doublings = (failures - 1).min(16);
+        let pause = (MIN_BACKOFF * (1 << doublings)).min(MAX_BACKOFF);
+        self.slots[slot] = Slot::Vacant(Instant::now() + pause);
+        self.has_new_chores = true;
+        let any_ready = self
+            .slots
+            .iter()
+            .filter_map(Slot::worker)
+            .any(|it| it.is_ready);
+        if failures >= most && !any_ready {
+            self.stop(&error.with_kind(ErrorKind::StartFailed), true, wakeups);
+        }
+    }
+
+    /// Breaks the pool: its initializer failed.
+    pub(crate) fn fail_startup(&mut self, fault: &TaskError, wakeups: &mut Wakeups) {
+        let error = fault.clone().into_error();
+        let message = format!("the pool's initializer failed: {error}");
+        self.stop(&Error::new(ErrorKind::StartFailed, message), true, wakeups);
+    }
+
+    pub(crate) fn end_when_done(&mut self) {
+        if let PoolPhase::Closed = self.phase
+            && self.outstanding == 0
+        {
+            self.begin_shutdown(err_closed());
+        }
+        if let PoolPhase::Ending(error) = &self.phase
+            && self.slots.iter().all(|it| matches!(it, Slot::Retired))
+        {
+            self.phase = PoolPhase::Ended(error.clone());
+            // Whoever waits for the end is among them.
+            self.followers.drain(..).for_each(|it| it.unpark());
+        }
+        if self.kill_at.is_some_and(|it| it <= Instant::now()) {
+            self.kill_at = None;
+            self.kill_all();
+        }
+    }
+
+    /// Kills every worker.
+    pub(crate) fn kill_all(&mut self) {
+        self.workers().for_each(WorkerHandle::kill);
+        self.has_new_chores |= self.has_refused();
+    }
+
+    /// Whether a signal to a worker has yet to be sent by another process.
+    fn has_refused(&self) -> bool {
+        let mut links = self.slots.iter().filter_map(Slot::worker);
+        links.any(WorkerHandle::is_refused)
+    }
+
+    /// Whether there is something to do that takes long, and so is the background thread's.
+    pub(crate) fn has_chores(&self) -> bool {
+        self.has_vacancies() || self.has_refused()
+    }
+
+    /// Takes a signal that this process may not send, with the slot of the worker that it is for.
+    pub(crate) fn take_refused_signal(&mut self) -> Option<(usize, RefusedSignal)> {
+        let mut slots = self.slots.iter_mut().enumerate();
+        slots.find_map(|(slot, it)| Some((slot, it.worker_mut()?.take_refused()?)))
+    }
+
+    /// Gives up a worker that no process can end.
+    pub(crate) fn set_lost(&mut self, slot: usize, pid: u32, reason: &io::Error) {
+        if let Some(worker) = self.slots[slot].worker_mut().filter(|it| it.pid == pid) {
+            worker.set_lost(reason);
+        }
+    }
+
+    /// Tells the workers to end.
+    pub(crate) fn begin_shutdown(&mut self, error: Error) {
+        if let PoolPhase::Open | PoolPhase::Closed = self.phase {
+            self.phase = PoolPhase::Ending(error);
+            self.kill_at = Some(Instant::now() + SHUTDOWN_GRACE);
+        }
+        for slot in &mut self.slots {
+            match slot {
+                Slot::Running(worker) => {
+                    // Where a copy of the program holds its end, it would stay in the set.
+                    worker.requests.iter().for_each(|it| self.events.remove(it));
+                    worker.send_shutdown();
+                }
+                Slot::Vacant(_) => *slot = Slot::Retired,
+                Slot::Starting | Slot::Retired => {}
+            }
+        }
+    }
+}

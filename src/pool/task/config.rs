@@ -1,0 +1,96 @@
+//! What a call asks for besides being run.
+
+use crate::error::{Error, ErrorKind};
+use std::time::Duration;
+
+/// A limit of time for each item, further tries for those that lose their worker, and a place
+/// before or behind others.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(crate) struct TaskConfig {
+    /// How long an item may run, from its start on.
+    pub(crate) timeout: Option<Duration>,
+    /// How often an item is run again.
+    pub(crate) retries: u32,
+    /// Whether it is after a panic, too.
+    pub(crate) retries_panics: bool,
+    /// What is queued with a higher number starts before.
+    pub(crate) priority: i32,
+}
+
+/// How an item's tries ended, all but the last of them retried.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Attempts {
+    errors: Vec<Error>,
+    /// Workers that have ended when it was the next to start.
+    losses: u32,
+}
+
+impl TaskConfig {
+    /// Whether an item that ended so is run again, if it has tries left.
+    pub(crate) fn retries_after(&self, error: &Error) -> bool {
+        match error.kind() {
+            ErrorKind::WorkerDied | ErrorKind::TimedOut => self.retries > 0,
+            ErrorKind::Panicked => self.retries > 0 && self.retries_panics,
+            _ => false,
+        }
+    }
+}
+
+impl Attempts {
+    /// The number of the next one, from 1.
+    pub(crate) fn next(&self) -> u32 {
+        self.errors.len() as u32 + 1
+    }
+
+    /// Notes the end of one.
+    pub(crate) fn push(&mut self, error: Error) {
+        self.errors.push(error);
+    }
+
+    /// Counts a worker that has ended when the item was the next to start there, and says how many
+    /// have.
+    pub(crate) fn count_loss(&mut self) -> u32 {
+        self.losses += 1;
+        self.losses
+    }
+
+    /// The error of an item that has used up its tries: the last one, which tells of those before
+    /// it.
+    pub(crate) fn into_error(mut self) -> Option<Error> {
+        let last = self.errors.pop()?;
+        if self.errors.is_empty() {
+            return Some(last);
+        }
+        let count = self.errors.len() + 1;
+        let before: Vec<String> = self.errors.iter().map(Error::to_string).collect();
+        let message = format!(
+            "{last} (try {count} of {count}; before that: {})",
+            before.join("; ")
+        );
+        Some(last.with_message(message))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::error::WorkerExit;
+    use crate::sys::child::WaitStatus;
+
+    #[test]
+    fn the_last_error_tells_of_those_before_it() {
+        let mut attempts = Attempts::default();
+        assert!(attempts.clone().into_error().is_none());
+        attempts.push(Error::new(ErrorKind::TimedOut, "too slow"));
+        let alone = attempts.clone().into_error().map(|it| it.to_string());
+        assert_eq!((attempts.next(), alone.as_deref()), (2, Some("too slow")));
+        let killed = WorkerExit::new(7, Some(WaitStatus(9)), false);
+        attempts.push(Error::worker_died(killed));
+        let error = attempts.into_error().expect("two errors");
+        assert_eq!(
+            error.to_string(),
+            "worker 7 was killed by SIGKILL (signal 9) before it answered (try 2 of 2; before that: too slow)"
+        );
+        assert!(error.worker().is_some() && error.kind() == ErrorKind::WorkerDied);
+    }
+}

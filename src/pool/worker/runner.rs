@@ -1,0 +1,209 @@
+//! Running single items, and answering each.
+
+use crate::pool::{
+    protocol::{
+        SlabRef,
+        fds::{self, FdRange},
+        region::ReplyKind,
+    },
+    worker::{
+        RUNNING, TASKS_DONE,
+        frame::Frame,
+        reply_writer::{PanicContext, ReplyWriter},
+        result_slabs::ResultSlabs,
+    },
+};
+use crate::process::{
+    function::{CallHandles, Invocation},
+    panic,
+    task_error::TaskError,
+};
+use crate::shm::{Buffer, SPILL, SlabSource};
+use crate::sys::{child, pid, socket};
+use crate::wire::{codec, handle::Attached};
+use std::{
+    io, mem,
+    os::fd::OwnedFd,
+    rc::Rc,
+    sync::{Arc, atomic::Ordering},
+    thread,
+    time::{Duration, Instant},
+};
+
+/// How long room for a result's descriptors is waited for.
+const FD_SEND_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// Between two looks for room.
+const FD_SEND_INTERVAL: Duration = Duration::from_micros(200);
+
+/// Runs single items and answers them.
+pub(crate) struct TaskRunner {
+    /// This process.
+    owner: u32,
+    pub(crate) replies: Rc<ReplyWriter>,
+    socket: Rc<OwnedFd>,
+    /// The result of the item that runs.
+    result: Buffer,
+    /// The handles in its argument and its result.
+    handles: CallHandles,
+    /// This worker's slabs, with results.
+    slabs: Arc<ResultSlabs>,
+}
+
+impl TaskRunner {
+    pub(crate) fn new(replies: Rc<ReplyWriter>, socket: Rc<OwnedFd>) -> Self {
+        let slabs = Arc::new(ResultSlabs::default());
+        Self {
+            owner: pid::current(),
+            replies,
+            socket,
+            result: Buffer::new(Arc::clone(&slabs) as _),
+            handles: CallHandles::default(),
+            slabs,
+        }
+    }
+
+    /// Gives back the memory of results.
+    pub(crate) fn shrink(&mut self) {
+        self.result.clear();
+        drop(self.result.take_private());
+    }
+
+    /// Claims an item; false if it was taken back.
+    #[inline]
+    pub(crate) fn start(&self, item: u32) -> bool {
+        let started = self.replies.page.try_start(item);
+        if started {
+            self.replies.panic_context.set(PanicContext::Item(item));
+            RUNNING.store(item, Ordering::Relaxed);
+            self.replies.wake_if_requested();
+        }
+        started
+    }
+
+    /// Takes the handles in the argument of the item that runs next.
+    pub(crate) fn set_argument_fds(&mut self, handles: Vec<Attached>) {
+        self.handles.received_fds = handles;
+    }
+
+    /// Runs an item that was claimed. None if it cannot be answered: the pool is gone.
+    pub(crate) fn run(&mut self, item: u32, frame: &Frame<'_>, bytes: &[u8]) -> Option<()> {
+        let mut fault = self.call(frame, bytes);
+        if pid::current() != self.owner {
+            // The task has forked, and this is the copy: the worker answers.
+            child::exit_now(0);
+        }
+        // One thread stores.
+        TASKS_DONE.store(TASKS_DONE.load(Ordering::Relaxed) + 1, Ordering::Relaxed);
+        if !self.handles.sent_fds.is_empty() {
+            fault = self.send_result_fds(item, fault);
+        }
+        if fault.is_none() && !self.result.is_large() && self.result.private().len() <= SPILL {
+            self.replies
+                .append(item, ReplyKind::Value, self.result.private());
+            return Some(());
+        }
+        self.reply_large_or_error(item, fault)
+    }
+
+    /// Leaves an item's result in the buffer, or says why there is none.
+    #[inline]
+    fn call(&mut self, frame: &Frame<'_>, bytes: &[u8]) -> Option<Box<TaskError>> {
+        self.result.clear();
+        let mut call = Invocation {
+            argument: frame.argument(bytes),
+            context: frame.context,
+            result: &mut self.result,
+            handles: &mut self.handles,
+        };
+        let mut failure = None;
+        // A pointer is what comes back of an item that went well: large outcomes cost more to move
+        // than tiny items.
+        let outcome = panic::catch(|| match frame.callable.invoke(&mut call) {
+            Ok(()) => {}
+            Err(error) => failure = Some(Box::new(TaskError::from(error))),
+        });
+        outcome.err().or(failure)
+    }
+
+    /// Sends the handles of the result that is appended next, if there is one.
+    #[cold]
+    fn send_result_fds(
+        &mut self,
+        item: u32,
+        fault: Option<Box<TaskError>>,
+    ) -> Option<Box<TaskError>> {
+        let descriptors = mem::take(&mut self.handles.sent_fds);
+        if fault.is_some() {
+            return fault;
+        }
+        for (range, part) in FdRange::split(&descriptors) {
+            let sent = self.send(|socket| fds::try_send_fds(socket, part));
+            if let Err(error) = sent {
+                let reason = format!("its handles could not be sent: {error}");
+                return Some(Box::new(TaskError::Encode(reason)));
+            }
+            // One by one, so that the pool makes room for the next.
+            self.replies.append(item, ReplyKind::Fds, &range.to_bytes());
+        }
+        None
+    }
+
+    /// Sends a message to the pool, and waits for room for it, but not for ever: a task may have
+    /// filled the socket.
+    fn send(&self, try_send: impl Fn(&OwnedFd) -> io::Result<()>) -> io::Result<()> {
+        let limit = Instant::now() + FD_SEND_TIMEOUT;
+        loop {
+            match try_send(&self.socket) {
+                Err(error) if socket::is_full(&error) && Instant::now() < limit => {
+                    // The pool must be awake to make room, and nothing tells when other processes
+                    // have made theirs.
+                    self.replies.wake_pool();
+                    thread::sleep(FD_SEND_INTERVAL);
+                }
+                sent => return sent,
+            }
+        }
+    }
+
+    /// Replies with what is not a small value.
+    #[cold]
+    fn reply_large_or_error(&mut self, item: u32, fault: Option<Box<TaskError>>) -> Option<()> {
+        if fault.is_none() && self.result.is_large() {
+            return self.reply_in_slab(item);
+        }
+        let unused = self.result.take_slab();
+        unused
+            .into_iter()
+            .for_each(|(slab, _)| self.slabs.give_back(slab));
+        let no_memory = || TaskError::Encode("no shared memory is to be had for it".to_owned());
+        let fault = fault.map_or_else(no_memory, |it| *it);
+        self.replies.fault(item, ReplyKind::Fault, &fault);
+        Some(())
+    }
+
+    #[cold]
+    fn reply_in_slab(&mut self, item: u32) -> Option<()> {
+        let (slab, length) = self.result.take_slab()?;
+        if self.slabs.announce(slab.id) {
+            self.send(|socket| fds::try_send_slab(socket, &slab)).ok()?;
+        }
+        slab.set_busy(true);
+        let mut bytes = Vec::new();
+        codec::encode(
+            &SlabRef {
+                slab: slab.id,
+                length: length as u64,
+            },
+            &mut bytes,
+        )
+        .ok()?;
+        self.slabs.give_back(slab);
+        self.replies.append(item, ReplyKind::Slab, &bytes);
+        for gone in self.slabs.trim() {
+            self.replies
+                .append(0, ReplyKind::SlabGone, &gone.to_le_bytes());
+        }
+        Some(())
+    }
+}

@@ -1,0 +1,84 @@
+//! A worker for the fuzz target of replies: its pool's end is whole, and the script has the other.
+
+use crate::pool::{
+    protocol::region::SharedRegion,
+    worker_handle::{Endpoints, WorkerHandle, checked_region::CheckedRegion},
+};
+use crate::process::start::Child;
+use crate::sys::child::PidFd;
+use parking_lot::Mutex;
+use std::{
+    os::fd::{AsFd, OwnedFd},
+    process::{self, Command, Stdio},
+    time::Instant,
+};
+
+/// What the script has of a worker.
+#[derive(Debug)]
+pub(crate) struct Theirs {
+    pub(crate) page: SharedRegion,
+    pub(crate) bell: OwnedFd,
+    /// The other end: a write to a pipe that nobody reads would end the program.
+    _reader: OwnedFd,
+    pub(crate) socket: OwnedFd,
+}
+
+/// A process that lives until it is killed, and ends with this one.
+fn living() -> Option<Child> {
+    static LIVING: Mutex<Option<process::Child>> = Mutex::new(None);
+    let mut living = LIVING.lock();
+    if let Some(child) = living.as_mut()
+        && child.try_wait().is_ok_and(|it| it.is_some())
+    {
+        *living = None;
+    }
+    let mut command = Command::new("cat");
+    let command = command.stdin(Stdio::piped()).stdout(Stdio::null());
+    if living.is_none() {
+        *living = command.spawn().ok();
+    }
+    of(living.as_ref()?)
+}
+
+/// A process that has ended, and is not reaped.
+fn ended() -> Option<Child> {
+    static ENDED: Mutex<Option<process::Child>> = Mutex::new(None);
+    let mut ended = ENDED.lock();
+    if ended.is_none() {
+        let mut command = Command::new("cat");
+        *ended = command
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .spawn()
+            .ok();
+    }
+    of(ended.as_ref()?)
+}
+
+fn of(child: &process::Child) -> Option<Child> {
+    let pid = child.id();
+    let pidfd = PidFd::open(pid).ok()?;
+    Some(Child { pid, pidfd })
+}
+
+impl WorkerHandle {
+    /// The link to a worker that only the script plays; `None` if there is no process for it.
+    pub(crate) fn to_nobody(is_alive: bool) -> Option<(Self, Theirs)> {
+        let child = if is_alive { living() } else { ended() };
+        let ends = Endpoints::new().ok()?;
+        let page = CheckedRegion::new().ok()?;
+        let theirs = Theirs {
+            page: SharedRegion::from_fd(page.as_fd().try_clone_to_owned().ok()?).ok()?,
+            bell: ends.wake_writer.try_clone().ok()?,
+            _reader: ends.bell.try_clone().ok()?,
+            socket: ends.worker_socket.try_clone().ok()?,
+        };
+        Some((Self::new(child?, ends, page), theirs))
+    }
+
+    /// Has it count as ended.
+    pub(crate) fn die(&mut self) {
+        self.dead_since = Some(Instant::now());
+        self.is_wake_pipe_closed = true;
+    }
+}

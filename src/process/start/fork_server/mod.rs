@@ -1,0 +1,10 @@
+//! The fork server: one process that forks children for its owner.
+//!
+//! `client` is the owner's side, `server` the process itself, `template` a fork server that is a
+//! copy of its owner, for one pool.
+
+pub(crate) mod client;
+pub(crate) mod server;
+mod template;
+
+pub(super) use template::Template;
