@@ -145,7 +145,7 @@ impl<R: Wire> TaskFuture<R> {
         if self.is_done() || self.pool.is_foreign() {
             return false;
         }
-        self.pool.with_state_ref(|state| match &self.task.kind {
+        self.pool.with_scheduler_ref(|state| match &self.task.kind {
             TaskKind::Map(map) => state.has_map_started(map),
             _ => state.has_started(&self.task),
         }) && !self.task.is_done()
@@ -169,7 +169,7 @@ impl<R: Wire> TaskFuture<R> {
             return false;
         }
         self.pool
-            .with_state(|state, wakeups| match &self.task.kind {
+            .with_scheduler(|state, wakeups| match &self.task.kind {
                 TaskKind::Map(map) => state.cancel_map(&self.task, map, wakeups),
                 _ => state.cancel(&self.task, wakeups),
             })
@@ -199,7 +199,7 @@ impl<R: Wire> TaskFuture<R> {
             return false;
         }
         self.pool
-            .with_state(|state, wakeups| match &self.task.kind {
+            .with_scheduler(|state, wakeups| match &self.task.kind {
                 TaskKind::Map(map) => state.kill_map(&self.task, map, wakeups),
                 _ => state.kill(&self.task, wakeups),
             })

@@ -508,13 +508,13 @@ impl ProcessPoolExecutor {
     /// [`ErrorKind::InvalidInput`] for 0 workers, [`ErrorKind::Shutdown`] once the pool is closed.
     pub fn resize(&self, workers: usize) -> Result<()> {
         self.pool.check_owner()?;
-        self.pool.with_state(|state, _| {
+        self.pool.with_scheduler(|state, _| {
             state.resize(workers)?;
             // Under the lock: of several threads the last one decides, here and there.
             self.pool.workers.store(workers, Ordering::Relaxed);
             Ok::<(), Error>(())
         })?;
-        self.pool.chores.notify();
+        self.pool.driver.notify_background();
         Ok(())
     }
 
@@ -533,7 +533,7 @@ impl ProcessPoolExecutor {
             return PoolStats::default();
         }
         self.pool.poll();
-        self.pool.with_state_ref(Scheduler::stats)
+        self.pool.with_scheduler_ref(Scheduler::stats)
     }
 
     /// Process ids of the workers that are alive now.
@@ -542,7 +542,7 @@ impl ProcessPoolExecutor {
         if self.pool.is_foreign() {
             return Vec::new();
         }
-        self.pool.with_state_ref(|state| {
+        self.pool.with_scheduler_ref(|state| {
             let links = state.slots.iter().filter_map(Slot::worker);
             links
                 .filter(|it| !it.pidfd.is_dead())
@@ -618,8 +618,8 @@ impl ProcessPoolExecutor {
 
     fn change(&self, change: impl FnOnce(&mut scheduler::Scheduler, &mut task::Wakeups)) {
         if !self.pool.is_foreign() {
-            self.pool.with_state(change);
-            self.pool.notify_leader();
+            self.pool.with_scheduler(change);
+            self.pool.driver.notify_leader();
             // Who waits for room hears of it.
             self.pool.budget.iter().for_each(|it| it.wake_all());
         }
@@ -637,7 +637,7 @@ impl ProcessPoolExecutor {
     /// Waits for the pool's own threads once no worker is left; for callbacks until the deadline.
     fn finish_threads(&self, deadline: Option<Instant>) -> Result<()> {
         if !self.pool.is_foreign() {
-            self.pool.notify_leader();
+            self.pool.driver.notify_leader();
             self.pool.join_thread();
             if !self.pool.callbacks.finish(deadline) {
                 let message = "a callback was not done when the limit for joining the pool passed";

@@ -4,12 +4,12 @@
 use crate::error::{Error, ErrorKind, Result};
 use crate::pool::{
     budget::{Budget, Reservation},
-    driver::callbacks::Callbacks,
+    driver::{Driver, DriverState, callbacks::Callbacks},
     input::Input,
     limits::ResourceLimits,
     output::Output,
     protocol::{WorkerSetup, region::WakeMode},
-    scheduler::{PoolPhase, RecyclePolicy, Scheduler, regions},
+    scheduler::{RecyclePolicy, Scheduler, regions},
     task::{
         Task, Wakeups, config::TaskConfig, encoded::PoolSlabs, feed::Feeders,
         flush_timer::FlushTimer, work_item::WorkItem,
@@ -22,12 +22,7 @@ use crate::pool::{
 use crate::process::{
     StartMethod, encoded_call::EncodedCall, identity::ChildIdentity, start::spawner::Spawner,
 };
-use crate::sys::{
-    child::Threads,
-    environment, pid,
-    poll::{Interest, Notifier, Poller, Timer},
-    spin::Spin,
-};
+use crate::sys::{child::Threads, environment, pid, poll::Poller};
 use parking_lot::{Mutex, MutexGuard, RwLock};
 use std::{
     ffi::OsString,
@@ -36,18 +31,11 @@ use std::{
     path::PathBuf,
     sync::{
         Arc,
-        atomic::{AtomicBool, AtomicUsize, Ordering},
+        atomic::{AtomicUsize, Ordering},
     },
-    thread::{self, JoinHandle, Thread},
-    time::{Duration, Instant},
+    thread::{self, Thread},
+    time::Instant,
 };
-
-/// The numbers of what is not a worker's in the sets.
-const CONTROL: u64 = u64::MAX;
-const EVENTS: u64 = 0;
-const CHORES: u64 = 1;
-pub(super) const TAKEOVER: u64 = 2;
-pub(super) const FLUSH: u64 = 3;
 
 /// What the thread that submits a unit does next.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -94,94 +82,81 @@ pub(super) struct Pool {
     pub(super) workers: AtomicUsize,
     /// The process that built it: a copy made by `fork` must not touch its workers.
     owner: u32,
-    pub(super) state: Mutex<Scheduler>,
+    pub(super) state: Mutex<State>,
     /// The pages of the workers that run, to look at their rings without the lock.
     regions: RwLock<Vec<Arc<CheckedRegion>>>,
-    /// What can happen: bells, deaths, room in pipes, and `control`.
-    events: Arc<Poller>,
-    /// What the background thread waits for: `events`, while no caller sleeps on them.
-    pub(super) gate: Poller,
-    pub(super) control: Notifier,
-    /// Something is to be done that only the background thread does: starting workers, which takes
-    /// long, and ending.
-    pub(super) chores: Notifier,
-    /// Goes off when a caller that led has been gone for long; set as `Scheduler::takeover_alarm`
-    /// says.
-    pub(super) takeover_alarm: Timer,
+    pub(super) driver: Driver,
     /// Items of maps whose inputs are slow.
     pub(super) flush_timer: FlushTimer,
-    pub(super) spin: Mutex<Spin>,
     pub(super) slabs: Arc<PoolSlabs>,
     pub(super) callbacks: Arc<Callbacks>,
     /// The threads that read inputs.
     pub(super) feeders: Feeders,
     /// Room for what is pending, where that is limited.
     pub(super) budget: Option<Arc<Budget>>,
-    /// The background thread.
-    pub(super) thread: Mutex<Option<JoinHandle<()>>>,
-    /// Whether that is to end for a while.
-    pub(super) is_paused: AtomicBool,
+}
+
+/// What the pool's lock guards.
+#[derive(Debug)]
+pub(super) struct State {
+    /// What runs where.
+    pub(super) scheduler: Scheduler,
+    /// Which thread pumps events.
+    pub(super) driver: DriverState,
 }
 
 impl Pool {
-    /// Starts the workers; an error if one cannot be started.
+    /// Starts the workers; fails if one cannot be started.
     pub(super) fn start(settings: PoolSettings) -> Result<Arc<Self>> {
-        let fail = |it| {
-            Error::io("failed to create the pool's event queue", it)
+        let fail = |error| {
+            Error::io("failed to create the pool's event queue", error)
                 .with_kind(ErrorKind::StartFailed)
         };
-        // First: a template is a copy of this process, and its children are not to have what
-        // follows.
-        let origin = Spawner::new(settings.method, settings.threads)?;
-        let slabs = Arc::new(PoolSlabs::default());
-        let events = Arc::new(Poller::new().map_err(fail)?);
-        let pool = Arc::new(Self {
-            state: Mutex::new(Scheduler::new(
-                settings.workers,
-                settings.limits.clone(),
-                settings.recycle,
-                Arc::clone(&slabs),
-                Arc::clone(&events),
-            )),
-            workers: AtomicUsize::new(settings.workers),
-            owner: pid::current(),
-            regions: RwLock::new(Vec::new()),
-            events,
-            gate: Poller::new().map_err(fail)?,
-            control: Notifier::new().map_err(fail)?,
-            chores: Notifier::new().map_err(fail)?,
-            takeover_alarm: Timer::new().map_err(fail)?,
-            flush_timer: FlushTimer::new().map_err(fail)?,
-            spin: Mutex::new(Spin::default()),
-            slabs,
-            callbacks: Arc::default(),
-            feeders: Feeders::default(),
-            budget: settings.max_pending.map(|it| Arc::new(Budget::new(it))),
-            thread: Mutex::new(None),
-            is_paused: AtomicBool::new(false),
-            origin,
-            environment: environment::with(&settings.environment),
-            settings,
-        });
-        pool.register_events().map_err(fail)?;
+        let pool = Arc::new(Self::new(settings, fail)?);
         for slot in 0..pool.settings.workers {
             let worker = WorkerHandle::start(&pool.origin, &pool.setup(slot));
-            let worker = worker.map_err(|it| it.with_kind(ErrorKind::StartFailed))?;
-            pool.state.lock().install(slot, worker).map_err(fail)?;
+            let worker = worker.map_err(|error| error.with_kind(ErrorKind::StartFailed))?;
+            let mut state = pool.state.lock();
+            state.scheduler.install(slot, worker).map_err(fail)?;
         }
-        pool.refresh_regions(&pool.state.lock());
+        pool.refresh_regions(&pool.state.lock().scheduler);
         Ok(pool)
     }
 
-    /// Has leaders and the background thread notice what is raised for them.
-    fn register_events(&self) -> io::Result<()> {
-        self.events.add(&self.control, CONTROL, Interest::Read)?;
-        self.gate.add(&*self.events, EVENTS, Interest::ReadOnce)?;
-        self.gate.add(&self.chores, CHORES, Interest::Read)?;
-        self.gate
-            .add(&self.takeover_alarm, TAKEOVER, Interest::Read)?;
-        self.gate
-            .add(&self.flush_timer.alarm, FLUSH, Interest::Read)
+    fn new(settings: PoolSettings, fail: impl Fn(io::Error) -> Error) -> Result<Self> {
+        // First: the template is a copy of this process, and its children must not inherit the
+        // descriptors created below.
+        let origin = Spawner::new(settings.method, settings.threads)?;
+        let slabs = Arc::new(PoolSlabs::default());
+        let events = Arc::new(Poller::new().map_err(&fail)?);
+        let flush_timer = FlushTimer::new().map_err(&fail)?;
+        let scheduler = Scheduler::new(
+            settings.workers,
+            settings.limits.clone(),
+            settings.recycle,
+            Arc::clone(&slabs),
+            Arc::clone(&events),
+        );
+        Ok(Self {
+            state: Mutex::new(State {
+                scheduler,
+                driver: DriverState::new(),
+            }),
+            workers: AtomicUsize::new(settings.workers),
+            owner: pid::current(),
+            regions: RwLock::new(Vec::new()),
+            driver: Driver::new(events, &flush_timer.alarm).map_err(&fail)?,
+            flush_timer,
+            slabs,
+            callbacks: Arc::default(),
+            feeders: Feeders::default(),
+            budget: settings
+                .max_pending
+                .map(|bytes| Arc::new(Budget::new(bytes))),
+            origin,
+            environment: environment::with(&settings.environment),
+            settings,
+        })
     }
 
     pub(super) fn setup(&self, worker: usize) -> WorkerSetup {
@@ -227,25 +202,22 @@ impl Pool {
     /// Why no task is taken, if none is.
     pub(super) fn closed_error(&self) -> Option<Error> {
         match self.check_owner() {
-            Ok(()) => self.state.lock().closed_error(),
+            Ok(()) => self.state.lock().scheduler.closed_error(),
             Err(error) => Some(error),
         }
     }
 
-    /// Looks at the state or changes it, then does for others what follows from that.
-    pub(super) fn with_state<T>(
-        &self,
-        change: impl FnOnce(&mut Scheduler, &mut Wakeups) -> T,
-    ) -> T {
+    /// Runs `f` on the locked scheduler, then wakes waiters after releasing the lock.
+    pub(super) fn with_scheduler<T>(&self, f: impl FnOnce(&mut Scheduler, &mut Wakeups) -> T) -> T {
         let mut wakeups = Wakeups::default();
         let mut state = self.state.lock();
-        let before = state.generation;
-        let value = change(&mut state, &mut wakeups);
-        state.assign_and_flush(&mut wakeups);
-        if state.leader.is_none() {
-            let due = state.next_deadline(true);
-            self.arm_timer(&mut state, due);
-            self.expedite_takeover(&mut state);
+        let before = state.scheduler.generation;
+        let value = f(&mut state.scheduler, &mut wakeups);
+        state.scheduler.assign_and_flush(&mut wakeups);
+        if state.driver.leader.is_none() {
+            let due = state.scheduler.next_deadline(true);
+            self.driver.arm_timer(&mut state.driver, due);
+            self.driver.expedite_takeover(&mut state.driver);
         }
         self.finish_update(state, before, wakeups);
         value
@@ -292,56 +264,36 @@ impl Pool {
         self.budget.as_ref().is_none_or(|it| it.has_room(0))
     }
 
-    /// Takes a unit; its error, if the pool takes none.
+    /// Queues a work item, or returns why the pool takes none.
     pub(super) fn submit(&self, work_item: WorkItem, submitter: Submitter) -> Result<(), Error> {
         self.check_owner()?;
         let mut wakeups = Wakeups::default();
-        let (wake_leader, wants_start) = {
+        let (wake_leader, wake_background) = {
             let mut state = self.state.lock();
-            if let Some(refusal) = state.closed_error() {
-                return Err(refusal);
+            if let Some(error) = state.scheduler.closed_error() {
+                return Err(error);
             }
-            let is_timed = work_item.config().timeout.is_some();
-            let expected = state.outstanding + u64::from(work_item.count());
-            state.submit(work_item, &mut wakeups);
-            // Something failed on its way to a worker, and the leader may wait for it; or it would
-            // wake too late.
-            let wake_leader = state.leader_sleeps
-                && (state.outstanding < expected
-                    || is_timed && state.leader_oversleeps()
-                    || state.has_new_chores && state.is_led_in_background());
-            if state.leader.is_none() {
-                let due = state.next_deadline(true);
-                self.arm_timer(&mut state, due);
+            let wake_leader = state.submit(work_item, &mut wakeups);
+            if state.driver.leader.is_none() {
+                let due = state.scheduler.next_deadline(true);
+                self.driver.arm_timer(&mut state.driver, due);
                 if submitter == Submitter::Leaves {
-                    self.expedite_takeover(&mut state);
+                    self.driver.expedite_takeover(&mut state.driver);
                 }
             }
-            (wake_leader, mem::take(&mut state.has_new_chores))
+            let has_chores = mem::take(&mut state.scheduler.has_new_chores);
+            (wake_leader, has_chores)
         };
-        if wants_start {
-            self.chores.notify();
+        if wake_background {
+            self.driver.notify_background();
         }
         if wake_leader {
-            self.control.notify();
+            self.driver.notify_leader();
         }
         if !wakeups.is_empty() {
             self.wake(wakeups);
         }
         Ok(())
-    }
-
-    /// Sees to it that the background thread wakes for what is due, where no leader does.
-    pub(super) fn arm_timer(&self, state: &mut Scheduler, due: Option<Instant>) {
-        let Some(due) = due.filter(|due| state.timer.is_none_or(|it| *due < it)) else {
-            return;
-        };
-        // One that is due within the next look is as good.
-        let soon = || Instant::now() + Duration::from_millis(2);
-        if state.timer.is_none_or(|it| it > soon()) {
-            state.timer = Some(due);
-            self.chores.notify();
-        }
     }
 
     /// Reads what replies there are, if any.
@@ -351,19 +303,14 @@ impl Pool {
         }
     }
 
-    /// Looks at the state, and changes nothing.
-    pub(super) fn with_state_ref<T>(&self, look: impl FnOnce(&Scheduler) -> T) -> T {
-        look(&self.state.lock())
+    /// Runs `f` on the locked scheduler, which it does not change.
+    pub(super) fn with_scheduler_ref<T>(&self, f: impl FnOnce(&Scheduler) -> T) -> T {
+        f(&self.state.lock().scheduler)
     }
 
     /// Whether no worker is left.
     pub(super) fn has_ended(&self) -> bool {
-        self.with_state_ref(|it| matches!(it.phase, PoolPhase::Ended(_)))
-    }
-
-    /// Has someone look at everything soon: what is to be done was changed.
-    pub(super) fn notify_leader(&self) {
-        self.control.notify();
+        self.with_scheduler_ref(Scheduler::has_ended)
     }
 
     pub(super) fn has_records(&self) -> bool {
@@ -384,42 +331,44 @@ impl Pool {
             .for_each(|it| it.set_wake_mode(WakeMode::Never));
     }
 
-    /// Does everything that can be done now, but for starting workers; false once no worker is
-    /// left.
+    /// Does everything that can be done now, except starting workers. Returns false once no worker is left.
     pub(super) fn tick(&self) -> bool {
         let mut wakeups = Wakeups::default();
         let mut state = self.state.lock();
-        let before = state.generation;
-        state.tick(&mut wakeups);
-        let goes_on = !matches!(state.phase, PoolPhase::Ended(_));
+        let before = state.scheduler.generation;
+        state.scheduler.tick(&mut wakeups);
+        let is_alive = !state.scheduler.has_ended();
+        if !is_alive {
+            state.driver.unpark_followers();
+        }
         self.finish_update(state, before, wakeups);
-        goes_on
+        is_alive
     }
 
-    /// Tells others what follows for them from what was done to the state, which had seen so many
-    /// changes before.
-    fn finish_update(&self, mut state: MutexGuard<'_, Scheduler>, changes: u64, wakeups: Wakeups) {
-        let changed = state.generation != changes;
-        if changed {
-            self.refresh_regions(&state);
+    /// Releases the lock after the scheduler was changed, and wakes whoever the change concerns. `before` is the
+    /// scheduler's generation before the change.
+    fn finish_update(&self, mut state: MutexGuard<'_, State>, before: u64, wakeups: Wakeups) {
+        let scheduler = &mut state.scheduler;
+        let has_changed = scheduler.generation != before;
+        if has_changed {
+            self.refresh_regions(scheduler);
         }
-        let has_ended = matches!(state.phase, PoolPhase::Ended(_));
-        let wants_start = mem::take(&mut state.has_new_chores) || changed;
-        let has_chores = has_ended || wants_start && state.has_chores();
-        let leader_sleeps = state.leader_sleeps;
+        let has_new_chores = mem::take(&mut scheduler.has_new_chores) || has_changed;
+        let wake_background = scheduler.has_ended() || has_new_chores && scheduler.has_chores();
+        let leader_sleeps = state.driver.leader_sleeps;
         drop(state);
-        if has_chores {
-            self.chores.notify();
+        if wake_background {
+            self.driver.notify_background();
         }
         if leader_sleeps {
-            // Then this is another thread, and the leader may wait for just what it did.
-            self.control.notify();
+            // This thread is not the leader, which may wait for just this change.
+            self.driver.notify_leader();
         }
-        // At last: wakers are the user's code, and may wait for what was raised.
+        // Last, because wakers run user code, which may block on the events signalled above.
         self.wake(wakeups);
     }
 
-    /// Tells those who wait: outside of the lock, as wakers and callbacks are the user's code.
+    /// Wakes waiters. Not under the lock, because wakers run user code.
     pub(super) fn wake(&self, wakeups: Wakeups) {
         let Wakeups { wakers, threads } = wakeups;
         threads.iter().for_each(Thread::unpark);
@@ -430,35 +379,29 @@ impl Pool {
         }
     }
 
-    pub(super) fn wait_for_events(&self, until: Option<Instant>, ready: &mut Vec<u64>) {
-        let limit = until.map(|it| it.saturating_duration_since(Instant::now()));
-        // It cannot fail for a set and a buffer of our own.
-        let _ = self.events.wait(limit, ready);
-    }
-
-    pub(super) fn handle_events(&self, state: &mut Scheduler, ready: &[u64]) {
+    pub(super) fn handle_events(&self, state: &mut State, ready: &[u64]) {
         for token in ready {
-            match *token {
-                CONTROL => self.control.clear(),
-                token => state.handle_event(token),
+            if !self.driver.clear_leader_wakeup(*token) {
+                state.scheduler.handle_event(*token);
             }
         }
     }
+}
 
-    /// Lets the background thread drive soon, where neither it nor a caller does now.
-    fn expedite_takeover(&self, state: &mut Scheduler) {
-        self.set_takeover_alarm(state.takeover.expedite());
-    }
-
-    pub(super) fn set_takeover_alarm(&self, delay: Option<Duration>) {
-        delay
-            .into_iter()
-            .for_each(|delay| self.takeover_alarm.set(delay));
-    }
-
-    pub(super) fn set_gate(&self, interest: Interest) {
-        // It cannot fail for a descriptor that is in the set.
-        let _ = self.gate.change(&*self.events, EVENTS, interest);
+impl State {
+    /// Queues a work item. Returns whether a sleeping leader must be woken: an item failed on its way to a worker, which the
+    /// leader may wait for; or the item has a time limit that passes while the leader sleeps; or a worker must be started,
+    /// which the leader does if it is the background thread.
+    fn submit(&mut self, work_item: WorkItem, wakeups: &mut Wakeups) -> bool {
+        let scheduler = &mut self.scheduler;
+        let is_timed = work_item.config().timeout.is_some();
+        let expected = scheduler.outstanding + u64::from(work_item.count());
+        scheduler.submit(work_item, wakeups);
+        let driver = &self.driver;
+        driver.leader_sleeps
+            && (scheduler.outstanding < expected
+                || is_timed && driver.leader_oversleeps(scheduler.next_deadline(false))
+                || scheduler.has_new_chores && driver.is_led_in_background())
     }
 }
 

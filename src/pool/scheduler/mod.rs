@@ -21,7 +21,6 @@ use crate::error::{Error, ErrorKind};
 pub(crate) use crate::pool::scheduler::scaling::{MAX_WORKERS, RecyclePolicy};
 pub(crate) use crate::pool::scheduler::slot::Slot;
 use crate::pool::{
-    driver::takeover::TakeoverTimer,
     limits::ResourceLimits,
     scheduler::{queue::PriorityQueue, scaling::SlotInfo, totals::WorkTotals},
     stats::{Counts, PoolStats},
@@ -34,11 +33,7 @@ use crate::pool::{
     worker_handle::{WorkerHandle, checked_region::CheckedRegion, earlier},
 };
 use crate::sys::poll::{Interest, Poller};
-use std::{
-    sync::Arc,
-    thread::{Thread, ThreadId},
-    time::Instant,
-};
+use std::{sync::Arc, time::Instant};
 
 /// Replies to shorter items are worth gathering before a sleeping pool is woken for them.
 const BATCHED_WAKE_NANOS: u64 = 500_000;
@@ -84,23 +79,6 @@ pub(crate) struct Scheduler {
     kill_at: Option<Instant>,
     /// When limits of time were looked at last.
     timeouts_checked: Instant,
-    /// Threads that wait and could lead.
-    pub(crate) followers: Vec<Thread>,
-    /// The caller that leads.
-    pub(crate) leader: Option<ThreadId>,
-    /// The background thread: a waker that it runs may wait for the pool, and so lead, and nobody
-    /// else starts workers.
-    pub(crate) background: Option<ThreadId>,
-    /// When a leader last looked at events.
-    pub(crate) events_polled: Instant,
-    /// Whether that caller sleeps, and must be woken for what others do.
-    pub(crate) leader_sleeps: bool,
-    /// When it wakes by itself.
-    pub(crate) leader_until: Option<Instant>,
-    /// Whether the background thread would notice an event.
-    pub(crate) is_armed: bool,
-    /// When it takes over from a caller that led and has left.
-    pub(crate) takeover: TakeoverTimer,
     /// Counts changes of the workers.
     pub(crate) generation: u64,
     pub(crate) counts: Counts,
@@ -111,8 +89,6 @@ pub(crate) struct Scheduler {
     records: Vec<u8>,
     slabs: Arc<PoolSlabs>,
     events: Arc<Poller>,
-    /// When the background thread wakes by itself, or by when it is on its way to see to that.
-    pub(crate) timer: Option<Instant>,
 }
 
 impl Scheduler {
@@ -143,14 +119,6 @@ impl Scheduler {
             start_failures: vec![0; workers],
             kill_at: None,
             timeouts_checked: Instant::now(),
-            followers: Vec::new(),
-            leader: None,
-            background: None,
-            events_polled: Instant::now(),
-            leader_sleeps: false,
-            leader_until: None,
-            is_armed: true,
-            takeover: TakeoverTimer::default(),
             generation: 0,
             counts: Counts::default(),
             past_totals: WorkTotals::default(),
@@ -158,7 +126,6 @@ impl Scheduler {
             records: Vec::new(),
             slabs,
             events,
-            timer: None,
         }
     }
 
@@ -297,15 +264,9 @@ impl Scheduler {
         self.counts.stats(tasks, work, workers)
     }
 
-    /// Whether the background thread leads, in a waker.
-    pub(crate) fn is_led_in_background(&self) -> bool {
-        self.leader.is_some() && self.leader == self.background
-    }
-
-    /// Whether the leader sleeps beyond what is due.
-    pub(crate) fn leader_oversleeps(&self) -> bool {
-        let due = self.next_deadline(false);
-        due.is_some_and(|due| self.leader_until.is_none_or(|it| due < it))
+    /// Whether no worker is left.
+    pub(crate) fn has_ended(&self) -> bool {
+        matches!(self.phase, PoolPhase::Ended(_))
     }
 
     /// Has the workers ring, as whoever read their replies goes to sleep, and says by when to look

@@ -241,8 +241,6 @@ impl Scheduler {
             && self.slots.iter().all(|it| matches!(it, Slot::Retired))
         {
             self.phase = PoolPhase::Ended(error.clone());
-            // Whoever waits for the end is among them.
-            self.followers.drain(..).for_each(|it| it.unpark());
         }
         if self.kill_at.is_some_and(|it| it <= Instant::now()) {
             self.kill_at = None;

@@ -248,7 +248,7 @@ fn run<I>(
     map.add_waiters(&mut wakeups);
     pool.wake(wakeups);
     // A leader that sleeps may wait for the end.
-    pool.notify_leader();
+    pool.driver.notify_leader();
 }
 
 /// Reads the input to its end, or until the results are not wanted any more.

@@ -56,7 +56,7 @@ impl Drop for MapResults {
         }
         let has_more = is_streamed && self.map.load().outstanding > 0;
         if has_more || context.is_some() {
-            self.pool.with_state(|state, wakeups| {
+            self.pool.with_scheduler(|state, wakeups| {
                 if has_more {
                     state.sweep_cancelled(wakeups);
                 }

@@ -196,6 +196,6 @@ impl Pool {
         map.deliver(part, None, &mut wakeups);
         self.wake(wakeups);
         // A leader that sleeps may wait for just this.
-        self.notify_leader();
+        self.driver.notify_leader();
     }
 }
