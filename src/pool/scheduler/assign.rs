@@ -1,7 +1,7 @@
 //! Which worker gets what next, and who fills an empty place.
 
 use crate::pool::{
-    scheduler::{Scheduler, Slot, err_cancelled},
+    scheduler::{Scheduler, Slot, SlotState, err_cancelled},
     stats::RestartReason,
     task::{Wakeups, work_item::WorkItem},
     worker_handle::WorkerHandle,
@@ -25,15 +25,17 @@ impl Scheduler {
     /// A place that is to be filled now; the caller starts a worker for it.
     pub(crate) fn take_vacancy(&mut self) -> Option<usize> {
         let now = Instant::now();
-        let is_due = |slot: &Slot| matches!(slot, Slot::Vacant(at) if *at <= now);
+        let is_due = |slot: &Slot| matches!(slot.state, SlotState::Vacant(at) if at <= now);
         let slot = self.slots.iter().position(is_due)?;
-        self.slots[slot] = Slot::Starting;
+        self.slots[slot].state = SlotState::Starting;
         Some(slot)
     }
 
     /// Whether a place is to be filled, now or later.
     pub(crate) fn has_vacancies(&self) -> bool {
-        self.slots.iter().any(|it| matches!(it, Slot::Vacant(_)))
+        self.slots
+            .iter()
+            .any(|slot| matches!(slot.state, SlotState::Vacant(_)))
     }
 
     /// Stages what is queued for the workers that have the least to do.
@@ -79,7 +81,7 @@ impl Scheduler {
             if self.is_blocked_by_predecessor(number) {
                 continue;
             }
-            let Slot::Running(worker) = &mut self.slots[number] else {
+            let SlotState::Running(worker) = &mut self.slots[number].state else {
                 continue;
             };
             let is_ready = worker.is_ready && worker.accepts_work();

@@ -19,10 +19,10 @@ pub(crate) mod totals;
 
 use crate::error::{Error, ErrorKind};
 pub(crate) use crate::pool::scheduler::scaling::{MAX_WORKERS, RecyclePolicy};
-pub(crate) use crate::pool::scheduler::slot::Slot;
+pub(crate) use crate::pool::scheduler::slot::{Slot, SlotState};
 use crate::pool::{
     limits::ResourceLimits,
-    scheduler::{queue::PriorityQueue, scaling::SlotInfo, totals::WorkTotals},
+    scheduler::{queue::PriorityQueue, totals::WorkTotals},
     stats::{Counts, PoolStats},
     task::{
         TaskOutput, Wakeups,
@@ -61,8 +61,6 @@ pub(crate) struct Scheduler {
     /// What is to be tried again, and when.
     delayed: Vec<(Instant, WorkItem)>,
     pub(crate) slots: Vec<Slot>,
-    /// What is known of the worker in each slot, or of the one that comes there.
-    slot_infos: Vec<SlotInfo>,
     /// How many workers the pool is to keep.
     target: usize,
     recycle: RecyclePolicy,
@@ -73,8 +71,6 @@ pub(crate) struct Scheduler {
     pub(crate) outstanding: u64,
     /// Nanoseconds an item takes, a moving average.
     item_nanos: Option<u64>,
-    /// Starts that failed in each place since the last that did not.
-    start_failures: Vec<u32>,
     /// When workers that were told to end are killed.
     kill_at: Option<Instant>,
     /// When limits of time were looked at last.
@@ -104,19 +100,12 @@ impl Scheduler {
             queue: PriorityQueue::default(),
             lowest_priority: i32::MAX,
             delayed: Vec::new(),
-            slots: (0..workers).map(|_| Slot::Starting).collect(),
-            slot_infos: (0..workers)
-                .map(|worker| SlotInfo {
-                    worker_id: worker,
-                    predecessor: None,
-                })
-                .collect(),
+            slots: (0..workers).map(Slot::starting).collect(),
             target: workers,
             recycle: stay,
             has_new_chores: false,
             outstanding: 0,
             item_nanos: None,
-            start_failures: vec![0; workers],
             kill_at: None,
             timeouts_checked: Instant::now(),
             generation: 0,
@@ -196,7 +185,7 @@ impl Scheduler {
                 .add(requests, token(slot, EventSource::Requests), Interest::None)?;
         }
         worker.quota = self.recycle.tasks;
-        self.slots[slot] = Slot::Running(Box::new(worker));
+        self.slots[slot].state = SlotState::Running(Box::new(worker));
         self.flush(slot);
         self.shrink();
         if let PoolPhase::Ending(_) | PoolPhase::Ended(_) = self.phase {
@@ -209,7 +198,7 @@ impl Scheduler {
     /// Notes that a worker could not be started.
     pub(crate) fn start_failed(&mut self, slot: usize, error: Error, wakeups: &mut Wakeups) {
         if let PoolPhase::Ending(_) | PoolPhase::Ended(_) = self.phase {
-            self.slots[slot] = Slot::Retired;
+            self.slots[slot].state = SlotState::Retired;
             return;
         }
         self.schedule_respawn(slot, error, wakeups);
@@ -237,10 +226,10 @@ impl Scheduler {
     /// When there is something to do although nothing happens; `in_background`, starting workers
     /// too.
     pub(crate) fn next_deadline(&self, in_background: bool) -> Option<Instant> {
-        let due = |slot: &Slot| match slot {
-            Slot::Vacant(at) => in_background.then_some(*at),
-            Slot::Running(worker) => worker.next_deadline(),
-            Slot::Starting | Slot::Retired => None,
+        let due = |slot: &Slot| match &slot.state {
+            SlotState::Vacant(at) => in_background.then_some(*at),
+            SlotState::Running(worker) => worker.next_deadline(),
+            SlotState::Starting | SlotState::Retired => None,
         };
         let places = self.slots.iter().map(due);
         let attempts = self.delayed.iter().map(|it| Some(it.0));
@@ -254,12 +243,11 @@ impl Scheduler {
         let running = links().filter(runs).count() as u64;
         let mut work = self.past_totals.clone();
         links().for_each(|it| work.add(&it.totals()));
-        let places = self.slots.iter().zip(&self.slot_infos);
-        let alive = |(slot, place): (&'_ Slot, &SlotInfo)| {
-            let worker = slot.worker().filter(|it| it.dead_since.is_none())?;
-            Some(worker.stats(place.worker_id))
+        let alive = |slot: &Slot| {
+            let worker = slot.worker().filter(|worker| worker.dead_since.is_none())?;
+            Some(worker.stats(slot.worker_id))
         };
-        let workers = places.filter_map(alive).collect();
+        let workers = self.slots.iter().filter_map(alive).collect();
         let tasks = (self.outstanding, running);
         self.counts.stats(tasks, work, workers)
     }

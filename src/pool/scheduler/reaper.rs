@@ -2,7 +2,7 @@
 
 use crate::error::{Error, ErrorKind};
 use crate::pool::{
-    scheduler::{PoolPhase, Scheduler, Slot, err_closed},
+    scheduler::{PoolPhase, Scheduler, Slot, SlotState, err_closed},
     stats::RestartReason,
     task::{TaskLocation, Wakeups, config::Attempts, work_item::WorkItem},
     worker_handle::{RefusedSignal, WorkerHandle},
@@ -48,7 +48,8 @@ impl Scheduler {
     /// Takes leave of a dead worker whose replies have been read: what had started failed, the rest
     /// goes elsewhere.
     pub(crate) fn reap_worker(&mut self, slot: usize, wakeups: &mut Wakeups) {
-        let Slot::Running(mut worker) = mem::replace(&mut self.slots[slot], Slot::Retired) else {
+        let state = mem::replace(&mut self.slots[slot].state, SlotState::Retired);
+        let SlotState::Running(mut worker) = state else {
             return;
         };
         self.generation += 1;
@@ -87,7 +88,7 @@ impl Scheduler {
             self.schedule_respawn(slot, error.with_message(message), wakeups);
         } else {
             self.counts.restarted(reason);
-            self.slots[slot] = Slot::Vacant(Instant::now());
+            self.slots[slot].state = SlotState::Vacant(Instant::now());
             self.has_new_chores = true;
         }
     }
@@ -208,11 +209,11 @@ impl Scheduler {
         } else {
             MAX_START_FAILURES
         };
-        self.start_failures[slot] += 1;
-        let failures = self.start_failures[slot];
+        self.slots[slot].start_failures += 1;
+        let failures = self.slots[slot].start_failures;
         let doublings = (failures - 1).min(16);
         let pause = (MIN_BACKOFF * (1 << doublings)).min(MAX_BACKOFF);
-        self.slots[slot] = Slot::Vacant(Instant::now() + pause);
+        self.slots[slot].state = SlotState::Vacant(Instant::now() + pause);
         self.has_new_chores = true;
         let any_ready = self
             .slots
@@ -238,7 +239,7 @@ impl Scheduler {
             self.begin_shutdown(err_closed());
         }
         if let PoolPhase::Ending(error) = &self.phase
-            && self.slots.iter().all(|it| matches!(it, Slot::Retired))
+            && self.slots.iter().all(Slot::is_retired)
         {
             self.phase = PoolPhase::Ended(error.clone());
         }
@@ -285,14 +286,14 @@ impl Scheduler {
             self.kill_at = Some(Instant::now() + SHUTDOWN_GRACE);
         }
         for slot in &mut self.slots {
-            match slot {
-                Slot::Running(worker) => {
+            match &mut slot.state {
+                SlotState::Running(worker) => {
                     // Where a copy of the program holds its end, it would stay in the set.
                     worker.requests.iter().for_each(|it| self.events.remove(it));
                     worker.send_shutdown();
                 }
-                Slot::Vacant(_) => *slot = Slot::Retired,
-                Slot::Starting | Slot::Retired => {}
+                SlotState::Vacant(_) => slot.state = SlotState::Retired,
+                SlotState::Starting | SlotState::Retired => {}
             }
         }
     }

@@ -110,7 +110,7 @@ impl Scheduler {
             ReplyKind::Value | ReplyKind::Fault | ReplyKind::Slab => return None,
             ReplyKind::Ready => {
                 self.note_ready(slot)?;
-                self.start_failures[slot] = 0;
+                self.slots[slot].start_failures = 0;
             }
             // Afterwards it is not the initializer's, and must not break the pool.
             ReplyKind::SetupFault if worker.was_ready() => return None,

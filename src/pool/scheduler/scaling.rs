@@ -7,19 +7,10 @@
 
 use crate::error::{Error, ErrorKind, Result};
 use crate::pool::{
-    scheduler::{PoolPhase, Scheduler, Slot},
+    scheduler::{PoolPhase, Scheduler, Slot, SlotState},
     stats::RestartReason,
 };
 use std::time::{Duration, Instant};
-
-/// A worker's place besides its slot.
-#[derive(Debug, Clone, Copy)]
-pub(crate) struct SlotInfo {
-    /// The worker's number, as it knows it.
-    pub(crate) worker_id: usize,
-    /// The slot of the one that it follows, until that has ended.
-    pub(crate) predecessor: Option<usize>,
-}
 
 /// Workers that a pool may have: as many processes as a system has by default, and more.
 pub(crate) const MAX_WORKERS: usize = 1 << 16;
@@ -38,14 +29,14 @@ pub(crate) struct RecyclePolicy {
 impl Scheduler {
     /// The number of the worker in a slot.
     pub(crate) fn worker_id(&self, slot: usize) -> usize {
-        self.slot_infos[slot].worker_id
+        self.slots[slot].worker_id
     }
 
     /// Whether the worker in this slot has to wait until the one before it is done.
     pub(crate) fn is_blocked_by_predecessor(&self, slot: usize) -> bool {
-        let before = self.slot_infos[slot].predecessor;
-        let worker = before.and_then(|it| self.slots[it].worker());
-        worker.is_some_and(|it| it.items > 0)
+        let predecessor = self.slots[slot].predecessor;
+        let worker = predecessor.and_then(|slot| self.slots[slot].worker());
+        worker.is_some_and(|worker| worker.items > 0)
     }
 
     /// Has a worker leave, and another follow it.
@@ -55,12 +46,8 @@ impl Scheduler {
         };
         worker.is_draining = true;
         if let PoolPhase::Open | PoolPhase::Closed = self.phase {
-            let worker = self.slot_infos[slot].worker_id;
             self.counts.restarted(reason);
-            self.add_slot(SlotInfo {
-                worker_id: worker,
-                predecessor: Some(slot),
-            });
+            self.add_slot(self.slots[slot].worker_id, Some(slot));
         }
     }
 
@@ -71,31 +58,29 @@ impl Scheduler {
     }
 
     /// Opens a slot that is to be filled now.
-    fn add_slot(&mut self, place: SlotInfo) {
-        let free = self.slots.iter().position(|it| matches!(it, Slot::Retired));
-        let slot = free.unwrap_or(self.slots.len());
-        if slot == self.slots.len() {
-            self.slots.push(Slot::Retired);
-            self.slot_infos.push(place);
-            self.start_failures.push(0);
+    fn add_slot(&mut self, worker_id: usize, predecessor: Option<usize>) {
+        let slot = Slot::vacant(worker_id, predecessor, Instant::now());
+        match self.slots.iter_mut().find(|slot| slot.is_retired()) {
+            Some(free) => *free = slot,
+            None => self.slots.push(slot),
         }
-        self.slots[slot] = Slot::Vacant(Instant::now());
-        (self.slot_infos[slot], self.start_failures[slot]) = (place, 0);
         self.has_new_chores = true;
     }
 
     /// Notes that a slot is empty for good.
     pub(crate) fn remove_slot(&mut self, slot: usize) {
-        self.slots[slot] = Slot::Retired;
-        for place in &mut self.slot_infos {
-            place.predecessor.take_if(|it| *it == slot);
+        self.slots[slot].state = SlotState::Retired;
+        for other in &mut self.slots {
+            other
+                .predecessor
+                .take_if(|predecessor| *predecessor == slot);
         }
     }
 
     /// Lets workers go that leave and are done.
     pub(crate) fn close_drained(&mut self) {
         for slot in &mut self.slots {
-            if let Slot::Running(worker) = slot
+            if let SlotState::Running(worker) = &mut slot.state
                 && worker.is_draining
                 && worker.items == 0
                 && worker.requests.is_some()
@@ -136,16 +121,10 @@ impl Scheduler {
             return;
         }
         let staying = self.staying();
-        let numbers: Vec<usize> = staying
-            .iter()
-            .map(|it| self.slot_infos[*it].worker_id)
-            .collect();
+        let numbers: Vec<usize> = staying.iter().map(|it| self.slots[*it].worker_id).collect();
         let new = (0..).filter(|it| !numbers.contains(it));
         for worker in new.take(workers.saturating_sub(numbers.len())) {
-            self.add_slot(SlotInfo {
-                worker_id: worker,
-                predecessor: None,
-            });
+            self.add_slot(worker, None);
         }
     }
 
@@ -180,22 +159,22 @@ impl Scheduler {
     /// those with the highest number.
     pub(crate) fn shrink(&mut self) {
         let mut staying = self.staying();
-        let rank = |slot: &usize| match &self.slots[*slot] {
-            Slot::Vacant(_) => (0, 0),
-            Slot::Starting | Slot::Retired => (1, 0),
-            Slot::Running(worker) => (2, worker.items),
+        let rank = |slot: &usize| match &self.slots[*slot].state {
+            SlotState::Vacant(_) => (0, 0),
+            SlotState::Starting | SlotState::Retired => (1, 0),
+            SlotState::Running(worker) => (2, worker.items),
         };
-        staying.sort_by_key(|it| (rank(it), usize::MAX - self.slot_infos[*it].worker_id));
+        staying.sort_by_key(|it| (rank(it), usize::MAX - self.slots[*it].worker_id));
         let surplus = staying.len().saturating_sub(self.target);
         for slot in staying.into_iter().take(surplus) {
-            match &mut self.slots[slot] {
-                Slot::Vacant(_) => self.remove_slot(slot),
-                Slot::Running(worker) => {
+            match &mut self.slots[slot].state {
+                SlotState::Vacant(_) => self.remove_slot(slot),
+                SlotState::Running(worker) => {
                     worker.is_draining = true;
                     self.revoke_from_first(slot, |_| true);
                 }
                 // It is let go when it has come.
-                Slot::Starting | Slot::Retired => {}
+                SlotState::Starting | SlotState::Retired => {}
             }
         }
     }
