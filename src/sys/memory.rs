@@ -174,7 +174,7 @@ fn unchanged_code(list: &str) -> Vec<Range<usize>> {
 }
 
 /// `55d0a000-55d0b000 r-xp …`: the addresses, in a line that begins a mapping.
-fn mapping_in(line: &str) -> Option<Range<usize>> {
+pub(super) fn mapping_in(line: &str) -> Option<Range<usize>> {
     let (start, end) = line.split_ascii_whitespace().next()?.split_once('-')?;
     let address = |text| usize::from_str_radix(text, 16).ok();
     Some(address(start)?..address(end)?)

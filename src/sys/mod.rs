@@ -36,4 +36,5 @@ pub(crate) mod signal;
 pub(crate) mod socket;
 pub(crate) mod spin;
 pub(crate) mod stack;
+mod symbols;
 pub(crate) mod threads;

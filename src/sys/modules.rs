@@ -1,10 +1,13 @@
 //! The loaded executable and shared objects: where they lie, what tells them apart, what they run
 //! when they are loaded.
 
+use super::memory;
 use std::{
     collections::hash_map::DefaultHasher,
     ffi::{CStr, c_char, c_int, c_void},
+    fs::{self, File},
     hash::{Hash, Hasher},
+    io,
     ops::Range,
     ptr, slice,
     sync::OnceLock,
@@ -48,6 +51,20 @@ impl Module {
 
     fn holds(&self, address: usize) -> bool {
         self.code.iter().any(|it| it.contains(&address))
+    }
+
+    /// Opens its file. `address` is any at which the file is mapped.
+    pub(super) fn file(&self, address: usize) -> io::Result<File> {
+        // The file that runs, even if another has taken its name since.
+        if self.id == ModuleId::PROGRAM && !is_run_by_loader() {
+            return File::open("/proc/self/exe");
+        }
+        let maps = fs::read_to_string("/proc/self/maps")?;
+        let is_there =
+            |line: &&str| memory::mapping_in(line).is_some_and(|it| it.contains(&address));
+        let line = maps.lines().find(is_there).unwrap_or_default();
+        let path = line.find('/').map(|at| &line[at..]);
+        File::open(path.ok_or(io::ErrorKind::NotFound)?)
     }
 
     /// The constructors that the loader runs after the one at `address`; none if that is not one of

@@ -5,13 +5,15 @@
 //! microseconds. A place is an offset in a module, so that it means the same in every process that
 //! has the module loaded, wherever that lies.
 
-use super::modules::{self, ModuleId};
+use super::{
+    modules::{self, Module, ModuleId},
+    symbols::{self, FrameFunction},
+};
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use std::{
     ffi::{c_int, c_void},
     fmt::{self, Write},
-    path::{Path, PathBuf},
-    ptr,
+    path::Path,
     sync::{Arc, OnceLock},
 };
 
@@ -113,9 +115,8 @@ impl Frames {
         // Another process has written them, and may have written more.
         for place in self.offsets.iter().take(MAX_FRAMES) {
             let module = loaded.get(place.module as usize).and_then(Option::as_ref);
-            let address = module.and_then(|it| it.address_of(place.offset));
             let known = functions.len();
-            functions.extend(address.map(FrameFunction::at).unwrap_or_default());
+            functions.extend(module.map(|it| named(it, place.offset)).unwrap_or_default());
             if functions.len() == known {
                 functions.push(self.unnamed(*place));
             }
@@ -167,39 +168,17 @@ unsafe extern "C" {
     fn _Unwind_GetIP(frame: *mut c_void) -> usize;
 }
 
-/// A function by name, and the place in its source where it calls the next.
-struct FrameFunction {
-    name: String,
-    source: Option<SourceLocation>,
-}
-
-struct SourceLocation {
-    file: PathBuf,
-    line: u32,
-    column: Option<u32>,
+/// Returns the functions that contain the call which returns to an offset.
+fn named(module: &Module, offset: u64) -> Vec<FrameFunction> {
+    let address = module.address_of(offset);
+    // The call is the instruction before: behind the last one another function may begin.
+    let call = offset.saturating_sub(1);
+    address
+        .map(|it| symbols::functions(module, it, call))
+        .unwrap_or_default()
 }
 
 impl FrameFunction {
-    /// Reads what the debug information says of an address: the function there, behind those that
-    /// were inlined into it.
-    fn at(address: usize) -> Vec<Self> {
-        let mut functions = Vec::new();
-        backtrace::resolve(ptr::without_provenance_mut(address), |symbol| {
-            // The alternate form is without the hash at the end of a legacy name.
-            let Some(name) = symbol.name().map(|it| format!("{it:#}")) else {
-                return;
-            };
-            let place = symbol.filename().zip(symbol.lineno());
-            let source = place.map(|(file, line)| SourceLocation {
-                file: file.to_owned(),
-                line,
-                column: symbol.colno(),
-            });
-            functions.push(Self { name, source });
-        });
-        functions
-    }
-
     fn write(&self, number: usize, directory: &Path, text: &mut String) -> fmt::Result {
         writeln!(text, "{number:>4}: {}", self.name)?;
         let Some(source) = &self.source else {
