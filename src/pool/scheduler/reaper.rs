@@ -24,9 +24,10 @@ const MAX_START_FAILURES: u32 = 6;
 /// that comes from outside, from the system when memory is short say, and may pass.
 const MAX_START_KILLS: u32 = 9;
 
-/// How often an item is queued again that was the next to start at a ready worker that has ended.
-/// By chance, no item meets with more; but a task that ends its worker, and before makes its page
-/// say that it has not started, would run forever.
+/// How often an item is queued again that was the next to start at a ready worker that died.
+///
+/// A task could kill its worker after it made the shared region say that it has not started, and so
+/// run forever. A death that the item before it explains does not count.
 const MAX_LOSSES: u32 = 2;
 
 /// The pause after the first failed start; it doubles with each.
@@ -72,7 +73,7 @@ impl Scheduler {
         self.past_totals.add(&worker.totals_after_death(ran));
         let has_run_tasks = worker.has_run_tasks();
         let was_ready = worker.was_ready();
-        let is_loss = was_ready && worker.in_flight.is_empty();
+        let is_loss = was_ready && worker.in_flight.is_empty() && !worker.has_just_failed();
         self.fail_started(&mut worker, &error, wakeups);
         if is_loss {
             self.requeue_unless_lost(work_items, &error, wakeups);

@@ -168,6 +168,7 @@ impl Scheduler {
         let outcome = match header.kind {
             ReplyKind::Fault => {
                 let fault = decode_fault(value)?;
+                worker.note_failure();
                 if let TaskError::Decode(_) = fault {
                     worker.resend_front_slab();
                 }

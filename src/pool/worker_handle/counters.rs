@@ -28,6 +28,8 @@ pub(crate) struct WorkerCounters {
     /// Items that will have been answered when the worker drops a context, which may run a
     /// destructor of the user's.
     drops_at: Option<u64>,
+    /// What `answered` is after the last item that failed by a panic or could not be encoded.
+    answered_after_failure: Option<u64>,
     /// Busy nanoseconds and items done, by the worker's word, when that was last looked at.
     measured: (u64, u64),
 }
@@ -39,6 +41,7 @@ impl WorkerCounters {
             sent: 0,
             answered: 0,
             drops_at: None,
+            answered_after_failure: None,
             measured: (0, 0),
         }
     }
@@ -87,6 +90,17 @@ impl WorkerHandle {
             .max(seen)
             .unwrap_or_default();
         Some(age.min(now.duration_since(self.counters.born)))
+    }
+
+    /// Notes that the reply which is taken next is a failure.
+    pub(crate) fn note_failure(&mut self) {
+        self.counters.answered_after_failure = Some(self.counters.answered + 1);
+    }
+
+    /// Whether the last reply was a failure. Where panics abort, the worker replies with the panic
+    /// and then dies of it: the item that would start next has no part in that.
+    pub(crate) fn has_just_failed(&self) -> bool {
+        self.counters.answered_after_failure == Some(self.counters.answered)
     }
 
     /// Whether a task has run in it.
