@@ -4,6 +4,10 @@
 //! The kernel wakes a process that blocks in `read` at once, even on a machine with more runnable
 //! processes than cores. A process that spins with `sched_yield` instead gives a whole time slice
 //! to each neighbour, so each row compares means: a median would hide those slices.
+//!
+//! The ratio of one run varies by a factor of five: the kernel chooses on which core a process
+//! wakes, and there it waits for the end of a busy one's slice, however it waited before. Compare
+//! the medians of ten runs.
 
 use std::time::Duration;
 
