@@ -461,13 +461,28 @@ fn under(method: StartMethod) {
         let run = move || scribbles_harm_nobody_else(method, what, end);
         (what, end, thread::spawn(run))
     };
+    let mut first = None;
     // A few at a time: each has four workers.
     for some in kinds().chunks(4) {
         let running: Vec<_> = some.iter().copied().map(thread).collect();
         for (what, end, thread) in running {
             assert!(thread.join().is_ok(), "{what:?} {end:?} under {method:?}");
         }
+        let memory = resident_bytes();
+        let allowed = *first.get_or_insert(memory) + MAX_GROWTH;
+        assert!(memory <= allowed, "{memory} bytes after {some:?}");
     }
+}
+
+/// Bytes that the program may grow by after the first kinds: what the allocator keeps.
+const MAX_GROWTH: u64 = 64 << 20;
+
+/// Returns the resident memory of this process in bytes.
+fn resident_bytes() -> u64 {
+    let statm = fs::read_to_string("/proc/self/statm").expect("procfs");
+    let pages = statm.split(' ').nth(1).and_then(|pages| pages.parse().ok());
+    let pages: u64 = pages.expect("the second field");
+    pages * 4096
 }
 
 pub(crate) const PROGRAMS: &[(&str, fn())] = &[
