@@ -1,4 +1,4 @@
-//! The crate's one error type, its kinds, and what it carries of a panic or a death.
+//! The error type of the crate, its kinds, and the details of a panic or a dead process.
 
 use crate::sys::{
     child::WaitStatus,
@@ -8,19 +8,21 @@ use crate::sys::{
 use serde::{Deserialize, Serialize};
 use std::{error::Error as StdError, fmt, io, sync::Arc};
 
-/// What every fallible call of this crate returns.
+/// The result of every fallible call of this crate.
 pub type Result<T, E = Error> = std::result::Result<T, E>;
 
-/// What went wrong, in the words of the caller's own call.
+/// The error type of this crate.
 ///
-/// Sort by [`kind`](Error::kind); a panic in a task and a worker's death carry their details as
-/// data. Cloning is cheap: one broken pool gives every waiting future an error of its own.
+/// Match on [`kind`](Error::kind). [`remote_panic`](Error::remote_panic) and
+/// [`worker`](Error::worker) return the details of a panic and of a dead worker. Cloning is cheap:
+/// when a pool breaks, every waiting future gets an error of its own.
 ///
-/// The message is complete: it ends with the text of [`source`](StdError::source), which is there
-/// as data (an [`io::Error`]). Print the message and not the chain, or that text appears twice.
+/// The message ends with the text of [`source`](StdError::source), if there is one (an
+/// [`io::Error`]). Print either the message or the chain of sources: both would show that text
+/// twice.
 ///
-/// An error is itself a value that can be sent, without its source: a task or a process may return
-/// a `Result` of this crate's.
+/// An error is serializable, so a task or a process can return a `Result` of this crate. Its source
+/// is not sent.
 #[derive(Clone, Serialize, Deserialize)]
 pub struct Error(Box<Repr>);
 
@@ -40,55 +42,55 @@ enum Detail {
     Exit(WorkerExit),
 }
 
-/// The sorts of failure, for `match`.
+/// The kinds of failure, for `match`.
 #[non_exhaustive]
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub enum ErrorKind {
     /// The task panicked; see [`Error::remote_panic`].
     Panicked,
-    /// The process that ran the task ended before it answered; see [`Error::worker`].
+    /// The process that ran the task exited before it answered; see [`Error::worker`].
     WorkerDied,
     /// A time limit passed.
     TimedOut,
     /// The task was cancelled before it started, or killed.
     Cancelled,
-    /// The pool takes no more tasks, or was stopped before this one was done.
+    /// The pool is shut down: it accepts no more tasks, or was stopped before this task completed.
     Shutdown,
     /// No process could be started, or its initializer failed.
     StartFailed,
     /// A value could not be encoded or decoded.
     Codec,
-    /// There is no room: in a bounded queue, a pool's budget, among a manager's clients.
+    /// A limit is reached: a bounded queue, a pool's budget, or a manager's clients.
     Full,
-    /// A queue has no item.
+    /// A queue is empty.
     Empty,
-    /// A lock or semaphore is taken.
+    /// A lock or semaphore is held, so a call that does not block failed.
     WouldBlock,
-    /// The other end is gone.
+    /// The peer closed its end, or died.
     Disconnected,
-    /// The previous holder of a lock died while it held it.
+    /// The previous holder of a lock died while holding it.
     OwnerDied,
-    /// A party of the barrier gave up, or it was aborted.
+    /// A waiter left the barrier early, or the barrier was aborted.
     BrokenBarrier,
-    /// The two ends do not have the same key.
+    /// The two ends of a connection have different keys.
     AuthenticationFailed,
-    /// The worker has no module with the function that was sent.
+    /// The worker has not loaded the module that contains the function.
     UnknownFunction,
-    /// An argument of the call makes no sense.
+    /// An argument of the call is invalid.
     InvalidInput,
-    /// This cannot be had here.
+    /// The operation is unsupported on this system or in this state of the process.
     Unsupported,
-    /// The operating system refused; see [`source`](StdError::source).
+    /// A system call failed; see [`source`](StdError::source).
     Io,
 }
 
-/// A panic of another process. The message is cut at 24 KiB, and ends in `…` then.
+/// A panic in another process. A message longer than 24 KiB is truncated and ends in `…`.
 #[non_exhaustive]
 #[derive(Clone, Serialize, Deserialize)]
 pub struct RemotePanic {
-    /// What was said in `panic!`.
+    /// The message of the `panic!`.
     pub message: String,
-    /// `file:line:column`, unless the task's own panic hook kept it to itself.
+    /// The location as `file:line:column`; `None` if the task replaced the panic hook.
     pub location: Option<String>,
     stack: Trace,
 }
@@ -102,13 +104,13 @@ impl RemotePanic {
         }
     }
 
-    /// Returns the calls that led to the panic, as `std::backtrace` prints them: those of the
+    /// Returns the backtrace of the panic in the format of `std::backtrace`: the frames of the
     /// function, at most 128.
     ///
-    /// The process that panicked notes only where they are. This process names them when the text
-    /// is first asked for (by `Debug` of the error, too), which takes up to a second, as the
-    /// program's debug information is read. A call in a shared object that is not loaded here, or
-    /// of another program, shows as the file of its code and an offset there.
+    /// The process that panicked records addresses only. The first call resolves them in this
+    /// process, which reads the debug information of the program and takes up to a second. `Debug`
+    /// of the error resolves them too. A frame in a shared object that this process has not loaded
+    /// shows as a file and an offset, and so does a frame of another program.
     ///
     /// ```
     /// fn panics(_: u32) {
@@ -127,35 +129,37 @@ impl RemotePanic {
     }
 }
 
-/// How a worker ended.
+/// How a worker exited.
 #[non_exhaustive]
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct WorkerExit {
-    /// Its process id, which may be in use again by now.
+    /// The process id. The system may have reused it.
     pub pid: u32,
-    /// The signal that ended it.
+    /// The signal that killed the worker.
     pub signal: Option<i32>,
-    /// The code it gave to `exit`. Neither this nor a signal is known when the fork server was
-    /// killed too.
+    /// The exit code. Both this and `signal` are `None` if the fork server was killed too.
     pub exit_code: Option<i32>,
-    /// Whether one of its threads has overflowed its stack, which ended it by this signal.
+    /// Whether a stack overflow in one of its threads raised this signal.
     ///
-    /// It is known on x86-64 and 64-bit ARM: of the main thread; under
-    /// [`StartMethod::Fork`](crate::StartMethod::Fork) of a Rust program, of every thread of std's;
-    /// under the other start methods, of every thread that is started by code which was loaded
-    /// before the function was called. The others end by SIGSEGV without a word.
+    /// Detected on x86-64 and 64-bit ARM, always on the main thread. Under
+    /// [`StartMethod::Fork`](crate::StartMethod::Fork) it is detected on every thread of std, if
+    /// the program is a Rust program. Under the other start methods it is detected on threads that
+    /// were started by code loaded before the function was called. An overflow on any other thread
+    /// shows as a plain SIGSEGV.
     pub stack_overflow: bool,
 }
 
 impl WorkerExit {
-    /// Tells how a process ended that has noted an overflow of a stack, or has not.
+    /// Describes the exit of a process. `has_overflowed` says whether the process reported a stack
+    /// overflow.
     pub(crate) fn new(pid: u32, status: Option<WaitStatus>, has_overflowed: bool) -> Self {
         let signal = status.and_then(WaitStatus::signal);
         Self {
             pid,
             signal,
             exit_code: status.and_then(WaitStatus::exit_code),
-            // A handler of the function's own may have let it go on.
+            // The function may have installed a handler that survives the overflow; then another
+            // signal, or none, ends the process.
             stack_overflow: has_overflowed && signal.is_some_and(crash::may_be_of_overflow),
         }
     }
@@ -171,7 +175,7 @@ impl Error {
         }))
     }
 
-    /// An operating system's error while we did `what`.
+    /// Creates the error of a system call that failed during `what`.
     pub(crate) fn io(what: impl fmt::Display, source: io::Error) -> Self {
         Self::new(ErrorKind::Io, format!("{what}: {source}")).with_source(source)
     }
@@ -188,7 +192,7 @@ impl Error {
         error
     }
 
-    /// As [`worker_died`](Self::worker_died), of a process of its own.
+    /// Like [`worker_died`](Self::worker_died), but for a [`Process`](crate::Process).
     pub(crate) fn process_died(exit: WorkerExit) -> Self {
         let message = format!("process {} {exit} before its function returned", exit.pid);
         let mut error = Self::new(ErrorKind::WorkerDied, message);
@@ -201,7 +205,7 @@ impl Error {
         self
     }
 
-    /// The same in other words.
+    /// Replaces the message.
     pub(crate) fn with_message(mut self, message: String) -> Self {
         self.0.message = message;
         self
@@ -212,13 +216,13 @@ impl Error {
         self
     }
 
-    /// What sort of failure this is.
+    /// Returns the kind of the failure.
     #[must_use]
     pub fn kind(&self) -> ErrorKind {
         self.0.kind
     }
 
-    /// The task's panic, for [`ErrorKind::Panicked`].
+    /// Returns the panic of the task, for [`ErrorKind::Panicked`].
     #[must_use]
     pub fn remote_panic(&self) -> Option<&RemotePanic> {
         match &self.0.detail {
@@ -227,7 +231,7 @@ impl Error {
         }
     }
 
-    /// How the worker ended, for [`ErrorKind::WorkerDied`].
+    /// Returns how the worker exited, for [`ErrorKind::WorkerDied`].
     #[must_use]
     pub fn worker(&self) -> Option<&WorkerExit> {
         match &self.0.detail {
@@ -284,7 +288,8 @@ impl fmt::Display for WorkerExit {
     }
 }
 
-/// `SIGKILL (signal 9)`; numbers as on every Linux architecture but MIPS, Alpha and SPARC.
+/// Displays as `SIGKILL (signal 9)`. The numbers hold on every Linux architecture except MIPS,
+/// Alpha and SPARC.
 struct SignalName(i32);
 
 impl fmt::Display for SignalName {
@@ -326,6 +331,7 @@ impl fmt::Debug for Error {
 
 impl StdError for Error {
     fn source(&self) -> Option<&(dyn StdError + 'static)> {
-        self.0.source.as_deref().map(|it| it as _)
+        let source = self.0.source.as_deref();
+        source.map(|source| source as _)
     }
 }

@@ -1,4 +1,4 @@
-//! Settings of a process, and its start.
+//! `ProcessBuilder`: the settings of a process, and its start.
 
 use super::{
     child::ChildProcess,
@@ -23,7 +23,7 @@ use std::{
     sync::Arc,
 };
 
-/// Settings of a [`Process`] that is to be started.
+/// Configures and starts a [`Process`]; created by [`Process::builder`].
 ///
 /// ```
 /// use procpool::{Process, StartMethod};
@@ -63,66 +63,67 @@ impl<A: Wire, R: Wire> ProcessBuilder<A, R> {
         }
     }
 
-    /// Its name, for [`current_process`](crate::current_process),
+    /// Sets the name, for [`current_process`](crate::current_process),
     /// [`active_children`](crate::active_children) and `ps` (the first 15 bytes).
     pub fn name(mut self, name: impl Into<String>) -> Self {
         self.name = Some(name.into());
         self
     }
 
-    /// Whether it ends with the program that starts it, however that ends, and is stopped when its
+    /// Sets whether the process dies with the program that starts it, and is stopped when its
     /// handle is dropped. False by default.
     pub fn daemon(mut self, daemon: bool) -> Self {
         self.is_daemon = daemon;
         self
     }
 
-    /// Blocks the signals that ask the process to end until its function calls
+    /// Blocks the signals that request termination until the function calls
     /// [`leave_the_end_to_the_owner`](crate::sys::signal::leave_the_end_to_the_owner).
     pub(crate) fn service(mut self) -> Self {
         self.is_service = true;
         self
     }
 
-    /// How it comes to exist; [`start_method`] by default.
+    /// Sets the start method; [`start_method`] by default.
     pub fn start_method(mut self, method: StartMethod) -> Self {
         self.method = method;
         self
     }
 
-    /// Sets an environment variable for it, besides those of this process at the start.
+    /// Sets an environment variable. The process inherits all others from this process.
     pub fn env(mut self, key: impl AsRef<OsStr>, value: impl AsRef<OsStr>) -> Self {
         let pair = (key.as_ref().to_owned(), value.as_ref().to_owned());
         self.environment.push(pair);
         self
     }
 
-    /// Lets [`StartMethod::Fork`] copy this process although it has other threads, or guards that
-    /// give references to shared memory.
+    /// Allows [`StartMethod::Fork`] although this process has other threads, or guards that give
+    /// references to shared memory.
     ///
     /// # Safety
     ///
-    /// As `fork(2)` in a threaded process: what the other threads hold at that moment stays as it
-    /// is in the child for ever. The child must not allocate, print, or touch anything else behind
-    /// a lock unless no other thread can hold that lock; this crate allocates in the child itself,
+    /// Like `fork(2)` in a threaded process: a lock that another thread holds during the fork stays
+    /// locked in the child forever. The child must not allocate, print, or use anything else that
+    /// takes a lock, unless no other thread can hold that lock. This crate allocates in the child
     /// before it calls the function.
     ///
-    /// Nothing in the child may use a reference that a guard of a [`Value`](crate::Value) or an
+    /// The child must not use a reference that a guard of a [`Value`](crate::Value) or an
     /// [`Array`](crate::Array) gave out before the start, in any thread or leaked: the parent uses
-    /// the same memory. A guard that is itself used in the child panics.
+    /// the same memory. Using the guard itself in the child panics.
     #[expect(unsafe_code, reason = "the contract demands it; its body is safe")]
     pub unsafe fn allow_fork_with_threads(mut self) -> Self {
         self.threads = Threads::Any;
         self
     }
 
-    /// Starts the process. The argument is encoded here and dropped, and with it what was handed
-    /// over: the parent's ends of connections that are passed are closed.
+    /// Starts the process. Returns when it exists, and does not wait for its function.
+    ///
+    /// Encodes the argument and drops it, so the parent's ends of connections in it are closed.
     ///
     /// # Errors
     ///
-    /// As [`Process::fork_children`]; [`ErrorKind::InvalidInput`] for a variable whose name is
-    /// empty or has an `=` or a zero byte in it, or whose value has a zero byte.
+    /// Like [`Process::start`]. [`ErrorKind::InvalidInput`] if the name of a variable is empty or
+    /// contains `=` or a zero byte, or if its value contains a zero byte.
     pub fn start(self) -> Result<Process<R>> {
         let environment = self.child_environment()?;
         let function = WireFunction::unary(self.function)?;
@@ -139,7 +140,7 @@ impl<A: Wire, R: Wire> ProcessBuilder<A, R> {
             handles: descriptors.len(),
         };
         let launch = LaunchData::pack(argument, &setup);
-        let started = launch.and_then(|it| self.start_process(name, &it, &descriptors));
+        let started = launch.and_then(|launch| self.start_process(name, &launch, &descriptors));
         started.map(Process::new).map_err(into_start_error)
     }
 
@@ -149,11 +150,10 @@ impl<A: Wire, R: Wire> ProcessBuilder<A, R> {
         launch: &LaunchData,
         descriptors: &[handle::Attached],
     ) -> Result<ChildProcess> {
-        let pair = socket::pair();
-        let (ours, theirs) =
-            pair.map_err(|it| Error::io("failed to create a process's socket", it))?;
+        let (ours, theirs) = socket::pair()
+            .map_err(|error| Error::io("failed to create a process's socket", error))?;
         send_handles(&ours, descriptors)
-            .map_err(|it| Error::io("failed to hand over the handles in an argument", it))?;
+            .map_err(|error| Error::io("failed to send the handles in an argument", error))?;
         let passed: Vec<_> = iter::once(theirs.as_fd())
             .chain(launch.shared_fd())
             .collect();
@@ -176,27 +176,28 @@ impl<A: Wire, R: Wire> ProcessBuilder<A, R> {
         ))
     }
 
-    /// Has the child made, and tells it to run.
+    /// Creates the child, and sends it the message to run.
     fn start_child(&self, start: &SpawnArgs<'_>, socket: &OwnedFd) -> Result<Child> {
         let go = || {
             let sent = ParentMessage::Go.send(socket);
-            sent.map_err(|it| Error::io("failed to have a process run", it))
+            sent.map_err(|error| Error::io("failed to send a process the message to run", error))
         };
         if self.method == StartMethod::Fork {
-            // A copy waits by itself for its parent to have it; it would never see the end of this
-            // socket, which it has, too.
+            // `Go` is sent before the fork. A forked child waits for its parent in `fork_self`. It
+            // cannot wait for the end of this socket, because it inherits both ends.
             go()?;
             return start::fork::start(start, self.threads);
         }
         let directory = start::open_working_directory()?;
         let child = start::fork_server::client::start(start, directory.as_fd());
-        let child = child.and_then(|it| go().map(|()| it));
-        // The server may have made one all the same. If it cannot be told, there is none, or it
-        // finds the end of the socket.
+        let child = child.and_then(|child| go().map(|()| child));
+        // 1. The server forks a child. 2. Its reply is late or lost, so `start` fails here. 3. The
+        //    child waits for `Go`. `Stop` ends it. If `Stop` cannot be sent, there is no child, or
+        //    the child sees the end of the socket.
         child.inspect_err(|_| drop(ParentMessage::Stop.send(socket)))
     }
 
-    /// This process's environment, with what was set for the child.
+    /// Returns the environment of this process with the variables that were set for the child.
     fn child_environment(&self) -> Result<Vec<u8>> {
         for (key, value) in &self.environment {
             if !environment::can_be_set(key, value) {
@@ -208,7 +209,7 @@ impl<A: Wire, R: Wire> ProcessBuilder<A, R> {
     }
 }
 
-/// What the system refuses on the way is a start that failed, whichever step it was.
+/// Turns an error of the system into a failed start.
 fn into_start_error(error: Error) -> Error {
     match error.kind() {
         ErrorKind::Io => error.with_kind(ErrorKind::StartFailed),
@@ -216,12 +217,12 @@ fn into_start_error(error: Error) -> Error {
     }
 }
 
-/// Encodes an argument: a large one into a slab of its own.
+/// Encodes an argument; a large one into a slab of its own.
 fn encode_argument<A: Wire>(argument: &A) -> Result<(Buffer, Vec<handle::Attached>)> {
     let mut buffer = Buffer::new(Arc::new(FreshSlabs));
     let mut descriptors = Vec::new();
-    let outcome = handle::collect(&mut descriptors, || codec::encode(argument, &mut buffer));
-    outcome.map_err(|reason| {
+    let encoded = handle::collect(&mut descriptors, || codec::encode(argument, &mut buffer));
+    encoded.map_err(|reason| {
         let message = format!("failed to encode the argument of a process: {reason}");
         Error::new(ErrorKind::Codec, message)
     })?;

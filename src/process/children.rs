@@ -1,5 +1,4 @@
-//! The children of this process: those that run, and those that nobody waits for but that are still
-//! to be reaped.
+//! The children of this process: the running ones, and the detached ones that must still be reaped.
 
 use super::{child::ChildProcess, identity::ChildInfo};
 use crate::sys::pid;
@@ -16,30 +15,30 @@ static CHILDREN: Mutex<Children> = Mutex::new(Children {
 });
 
 struct Children {
-    /// The process whose children these are: not those of a copy of it.
+    /// The process that started these children. A fork of it must not touch them.
     owner: u32,
     running: Vec<Weak<ChildProcess>>,
-    /// Kept so that their statuses are taken when they have ended.
+    /// Kept so that they are reaped after they exit.
     detached: Vec<Arc<ChildProcess>>,
 }
 
 impl Children {
-    /// Forgets what a copy of another process has inherited, and those that have ended.
+    /// Removes children that have exited, and those inherited by a fork of their owner.
     fn prune(&mut self) {
         let own = pid::current();
         if self.owner != own {
             self.owner = own;
             self.running.clear();
-            // Their handles are the other process's: nothing is to be done with them here.
+            // Dropping the handles would wait for children of another process.
             std::mem::take(&mut self.detached)
                 .into_iter()
                 .for_each(std::mem::forget);
         }
         self.running.retain(|it| it.strong_count() > 0);
-        self.detached.retain(|it| {
-            let is_alive = it.is_alive();
+        self.detached.retain(|child| {
+            let is_alive = child.is_alive();
             if !is_alive {
-                it.status();
+                child.status();
             }
             is_alive
         });
@@ -52,34 +51,34 @@ pub(super) fn add(child: &Arc<ChildProcess>) {
     children.running.push(Arc::downgrade(child));
 }
 
-/// Keeps a child that nobody will wait for.
+/// Keeps a child whose handle is gone, so that it is reaped.
 pub(super) fn detach(child: Arc<ChildProcess>) {
     let mut children = CHILDREN.lock();
     children.prune();
     children.detached.push(child);
 }
 
-/// How long the list is waited for at the end of this process: a thread may have it that does not
-/// run any more.
+/// How long to wait for the list when this process exits: a thread that no longer runs may hold the
+/// lock.
 const LOCK_TIMEOUT: Duration = Duration::from_millis(100);
 
-/// Ends the daemons that are copies of this process, and takes their statuses. For its end.
+/// Kills and reaps the daemons that were forked from this process. Called when this process exits.
 pub(super) fn kill_forked_daemons() {
     let Some(children) = CHILDREN.try_lock_for(LOCK_TIMEOUT) else {
         return;
     };
     if children.owner == pid::current() {
         let running = children.running.iter().filter_map(Weak::upgrade);
-        running.for_each(|it| it.kill_if_forked_daemon());
+        running.for_each(|child| child.kill_if_forked_daemon());
         children
             .detached
             .iter()
-            .for_each(|it| it.kill_if_forked_daemon());
+            .for_each(|child| child.kill_if_forked_daemon());
     }
 }
 
-/// The processes that this one has started and that run: those of [`Process`](crate::Process),
-/// detached ones too, not the workers of pools. What has ended is reaped on the way.
+/// Returns the running processes that this one started as a [`Process`](crate::Process), also
+/// detached ones, but not the workers of pools. Reaps those that have exited.
 ///
 /// ```
 /// use procpool::{Process, active_children};

@@ -75,11 +75,11 @@ extern "C" fn constructor(
     });
 }
 
-/// Lets a re-executed copy of this program become the fork server; does nothing otherwise.
+/// Turns a re-executed copy of this program into the fork server. Does nothing otherwise.
 ///
-/// No program that links this crate into its executable needs it. Call it first thing in `main`
-/// where the crate lies in a shared object that `main` loads later: the copy of the program would
-/// not find its way into the crate without.
+/// A program that links this crate into its executable does not need this. If the crate is in a
+/// shared object that `main` loads later, call this first in `main`: the copy of the program never
+/// loads the object otherwise.
 ///
 /// ```
 /// procpool::init();

@@ -1,29 +1,30 @@
-//! How a process ended.
+//! The exit status of a process.
 
 use crate::sys::child::WaitStatus;
 use std::fmt;
 
-/// How a [`Process`](crate::Process) ended.
+/// The exit status of a [`Process`](crate::Process).
 ///
-/// Neither a code nor a signal is known of a process whose status was taken by other code of this
-/// program, or whose fork server was killed before it.
+/// Has neither a code nor a signal if other code of this program reaped the process, or if the fork
+/// server was killed before it could.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub struct ExitStatus(pub(super) Option<WaitStatus>);
 
 impl ExitStatus {
-    /// Whether it ended by itself with code 0.
+    /// Whether the process exited with code 0.
     #[must_use]
     pub fn success(&self) -> bool {
         self.code() == Some(0)
     }
 
-    /// The code it gave to `exit`: 0 when its function returned, 101 when that panicked.
+    /// Returns the exit code: 0 if the function returned, 101 if it panicked, `None` if a signal
+    /// killed the process.
     #[must_use]
     pub fn code(&self) -> Option<i32> {
         self.0.and_then(WaitStatus::exit_code)
     }
 
-    /// The signal that killed it.
+    /// Returns the signal that killed the process.
     #[must_use]
     pub fn signal(&self) -> Option<i32> {
         self.0.and_then(WaitStatus::signal)

@@ -1,8 +1,8 @@
-//! `fork_map`: a function over a slice, in copies of this process that are made for just this call.
+//! `fork_map`: maps a function over a slice in copies of this process that are forked for one call.
 //!
-//! The copies find the function, whatever it borrows, and the items where this process has them;
-//! nothing but results is encoded. They take the next item from a shared counter, and leave results
-//! one behind the other in shared memory, so that a death costs the item that ran.
+//! The copies inherit the function, what it borrows, and the items; only results are encoded. Each
+//! copy takes the next index from a shared counter and appends its results to shared memory. So a
+//! copy that dies loses only the item it was running.
 
 use super::{
     child_exit,
@@ -20,20 +20,22 @@ use crate::sys::{
 use crate::wire::{Wire, codec};
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 
-/// Calls `f` on every item, in `workers` copies of this process that are forked now, and gives the
-/// results in order.
+/// Calls `f` on every item in `workers` forked copies of this process and returns the results in
+/// order.
 ///
-/// `f` may borrow anything, as it does not travel; what it changes stays in its copy. Only results
-/// are encoded.
+/// Blocks until every copy has exited. `f` may borrow anything, because it is inherited and not
+/// sent. Its side effects stay in the copy.
 ///
 /// # Errors
 ///
-/// That of the lowest failing item: [`ErrorKind::Panicked`], [`ErrorKind::WorkerDied`], or
-/// [`ErrorKind::Codec`] for a result that cannot be encoded or decoded; after a panic no further
-/// item is begun. [`ErrorKind::Unsupported`] if this process has more than one thread, or has a
-/// guard of a [`Value`](crate::Value) or an [`Array`](crate::Array) that is held or leaked: its
-/// references would be shared by the copies. [`ErrorKind::InvalidInput`] for 0 workers,
-/// [`ErrorKind::StartFailed`] if the system gives no process.
+/// Returns the error of the failing item with the lowest index: [`ErrorKind::Panicked`],
+/// [`ErrorKind::WorkerDied`], or [`ErrorKind::Codec`] if a result cannot be encoded or decoded.
+/// After a panic no further item is started.
+///
+/// [`ErrorKind::Unsupported`] if this process has more than one thread, or holds or has leaked a
+/// guard of a [`Value`](crate::Value) or an [`Array`](crate::Array), because the copies would share
+/// its references. [`ErrorKind::InvalidInput`] if `workers` is 0. [`ErrorKind::StartFailed`] if the
+/// system cannot create a process.
 ///
 /// # Examples
 ///
@@ -47,22 +49,22 @@ pub fn fork_map<T, R: Wire>(workers: usize, items: &[T], f: impl Fn(&T) -> R) ->
     run(workers, items, &f, Threads::One)
 }
 
-/// As [`fork_map`], also in a process that has other threads, or guards that give references to
-/// shared memory.
+/// Like [`fork_map`], but also allowed in a process with other threads, or with guards that give
+/// references to shared memory.
 ///
 /// # Errors
 ///
-/// As `fork_map`, except those that come of threads and guards.
+/// Like [`fork_map`], except [`ErrorKind::Unsupported`] for threads and guards.
 ///
 /// # Safety
 ///
-/// As `fork(2)` in a threaded process: what the other threads hold at that moment stays as it is in
-/// the copies for ever. `f` must not allocate, print, or touch anything else behind a lock unless
-/// no other thread can hold that lock.
+/// Like `fork(2)` in a threaded process: a lock that another thread holds during the fork stays
+/// locked in the copies forever. `f` must not allocate, print, or use anything else that takes a
+/// lock, unless no other thread can hold that lock.
 ///
 /// `f` must not use a reference that a guard of a [`Value`](crate::Value) or an
 /// [`Array`](crate::Array) gave out before the call, in any thread or leaked: all copies and this
-/// process share that memory. A guard that is itself used in a copy panics.
+/// process share that memory. Using the guard itself in a copy panics.
 #[expect(unsafe_code, reason = "the contract demands it; its body is safe")]
 pub unsafe fn fork_map_unchecked<T, R: Wire>(
     workers: usize,
@@ -72,9 +74,9 @@ pub unsafe fn fork_map_unchecked<T, R: Wire>(
     run(workers, items, &f, Threads::Any)
 }
 
-/// A copy of this process, and where it leaves its results.
+/// A copy of this process and the memory for its results.
 struct ForkedCopy {
-    /// From 0.
+    /// Counts from 0.
     number: usize,
     child: Child,
     results: Slab,
@@ -91,40 +93,39 @@ fn run<T, R: Wire>(
         return Err(Error::new(ErrorKind::InvalidInput, message));
     }
     let workers = workers.min(items.len());
-    let common = ForkMapShared::new(items.len(), workers)?;
-    let (copies, failure) = fork_children(workers, items, f, threads, &common);
-    let mut outcomes: Vec<Option<Result<R>>> = (0..items.len()).map(|_| None).collect();
-    let mut ends = Vec::new();
+    let shared = ForkMapShared::new(items.len(), workers)?;
+    let (copies, fork_error) = fork_children(workers, items, f, threads, &shared);
+    let mut results: Vec<Option<Result<R>>> = (0..items.len()).map(|_| None).collect();
+    let mut exits = Vec::new();
     for copy in copies {
-        ends.push(wait_for_exit(&copy, &common)?);
-        read_results(&copy.results, &mut outcomes);
+        exits.push(wait_for_exit(&copy, &shared)?);
+        read_results(&copy.results, &mut results);
     }
-    if let Some(error) = failure {
+    if let Some(error) = fork_error {
         return Err(error);
     }
-    // The copy that has lost an item is one that did not end well, or one in which an item has
-    // called `exit(0)`.
-    ends.sort_by_key(|it| it.exit_code == Some(0));
-    let results = outcomes.into_iter();
-    results
-        .map(|it| it.unwrap_or_else(|| Err(Error::process_died(ends[0].clone()))))
-        .collect()
+    // An item without a result was lost by a copy that failed, or by one whose item called
+    // `exit(0)`. So failed copies sort first.
+    exits.sort_by_key(|exit| exit.exit_code == Some(0));
+    let lost = || Err(Error::process_died(exits[0].clone()));
+    let results = results.into_iter();
+    results.map(|result| result.unwrap_or_else(lost)).collect()
 }
 
-/// Forks the copies; an error, and those that were made before it, if one cannot be made.
+/// Forks the copies. If a fork fails, returns its error and the copies that were forked before.
 fn fork_children<T, R: Wire>(
     workers: usize,
     items: &[T],
     f: &impl Fn(&T) -> R,
     threads: Threads,
-    common: &ForkMapShared,
+    shared: &ForkMapShared,
 ) -> (Vec<ForkedCopy>, Option<Error>) {
     let mut copies = Vec::new();
     for number in 0..workers {
-        match fork_child(items, f, threads, (common, number)) {
+        match fork_child(items, f, threads, (shared, number)) {
             Ok(copy) => copies.push(copy),
             Err(error) => {
-                common.stop();
+                shared.stop();
                 return (copies, Some(error));
             }
         }
@@ -136,14 +137,14 @@ fn fork_child<T, R: Wire>(
     items: &[T],
     f: &impl Fn(&T) -> R,
     threads: Threads,
-    (common, number): (&ForkMapShared, usize),
+    (shared, number): (&ForkMapShared, usize),
 ) -> Result<ForkedCopy> {
     let mut results = Slab::new(0, 0)?;
     let parent = std::process::id();
     let child = fork::fork_self(threads, || {
         if child::ends_with(parent) {
-            crash::note_overflow(OverflowNote::Word(common.overflow_word(number)));
-            run_child(items, f, common, &mut results);
+            crash::note_overflow(OverflowNote::Word(shared.overflow_word(number)));
+            run_child(items, f, shared, &mut results);
             child_exit::flush_output();
         }
     })?;
@@ -154,23 +155,26 @@ fn fork_child<T, R: Wire>(
     })
 }
 
-/// What a copy does.
+/// Runs items in a copy until none is left or one fails.
 fn run_child<T, R: Wire>(
     items: &[T],
     f: &impl Fn(&T) -> R,
-    common: &ForkMapShared,
+    shared: &ForkMapShared,
     results: &mut Slab,
 ) {
     panic::install_hook(OnPanic::SILENT);
     let mut written = 0;
-    while let Some(index) = common.take_index() {
-        let outcome = panic::catch(|| encode_result(&f(&items[index])));
-        let outcome = outcome.map_err(|it| *it).and_then(|it| it);
-        if outcome.is_err() {
-            common.stop();
+    while let Some(index) = shared.take_index() {
+        let caught = panic::catch(|| encode_result(&f(&items[index])));
+        let result = match caught {
+            Ok(result) => result,
+            Err(panic) => Err(*panic),
+        };
+        if result.is_err() {
+            shared.stop();
         }
-        let Some(end) = write_result(results, written, index, &outcome) else {
-            return common.stop();
+        let Some(end) = write_result(results, written, index, &result) else {
+            return shared.stop();
         };
         written = end;
     }
@@ -182,18 +186,18 @@ fn encode_result<R: Wire>(value: &R) -> Result<Vec<u8>, TaskError> {
     Ok(bytes)
 }
 
-/// Bytes before an outcome: the item's index, whether it is a value, and its length.
+/// Bytes before a result: the index of the item, whether a value follows, and the length.
 const RECORD_HEADER_LEN: usize = 24;
 
-/// Writes an outcome behind those that are there, and gives the new end; none without memory.
+/// Appends a result at `at` and returns the new end. Returns `None` if there is no memory.
 fn write_result(
     slab: &mut Slab,
     at: usize,
     index: usize,
-    outcome: &Result<Vec<u8>, TaskError>,
+    result: &Result<Vec<u8>, TaskError>,
 ) -> Option<usize> {
     let mut text = Vec::new();
-    let (kind, bytes) = match outcome {
+    let (kind, bytes) = match result {
         Ok(bytes) => (1u64, bytes),
         Err(error) => {
             codec::encode(error, &mut text).ok()?;
@@ -212,8 +216,8 @@ fn write_result(
     Some(end)
 }
 
-/// Reads the outcomes that a copy has left.
-fn read_results<R: Wire>(slab: &Slab, outcomes: &mut [Option<Result<R>>]) {
+/// Reads the results that a copy wrote.
+fn read_results<R: Wire>(slab: &Slab, results: &mut [Option<Result<R>>]) {
     let Ok(slab) = slab.mapped_again() else {
         return;
     };
@@ -231,8 +235,8 @@ fn read_results<R: Wire>(slab: &Slab, outcomes: &mut [Option<Result<R>>]) {
         }
         let mut bytes = Vec::new();
         slab.copy_out(at, len, &mut bytes);
-        if let Some(place) = outcomes.get_mut(index) {
-            *place = Some(decode_result(kind == 1, &bytes));
+        if let Some(result) = results.get_mut(index) {
+            *result = Some(decode_result(kind == 1, &bytes));
         }
         at += len;
     }
@@ -250,21 +254,21 @@ fn decode_result<R: Wire>(is_value: bool, bytes: &[u8]) -> Result<R> {
     Err(error.into_error())
 }
 
-/// Waits for the end of a copy.
-fn wait_for_exit(copy: &ForkedCopy, common: &ForkMapShared) -> Result<WorkerExit> {
+/// Waits until a copy has exited, and reaps it.
+fn wait_for_exit(copy: &ForkedCopy, shared: &ForkMapShared) -> Result<WorkerExit> {
     let child = &copy.child;
     poll::is_readable(&child.pidfd, None)
-        .map_err(|it| Error::io("failed to wait for a copy", it))?;
+        .map_err(|error| Error::io("failed to wait for a copy", error))?;
     let status = child.pidfd.take_status();
     Ok(WorkerExit::new(
         child.pid,
         status,
-        common.has_overflowed(copy.number),
+        shared.has_overflowed(copy.number),
     ))
 }
 
-/// What all copies share: the number of the next item, and for each whether its stack has
-/// overflowed.
+/// The memory that all copies share: the index of the next item, then a word for each copy that
+/// says whether its stack overflowed.
 struct ForkMapShared {
     segment: Segment,
     count: u64,
@@ -282,24 +286,24 @@ impl ForkMapShared {
         self.segment.view().atomic_u64(0)
     }
 
-    /// Bytes before the word of a copy.
+    /// Returns the offset in bytes of a copy's overflow word.
     fn overflow_offset(number: usize) -> usize {
         size_of::<u64>() + number * size_of::<u32>()
     }
 
     fn take_index(&self) -> Option<usize> {
-        // Relaxed: nothing else is read by it.
+        // Relaxed: the index publishes no other memory; the items were there before the fork.
         let index = self.next_counter().fetch_add(1, Ordering::Relaxed);
         (index < self.count).then_some(index as usize)
     }
 
-    /// Has nothing more begun.
+    /// Stops all copies from starting another item.
     fn stop(&self) {
         self.next_counter().store(self.count, Ordering::Relaxed);
     }
 
-    /// Returns the word that is not 0 once the stack of this process, a copy, has overflowed. A
-    /// handler writes it at any time, so that it is never unmapped.
+    /// Returns the word that becomes nonzero when the stack of this copy overflows. It is never
+    /// unmapped, because a signal handler may write to it at any time.
     fn overflow_word(&self, number: usize) -> &'static AtomicU32 {
         let segment: &'static Segment = Box::leak(Box::new(self.segment.clone()));
         segment.view().atomic_u32(Self::overflow_offset(number))

@@ -1,4 +1,4 @@
-//! Who this process is, who started it, and what its children are called.
+//! The name of this process, its parent, and the names of its children.
 
 use crate::ipc::{Address, authkey, known_keys, remember_key, set_authkey};
 use crate::sys::pid;
@@ -7,44 +7,46 @@ use parking_lot::RwLock;
 use serde::{Deserialize, Serialize};
 use std::sync::atomic::{AtomicU32, Ordering};
 
-/// The name of a process that was not started by this crate.
+/// The name of a process that this crate did not start.
 const MAIN_NAME: &str = "MainProcess";
 
 static CURRENT: RwLock<Option<ChildIdentity>> = RwLock::new(None);
 
-/// Children started so far.
+/// The number of children started so far.
 static STARTED: AtomicU32 = AtomicU32::new(0);
 
-/// What a child is told about itself. It cannot be printed: the key is a secret.
+/// The identity that a child receives from its parent. Not `Debug`, because the key is secret.
 #[derive(Clone, Serialize, Deserialize)]
 pub(crate) struct ChildIdentity {
     pub(crate) name: String,
-    /// Its place among its parent's children, behind its parent's own; none where the chain begins.
+    /// The numbers of its ancestors among their siblings, then its own. Empty in a process that
+    /// this crate did not start.
     pub(crate) numbers: Vec<u32>,
     pub(crate) parent: Option<(String, u32)>,
-    /// The key of the whole family.
+    /// The authentication key that all processes of the program share.
     authkey: Vec<u8>,
-    /// Those of addresses that have others.
+    /// The keys of addresses that have a key of their own.
     keys: Vec<(Address, Vec<u8>)>,
-    /// The limit of nesting, see `set_max_depth`.
+    /// The limit of nesting; see `set_max_depth`.
     max_depth: usize,
 }
 
 impl ChildIdentity {
-    /// The next child of this process, by this name or its number.
+    /// Creates the identity of the next child of this process. It is named by its number if `name`
+    /// is `None`.
     pub(crate) fn for_child(name: Option<String>) -> Self {
         let mut child = Self::for_worker(name.unwrap_or_default());
         child
             .numbers
             .push(STARTED.fetch_add(1, Ordering::Relaxed) + 1);
         if child.name.is_empty() {
-            let places: Vec<String> = child.numbers.iter().map(u32::to_string).collect();
-            child.name = format!("Process-{}", places.join(":"));
+            let numbers: Vec<String> = child.numbers.iter().map(u32::to_string).collect();
+            child.name = format!("Process-{}", numbers.join(":"));
         }
         child
     }
 
-    /// A child of this process that is not counted.
+    /// Creates the identity of a child that does not count among the children.
     pub(crate) fn for_worker(name: String) -> Self {
         let (own_name, numbers) = match &*CURRENT.read() {
             Some(own) => (own.name.clone(), own.numbers.clone()),
@@ -63,7 +65,7 @@ impl ChildIdentity {
         }
     }
 
-    /// Makes it this process's own.
+    /// Makes this the identity of the calling process.
     pub(crate) fn apply(self) {
         STARTED.store(0, Ordering::Relaxed);
         set_authkey(self.authkey.clone());
@@ -85,13 +87,13 @@ macro_rules! info {
         }
 
         impl $name {
-            /// Its name.
+            /// Returns the name of the process.
             #[must_use]
             pub fn name(&self) -> &str {
                 &self.name
             }
 
-            /// Its process id.
+            /// Returns the process id.
             #[must_use]
             pub fn pid(&self) -> u32 {
                 self.pid
@@ -111,7 +113,7 @@ info! {
 }
 
 info! {
-    /// A process that this one has started and that runs.
+    /// A running process that this one started.
     ChildInfo
 }
 
@@ -124,7 +126,8 @@ impl ChildInfo {
     }
 }
 
-/// The process that runs the calling code: `MainProcess` unless this crate started it.
+/// Returns the process that runs the calling code. Its name is `MainProcess` unless this crate
+/// started it.
 ///
 /// ```
 /// let current = procpool::current_process();
@@ -134,12 +137,12 @@ impl ChildInfo {
 pub fn current_process() -> CurrentProcess {
     let own = CURRENT.read();
     CurrentProcess {
-        name: own.as_ref().map_or(MAIN_NAME, |it| &it.name).to_owned(),
+        name: own.as_ref().map_or(MAIN_NAME, |own| &own.name).to_owned(),
         pid: pid::current(),
     }
 }
 
-/// The process that started this one: the program's, not the fork server that made it. None in a
+/// Returns the process that started this one: the program, not the fork server. Returns `None` in a
 /// process that this crate did not start.
 ///
 /// ```

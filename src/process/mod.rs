@@ -1,10 +1,10 @@
-//! Processes: how a function is named on the wire, how a child comes to exist, what it enters
-//! through; and `Process`, one function in a process of its own.
+//! Processes: the start methods, the code a child runs first, functions on the wire; and `Process`,
+//! which runs one function in a process of its own.
 //!
 //! Relies on: the fork server, a copy of this program that never reaches `main` and has one thread.
 //!
-//! Invariant: what a child does is the business of the layer that asked for it; this one hands it
-//! descriptors and a function, and tells how it ended.
+//! Invariant: this layer does not know what a child does. It passes the child descriptors and a
+//! function, and reports how the child exited.
 
 pub(crate) mod at_exit;
 pub(crate) mod background_threads;
@@ -43,8 +43,8 @@ pub use identity::{ChildInfo, CurrentProcess, ParentProcess, current_process, pa
 pub use process_handle::Process;
 pub use start_method::{StartMethod, set_start_method, start_method};
 
-/// CPUs this process may use: those in its affinity mask, and no more than its cgroup's quota pays
-/// for.
+/// Returns the number of CPUs this process may use: those in its affinity mask, at most the quota
+/// of its cgroup.
 ///
 /// ```
 /// assert!(procpool::cpu_count() >= 1);

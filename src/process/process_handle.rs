@@ -1,4 +1,4 @@
-//! `Process`: one function in a process of its own.
+//! `Process`: runs one function in a process of its own.
 
 use super::{
     builder::ProcessBuilder,
@@ -20,25 +20,27 @@ use std::{
     time::{Duration, Instant},
 };
 
-/// A function that runs in a process of its own.
+/// A handle to a process that runs one function.
 ///
-/// Made by [`fork_children`](Self::fork_children) or with settings by [`builder`](Self::builder).
-/// The handle may be shared between threads. What the function returns waits until
-/// [`result`](Self::result) takes it, whatever its size: the child never waits for its parent. More
-/// than 64 KiB wait in shared memory, which takes a descriptor of either. If the function panics,
-/// its message is printed, the process ends with code 101, and `result` is [`ErrorKind::Panicked`].
+/// Created by [`start`](Self::start), or with settings by [`builder`](Self::builder). The handle
+/// can be shared between threads.
 ///
-/// Dropping the handle waits for the process; a daemon gets SIGTERM, and SIGKILL after 2 s.
-/// [`detach`](Self::detach) does neither. A daemon ends with the program that started it, however
-/// that ends; any other process runs on to its end.
+/// The child never waits for its parent: the return value stays in a socket until
+/// [`result`](Self::result) takes it. A value of more than 64 KiB stays in shared memory, which
+/// uses one descriptor of each process. If the function panics, the process prints the message and
+/// exits with code 101, and `result` returns [`ErrorKind::Panicked`].
 ///
-/// When the function has returned, standard output is flushed and the process ends: threads that it
-/// has started are cut off, and no exit handler runs. Under `ForkServer` and `Spawn` the programs
-/// that it has started and not waited for are killed then, but for processes of this crate that are
-/// no daemons; under `Fork` they live on.
+/// Dropping the handle waits for the process. A daemon gets SIGTERM first, and SIGKILL after 2 s.
+/// After [`detach`](Self::detach) neither happens. A daemon dies with the program that started it,
+/// even if that program is killed. Any other process keeps running until its function returns.
 ///
-/// Take what a child sends before you drop its handle: one that waits for room in a pipe whose
-/// receiver the dropping thread holds never ends, and so neither does the drop.
+/// After the function returns, the process flushes standard output and exits. Threads that the
+/// function started are killed, and exit handlers do not run. Under `ForkServer` and `Spawn`, child
+/// processes that the function started and did not wait for are killed, except processes of this
+/// crate that are not daemons. Under `Fork` all of them keep running.
+///
+/// Receive what a child sends before dropping its handle. If the child is blocked writing to a pipe
+/// whose receiver this thread holds, dropping the handle deadlocks.
 ///
 /// ```
 /// use procpool::Process;
@@ -48,7 +50,7 @@ use std::{
 /// # Ok::<(), procpool::Error>(())
 /// ```
 ///
-/// A process class is a struct that can be sent, and its method:
+/// A process class is a serializable struct with a method:
 ///
 /// ```
 /// use procpool::Process;
@@ -70,15 +72,15 @@ use std::{
 /// # Ok::<(), procpool::Error>(())
 /// ```
 ///
-/// A closure must not capture anything: what it needs is its argument.
+/// A closure must not capture anything: pass what it needs as the argument.
 ///
 /// ```compile_fail,E0308
 /// let factor = 3;
 /// procpool::Process::start(|x: u64| x * factor, 7);
 /// ```
 ///
-/// What is no data cannot be passed, and does not compile: a file, for one. Its path can, what was
-/// read from it, and the open file itself as a [`Descriptor`](crate::Descriptor).
+/// Only data can be passed: a `File` does not compile. Pass its path, its contents, or the open
+/// file as a [`Descriptor`](crate::Descriptor).
 ///
 /// ```compile_fail,E0277
 /// let file = std::fs::File::open("/etc/hostname")?;
@@ -86,8 +88,8 @@ use std::{
 /// # Ok::<(), std::io::Error>(())
 /// ```
 ///
-/// A `std::sync::Mutex` is data, to serde: it is locked while it is encoded, and travels as a copy
-/// of what it holds, with a lock of its own that keeps nobody out in other processes.
+/// serde treats a `std::sync::Mutex` as data: it is locked while it is encoded, and the child gets
+/// a copy of the contents. The two locks are independent.
 ///
 /// ```
 /// use procpool::Process;
@@ -100,40 +102,42 @@ use std::{
 /// ```
 #[must_use = "dropping a process waits for it"]
 pub struct Process<R> {
-    /// None once detached.
+    /// `None` once detached.
     child: Option<Arc<ChildProcess>>,
     result: PhantomData<fn() -> R>,
 }
 
 impl<R: Wire> Process<R> {
-    /// Starts `f(arg)` in a process of its own, by the [start method](crate::start_method) that is
-    /// set. The handles in `arg` are on their way until the process takes them, of which the system
-    /// allows as many as this process may have descriptors.
+    /// Starts `f(arg)` in a process of its own, by the default [start method](crate::start_method).
+    ///
+    /// Returns when the process exists, and does not wait for `f`. Handles in `arg` are in flight
+    /// until the process receives them; the system limits those in flight to the number of
+    /// descriptors this process may have.
     ///
     /// # Errors
     ///
-    /// [`ErrorKind::Codec`] if the argument cannot be encoded, [`ErrorKind::StartFailed`] if the
-    /// system gives no process, [`ErrorKind::Unsupported`] for
-    /// [`StartMethod::Fork`](crate::StartMethod::Fork) with threads running, or with a guard of a
-    /// [`Value`](crate::Value) or an [`Array`](crate::Array) that is held or leaked.
+    /// [`ErrorKind::Codec`] if the argument cannot be encoded. [`ErrorKind::StartFailed`] if the
+    /// system cannot create a process. [`ErrorKind::Unsupported`] under
+    /// [`StartMethod::Fork`](crate::StartMethod::Fork) if this process has other threads, or holds
+    /// or has leaked a guard of a [`Value`](crate::Value) or an [`Array`](crate::Array).
     pub fn start<A: Wire>(f: fn(A) -> R, arg: A) -> Result<Self> {
         Self::builder(f, arg).start()
     }
 
-    /// As [`fork_children`](Self::fork_children), with settings.
+    /// Like [`start`](Self::start), but returns a builder for the settings of the process.
     pub fn builder<A: Wire>(f: fn(A) -> R, arg: A) -> ProcessBuilder<A, R> {
         ProcessBuilder::new(f, arg)
     }
 
-    /// Waits for the end of the process, and gives what its function returned.
+    /// Blocks until the process exits, and returns the value of its function.
     ///
     /// # Errors
     ///
-    /// [`ErrorKind::Panicked`] if the function panicked, [`ErrorKind::WorkerDied`] if the process
-    /// ended before it returned, be it by `exit(0)`, [`ErrorKind::Codec`] if argument or result
-    /// could not be encoded or decoded, [`ErrorKind::StartFailed`] if the process could not be set
-    /// up: it had no room for its handles, say. [`ErrorKind::Unsupported`] in a copy of the process
-    /// that started it.
+    /// [`ErrorKind::Panicked`] if the function panicked. [`ErrorKind::WorkerDied`] if the process
+    /// exited before the function returned, also by `exit(0)`. [`ErrorKind::Codec`] if the argument
+    /// or the result could not be encoded or decoded. [`ErrorKind::StartFailed`] if the process
+    /// could not be set up, for example because it had too many descriptors for its handles.
+    /// [`ErrorKind::Unsupported`] in a fork of the process that started it.
     pub fn result(self) -> Result<R> {
         self.check_owner()?;
         let status = self.join()?;
@@ -151,13 +155,13 @@ impl<R: Wire> Process<R> {
     }
 
     fn decode(value: ResultPayload, handles: Vec<Attached>) -> Result<R> {
-        let fail = |reason: String| {
+        let codec_error = |reason: String| {
             let message = format!("failed to decode the result of the process: {reason}");
             Error::new(ErrorKind::Codec, message)
         };
         let decoded =
             value.read(|mut bytes| handle::provide(handles, || codec::decode(&mut bytes)));
-        decoded.and_then(|it| it).map_err(fail)
+        decoded.flatten().map_err(codec_error)
     }
 }
 
@@ -177,85 +181,86 @@ impl<R> Process<R> {
             .expect("only `detach` takes it, with the handle")
     }
 
-    /// Its name: `Process-1`, `Process-2` and so on, `Process-1:1` for a child of the first, unless
-    /// it was given one.
+    /// Returns the name: by default `Process-1`, `Process-2` and so on, or `Process-1:1` for a
+    /// child of `Process-1`.
     #[must_use]
     pub fn name(&self) -> &str {
         self.child().name()
     }
 
-    /// Its process id.
+    /// Returns the process id.
     #[must_use]
     pub fn pid(&self) -> u32 {
         self.child().pid()
     }
 
-    /// Whether it ends with the program that started it.
+    /// Whether the process dies with the program that started it.
     #[must_use]
     pub fn daemon(&self) -> bool {
         self.child().is_daemon
     }
 
-    /// Whether it runs.
+    /// Whether the process is running.
     #[must_use]
     pub fn is_alive(&self) -> bool {
         self.child().is_alive()
     }
 
-    /// None while it runs; then the code it gave to `exit`, or the negative number of the signal
-    /// that killed it. None, too, if other code of this program took its status, and it may be so
-    /// in a copy of the process that started it.
+    /// Returns the exit code, or the negative number of the signal that killed the process.
+    ///
+    /// Returns `None` while the process runs, and if other code of this program reaped it. May
+    /// return `None` in a fork of the process that started it.
     #[must_use]
     pub fn exit_code(&self) -> Option<i32> {
         if self.is_alive() {
             return None;
         }
         let status = self.child().status();
-        status.code().or_else(|| status.signal().map(|it| -it))
+        let signal = || status.signal().map(|signal| -signal);
+        status.code().or_else(signal)
     }
 
-    /// Waits for its end. Can be repeated.
+    /// Blocks until the process exits. Can be called repeatedly.
     ///
     /// # Errors
     ///
-    /// [`ErrorKind::Io`] if it cannot be waited for.
+    /// [`ErrorKind::Io`] if the system call that waits fails.
     pub fn join(&self) -> Result<ExitStatus> {
         let child = self.child();
         child.wait(None)?;
         Ok(child.status())
     }
 
-    /// As [`join`](Self::join), for at most `limit`: none if it still runs then.
+    /// Like [`join`](Self::join), but returns `None` if the process still runs after `limit`.
     ///
     /// # Errors
     ///
-    /// As `join`.
+    /// Like `join`.
     pub fn join_timeout(&self, limit: Duration) -> Result<Option<ExitStatus>> {
         let child = self.child();
         let ended = child.wait(Instant::now().checked_add(limit))?;
         Ok(ended.then(|| child.status()))
     }
 
-    /// Sends SIGTERM; nothing happens to a process that has ended.
+    /// Sends SIGTERM to the process. Does nothing if it has exited.
     ///
-    /// The process ends unless its function handles the signal. A SIGTERM from elsewhere, to the
-    /// whole process group say, does the same.
+    /// The process exits unless its function handles the signal. A SIGTERM from another sender has
+    /// the same effect, for example one to the process group.
     ///
     /// # Errors
     ///
-    /// [`ErrorKind::Unsupported`] in a copy of the process that started it. [`ErrorKind::Io`] if
-    /// the process may not be signalled, by this process or the fork server, because a sandbox
-    /// forbids it say.
+    /// [`ErrorKind::Unsupported`] in a fork of the process that started it. [`ErrorKind::Io`] if
+    /// neither this process nor the fork server may signal the process, for example in a sandbox.
     pub fn terminate(&self) -> Result<()> {
         self.check_owner()?;
         self.child().terminate()
     }
 
-    /// Sends SIGKILL; nothing happens to a process that has ended.
+    /// Sends SIGKILL to the process. Does nothing if it has exited.
     ///
     /// # Errors
     ///
-    /// As [`terminate`](Self::terminate).
+    /// Like [`terminate`](Self::terminate).
     pub fn kill(&self) -> Result<()> {
         self.check_owner()?;
         self.child().kill()
@@ -269,12 +274,11 @@ impl<R> Process<R> {
         Err(Error::new(ErrorKind::Unsupported, message))
     }
 
-    /// Takes the status of a process that has ended, so that nothing of it is left. Can be
-    /// repeated.
+    /// Reaps a process that has exited. Can be called repeatedly.
     ///
     /// # Errors
     ///
-    /// [`ErrorKind::InvalidInput`] while it runs.
+    /// [`ErrorKind::InvalidInput`] if the process is running.
     pub fn close(&self) -> Result<()> {
         if self.is_alive() {
             let message = "the process still runs: join it before it is closed";
@@ -284,15 +288,15 @@ impl<R> Process<R> {
         Ok(())
     }
 
-    /// A descriptor that is readable when the process has ended, for
+    /// Returns a descriptor that becomes readable when the process exits, for
     /// [`wait_ready`](crate::wait_ready), `poll` or `epoll`.
     #[must_use]
     pub fn sentinel(&self) -> BorrowedFd<'_> {
         self.child().as_fd()
     }
 
-    /// Lets go of the process: it is neither waited for nor stopped. A daemon still ends with the
-    /// program.
+    /// Detaches the process: dropping the handle neither waits for it nor stops it. A daemon still
+    /// dies with the program.
     pub fn detach(mut self) {
         if let Some(child) = self.child.take() {
             children::detach(child);
@@ -301,8 +305,8 @@ impl<R> Process<R> {
 }
 
 impl<R> Drop for Process<R> {
-    /// Waits for the process; a daemon is stopped first. In a copy of the process that started it
-    /// nothing happens.
+    /// Waits for the process, and stops a daemon first. Does nothing in a fork of the process that
+    /// started it.
     fn drop(&mut self) {
         if let Some(child) = self.child.take()
             && !child.is_foreign()

@@ -1,4 +1,4 @@
-//! Which start method is used where none is asked for.
+//! The start methods, and the default one.
 
 use crate::error::Result;
 use serde::{Deserialize, Serialize};
@@ -7,41 +7,40 @@ use std::sync::atomic::{AtomicU8, Ordering};
 /// How a child process comes to exist.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub enum StartMethod {
-    /// Forked from a copy of the program that has one thread and never reached `main`: fast,
-    /// whatever this process is like. The child has what it is passed, and statics as they are
-    /// initialised.
+    /// Forks the child from the fork server: a copy of the program that has one thread and never
+    /// reaches `main`. Fast, and works in a process with threads. The child has its arguments, and
+    /// statics in their initial state.
     #[default]
     ForkServer,
-    /// The program, executed again: slower, and nothing of another process is left in it.
+    /// Executes the program again. Slower, but the child inherits no memory of another process.
     Spawn,
-    /// A copy of this process as it is: the child sees the parent's statics and whatever else is in
-    /// its memory. Only for a process with one thread, and without a guard of a
-    /// [`Value`](crate::Value) or an [`Array`](crate::Array) that is held or leaked: the copy would
-    /// have its references, too. Any other process is refused with
-    /// [`ErrorKind::Unsupported`](crate::ErrorKind::Unsupported).
+    /// Forks this process as it is: the child sees the parent's statics and the rest of its memory.
+    ///
+    /// Fails with [`ErrorKind::Unsupported`](crate::ErrorKind::Unsupported) in a process that has
+    /// more than one thread. It also fails while a guard of a [`Value`](crate::Value) or an
+    /// [`Array`](crate::Array) is held or leaked, because the child would share its references.
     Fork,
 }
 
 impl StartMethod {
-    /// All of them.
+    /// All start methods.
     pub const ALL: [Self; 3] = [Self::ForkServer, Self::Spawn, Self::Fork];
 }
 
 static DEFAULT_METHOD: AtomicU8 = AtomicU8::new(StartMethod::ForkServer as u8);
 
-/// Chooses the method for every process that is started without one of its own, from now on, in
-/// this process and in those that it starts.
+/// Sets the default start method of this process, and of the processes that it starts from now on.
 ///
 /// # Errors
 ///
-/// None for now.
+/// None at present.
 pub fn set_start_method(m: StartMethod) -> Result<()> {
     DEFAULT_METHOD.store(m as u8, Ordering::Relaxed);
     Ok(())
 }
 
-/// The method for processes that are started without one of their own: [`StartMethod::ForkServer`]
-/// unless another was set.
+/// Returns the default start method: [`StartMethod::ForkServer`] unless [`set_start_method`] set
+/// another.
 ///
 /// ```
 /// use procpool::{StartMethod, set_start_method, start_method};
@@ -54,6 +53,7 @@ pub fn set_start_method(m: StartMethod) -> Result<()> {
 #[must_use]
 pub fn start_method() -> StartMethod {
     let chosen = DEFAULT_METHOD.load(Ordering::Relaxed);
-    let mut all = StartMethod::ALL.into_iter();
-    all.find(|it| *it as u8 == chosen).unwrap_or_default()
+    let mut methods = StartMethod::ALL.into_iter();
+    let method = methods.find(|method| *method as u8 == chosen);
+    method.unwrap_or_default()
 }

@@ -1,15 +1,16 @@
-//! Descriptors inside serde values: they travel beside the bytes, which hold their places in a
+//! Descriptors inside serde values. They are sent next to the bytes; the bytes hold indices into a
 //! list.
 //!
-//! A [`Descriptor`] anywhere in a value puts itself into the list of the encoding that is under way
-//! on this thread, and takes itself out of that of the decoding. So a handle can lie in any struct,
-//! collection or enum of the user's, and whoever moves the bytes moves the list with them
-//! ([`collect`] on one side, [`provide`] on the other). Elsewhere, in a file say, a handle makes no
-//! sense, and serialising one is an error.
+//! Serializing a [`Descriptor`] adds it to the list of this thread's current encoding, and
+//! deserializing one takes it from the list of the current decoding. So a handle can be a field of
+//! any struct, collection or enum of the user. The code that sends the bytes sends the list too
+//! ([`collect`] on one side, [`provide`] on the other). Serializing a handle elsewhere, for example
+//! into a file, is an error.
 //!
-//! The list also says which [`Kind`] of handle each descriptor is a part of, and it is claimed as
-//! that alone. Else safe code would get a file that backs a borrow, or shared memory made of a file
-//! that it writes to. The bytes cannot say it: implementations of serde's traits choose them.
+//! The list also says which [`ObjectKind`] each descriptor is a part of, and a descriptor can be
+//! claimed only as that kind. Otherwise safe code could get a file that backs a borrow, or shared
+//! memory made of a file that it writes to. The bytes cannot carry the kind, because
+//! implementations of serde's traits choose them.
 
 use super::kind::ObjectKind;
 use crate::error::{Error, Result};
@@ -21,43 +22,43 @@ use std::{
     sync::Arc,
 };
 
-/// What serde is told about a handle in a value that is not on its way to another process.
+/// The serde error of a handle in a value that is not being sent to another process.
 const OUTSIDE_OF_A_MESSAGE: &str =
     "a handle can only travel as an argument, a result or through a connection";
 
 thread_local! {
-    /// The lists of this thread's encodings, one behind the other: an implementation of serde's
-    /// traits may send values itself.
+    /// The lists of this thread's nested encodings, one after the other. Encodings nest because an
+    /// implementation of serde's traits may send values itself.
     static ENCODING: RefCell<Vec<Attached>> = const { RefCell::new(Vec::new()) };
-    /// Where the list of the innermost encoding begins; `NOWHERE` outside of one. This and `END`
-    /// are words of their own: they are looked at for every value, and nearly none holds a handle.
+    /// The start of the innermost encoding's list; `NOWHERE` outside of an encoding. This and `END`
+    /// are separate cells because every value reads them, and almost none contains a handle.
     static START: Cell<usize> = const { Cell::new(NOWHERE) };
-    /// How long all the lists are.
+    /// The total length of the lists.
     static END: Cell<usize> = const { Cell::new(0) };
-    /// For whom the innermost encoding is.
+    /// The receiver of the innermost encoding.
     static AUDIENCE: Cell<u64> = const { Cell::new(ANY_AUDIENCE) };
-    /// The list of the innermost decoding; none outside of one. What has been claimed is gone.
+    /// The list of the innermost decoding; `None` outside of a decoding. A claimed descriptor
+    /// leaves `None` in its entry.
     static DECODING: Cell<Option<Vec<Option<Attached>>>> = const { Cell::new(None) };
 }
 
-/// The audience of a value that may arrive anywhere.
+/// The audience of a value that any process may receive.
 pub(crate) const ANY_AUDIENCE: u64 = 0;
 
-/// In the place of a number.
+/// The value of `START` outside of an encoding.
 const NOWHERE: usize = usize::MAX;
 
-/// An open descriptor that can be a part of a [`Wire`](crate::Wire) value: how a file, a socket or
-/// a terminal travels.
+/// An open descriptor that can be a part of a [`Wire`](crate::Wire) value. Sends a file, a socket
+/// or a terminal.
 ///
-/// In an argument, a result or a message it arrives as a descriptor of the same open file, so that
+/// The receiver of an argument, a result or a message gets a descriptor of the same open file, so
 /// both share its position. Encoding it for anything else is an error. Clones share one descriptor,
-/// which is closed with the last of them; in the sending process a task's or a process's argument
-/// may keep it open until the task is done, or the process started.
+/// which is closed when the last of them is dropped. In the sending process an argument may keep it
+/// open until the task completes or the process has started.
 ///
-/// It is received only where a `Descriptor` was sent, and a lock, a queue, shared data or a
-/// connection only as what it is. Anything else is an error of
-/// [`ErrorKind::Codec`](crate::ErrorKind::Codec) that names both kinds, also if the types of two
-/// ends or of an implementation of serde's traits differ.
+/// A `Descriptor` can be received only where a `Descriptor` was sent. Likewise a lock, a queue,
+/// shared data or a connection can be received only as its own type. Anything else fails with
+/// [`ErrorKind::Codec`](crate::ErrorKind::Codec), and the message names both types.
 ///
 /// ```
 /// use procpool::{Descriptor, Process};
@@ -79,7 +80,7 @@ const NOWHERE: usize = usize::MAX;
 #[derive(Debug, Clone)]
 pub struct Descriptor(Arc<OwnedFd>);
 
-/// Clones of one are the same.
+/// Two descriptors are equal if they are clones of each other.
 impl PartialEq for Descriptor {
     fn eq(&self, other: &Self) -> bool {
         Arc::ptr_eq(&self.0, &other.0)
@@ -89,7 +90,7 @@ impl PartialEq for Descriptor {
 impl Eq for Descriptor {}
 
 impl Descriptor {
-    /// One that is shared with others already.
+    /// Creates a descriptor that others already share.
     pub(crate) fn shared(fd: Arc<OwnedFd>) -> Self {
         Self(fd)
     }
@@ -98,32 +99,33 @@ impl Descriptor {
         self.0
     }
 
-    /// Takes the descriptor out, to become a [`File`](std::fs::File), a socket or whatever it is.
-    /// If clones share it, they keep it, and this one is a duplicate.
+    /// Returns the descriptor as an [`OwnedFd`], to turn it into a [`File`](std::fs::File), a
+    /// socket or another type. Returns a duplicate if clones share the descriptor.
     ///
     /// # Errors
     ///
-    /// [`ErrorKind::Io`](crate::ErrorKind::Io) if there are too many open files for a duplicate.
+    /// [`ErrorKind::Io`](crate::ErrorKind::Io) if this process has too many open files for a
+    /// duplicate.
     pub fn into_fd(self) -> Result<OwnedFd> {
         let shared = match Arc::try_unwrap(self.0) {
             Ok(fd) => return Ok(fd),
             Err(shared) => shared,
         };
         let duplicate = shared.as_fd().try_clone_to_owned();
-        duplicate.map_err(|it| Error::io("failed to duplicate a descriptor", it))
+        duplicate.map_err(|error| Error::io("failed to duplicate a descriptor", error))
     }
 }
 
-/// A descriptor beside a value, and what kind of handle it is a part of.
+/// A descriptor that is sent next to a value, and the kind of handle it is a part of.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Attached {
-    /// The number of a [`Kind`], if the sender keeps to the protocol.
+    /// The number of an [`ObjectKind`], if the sender follows the protocol.
     kind: u8,
     descriptor: Descriptor,
 }
 
 impl Attached {
-    /// Joins what has come; nothing unless each descriptor has come with its kind.
+    /// Pairs received descriptors with their kinds. Returns an empty list if the counts differ.
     pub(crate) fn received(fds: Vec<OwnedFd>, kinds: &[u8]) -> Vec<Self> {
         if fds.len() != kinds.len() {
             return Vec::new();
@@ -136,9 +138,10 @@ impl Attached {
         attached.collect()
     }
 
-    /// Takes apart what is to be sent.
+    /// Splits a list into descriptors and kinds, to send it.
     pub(crate) fn split(attached: &[Self]) -> (Vec<BorrowedFd<'_>>, Vec<u8>) {
-        attached.iter().map(|it| (it.as_fd(), it.kind)).unzip()
+        let pairs = attached.iter().map(|part| (part.as_fd(), part.kind));
+        pairs.unzip()
     }
 }
 
@@ -148,13 +151,13 @@ impl AsFd for Attached {
     }
 }
 
-/// Encodes, and appends the descriptors of what was encoded to `list`, in the order of their
-/// numbers in the bytes.
+/// Runs `encode`, and appends the descriptors in the encoded value to `list`, in the order of their
+/// indices in the bytes.
 ///
-/// They are shared with the value and stay open at least as long as the list does.
+/// The list shares the descriptors with the value, so they stay open at least as long as the list.
 #[inline]
 pub(crate) fn collect<T>(list: &mut Vec<Attached>, encode: impl FnOnce() -> T) -> T {
-    /// Puts back the outer list, also when the encoding panics.
+    /// Restores the outer list, also after a panic.
     struct RestoreEncoding(usize, u64);
     impl Drop for RestoreEncoding {
         #[inline]
@@ -168,17 +171,17 @@ pub(crate) fn collect<T>(list: &mut Vec<Attached>, encode: impl FnOnce() -> T) -
     }
     let start = END.get();
     let _outer = RestoreEncoding(START.replace(start), AUDIENCE.replace(ANY_AUDIENCE));
-    let outcome = encode();
+    let encoded = encode();
     // The list is not touched for a value without handles: that would cost as much as encoding a
     // number.
     if END.get() > start {
         list.append(&mut split_off(start));
     }
-    outcome
+    encoded
 }
 
-/// Has what encodes a part of the innermost encoding know for whom it is, by a number that those
-/// two agree on.
+/// Runs `encode` with `audience` as the receiver of the innermost encoding. Implementations of
+/// `Serialize` read that number with [`audience`].
 #[inline]
 pub(crate) fn with_audience<T>(audience: u64, encode: impl FnOnce() -> T) -> T {
     struct RestoreAudience(u64);
@@ -192,27 +195,27 @@ pub(crate) fn with_audience<T>(audience: u64, encode: impl FnOnce() -> T) -> T {
     encode()
 }
 
-/// For whom what is encoded now is.
+/// Returns the receiver of the innermost encoding.
 pub(crate) fn audience() -> u64 {
     AUDIENCE.get()
 }
 
-/// The lists from `start` on.
+/// Removes and returns the lists from `start` on.
 #[cold]
 fn split_off(start: usize) -> Vec<Attached> {
-    // On a thread whose thread-locals are gone already there are none.
-    let list = ENCODING.try_with(|it| it.borrow_mut().split_off(start));
+    // After the thread-locals of this thread are destroyed, there are no lists.
+    let list = ENCODING.try_with(|lists| lists.borrow_mut().split_off(start));
     END.set(start);
     list.unwrap_or_default()
 }
 
-/// Decodes what was encoded in [`collect`], given the descriptors that came with it, in their
+/// Runs `decode` with the descriptors that came with a value encoded in [`collect`], in the same
 /// order.
 ///
-/// Each can be claimed once; one that is not claimed is closed.
+/// Each descriptor can be claimed once. Those that are not claimed are closed.
 #[inline]
 pub(crate) fn provide<T>(descriptors: Vec<Attached>, decode: impl FnOnce() -> T) -> T {
-    /// Puts back the outer list, also when the decoding panics.
+    /// Restores the outer list, also after a panic.
     struct RestoreDecoding(Option<Vec<Option<Attached>>>);
     impl Drop for RestoreDecoding {
         fn drop(&mut self) {
@@ -224,14 +227,15 @@ pub(crate) fn provide<T>(descriptors: Vec<Attached>, decode: impl FnOnce() -> T)
     decode()
 }
 
-/// Replaces the list of the decoding. On a thread whose thread-locals are gone already there is
-/// none, and handles do not travel.
+/// Replaces the list of the innermost decoding. Returns `None` after the thread-locals of this
+/// thread are destroyed; then handles cannot be received.
 #[inline]
 fn swap(list: Option<Vec<Option<Attached>>>) -> Option<Vec<Option<Attached>>> {
     DECODING.try_with(|it| it.replace(list)).ok().flatten()
 }
 
-/// Puts a descriptor into the list of the encoding that is under way; its number there.
+/// Adds a descriptor to the list of the innermost encoding and returns its index. Returns `None`
+/// outside of an encoding.
 fn enlist(kind: u8, descriptor: &Descriptor) -> Option<u32> {
     let (start, end) = (START.get(), END.get());
     let number = u32::try_from(end.checked_sub(start)?).ok()?;
@@ -239,17 +243,17 @@ fn enlist(kind: u8, descriptor: &Descriptor) -> Option<u32> {
         kind,
         descriptor: descriptor.clone(),
     };
-    let pushed = ENCODING.try_with(|it| it.borrow_mut().push(attached));
+    let pushed = ENCODING.try_with(|lists| lists.borrow_mut().push(attached));
     pushed.ok()?;
     END.set(end + 1);
     Some(number)
 }
 
-/// Why a descriptor cannot be claimed.
+/// The reason why a descriptor cannot be claimed.
 enum Unclaimed {
     NotHere,
     Lost,
-    /// The kind that was sent, and the one that is wanted.
+    /// The kind that was sent, and the kind that is expected.
     Another(u8, u8),
 }
 
@@ -273,7 +277,7 @@ impl fmt::Display for Unclaimed {
     }
 }
 
-/// Takes a descriptor out of the list of the decoding that is under way, if it is of that kind.
+/// Takes a descriptor from the list of the innermost decoding, if its kind matches.
 fn claim(kind: u8, number: u32) -> Result<Descriptor, Unclaimed> {
     let mut list = swap(None).ok_or(Unclaimed::NotHere)?;
     let claimed = take(&mut list, kind, number);
@@ -284,7 +288,7 @@ fn claim(kind: u8, number: u32) -> Result<Descriptor, Unclaimed> {
 fn take(list: &mut [Option<Attached>], kind: u8, number: u32) -> Result<Descriptor, Unclaimed> {
     let entry = list.get_mut(number as usize).ok_or(Unclaimed::Lost)?;
     match entry {
-        Some(it) if it.kind != kind => Err(Unclaimed::Another(it.kind, kind)),
+        Some(attached) if attached.kind != kind => Err(Unclaimed::Another(attached.kind, kind)),
         entry => {
             let claimed = entry.take().map(|it| it.descriptor);
             claimed.ok_or(Unclaimed::Lost)
@@ -292,7 +296,7 @@ fn take(list: &mut [Option<Attached>], kind: u8, number: u32) -> Result<Descript
     }
 }
 
-/// Serialises a descriptor that is a part of a handle of this kind.
+/// Serializes a descriptor that is a part of a handle of this kind.
 pub(crate) fn serialize_as<S: Serializer>(
     kind: u8,
     descriptor: &Descriptor,
@@ -302,7 +306,8 @@ pub(crate) fn serialize_as<S: Serializer>(
     number.serialize(serializer)
 }
 
-/// The inverse; an error if the descriptor that came is a part of another kind of handle.
+/// Deserializes a descriptor that is a part of a handle of this kind. Fails if another kind was
+/// sent.
 pub(crate) fn deserialize_as<'de, D: Deserializer<'de>>(
     kind: u8,
     deserializer: D,
@@ -311,7 +316,7 @@ pub(crate) fn deserialize_as<'de, D: Deserializer<'de>>(
     claim(kind, number).map_err(D::Error::custom)
 }
 
-/// A descriptor that is a part of a handle, of the [`Kind`] of that number.
+/// A descriptor that is a part of a handle of the [`ObjectKind`] with the number `KIND`.
 pub(crate) struct PartOf<const KIND: u8>(Descriptor);
 
 impl<const KIND: u8> From<Descriptor> for PartOf<KIND> {
@@ -385,7 +390,7 @@ mod tests {
         (reader.into(), writer.into())
     }
 
-    /// What the receiver gets of a list.
+    /// Returns the list as the receiver gets it.
     fn received(sent: &[Attached]) -> Vec<Attached> {
         let (fds, kinds) = Attached::split(sent);
         let copies: Result<_, _> = fds.iter().map(|it| it.try_clone_to_owned()).collect();

@@ -1,8 +1,9 @@
-//! What a handle is: its descriptors are received as nothing else.
+//! The kinds of handles. A descriptor can be received only as the kind it was sent as.
 
 use std::fmt;
 
-/// What a handle is, as a user knows it. The number of each travels, and stands in shared memory.
+/// A kind of handle, by the name of its public type. Its number is sent, and stored in shared
+/// memory.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum ObjectKind {
     Lock = 1,
@@ -47,9 +48,10 @@ impl ObjectKind {
         Self::Descriptor,
     ];
 
-    /// Returns the kind of a number that came; `None` if there is none.
+    /// Returns the kind with this number; `None` if there is none.
     pub(super) fn of_number(number: u8) -> Option<Self> {
-        Self::ALL.into_iter().find(|it| *it as u8 == number)
+        let mut kinds = Self::ALL.into_iter();
+        kinds.find(|kind| *kind as u8 == number)
     }
 }
 

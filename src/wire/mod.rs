@@ -1,8 +1,8 @@
-//! Values as bytes: what may travel between processes, and how it is encoded.
+//! Values as bytes: which values can be sent between processes, and their encoding.
 //!
-//! Relies on: serde; bincode, in `codec.rs` and nowhere else.
+//! Relies on: serde; bincode, only in `codec.rs`.
 //!
-//! Invariant: knows neither where the bytes lie nor who reads them.
+//! Invariant: this layer does not know where the bytes are stored or which process reads them.
 
 mod attribute;
 pub(crate) mod codec;
@@ -18,13 +18,13 @@ use serde::{Serialize, de::DeserializeOwned};
 
 /// A value that can be sent to another process: anything that serde can turn into bytes and back.
 ///
-/// Implemented for every type that has both serde traits, owns what it holds, and therefore can be
-/// rebuilt elsewhere. The encoding is not self-describing, so a type with a serde attribute that
-/// looks at the data first (`flatten`, `untagged`, `tag`, `tag` with `content`), or that leaves
-/// fields out (`skip_serializing_if`), is an error of
-/// [`ErrorKind::Codec`](crate::ErrorKind::Codec), which names the type and the attribute. A field
-/// with only one of `skip_serializing` and `skip_deserializing` is the same error, and so is a
-/// value that is nested deeper than [`max_depth`](crate::max_depth) levels.
+/// Implemented for every type that implements both serde traits and owns its contents. The encoding
+/// is not self-describing. A type with a serde attribute that inspects the data first (`flatten`,
+/// `untagged`, `tag`, `tag` with `content`) fails with
+/// [`ErrorKind::Codec`](crate::ErrorKind::Codec), and so does one that omits fields
+/// (`skip_serializing_if`). The message names the type and the attribute. A field with only one of
+/// `skip_serializing` and `skip_deserializing` is the same error, and so is a value nested deeper
+/// than [`max_depth`](crate::max_depth) levels.
 #[diagnostic::on_unimplemented(
     message = "`{Self}` cannot be sent to another process",
     label = "does not implement `serde::Serialize` and `serde::de::DeserializeOwned`",
