@@ -3,11 +3,10 @@
 use crate::error::{Error, ErrorKind, Result};
 use crate::pool::{
     ProcessPoolExecutor, global,
-    input::Input,
     limits::ResourceLimits,
-    output::Output,
     pool::{Pool, PoolSettings},
     scheduler::{MAX_WORKERS, RecyclePolicy},
+    stdio::{Input, Output},
     task::config::TaskConfig,
 };
 use crate::process::{

@@ -5,11 +5,10 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::pool::{
     budget::{Budget, Reservation},
     driver::{Driver, DriverState, callbacks::Callbacks},
-    input::Input,
     limits::ResourceLimits,
-    output::Output,
     protocol::{WorkerSetup, region::WakeMode},
     scheduler::{RecyclePolicy, Scheduler, regions},
+    stdio::{Input, Output},
     task::{
         Task, Wakeups, config::TaskConfig, encoded::PoolSlabs, feed::Feeders,
         flush_timer::FlushTimer, work_item::WorkItem,

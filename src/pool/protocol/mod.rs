@@ -4,7 +4,10 @@
 pub(crate) mod fds;
 pub(crate) mod region;
 
-use super::{input::Input, limits::ResourceLimits, output::Output};
+use super::{
+    limits::ResourceLimits,
+    stdio::{Input, Output},
+};
 use crate::process::{encoded_call::EncodedCall, function::WireFunction, identity::ChildIdentity};
 use serde::{Deserialize, Serialize};
 use std::path::PathBuf;

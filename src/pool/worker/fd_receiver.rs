@@ -3,7 +3,10 @@
 //! Nothing is waited for: what a frame tells of was sent before the frame. If it is not there, a
 //! task has taken it.
 
-use crate::pool::protocol::fds::{self, FdMessage, FdRange, PendingFds};
+use crate::pool::{
+    protocol::fds::{self, FdMessage, FdRange, PendingFds},
+    worker::Disconnected,
+};
 use crate::shm::Slab;
 use crate::sys::socket;
 use crate::wire::handle::Attached;
@@ -28,16 +31,16 @@ impl FdReceiver {
     }
 
     /// Takes in handles of what comes next. None if they are not there.
-    pub(crate) fn receive_fds(&mut self, range: FdRange) -> Option<()> {
+    pub(crate) fn receive_fds(&mut self, range: FdRange) -> Result<(), Disconnected> {
         if range.count == 0 {
             // What came is void.
             self.handles.take();
-            return Some(());
+            return Ok(());
         }
         loop {
-            if let FdMessage::Fds(fds) = self.receive()? {
+            if let FdMessage::Fds(fds) = self.receive().ok_or(Disconnected)? {
                 self.handles.add(range, fds);
-                return Some(());
+                return Ok(());
             }
         }
     }
@@ -49,7 +52,7 @@ impl FdReceiver {
 
     /// The pool's slab, mapped as far as it has to be.
     pub(crate) fn slab(&mut self, id: u32, bytes: u64) -> Option<&Slab> {
-        self.receive_slab(id)?;
+        self.receive_slab(id).ok()?;
         let slab = self.slabs.get_mut(&id)?.as_mut()?;
         slab.map_growth(usize::try_from(bytes).ok()?)
             .then_some(slab)
@@ -62,11 +65,11 @@ impl FdReceiver {
         self.slabs.remove(&id);
     }
 
-    fn receive_slab(&mut self, id: u32) -> Option<()> {
+    fn receive_slab(&mut self, id: u32) -> Result<(), Disconnected> {
         while !self.slabs.contains_key(&id) {
-            self.receive()?;
+            self.receive().ok_or(Disconnected)?;
         }
-        Some(())
+        Ok(())
     }
 
     /// The next message; a slab has been put in its place.

@@ -118,7 +118,7 @@ impl Fuzzed {
                 )));
                 continue;
             }
-            if worker.serve(head).is_none() {
+            if worker.serve(head).is_err() {
                 return;
             }
             if head.kind == RequestKind::Context

@@ -5,6 +5,7 @@
 //! request, and room in the ring of replies. The pool can kill the process at any instruction; what
 //! it then finds is described in `page.rs`.
 
+pub(crate) mod current;
 pub(crate) mod fd_receiver;
 mod frame;
 pub(crate) mod frame_reader;
@@ -25,6 +26,7 @@ use crate::pool::{
         region::{ReplyKind, SharedRegion},
     },
     worker::{
+        current::CurrentWorker,
         fd_receiver::FdReceiver,
         frame_reader::FrameReader,
         reply_writer::{PanicContext, ReplyWriter},
@@ -45,23 +47,13 @@ use crate::sys::{
     crash::{self, OverflowNote},
     environment,
     fd::{self, Stdio},
-    limits, memory, pid, signal,
+    limits, memory, signal,
     spin::Spin,
 };
 use crate::wire::{codec, handle::Attached};
 use frame::{Frame, FrameItems, FunctionCache, LoadedContext};
-use parking_lot::Mutex;
 use std::{
-    cell::RefCell,
-    collections::HashMap,
-    io,
-    os::fd::OwnedFd,
-    rc::Rc,
-    sync::{
-        Arc,
-        atomic::{AtomicU32, AtomicU64, Ordering},
-    },
-    time::Duration,
+    cell::RefCell, collections::HashMap, io, os::fd::OwnedFd, rc::Rc, sync::Arc, time::Duration,
 };
 
 /// How long a worker waits before it gives back memory it can do without.
@@ -70,85 +62,9 @@ const IDLE_TIMEOUT: Duration = Duration::from_millis(100);
 /// Between two looks at a worker's memory, each of which takes some microseconds.
 const MEMORY_INTERVAL: Duration = Duration::from_millis(10);
 
-/// The worker that the calling code runs in.
-#[non_exhaustive]
-#[derive(Debug, Clone)]
-pub struct Worker {
-    /// Its place in the pool, from 0; a replacement takes the place of the worker that died.
-    pub id: usize,
-    /// Its process id.
-    pub pid: u32,
-    /// Tasks it has finished, whatever came of them.
-    pub tasks_done: u64,
-    /// Which try of its task this is, from 1; see
-    /// [`TaskOptions::retries`](crate::TaskOptions::retries).
-    pub attempt: u32,
-}
-
-impl Worker {
-    /// Whether the task that runs in this worker was asked to stop: by
-    /// [`TaskFuture::cancel`](crate::TaskFuture::cancel), which lets it go on, or by a limit of
-    /// time or a kill, which send SIGTERM at once: only a task that handles that comes to ask. A
-    /// load from shared memory: a long loop may ask often.
-    ///
-    /// ```
-    /// let pool = procpool::ProcessPoolExecutor::builder().workers(1).build()?;
-    /// let count = |()| {
-    ///     let worker = procpool::current_worker().expect("a task runs in a worker");
-    ///     (0u64..).take_while(|_| !worker.stop_requested()).count()
-    /// };
-    /// let counting = pool.submit(count, ());
-    /// while !counting.is_running() {
-    ///     std::thread::yield_now();
-    /// }
-    /// assert!(!counting.cancel()); // It runs; but it hears of it.
-    /// assert!(counting.result()? < usize::MAX);
-    /// # Ok::<(), procpool::Error>(())
-    /// ```
-    #[must_use]
-    pub fn stop_requested(&self) -> bool {
-        let here = CURRENT.lock();
-        let here = here.as_ref().filter(|it| it.pid == pid::current());
-        here.is_some_and(|it| it.page.is_stop_requested(RUNNING.load(Ordering::Relaxed)))
-    }
-}
-
-/// This process as a worker.
-struct CurrentWorker {
-    /// Its place in the pool.
-    id: usize,
-    /// A copy of it is no worker, and may become one of another pool.
-    pid: u32,
-    page: SharedRegion,
-}
-
-static CURRENT: Mutex<Option<CurrentWorker>> = Mutex::new(None);
-/// The number of the item that runs.
-static RUNNING: AtomicU32 = AtomicU32::new(0);
-/// Which try the item that runs is, as far as that is counted.
-static ATTEMPT: AtomicU32 = AtomicU32::new(1);
-static TASKS_DONE: AtomicU64 = AtomicU64::new(0);
-
-/// The worker process that calls this; none anywhere else.
-///
-/// ```
-/// let pool = procpool::ProcessPoolExecutor::builder().workers(1).build()?;
-/// let id = pool.apply(|()| procpool::current_worker().map(|worker| worker.id), ())?;
-/// assert_eq!(id, Some(0));
-/// assert!(procpool::current_worker().is_none());
-/// # Ok::<(), procpool::Error>(())
-/// ```
-#[must_use]
-pub fn current_worker() -> Option<Worker> {
-    let here = CURRENT.lock();
-    let here = here.as_ref().filter(|it| it.pid == pid::current())?;
-    Some(Worker {
-        id: here.id,
-        pid: here.pid,
-        tasks_done: TASKS_DONE.load(Ordering::Relaxed),
-        attempt: ATTEMPT.load(Ordering::Relaxed),
-    })
-}
+/// Ends the worker: the pool asked for it, closed the pipe, or broke the protocol.
+#[derive(Debug)]
+pub(crate) struct Disconnected;
 
 thread_local! {
     /// The replies of this process, where a panic hook can reach them.
@@ -246,7 +162,7 @@ impl WorkerLoop {
                     }
                 }
             };
-            if self.serve(header).is_none() {
+            if self.serve(header).is_err() {
                 return;
             }
         }
@@ -269,7 +185,7 @@ impl WorkerLoop {
         memory::release_unused();
     }
 
-    fn serve(&mut self, header: RequestHeader) -> Option<()> {
+    fn serve(&mut self, header: RequestHeader) -> Result<(), Disconnected> {
         let setup = header.kind == RequestKind::Setup;
         self.runner.replies.panic_context.set(if setup {
             PanicContext::Setup
@@ -279,17 +195,17 @@ impl WorkerLoop {
         match header.kind {
             RequestKind::Setup => self.set_up(),
             RequestKind::Items => self.run_items(header),
-            RequestKind::Shutdown => None,
+            RequestKind::Shutdown => Err(Disconnected),
             RequestKind::Context => self.keep_context(header),
             RequestKind::DropContext => {
                 let context = self.contexts.remove(&header.context);
                 // A context whose destructor panics is gone all the same.
                 let _ = panic::catch(|| drop(context));
-                Some(())
+                Ok(())
             }
             RequestKind::DropSlab => {
                 self.fds.drop_slab(header.slab);
-                Some(())
+                Ok(())
             }
             RequestKind::Fds => self.fds.receive_fds(FdRange {
                 start: header.item,
@@ -298,16 +214,12 @@ impl WorkerLoop {
         }
     }
 
-    fn set_up(&mut self) -> Option<()> {
-        let setup: WorkerSetup = codec::decode(&mut Cursor::new(self.frames.payload())).ok()?;
-        environment::replace(&setup.environment).ok()?;
+    fn set_up(&mut self) -> Result<(), Disconnected> {
+        let setup = decode_setup(self.frames.payload())?;
+        environment::replace(&setup.environment).map_err(|_| Disconnected)?;
         child::set_name(&format!("procpool-{}", setup.worker));
-        *CURRENT.lock() = Some(CurrentWorker {
-            id: setup.worker,
-            pid: pid::current(),
-            page: self.runner.replies.page.clone(),
-        });
-        TASKS_DONE.store(0, Ordering::Relaxed);
+        let region = self.runner.replies.page.clone();
+        current::set(CurrentWorker::new(setup.worker, region));
         self.max_memory = setup.max_memory;
         let prepared = apply_settings(&setup);
         setup.identity.apply();
@@ -320,21 +232,25 @@ impl WorkerLoop {
             Ok(()) => self.runner.replies.say_ready(),
             Err(fault) => self.runner.replies.fault(0, ReplyKind::SetupFault, &fault),
         }
-        Some(())
+        Ok(())
     }
 
-    fn keep_context(&mut self, header: RequestHeader) -> Option<()> {
-        let (loader, bytes) = self.frames.payload().split_first_chunk()?;
+    fn keep_context(&mut self, header: RequestHeader) -> Result<(), Disconnected> {
+        let (loader, bytes) = self
+            .frames
+            .payload()
+            .split_first_chunk()
+            .ok_or(Disconnected)?;
         let loader = ContextLoader::from_bytes(loader);
         let handles = self.fds.take_fds();
         let context = LoadedContext::Encoded(loader, bytes.into(), handles);
         self.contexts.insert(header.context, context);
-        Some(())
+        Ok(())
     }
 
-    fn run_items(&mut self, header: RequestHeader) -> Option<()> {
+    fn run_items(&mut self, header: RequestHeader) -> Result<(), Disconnected> {
         self.is_trimmed = false;
-        ATTEMPT.store(header.attempt.max(1).into(), Ordering::Relaxed);
+        current::set_attempt(header.attempt.max(1).into());
         let mut watch = self.runner.replies.begin(header.item);
         if header.has_handles {
             self.runner.set_argument_fds(self.fds.take_fds());
@@ -348,18 +264,22 @@ impl WorkerLoop {
             self.memory_checked = end;
             self.check_memory();
         }
-        Some(())
+        Ok(())
     }
 
     /// Runs the items of a frame, as far as they are not taken back.
     #[inline]
-    fn run_each(&mut self, header: RequestHeader, watch: &mut Stopwatch) -> Option<()> {
+    fn run_each(
+        &mut self,
+        header: RequestHeader,
+        watch: &mut Stopwatch,
+    ) -> Result<(), Disconnected> {
         let waited = bucket_of(watch.last().saturating_sub(header.submitted));
         let mut items = FrameItems::new(self.frames.payload(), header.count);
         let mut parts = Some((&mut self.fds, &mut self.contexts));
         let mut frame = None;
         for index in 0..header.count {
-            let bytes = items.next()?;
+            let bytes = items.next().ok_or(Disconnected)?;
             let item = header.item.wrapping_add(index);
             if !self.runner.start(item) {
                 break;
@@ -370,7 +290,7 @@ impl WorkerLoop {
                 let callables = &mut self.functions;
                 frame = Some(Frame::prepare(header, inbox, contexts, callables));
             }
-            match frame.as_ref()? {
+            match frame.as_ref().ok_or(Disconnected)? {
                 Ok(frame) => self.runner.run(item, frame, bytes)?,
                 Err(fault) => self.runner.replies.fault(item, ReplyKind::Fault, fault),
             }
@@ -385,7 +305,7 @@ impl WorkerLoop {
         if watch.has_items() {
             self.runner.replies.lap(watch, waited);
         }
-        Some(())
+        Ok(())
     }
 
     /// Tells the pool, once, when this process takes up more memory than it may.
@@ -402,8 +322,12 @@ impl WorkerLoop {
     }
 }
 
+fn decode_setup(payload: &[u8]) -> Result<WorkerSetup, Disconnected> {
+    codec::decode(&mut Cursor::new(payload)).map_err(|_| Disconnected)
+}
+
 /// Takes the place that the pool's builder chose: a directory, a CPU, limits.
-fn apply_settings(setup: &WorkerSetup) -> std::result::Result<(), TaskError> {
+fn apply_settings(setup: &WorkerSetup) -> Result<(), TaskError> {
     let failed = |what: &str, error: io::Error| {
         TaskError::Initializer(format!("failed to set {what}: {error}"))
     };
@@ -431,7 +355,7 @@ fn apply_settings(setup: &WorkerSetup) -> std::result::Result<(), TaskError> {
     assumed.map_err(|(what, it)| failed(&format!("the limit of {what}"), it))
 }
 
-fn initialize(call: EncodedCall, given: Vec<Attached>) -> std::result::Result<(), TaskError> {
+fn initialize(call: EncodedCall, given: Vec<Attached>) -> Result<(), TaskError> {
     /// An initializer has no result to encode.
     struct NoSlabs;
     impl SlabSource for NoSlabs {

@@ -7,7 +7,7 @@ use crate::pool::{
         region::ReplyKind,
     },
     worker::{
-        RUNNING, TASKS_DONE,
+        Disconnected, current,
         frame::Frame,
         reply_writer::{PanicContext, ReplyWriter},
         result_slabs::ResultSlabs,
@@ -25,7 +25,7 @@ use std::{
     io, mem,
     os::fd::OwnedFd,
     rc::Rc,
-    sync::{Arc, atomic::Ordering},
+    sync::Arc,
     thread,
     time::{Duration, Instant},
 };
@@ -75,7 +75,7 @@ impl TaskRunner {
         let started = self.replies.page.try_start(item);
         if started {
             self.replies.panic_context.set(PanicContext::Item(item));
-            RUNNING.store(item, Ordering::Relaxed);
+            current::set_item(item);
             self.replies.wake_if_requested();
         }
         started
@@ -87,21 +87,25 @@ impl TaskRunner {
     }
 
     /// Runs an item that was claimed. None if it cannot be answered: the pool is gone.
-    pub(crate) fn run(&mut self, item: u32, frame: &Frame<'_>, bytes: &[u8]) -> Option<()> {
+    pub(crate) fn run(
+        &mut self,
+        item: u32,
+        frame: &Frame<'_>,
+        bytes: &[u8],
+    ) -> Result<(), Disconnected> {
         let mut fault = self.call(frame, bytes);
         if pid::current() != self.owner {
             // The task has forked, and this is the copy: the worker answers.
             child::exit_now(0);
         }
-        // One thread stores.
-        TASKS_DONE.store(TASKS_DONE.load(Ordering::Relaxed) + 1, Ordering::Relaxed);
+        current::count_task();
         if !self.handles.sent_fds.is_empty() {
             fault = self.send_result_fds(item, fault);
         }
         if fault.is_none() && !self.result.is_large() && self.result.private().len() <= SPILL {
             self.replies
                 .append(item, ReplyKind::Value, self.result.private());
-            return Some(());
+            return Ok(());
         }
         self.reply_large_or_error(item, fault)
     }
@@ -168,7 +172,11 @@ impl TaskRunner {
 
     /// Replies with what is not a small value.
     #[cold]
-    fn reply_large_or_error(&mut self, item: u32, fault: Option<Box<TaskError>>) -> Option<()> {
+    fn reply_large_or_error(
+        &mut self,
+        item: u32,
+        fault: Option<Box<TaskError>>,
+    ) -> Result<(), Disconnected> {
         if fault.is_none() && self.result.is_large() {
             return self.reply_in_slab(item);
         }
@@ -179,14 +187,15 @@ impl TaskRunner {
         let no_memory = || TaskError::Encode("no shared memory is to be had for it".to_owned());
         let fault = fault.map_or_else(no_memory, |it| *it);
         self.replies.fault(item, ReplyKind::Fault, &fault);
-        Some(())
+        Ok(())
     }
 
     #[cold]
-    fn reply_in_slab(&mut self, item: u32) -> Option<()> {
-        let (slab, length) = self.result.take_slab()?;
+    fn reply_in_slab(&mut self, item: u32) -> Result<(), Disconnected> {
+        let (slab, length) = self.result.take_slab().ok_or(Disconnected)?;
         if self.slabs.announce(slab.id) {
-            self.send(|socket| fds::try_send_slab(socket, &slab)).ok()?;
+            self.send(|socket| fds::try_send_slab(socket, &slab))
+                .map_err(|_| Disconnected)?;
         }
         slab.set_busy(true);
         let mut bytes = Vec::new();
@@ -197,13 +206,13 @@ impl TaskRunner {
             },
             &mut bytes,
         )
-        .ok()?;
+        .map_err(|_| Disconnected)?;
         self.slabs.give_back(slab);
         self.replies.append(item, ReplyKind::Slab, &bytes);
         for gone in self.slabs.trim() {
             self.replies
                 .append(0, ReplyKind::SlabGone, &gone.to_le_bytes());
         }
-        Some(())
+        Ok(())
     }
 }
