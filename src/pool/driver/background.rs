@@ -1,4 +1,5 @@
-//! The background thread: it pumps events while no caller waits, starts workers, and forwards signals.
+//! The background thread: it pumps events while no caller waits, starts workers, and forwards
+//! signals.
 
 use super::{FLUSH, TAKEOVER, takeover::AlarmAction};
 use crate::error::Error;
@@ -29,10 +30,12 @@ impl Pool {
         Ok(())
     }
 
-    /// Joins the background thread, which must be about to end. Does nothing in that thread itself, which may drop the
-    /// pool's last handle.
+    /// Joins the background thread, which must be about to end. Does nothing in that thread itself,
+    /// which may drop the pool's last handle.
     pub(crate) fn join_thread(&self) {
-        // Taken before the join: the thread may call this, too, on its way to its end.
+        // 1. This thread joins the background thread. 2. That thread drops the pool's last handle,
+        // and calls this function. 3. It must find the lock free: so the handle is taken first, and
+        // the lock is released before the join.
         let thread = self.driver.thread.lock().take_if(is_other_thread);
         join(thread);
     }
@@ -52,7 +55,7 @@ impl Pool {
                 return;
             }
             self.do_chores();
-            // This thread never spins: no caller waits for what it does, and the workers need the cores.
+            // Never spins: no caller waits for this thread, and the workers need the cores.
             self.wait_for_work();
         }
     }
@@ -61,7 +64,8 @@ impl Pool {
     fn wait_for_work(&self) {
         let due = self.prepare_background_sleep(&mut self.state.lock());
         let is_led = self.state.lock().driver.leader.is_some();
-        // A reply that was written before the wake modes were set announces itself to no thread.
+        // 1. `tick` read all replies. 2. A worker appended a reply; its wake mode was `Never`, so
+        //    it woke no thread. 3. The wake modes were set above. Only this check finds that reply.
         if !is_led && !self.may_sleep() {
             return;
         }
@@ -74,12 +78,13 @@ impl Pool {
 
     /// Returns when to wake without an event.
     fn prepare_background_sleep(&self, state: &mut State) -> Option<Instant> {
-        // While a leader sleeps, every event is its own; it opens the gate when it leaves.
+        // A sleeping leader handles every event. An open gate would wake this thread, too.
         if !state.driver.leader_sleeps {
             self.driver.set_gate(Interest::ReadOnce);
             state.driver.is_armed = true;
         }
         state.driver.takeover.cancel();
+        // A leader has set the wake modes, and polls the rings by itself.
         let poll = if state.driver.leader.is_some() {
             None
         } else {
@@ -89,8 +94,8 @@ impl Pool {
         state.driver.timer
     }
 
-    /// Sleeps until there is something to do, or until `due`. Neither an alarm that expired early nor overdue items are a
-    /// reason to take over from a caller.
+    /// Sleeps until there is something to do, or until `due`. Sleeps on after an alarm that expired
+    /// early, and after overdue items were sent: neither is a reason to take over from a caller.
     fn sleep_until(&self, due: Option<Instant>) {
         let mut ready = Vec::new();
         loop {
@@ -120,12 +125,12 @@ impl Pool {
         false
     }
 
-    /// Whether this thread is the background thread, which then runs a waker of the user's.
+    /// Whether the calling thread is the background thread, which then runs a waker of the user.
     pub(crate) fn is_background_thread(&self) -> bool {
         self.state.lock().driver.is_background_thread()
     }
 
-    /// Does what takes long, and is this thread's alone.
+    /// Forwards refused signals and starts workers. Takes long; only the background thread does it.
     pub(crate) fn do_chores(&self) {
         self.forward_refused_signals();
         self.fill_vacancies();
@@ -152,7 +157,9 @@ impl Pool {
     /// Starts a worker in each place that is to be filled now.
     fn fill_vacancies(&self) {
         loop {
-            // One after the other: a failure may be told to a waker, which waits for the end of the pool, and so for all that start.
+            // One slot at a time: 1. A start fails. 2. The failure wakes a waker. 3. The waker
+            // waits for the end of the pool. The pool ends only after all slots taken here are
+            // filled.
             let vacancy = self.state.lock().scheduler.take_vacancy();
             let Some(slot) = vacancy else { return };
             self.start_worker(slot);
@@ -167,14 +174,16 @@ impl Pool {
             let mut state = self.state.lock();
             let installed = started.and_then(|worker| {
                 let installed = state.scheduler.install(slot, worker);
-                installed.map_err(|it| Error::io("failed to watch a worker", it))
+                installed.map_err(|error| Error::io("failed to watch a worker", error))
             });
             match installed {
                 Ok(()) => self.refresh_regions(&state.scheduler),
                 Err(error) => state.scheduler.start_failed(slot, error, &mut wakeups),
             }
         }
-        // The new worker has work waiting for it, or the failure needs a timer.
+        // 1. The leader sleeps with the deadlines that it knows. 2. This start adds a worker that
+        //    may take queued items, or a failure with a deadline for the next try. 3. The leader
+        //    must tick.
         self.driver.notify_leader();
         self.wake(wakeups);
     }
@@ -185,7 +194,7 @@ fn is_other_thread(thread: &mut JoinHandle<()>) -> bool {
 }
 
 fn join(thread: Option<JoinHandle<()>>) {
-    // It does not panic; if it did, the panic hook has told.
+    // The thread does not panic; if it did, the panic hook has reported it.
     let _ = thread.map(JoinHandle::join);
 }
 
@@ -193,6 +202,7 @@ impl BackgroundThreads for Pool {
     fn pause(&self) {
         if !self.is_foreign() {
             let thread = {
+                // Under the lock: `start_thread` clears the flag under it, too.
                 let mut thread = self.driver.thread.lock();
                 self.driver.is_paused.store(true, Ordering::Release);
                 thread.take_if(is_other_thread)
@@ -206,8 +216,8 @@ impl BackgroundThreads for Pool {
 
     fn resume(self: Arc<Self>) {
         if !self.is_foreign() {
-            // Where no thread is to be had, callers that wait drive the pool, and the next pause
-            // tries again.
+            // If the thread cannot be started, waiting callers drive the pool, and `resume` after
+            // the next pause tries again.
             let _ = self.start_thread();
         }
     }

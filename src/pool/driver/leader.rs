@@ -1,5 +1,6 @@
-//! A caller that waits for a result: it leads, that is, it pumps the pool's events, or it follows another caller that does
-//! (the Leader/Followers pattern, Schmidt et al., "Pattern-Oriented Software Architecture 2", 2000).
+//! A caller that waits for a result: it leads, that is, it pumps the pool's events, or it follows
+//! another caller that does (the Leader/Followers pattern, Schmidt et al., "Pattern-Oriented
+//! Software Architecture 2", 2000).
 
 use super::DriverState;
 use crate::pool::{
@@ -17,7 +18,8 @@ use std::{
 /// How often a leader that never sleeps polls `events`.
 const EVENT_POLL_INTERVAL: Duration = Duration::from_millis(1);
 
-/// How long the background thread follows at a time, when a waker that it runs waits for the pool.
+/// How long the background thread follows at a time, if a waker that it runs waits for the pool.
+/// In between it does its chores.
 pub(crate) const BACKGROUND_FOLLOW_TIMEOUT: Duration = Duration::from_millis(5);
 
 /// Why a leader stopped pumping events.
@@ -28,21 +30,22 @@ enum DriveOutcome {
     Ended,
 }
 
-/// What a caller that waits does next.
+/// The part that a waiting caller takes next.
 enum Role {
-    /// It leads already: a waker that this leader runs waits for the same pool.
+    /// The thread leads already: 1. It leads. 2. It runs a waker. 3. The waker waits for this pool.
     LeadsAlready,
     Leads,
+    /// Another thread leads, or the pool has ended.
     Follows {
         is_background: bool,
     },
 }
 
 impl Pool {
-    /// Waits until `done` returns true, or until the deadline; returns whether `done`.
+    /// Blocks until `done` returns true, or until the deadline. Returns the last result of `done`.
     ///
-    /// The caller pumps events meanwhile, unless another caller does. `register` makes a change of `done` unpark the thread;
-    /// it is called only while another thread leads.
+    /// The caller pumps events in the meantime, unless another caller does. `register` makes a
+    /// change of `done` unpark the thread. Only a follower calls it.
     pub(crate) fn wait_until(
         &self,
         deadline: Option<Instant>,
@@ -66,6 +69,8 @@ impl Pool {
             match outcome {
                 DriveOutcome::Done => return true,
                 DriveOutcome::TimedOut => return false,
+                // No thread leads a pool that has ended. The next role is that of a follower, which
+                // waits for `done` alone.
                 DriveOutcome::Ended => {}
             }
         }
@@ -99,15 +104,18 @@ impl Pool {
     ) -> bool {
         let current = thread::current();
         register(&current);
-        // What became done before `register` unparks nobody.
+        // 1. `done` returned false. 2. The leader completed the task, and unparked its observers.
+        // 3. `register` added this thread. No thread unparks it for that change: it asks once more.
         let timed_out = !done() && self.park(is_background, deadline);
+        // 1. The leader left, and chose this thread. 2. This thread leaves, as its task is done.
+        //    Then it must choose the next leader itself, or the other followers would sleep on.
         let leaves = timed_out || done();
         self.state.lock().driver.stop_following(&current, leaves);
         timed_out
     }
 
-    /// Parks until there is news or the deadline has passed (true). The background thread wakes more often, to start
-    /// workers: no other thread does.
+    /// Parks until unparked, or until the deadline has passed (true). The background thread wakes
+    /// more often, because no other thread starts workers.
     fn park(&self, is_background: bool, deadline: Option<Instant>) -> bool {
         if !is_background {
             return park_until(deadline);
@@ -132,6 +140,7 @@ impl Pool {
             self.poll_events(&mut ready);
             let is_alive = self.tick();
             if is_background {
+                // No other thread starts the workers that `done` may wait for.
                 self.do_chores();
             }
             if done() {
@@ -149,8 +158,8 @@ impl Pool {
         }
     }
 
-    /// Polls `events` at most once a millisecond. Deaths are reported only there, and a leader that finds each reply by
-    /// spinning never sleeps on them.
+    /// Polls `events` at most once a millisecond. Deaths are reported only there, and a leader that
+    /// always finds replies by spinning never sleeps in `events`.
     fn poll_events(&self, ready: &mut Vec<u64>) {
         let now = Instant::now();
         {
@@ -164,22 +173,28 @@ impl Pool {
         self.handle_events(&mut self.state.lock(), ready);
     }
 
-    /// Spins for a reply, where that pays: with more tasks than workers, the workers need the cores, and their replies are
-    /// read in batches.
+    /// Spins for a reply, and returns whether there is one. Does not spin with more tasks than
+    /// workers: the workers need the cores, and their replies are read in batches.
     fn spin_for_reply(&self) -> bool {
         let outstanding = self.state.lock().scheduler.outstanding;
         outstanding <= self.workers() as u64
             && self.driver.spin.lock().spin_until(|| self.has_records())
     }
 
-    /// Sleeps until something happens.
+    /// Sleeps until an event or a deadline.
     ///
-    /// The gate is closed first: else each event would wake the background thread, too. Workers are told to wake this
-    /// thread before the rings are looked at for the last time, with a full barrier between, so that a reply is either seen
-    /// here or wakes this thread.
+    /// Closes the gate first: otherwise each event would wake the background thread, too. Then sets
+    /// the wake modes, and polls the rings for the last time. A full barrier between the two makes
+    /// sure that a reply is either found here, or wakes this thread.
     fn sleep(&self, deadline: Option<Instant>, done: &dyn Fn() -> bool, ready: &mut Vec<u64>) {
         let until = self.prepare_sleep(&mut self.state.lock(), deadline);
         ready.clear();
+        // 1. This thread ticked. 2. A worker appended a reply; its wake mode was `Never`. 3. The
+        //    wake modes were set. `may_sleep` finds that reply.
+        //
+        // 1. This thread ticked. 2. Another thread ticked (`is_done`), read the reply, and saw no
+        //    sleeping leader. 3. `leader_sleeps` was set. `done` finds that outcome; a change after
+        //    step 3 notifies `leader_wakeup`.
         if self.may_sleep() && !done() {
             self.driver.wait_for_events(until, ready);
         }
@@ -192,6 +207,8 @@ impl Pool {
     /// Returns when to wake without an event.
     fn prepare_sleep(&self, state: &mut State, deadline: Option<Instant>) -> Option<Instant> {
         state.driver.leader_sleeps = true;
+        // Under the lock: `prepare_background_sleep` sees either `leader_sleeps`, or opened the
+        // gate before, and set `is_armed`.
         if mem::take(&mut state.driver.is_armed) {
             self.driver.set_gate(Interest::None);
         }
@@ -202,7 +219,7 @@ impl Pool {
         state.driver.leader_until
     }
 
-    /// Makes the background thread notice what happens from now on.
+    /// Makes the background thread notice all further events.
     fn arm_background(&self, mut state: MutexGuard<'_, State>, is_urgent: bool) {
         let poll = state.scheduler.choose_wake_modes();
         let due = earlier(poll, state.scheduler.next_deadline(true));
@@ -212,8 +229,8 @@ impl Pool {
         }
         self.driver.arm_timer(&mut state.driver, due);
         drop(state);
-        // 1. The leader read all replies. 2. A worker replied; its wake mode was `Never`. 3. The wake modes were set above.
-        // No wake-up announces that reply.
+        // 1. The leader read all replies. 2. A worker appended a reply; its wake mode was `Never`.
+        // 3. The wake modes were set above. No wake-up announces that reply.
         if is_urgent || !self.may_sleep() {
             self.driver.notify_leader();
         }
@@ -230,7 +247,8 @@ impl Drop for LeaderGuard<'_> {
         let next = state.driver.leave_lead();
         let is_urgent = state.scheduler.has_duties() || state.scheduler.has_ended();
         if !state.driver.is_armed && !next && !is_urgent {
-            // No worker wakes any thread until the background thread takes over.
+            // The wake modes stay `Never`: no worker wakes a thread until the background thread
+            // takes over, or another caller leads.
             let is_idle = state.scheduler.outstanding == 0;
             let delay = state.driver.takeover.leader_left(Instant::now(), is_idle);
             return pool.driver.set_takeover_alarm(delay);
@@ -240,7 +258,7 @@ impl Drop for LeaderGuard<'_> {
 }
 
 impl DriverState {
-    /// Ends the lead and wakes the next leader; false if no follower is there.
+    /// Ends the lead and unparks a follower, which leads next. Returns whether there was one.
     fn leave_lead(&mut self) -> bool {
         self.leader = None;
         self.leader_sleeps = false;
