@@ -1,13 +1,13 @@
-//! Stands for what the pool's replies name of `src/process`.
+//! Stands for what the worker's replies name of `src/process`.
 
-pub(crate) mod fault {
+pub(crate) mod task_error {
     use serde::Serialize;
 
     #[derive(Debug, Clone, Serialize)]
-    pub(crate) struct Fault;
+    pub(crate) struct TaskError;
 
-    impl Fault {
-        pub(crate) fn shortened(self) -> Self {
+    impl TaskError {
+        pub(crate) fn truncated(self) -> Self {
             self
         }
     }
@@ -17,7 +17,7 @@ pub(crate) mod start {
     pub(crate) struct ExitRecord;
 
     impl ExitRecord {
-        pub(crate) const BELL: u8 = 0;
+        pub(crate) const WAKEUP: u8 = 0;
         pub(crate) const READY: u8 = 1;
     }
 }

@@ -17,18 +17,18 @@ use std::{
 };
 
 /// Bytes of memory whose places are listed together.
-const BLOCK: usize = 256;
+const GROUP_LEN: usize = 256;
 
-/// Bytes of an object's file after the part that its users map: two chunks of a queue of each of
+/// Bytes of an object's file after the part that its users map: two blocks of a queue of each of
 /// the two smallest sizes.
-pub(crate) const CHUNKS: usize = 2 * 32 + 2 * 64;
+pub(crate) const BLOCKS_LEN: usize = 2 * 32 + 2 * 64;
 
-/// What lies at each place of a block. A place that is used as a word holds no other bytes.
-struct Block {
-    arrays: [OnceLock<Vec<AtomicU64>>; BLOCK / 8],
-    doubles: [OnceLock<AtomicU64>; BLOCK / 8],
-    words: [OnceLock<AtomicU32>; BLOCK / 4],
-    bytes: [OnceLock<Byte>; BLOCK],
+/// What lies at each place of a group. A place that is used as a word holds no other bytes.
+struct Group {
+    arrays: [OnceLock<Vec<AtomicU64>>; GROUP_LEN / 8],
+    doubles: [OnceLock<AtomicU64>; GROUP_LEN / 8],
+    words: [OnceLock<AtomicU32>; GROUP_LEN / 4],
+    bytes: [OnceLock<Byte>; GROUP_LEN],
 }
 
 /// A byte that several threads use. A race fails the model.
@@ -56,7 +56,7 @@ impl Byte {
 /// A part of some memory. Clones see the same.
 #[derive(Clone)]
 pub(crate) struct View {
-    blocks: Arc<Vec<OnceLock<Box<Block>>>>,
+    groups: Arc<Vec<OnceLock<Box<Group>>>>,
     part: Range<usize>,
 }
 
@@ -64,57 +64,57 @@ pub(crate) type Mapping = View;
 
 impl View {
     fn new(bytes: usize) -> Self {
-        let blocks = std::iter::repeat_with(OnceLock::new);
-        let count = (bytes + CHUNKS).div_ceil(BLOCK);
+        let groups = std::iter::repeat_with(OnceLock::new);
+        let count = (bytes + BLOCKS_LEN).div_ceil(GROUP_LEN);
         Self {
-            blocks: Arc::new(blocks.take(count).collect()),
+            groups: Arc::new(groups.take(count).collect()),
             part: 0..bytes,
         }
     }
 
     pub(crate) fn map_part(&self, part: Range<usize>) -> io::Result<Self> {
-        let blocks = Arc::clone(&self.blocks);
-        Ok(Self { blocks, part })
+        let groups = Arc::clone(&self.groups);
+        Ok(Self { groups, part })
     }
 
-    pub(crate) fn length(&self) -> usize {
+    pub(crate) fn len(&self) -> usize {
         self.part.len()
     }
 
     pub(crate) fn atomic_u32(&self, offset: usize) -> &AtomicU32 {
-        let (block, at) = self.place(offset, 4);
-        block.words[at / 4].get_or_init(|| AtomicU32::new(0))
+        let (group, at) = self.place(offset, 4);
+        group.words[at / 4].get_or_init(|| AtomicU32::new(0))
     }
 
     pub(crate) fn atomic_u64(&self, offset: usize) -> &AtomicU64 {
-        let (block, at) = self.place(offset, 8);
-        block.doubles[at / 8].get_or_init(|| AtomicU64::new(0))
+        let (group, at) = self.place(offset, 8);
+        group.doubles[at / 8].get_or_init(|| AtomicU64::new(0))
     }
 
     pub(crate) fn atomic_u64s<const N: usize>(&self, offset: usize) -> &[AtomicU64; N] {
-        let (block, at) = self.place(offset, 8);
+        let (group, at) = self.place(offset, 8);
         let words = || (0..N).map(|_| AtomicU64::new(0)).collect();
-        let words = block.arrays[at / 8].get_or_init(words);
+        let words = group.arrays[at / 8].get_or_init(words);
         words.first_chunk().expect("the same length at each use")
     }
 
     fn byte(&self, offset: usize) -> &Byte {
-        let (block, at) = self.place(offset, 1);
-        block.bytes[at].get_or_init(Byte::new)
+        let (group, at) = self.place(offset, 1);
+        group.bytes[at].get_or_init(Byte::new)
     }
 
-    fn place(&self, offset: usize, length: usize) -> (&Block, usize) {
-        assert!(offset + length <= self.length() && offset.is_multiple_of(length));
+    fn place(&self, offset: usize, length: usize) -> (&Group, usize) {
+        assert!(offset + length <= self.len() && offset.is_multiple_of(length));
         let at = self.part.start + offset;
-        let block = self.blocks[at / BLOCK].get_or_init(|| {
-            Box::new(Block {
+        let group = self.groups[at / GROUP_LEN].get_or_init(|| {
+            Box::new(Group {
                 arrays: [const { OnceLock::new() }; _],
                 doubles: [const { OnceLock::new() }; _],
                 words: [const { OnceLock::new() }; _],
                 bytes: [const { OnceLock::new() }; _],
             })
         });
-        (block, at % BLOCK)
+        (group, at % GROUP_LEN)
     }
 
     pub(crate) fn copy_in(&self, offset: usize, bytes: &[u8]) {
@@ -176,11 +176,11 @@ impl AsFd for Segment {
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Kind {
+pub(crate) enum ObjectKind {
     Semaphore,
     BoundedSemaphore,
     Event,
-    Queue,
+    SimpleQueue,
 }
 
 #[derive(Debug, Clone)]
@@ -189,7 +189,7 @@ pub(crate) struct Object(View);
 impl Object {
     pub(crate) const BODY: usize = 64;
 
-    pub(crate) fn create(_kind: Kind, _fingerprint: u64, bytes: usize) -> Result<Self> {
+    pub(crate) fn create(_kind: ObjectKind, _fingerprint: u64, bytes: usize) -> Result<Self> {
         Ok(Self(View::new(Self::BODY + bytes)))
     }
 
@@ -201,13 +201,17 @@ impl Object {
         &self.0
     }
 
-    pub(crate) fn serialize<S: Serializer>(&self, _serializer: S) -> Result<S::Ok, S::Error> {
+    pub(crate) fn serialize<S: Serializer>(
+        &self,
+        _kind: ObjectKind,
+        _serializer: S,
+    ) -> Result<S::Ok, S::Error> {
         unreachable!("no model sends an object")
     }
 
     pub(crate) fn deserialize<'de, D: Deserializer<'de>>(
         _deserializer: D,
-        _kind: Kind,
+        _kind: ObjectKind,
         _fingerprint: u64,
         _least: usize,
     ) -> Result<Self, D::Error> {

@@ -1,4 +1,4 @@
-//! Stands for what the pool's replies name of `src/wire`.
+//! Stands for what the worker's replies name of `src/wire`.
 
 pub(crate) mod codec {
     pub(crate) fn encode<T>(_value: &T, _into: &mut Vec<u8>) -> Result<(), ()> {

@@ -1,11 +1,8 @@
-//! What worker and pool do with the page that they share.
+//! What the worker and the pool do with the memory that they share.
 
 #[path = "../../../src/pool/histogram.rs"]
 mod histogram;
-#[path = "../../../src/pool/page.rs"]
-mod page;
-#[path = "../../../src/pool/stopwatch.rs"]
-mod stopwatch;
+mod models;
+mod protocol;
 mod worker;
-#[path = "../../../src/pool/worker_page.rs"]
-mod worker_page;
+mod worker_handle;

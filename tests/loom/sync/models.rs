@@ -1,7 +1,7 @@
-//! Models of events and semaphores, and of the bell under all that waits.
+//! Models of events and semaphores, and of the event count that every wait uses.
 
 use super::{
-    bell::{Alertness, Bell, Patience},
+    bell::{Backoff, EventCount, SpinState},
     event::Event,
     semaphore::Semaphore,
 };
@@ -11,42 +11,42 @@ use crate::sys::atomic::{AtomicU32, Ordering, Weakening, weaken};
 use loom::thread;
 use std::sync::Arc;
 
-/// Three words: of a bell, its sleepers, and how many ringers have told.
+/// Three words: an event count, its sleepers, and how many threads have stored what they announce.
 type Words = [AtomicU32; 3];
 
-fn bell(words: &Words) -> Bell<'_> {
-    Bell {
+fn event_count(words: &Words) -> EventCount<'_> {
+    EventCount {
         word: &words[0],
         sleepers: &words[1],
     }
 }
 
-/// Two processes tell one thing each and ring. A third waits for both.
-fn wait_for_two_ringers() {
+/// Two processes store one thing each and notify. A third waits for both.
+fn wait_for_two_notifiers() {
     let words: Arc<Words> = Arc::default();
-    let ringing = [0; 2].map(|_| {
+    let notifiers = [0; 2].map(|_| {
         let words = Arc::clone(&words);
         thread::spawn(move || {
             words[2].fetch_add(1, Ordering::Release);
-            bell(&words).ring_all();
+            event_count(&words).notify_all();
         })
     });
-    let (bell, alertness) = (bell(&words), Alertness::default());
-    let mut patience = Patience::new(&alertness);
-    let mut ticket = bell.ticket();
+    let (event, spin) = (event_count(&words), SpinState::default());
+    let mut backoff = Backoff::new(&spin);
+    let mut ticket = event.ticket();
     while words[2].load(Ordering::Acquire) < 2 {
-        bell.wait(ticket, None, &mut patience);
-        ticket = bell.ticket();
+        event.wait(ticket, None, &mut backoff);
+        ticket = event.ticket();
     }
-    for it in ringing {
-        it.join().expect("no panic");
+    for notifier in notifiers {
+        notifier.join().expect("no panic");
     }
 }
 
-/// The third preemption matters: it comes while a ringer takes back `sleepers`.
+/// The third preemption matters: it comes while a notifier clears `sleepers`.
 #[test]
-fn no_ring_is_missed_while_another_ringer_wakes_all() {
-    check(3, wait_for_two_ringers);
+fn no_notification_is_missed_while_another_thread_wakes_all() {
+    check(3, wait_for_two_notifiers);
 }
 
 /// An event that is not set and whose words are made.
@@ -82,7 +82,7 @@ fn an_event_wakes_all_who_wait() {
 
 #[test]
 #[should_panic(expected = "deadlock")]
-fn without_sequential_consistency_a_ring_is_missed() {
+fn without_sequential_consistency_a_notification_is_missed() {
     check(3, || wait_for_an_event(1, Weakening::NoSeqCst));
 }
 

@@ -48,7 +48,7 @@ pub(crate) mod spin {
     pub(crate) struct Spin;
 
     impl Spin {
-        pub(crate) fn until(&mut self, mut ready: impl FnMut() -> bool) -> bool {
+        pub(crate) fn spin_until(&mut self, mut ready: impl FnMut() -> bool) -> bool {
             ready()
         }
     }

@@ -2,7 +2,7 @@
 
 use super::{
     atomic::{Weakening, weaken},
-    biased::{Owner, Visit},
+    biased::{Owner, VisitResult},
 };
 use crate::{check, shm::Byte};
 use loom::thread;
@@ -16,16 +16,16 @@ fn use_a_value(owning: Weakening, visiting: Weakening) {
         let visit = || visitor.visit(|it| it.write(it.read() + 1));
         [visit(), visit()]
             .iter()
-            .filter(|it| **it == Visit::Done(()))
+            .filter(|it| **it == VisitResult::Done(()))
             .count()
     });
     weaken(owning);
     for _ in 0..2 {
-        let value = owner.enter();
+        let value = owner.lock();
         value.write(value.read() + 1);
     }
     let visits = visits.join().expect("no panic");
-    assert_eq!(usize::from(owner.enter().read()), 2 + visits);
+    assert_eq!(usize::from(owner.lock().read()), 2 + visits);
 }
 
 #[test]

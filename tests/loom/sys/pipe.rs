@@ -1,4 +1,4 @@
-//! Stands for `src/sys/pipe.rs`: one pipe, the bell of the one worker in a model.
+//! Stands for `src/sys/pipe.rs`: one pipe, the wake-up pipe of the one worker in a model.
 
 use loom::sync::{Condvar, Mutex};
 use std::{io, os::fd::AsFd};
@@ -14,7 +14,7 @@ pub(crate) fn write(_fd: impl AsFd, bytes: &[u8]) -> io::Result<usize> {
     Ok(bytes.len())
 }
 
-/// Sleeps until the bell was rung, and reads it empty.
+/// Sleeps until the pipe holds a byte, and reads it empty.
 pub(crate) fn read_all() {
     let mut bytes = BYTES.lock().expect("no panic");
     while *bytes == 0 {

@@ -5,17 +5,17 @@ use loom::sync::{Condvar, Mutex};
 use std::{io, time::Instant};
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Reentry {
-    Refused,
+pub(crate) enum MutexKind {
+    ErrorCheck,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Taken {
+pub(crate) enum LockState {
     Clean,
 }
 
 #[derive(Debug)]
-pub(crate) enum Refusal {
+pub(crate) enum MutexError {
     Held,
     HeldByThisThread,
     Failed(io::Error),
@@ -28,7 +28,7 @@ pub(crate) struct RobustMutex {
 }
 
 impl RobustMutex {
-    pub(crate) fn create(mapping: Mapping, offset: usize, _reentry: Reentry) -> io::Result<Self> {
+    pub(crate) fn create(mapping: Mapping, offset: usize, _kind: MutexKind) -> io::Result<Self> {
         Ok(Self::open(mapping, offset))
     }
 
@@ -39,22 +39,22 @@ impl RobustMutex {
         }
     }
 
-    pub(crate) fn try_lock(&self) -> Result<Taken, Refusal> {
+    pub(crate) fn try_lock(&self) -> Result<LockState, MutexError> {
         let mut is_held = self.is_held.lock().expect("no panic");
         if *is_held {
-            return Err(Refusal::Held);
+            return Err(MutexError::Held);
         }
         *is_held = true;
-        Ok(Taken::Clean)
+        Ok(LockState::Clean)
     }
 
-    pub(crate) fn lock_until(&self, _deadline: Option<Instant>) -> Result<Taken, Refusal> {
+    pub(crate) fn lock_until(&self, _deadline: Option<Instant>) -> Result<LockState, MutexError> {
         let mut is_held = self.is_held.lock().expect("no panic");
         while *is_held {
             is_held = self.is_free.wait(is_held).expect("no panic");
         }
         *is_held = true;
-        Ok(Taken::Clean)
+        Ok(LockState::Clean)
     }
 
     pub(crate) fn unlock(&self) {

@@ -2,11 +2,13 @@
 
 #[path = "../../../../src/ipc/queue/block.rs"]
 mod block;
-#[path = "../../../../src/ipc/queue/damaged.rs"]
-mod damaged;
+#[path = "../../../../src/ipc/queue/corrupted.rs"]
+mod corrupted;
 #[path = "../../../../src/ipc/queue/memory.rs"]
 mod memory;
 mod models;
+#[path = "../../../../src/ipc/queue/placement.rs"]
+mod placement;
 #[path = "../../../../src/ipc/queue/position.rs"]
 mod position;
 #[path = "../../../../src/ipc/queue/reader.rs"]

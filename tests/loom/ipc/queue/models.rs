@@ -1,13 +1,13 @@
-//! Models of the queue: its position words, and puts and gets in chunks that hold one item each.
+//! Models of the queue: its position words, and puts and gets in blocks that hold one item each.
 
 use super::{
-    chunk::Chunk,
-    position::{Mark, Position},
-    ring::{Batch, Limit, Ring},
+    block::Block,
+    position::{AtomicPosition, Position},
+    ring::{ItemBuffer, Limit, Ring},
 };
 use crate::check;
 use crate::error::{ErrorKind, Result};
-use crate::shm::Kind;
+use crate::shm::ObjectKind;
 use crate::sys::atomic::{AtomicU64, Weakening, weaken};
 use loom::thread;
 use std::sync::Arc;
@@ -16,8 +16,8 @@ use std::sync::Arc;
 fn position(items: u64) -> Position {
     Position {
         items,
-        visit: items + 1,
-        chunk: Chunk::FIRST,
+        generation: items + 1,
+        block: Block::FIRST,
         offset: 8 * items as usize,
         is_closed: false,
     }
@@ -27,13 +27,13 @@ fn position(items: u64) -> Position {
 /// loads twice meanwhile.
 fn move_on(weakening: Weakening) {
     let words = Arc::new(std::array::from_fn(|_| AtomicU64::new(0)));
-    Mark(&words).init();
+    AtomicPosition(&words).init();
     let moved = Arc::clone(&words);
     let mover = thread::spawn(move || {
         weaken(weakening);
-        (1..=2).for_each(|it| Mark(&moved).commit(position(it)));
+        (1..=2).for_each(|it| AtomicPosition(&moved).commit(position(it)));
     });
-    let seen = [0; 2].map(|_| Mark(&words).load().expect("a position"));
+    let seen = [0; 2].map(|_| AtomicPosition(&words).load().expect("a position"));
     assert!(seen.iter().all(|it| *it == position(it.items)));
     assert!(seen[0].items <= seen[1].items);
     mover.join().expect("no panic");
@@ -51,8 +51,8 @@ fn relaxed_commits_tear_positions() {
 }
 
 fn queue(capacity: u64) -> Arc<Ring> {
-    let queue = Ring::create(Kind::Queue, 0, capacity).expect("memory");
-    // Its bells are made.
+    let queue = Ring::create(ObjectKind::SimpleQueue, 0, capacity).expect("memory");
+    // The words of its event counts are made.
     put(&queue, 0).expect("room");
     assert_eq!(get(&queue).expect("an item"), 0);
     Arc::new(queue)
@@ -63,10 +63,10 @@ fn put(queue: &Ring, item: u8) -> Result<()> {
 }
 
 fn get(queue: &Ring) -> Result<u8> {
-    let mut batch = Batch::default();
-    queue.get(1, &mut batch, Limit::ENDLESS)?;
-    assert_eq!(batch.bytes.len(), 1);
-    Ok(batch.bytes[0])
+    let mut buffer = ItemBuffer::default();
+    queue.get(1, &mut buffer, Limit::ENDLESS)?;
+    assert_eq!(buffer.bytes.len(), 1);
+    Ok(buffer.bytes[0])
 }
 
 /// One process puts some items, another gets them.
@@ -88,9 +88,9 @@ fn items_arrive_whole_in_their_order() {
     check(2, || pass_on(2, u64::MAX, Weakening::None));
 }
 
-/// The third item finds both of the smallest chunks in use, unless the consumer has left one.
+/// The third item finds both of the smallest blocks in use, unless the consumer has left one.
 #[test]
-fn items_arrive_from_chunks_of_two_sizes() {
+fn items_arrive_from_blocks_of_two_sizes() {
     check(2, || {
         let queue = queue(u64::MAX);
         put(&queue, 1).expect("no error");
@@ -165,11 +165,11 @@ fn a_join_ends_when_all_items_are_done_with() {
     check(2, || {
         let queue = queue(u64::MAX);
         let other = Arc::clone(&queue);
-        assert!(queue.done().expect("no damage"));
+        assert!(queue.task_done().expect("no damage"));
         put(&queue, 1).expect("no error");
         let consuming = thread::spawn(move || {
             get(&other).expect("an item");
-            assert!(other.done().expect("no damage"));
+            assert!(other.task_done().expect("no damage"));
         });
         assert!(queue.join(Limit::ENDLESS).expect("no damage"));
         assert_eq!(queue.len(), 0);

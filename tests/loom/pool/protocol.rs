@@ -1,0 +1,4 @@
+//! Stands for `src/pool/protocol`.
+
+#[path = "../../../src/pool/protocol/region.rs"]
+pub(crate) mod region;
