@@ -26,7 +26,7 @@
 //! rings in leaving.
 
 use super::{
-    bell::{Backoff, EventCount, SpinState},
+    event_count::{Backoff, EventCount, SpinState},
     handle::{Handle, handle},
     held::{LockWait, lock_error},
 };
@@ -41,13 +41,13 @@ use std::{
 /// Offsets in bytes.
 const MUTEX: usize = Object::BODY;
 const ROUND: usize = MUTEX + RobustMutex::SIZE;
-const ROUND_BELL: usize = ROUND + 8;
-const PLACES_BELL: usize = ROUND + 16;
-const PLACES: usize = ROUND + 64;
+const ROUND_EVENT: usize = ROUND + 8;
+const SEATS_EVENT: usize = ROUND + 16;
+const SEATS: usize = ROUND + 64;
 
 /// Bytes of a place: its mutex, and in the next cache line its round.
-const PLACE: usize = 128;
-const PLACE_ROUND: usize = RobustMutex::SIZE;
+const SEAT_LEN: usize = 128;
+const SEAT_ROUND: usize = RobustMutex::SIZE;
 
 /// Threads that a machine can have at a time (the kernel's `PID_MAX_LIMIT`). The places of more
 /// parties would only fill memory.
@@ -114,7 +114,7 @@ pub struct Barrier {
     /// As many as the object has places.
     parties: usize,
     mutex: RobustMutex,
-    alertness: SpinState,
+    spin_state: SpinState,
 }
 
 /// What a party learns of its round.
@@ -151,14 +151,14 @@ enum Arrival {
     Completed(BarrierWaitResult),
     Waits(Seat),
     /// Every free place is still held.
-    NoPlace,
+    NoSeat,
     Broken,
 }
 
 /// Holds the barrier's own mutex, for a few steps.
-struct Admitted<'a>(&'a Barrier);
+struct BarrierState<'a>(&'a Barrier);
 
-impl Drop for Admitted<'_> {
+impl Drop for BarrierState<'_> {
     fn drop(&mut self) {
         self.0.mutex.unlock();
     }
@@ -249,22 +249,22 @@ impl Barrier {
     }
 
     fn wait_until(&self, deadline: Option<Instant>, limit: Duration) -> Result<BarrierWaitResult> {
-        let mut patience = Backoff::new(&self.alertness);
-        let place = loop {
-            let bell = self.event_count(PLACES_BELL);
-            let ticket = bell.ticket();
+        let mut backoff = Backoff::new(&self.spin_state);
+        let seat = loop {
+            let event = self.event_count(SEATS_EVENT);
+            let ticket = event.ticket();
             match self.arrive()? {
                 Arrival::Completed(turn) => return Ok(turn),
                 Arrival::Broken => return Err(broken()),
-                Arrival::Waits(place) => break place,
-                Arrival::NoPlace if bell.wait(ticket, deadline, &mut patience) => {}
-                Arrival::NoPlace => return Err(self.abort_after_timeout(None, limit)),
+                Arrival::Waits(seat) => break seat,
+                Arrival::NoSeat if event.wait(ticket, deadline, &mut backoff) => {}
+                Arrival::NoSeat => return Err(self.abort_after_timeout(None, limit)),
             }
         };
-        let outcome = self.wait_for_end(place.round, deadline, limit);
-        place.mutex.unlock();
-        self.event_count(PLACES_BELL).notify_one();
-        outcome.map(|()| BarrierWaitResult(place.index))
+        let outcome = self.wait_for_end(seat.round, deadline, limit);
+        seat.mutex.unlock();
+        self.event_count(SEATS_EVENT).notify_one();
+        outcome.map(|()| BarrierWaitResult(seat.index))
     }
 
     fn arrive(&self) -> Result<Arrival> {
@@ -278,19 +278,19 @@ impl Barrier {
             inside.end(round.ended(false));
             return Ok(Arrival::Completed(BarrierWaitResult(last)));
         }
-        let place = free.into_iter().find_map(|it| inside.take(it, round));
-        Ok(place.map_or(Arrival::NoPlace, Arrival::Waits))
+        let seat = free.into_iter().find_map(|it| inside.take(it, round));
+        Ok(seat.map_or(Arrival::NoSeat, Arrival::Waits))
     }
 
     fn wait_for_end(&self, round: u32, deadline: Option<Instant>, limit: Duration) -> Result<()> {
-        let mut patience = Backoff::new(&self.alertness);
+        let mut backoff = Backoff::new(&self.spin_state);
         loop {
-            let bell = self.event_count(ROUND_BELL);
-            let ticket = bell.ticket();
+            let event = self.event_count(ROUND_EVENT);
+            let ticket = event.ticket();
             match self.round().outcome_of(round) {
                 Some(true) => return Ok(()),
                 Some(false) => return Err(broken()),
-                None if bell.wait(ticket, deadline, &mut patience) => {}
+                None if event.wait(ticket, deadline, &mut backoff) => {}
                 None => match self.abort_after_timeout(Some(round), limit) {
                     // It ended at the last moment.
                     _ if self.round().outcome_of(round) == Some(true) => return Ok(()),
@@ -317,9 +317,9 @@ impl Barrier {
 
     /// Fails only if something else has written to the mutex, or in a handler of a signal that came
     /// inside.
-    fn enter(&self) -> Result<Admitted<'_>> {
+    fn enter(&self) -> Result<BarrierState<'_>> {
         // Whoever died in here has stored the round, or has not.
-        let entered = self.mutex.lock().map(|_| Admitted(self));
+        let entered = self.mutex.lock().map(|_| BarrierState(self));
         entered.map_err(|it| lock_error(it, Self::KIND, LockWait::Forever))
     }
 
@@ -337,11 +337,11 @@ impl Barrier {
     }
 }
 
-impl Admitted<'_> {
+impl BarrierState<'_> {
     /// How many parties wait in this round, and which places are not theirs.
     fn free_seats(&self) -> (usize, Vec<usize>) {
-        let places = 0..self.0.parties();
-        let (taken, free): (Vec<usize>, _) = places.partition(|it| self.is_taken(*it));
+        let seats = 0..self.0.parties();
+        let (taken, free): (Vec<usize>, _) = seats.partition(|it| self.is_taken(*it));
         (taken.len(), free)
     }
 
@@ -380,7 +380,7 @@ impl Admitted<'_> {
         let round = self.0.object.view().atomic_u64(ROUND);
         // Release: see `Barrier::round`.
         round.store(next.0, Ordering::Release);
-        self.0.event_count(ROUND_BELL).notify_all();
+        self.0.event_count(ROUND_EVENT).notify_all();
     }
 
     fn seat_mutex(&self, index: usize) -> RobustMutex {
@@ -388,13 +388,13 @@ impl Admitted<'_> {
     }
 
     fn seat_round(&self, index: usize) -> &AtomicU64 {
-        self.0.object.view().atomic_u64(seat(index) + PLACE_ROUND)
+        self.0.object.view().atomic_u64(seat(index) + SEAT_ROUND)
     }
 }
 
 /// Where a place lies.
 fn seat(index: usize) -> usize {
-    PLACES + index * PLACE
+    SEATS + index * SEAT_LEN
 }
 
 fn broken() -> Error {
@@ -415,10 +415,10 @@ impl Handle for Barrier {
     fn of(object: Object) -> Self {
         let mutex = RobustMutex::open(object.mapping().clone(), MUTEX);
         Self {
-            parties: (object.view().len() - PLACES) / PLACE,
+            parties: (object.view().len() - SEATS) / SEAT_LEN,
             object,
             mutex,
-            alertness: SpinState::default(),
+            spin_state: SpinState::default(),
         }
     }
 }

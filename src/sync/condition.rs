@@ -31,7 +31,7 @@
 //! ([`Backoff`](super::event_count::Backoff)).
 
 use super::{
-    bell::{Backoff, SpinState, has_passed},
+    event_count::{Backoff, SpinState, has_passed},
     handle::{Handle, handle},
     held::{HeldMutex, LockWait},
     lock_error::LockResult,
@@ -88,7 +88,7 @@ const BYTES: usize = 128;
 pub struct Condition {
     object: Object,
     mutex: RobustMutex,
-    alertness: SpinState,
+    spin_state: SpinState,
 }
 
 /// Holds the lock of a [`Condition`] until it is dropped.
@@ -225,7 +225,7 @@ impl Condition {
 
     /// Waits for a grant; false if the deadline passed before there was one.
     fn sleep(&self, registered_in: u32, deadline: Option<Instant>) -> bool {
-        let mut patience = Backoff::new(&self.alertness);
+        let mut backoff = Backoff::new(&self.spin_state);
         let mut may_wake_others = true;
         loop {
             let Err(now) = self.change(|it| it.gone_on(registered_in)) else {
@@ -236,7 +236,7 @@ impl Condition {
             }
             // Every change that lets this one go on changes the epoch, so that this cannot fall
             // asleep too late.
-            patience.wait(self.epoch(), now.epoch, deadline, || {
+            backoff.wait(self.epoch(), now.epoch, deadline, || {
                 Waiters::of(self.word().load(Ordering::Relaxed)).epoch != now.epoch
             });
             if may_wake_others && self.is_granted_to_others(registered_in) {
@@ -367,7 +367,7 @@ impl Handle for Condition {
         Self {
             object,
             mutex,
-            alertness: SpinState::default(),
+            spin_state: SpinState::default(),
         }
     }
 }

@@ -1,7 +1,7 @@
 //! Events: something has happened, or has not.
 
 use super::{
-    bell::{Backoff, EventCount, SpinState},
+    event_count::{Backoff, EventCount, SpinState},
     handle::{Handle, handle},
 };
 use crate::error::{Error, ErrorKind, Result};
@@ -44,7 +44,7 @@ const GENERATION: u32 = 2;
 /// ```
 pub struct Event {
     object: Object,
-    alertness: SpinState,
+    spin_state: SpinState,
 }
 
 impl Event {
@@ -122,14 +122,14 @@ impl Event {
     /// False when the deadline has passed.
     fn wait_until(&self, deadline: Option<Instant>) -> bool {
         let before = self.state().load(Ordering::Acquire);
-        let mut patience = Backoff::new(&self.alertness);
+        let mut backoff = Backoff::new(&self.spin_state);
         loop {
             let ticket = self.event_count().ticket();
             let state = self.state().load(Ordering::Acquire);
             if state & IS_SET != 0 || state & !IS_SET != before & !IS_SET {
                 return true;
             }
-            if !self.event_count().wait(ticket, deadline, &mut patience) {
+            if !self.event_count().wait(ticket, deadline, &mut backoff) {
                 return false;
             }
         }
@@ -150,7 +150,7 @@ impl Handle for Event {
     fn of(object: Object) -> Self {
         Self {
             object,
-            alertness: SpinState::default(),
+            spin_state: SpinState::default(),
         }
     }
 }

@@ -24,9 +24,9 @@
 
 mod atomic;
 mod barrier;
-pub(crate) mod bell;
 mod condition;
 mod event;
+pub(crate) mod event_count;
 mod handle;
 mod held;
 mod lock;

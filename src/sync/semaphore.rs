@@ -1,7 +1,7 @@
 //! Semaphores: a number of permits, one atomic word.
 
 use super::{
-    bell::{Backoff, EventCount, SpinState},
+    event_count::{Backoff, EventCount, SpinState},
     handle::{Handle, handle},
 };
 use crate::error::{Error, ErrorKind, Result};
@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 /// Offsets in bytes: how many permits are free, and how many there may be at most; waiters read the
 /// bell, takers do not.
 const FREE: usize = Object::BODY;
-const MAX_OBJECT_BYTES: usize = Object::BODY + 8;
+const MAX_PERMITS: usize = Object::BODY + 8;
 const WORD: usize = Object::BODY + 64;
 const SLEEPERS: usize = Object::BODY + 68;
 const BYTES: usize = 128;
@@ -52,7 +52,7 @@ pub struct BoundedSemaphore(Permits);
 /// What both are.
 struct Permits {
     object: Object,
-    alertness: SpinState,
+    spin_state: SpinState,
 }
 
 impl Permits {
@@ -61,14 +61,14 @@ impl Permits {
         // Relaxed: nobody else knows it yet.
         let store = |at, count| object.view().atomic_u64(at).store(count, Ordering::Relaxed);
         store(FREE, free as u64);
-        store(MAX_OBJECT_BYTES, most as u64);
+        store(MAX_PERMITS, most as u64);
         Ok(object)
     }
 
     fn of(object: Object) -> Self {
         Self {
             object,
-            alertness: SpinState::default(),
+            spin_state: SpinState::default(),
         }
     }
 
@@ -98,13 +98,13 @@ impl Permits {
         if self.try_take() {
             return true;
         }
-        let mut patience = Backoff::new(&self.alertness);
+        let mut backoff = Backoff::new(&self.spin_state);
         loop {
             let ticket = self.event_count().ticket();
             if self.try_take() {
                 return true;
             }
-            if !self.event_count().wait(ticket, deadline, &mut patience) {
+            if !self.event_count().wait(ticket, deadline, &mut backoff) {
                 return false;
             }
         }
@@ -130,7 +130,7 @@ impl Permits {
         let most = self
             .object
             .view()
-            .atomic_u64(MAX_OBJECT_BYTES)
+            .atomic_u64(MAX_PERMITS)
             .load(Ordering::Relaxed);
         let more = |free: u64| free.checked_add(1).filter(|it| *it <= most);
         // Release: see `try_take`.

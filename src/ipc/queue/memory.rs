@@ -6,7 +6,7 @@ use super::corrupted::err_corrupted;
 use super::position::{AtomicPosition, WORDS};
 use crate::error::{Error, Result};
 use crate::shm::{Object, ObjectKind, View};
-use crate::sync::bell::EventCount;
+use crate::sync::event_count::EventCount;
 use crate::sys::atomic::{AtomicU64, Ordering};
 use crate::sys::memory;
 use crate::sys::robust::{MutexKind, RobustMutex};

@@ -7,7 +7,7 @@ use super::reader::{CachedTail, Reader};
 use super::writer::Writer;
 use crate::error::{Error, ErrorKind, Result};
 use crate::shm::{Object, ObjectKind};
-use crate::sync::bell::{Backoff, EventCount, SpinState};
+use crate::sync::event_count::{Backoff, EventCount, SpinState};
 use crate::sys::robust::{MutexError, RobustMutex};
 use std::{
     sync::atomic::Ordering,

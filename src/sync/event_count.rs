@@ -68,9 +68,9 @@ pub(crate) struct Backoff<'a> {
 }
 
 impl<'a> Backoff<'a> {
-    pub(crate) fn new(alertness: &'a SpinState) -> Self {
+    pub(crate) fn new(spin_state: &'a SpinState) -> Self {
         Self {
-            spin: alertness,
+            spin: spin_state,
             next_recheck: MIN_RECHECK,
         }
     }
@@ -92,8 +92,8 @@ impl<'a> Backoff<'a> {
     /// Waits awake, as long as that pays; true if it is ready. One thread of a process at a time
     /// does so.
     fn spin(&self, ready: impl FnMut() -> bool) -> bool {
-        let alertness = self.spin.try_lock();
-        alertness.is_some_and(|mut it| it.spin_until(ready))
+        let spin_state = self.spin.try_lock();
+        spin_state.is_some_and(|mut it| it.spin_until(ready))
     }
 
     fn sleep(&mut self, word: &AtomicU32, expected: u32, deadline: Option<Instant>) {
@@ -135,15 +135,15 @@ impl EventCount<'_> {
         &self,
         ticket: u32,
         deadline: Option<Instant>,
-        patience: &mut Backoff<'_>,
+        backoff: &mut Backoff<'_>,
     ) -> bool {
         if has_passed(deadline) {
             return false;
         }
         // Acquire: as the load of a ticket, it may be the last look before something is read.
-        if !patience.spin(|| self.word.load(Ordering::Acquire) != ticket) {
+        if !backoff.spin(|| self.word.load(Ordering::Acquire) != ticket) {
             self.sleepers.store(1, Ordering::SeqCst);
-            patience.sleep(self.word, ticket, deadline);
+            backoff.sleep(self.word, ticket, deadline);
         }
         true
     }
@@ -272,7 +272,7 @@ mod tests {
     #[test]
     fn every_ring_arrives_without_the_timer() {
         let [word, sleepers] = [0, 0].map(AtomicU32::new);
-        let bell = EventCount {
+        let event = EventCount {
             word: &word,
             sleepers: &sleepers,
         };
@@ -281,12 +281,12 @@ mod tests {
             || permits.fetch_update(Ordering::SeqCst, Ordering::SeqCst, |it| it.checked_sub(1));
         let consume = || {
             for _ in 0..rounds {
-                let mut ticket = bell.ticket();
+                let mut ticket = event.ticket();
                 while take().is_err() {
                     sleepers.store(1, Ordering::SeqCst);
                     // A ring that was missed would be waited for for ever.
                     futex::wait(&word, ticket, Duration::MAX);
-                    ticket = bell.ticket();
+                    ticket = event.ticket();
                 }
             }
         };
@@ -294,7 +294,7 @@ mod tests {
             let consumers = [it.spawn(consume), it.spawn(consume)];
             for _ in 0..2 * rounds {
                 permits.fetch_add(1, Ordering::SeqCst);
-                bell.notify_one();
+                event.notify_one();
             }
             for consumer in consumers {
                 consumer.join().expect("no panic");
