@@ -1,4 +1,4 @@
-//! Where a listener is to be found.
+//! The address of a listener.
 
 use serde::{Deserialize, Serialize};
 use std::{
@@ -7,7 +7,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
-/// The address of a [`Listener`](crate::Listener). It is a value that can be sent to another
+/// The address of a [`Listener`](crate::Listener). Being plain data, it can be sent to another
 /// process.
 ///
 /// # Examples
@@ -22,11 +22,12 @@ use std::{
 /// ```
 #[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub enum Address {
-    /// A Unix socket, which is a file: for processes of this machine, and for handles in messages.
-    /// A path of more than 107 bytes, which are all that the address of a socket has room for, is
-    /// reached through its folder; its last part has at most 82 bytes.
+    /// The path of a Unix socket, which is a file. It connects processes of one machine, and its
+    /// messages can hold handles. A path of more than 107 bytes, the limit of a socket address, is
+    /// reached through its folder; its last component then has at most 82 bytes.
     Unix(PathBuf),
-    /// A TCP socket: for processes of any machine. Port 0 stands for one that is free.
+    /// A TCP socket, which connects processes of any machines. Port 0 lets the system choose a free
+    /// port.
     Tcp(SocketAddr),
 }
 

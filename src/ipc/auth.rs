@@ -1,21 +1,21 @@
-//! The key that both ends of a connection know, and the one of this process.
+//! The key that both ends of a connection must know, and the key of this process.
 
 use super::address::Address;
 use parking_lot::Mutex;
 use std::{fmt, sync::Arc};
 
-/// Bytes of a key that was made up: as many as the hash has.
+/// Length of a generated key in bytes, the same as that of the hash.
 const GENERATED_LEN: usize = 32;
 
-/// The key of this process, once it was set or asked for.
+/// The key of this process; `None` until it is set or used.
 static PROCESS_KEY: Mutex<Option<AuthKey>> = Mutex::new(None);
 
-/// The keys of addresses that have one of their own, as far as this process knows them.
+/// The known addresses whose key differs from that of this process.
 static ADDRESS_KEYS: Mutex<Vec<(Address, AuthKey)>> = Mutex::new(Vec::new());
 
 /// A secret that both ends of a connection must know.
 ///
-/// It is never sent: each end proves to the other that it knows it. Its `Debug` does not show it.
+/// It is never sent: each end proves to its peer that it knows the key. `Debug` does not print it.
 ///
 /// # Examples
 ///
@@ -29,7 +29,7 @@ static ADDRESS_KEYS: Mutex<Vec<(Address, AuthKey)>> = Mutex::new(Vec::new());
 pub struct AuthKey(Arc<[u8]>);
 
 impl AuthKey {
-    /// The secret, to use it or to hand it to a child of this process.
+    /// Returns the secret, to use it or to pass it to a child.
     pub(crate) fn bytes(&self) -> &[u8] {
         &self.0
     }
@@ -41,11 +41,11 @@ impl AuthKey {
     }
 }
 
-/// The key of this process: what [`set_authkey`] has set, or random bytes that are made up at the
-/// first call.
+/// Returns the key of this process: the key that [`set_authkey`] has set, or random bytes generated
+/// at the first call.
 ///
-/// For a [`Listener`](crate::Listener) and those who [`connect`](crate::connect) to it from this
-/// process or its relatives.
+/// A [`Listener`](crate::Listener) of this process and its clients in this process or its relatives
+/// can use it.
 #[must_use]
 pub fn authkey() -> AuthKey {
     PROCESS_KEY
@@ -66,8 +66,8 @@ pub fn set_authkey(key: impl Into<AuthKey>) {
     *PROCESS_KEY.lock() = Some(key.into());
 }
 
-/// Notes the key of an address, for those who learn of the address alone: this process and the
-/// children that it starts.
+/// Remembers the key of an address, for clients in this process and in children started later that
+/// know the address alone.
 pub(crate) fn remember_key(address: &Address, key: &AuthKey) {
     forget_key(address);
     if key.bytes() != authkey().bytes() {
@@ -75,19 +75,19 @@ pub(crate) fn remember_key(address: &Address, key: &AuthKey) {
     }
 }
 
-/// Forgets the key of an address where nobody listens any more.
+/// Forgets the key of an address whose listener is closed.
 pub(crate) fn forget_key(address: &Address) {
-    ADDRESS_KEYS.lock().retain(|it| it.0 != *address);
+    ADDRESS_KEYS.lock().retain(|entry| entry.0 != *address);
 }
 
-/// The key of an address: that of this process unless another is known.
+/// Returns the key to use for an address: the remembered one, or that of this process.
 pub(crate) fn known_key(address: &Address) -> AuthKey {
     let keys = ADDRESS_KEYS.lock();
-    let found = keys.iter().find(|it| it.0 == *address);
-    found.map_or_else(authkey, |it| it.1.clone())
+    let found = keys.iter().find(|entry| entry.0 == *address);
+    found.map_or_else(authkey, |entry| entry.1.clone())
 }
 
-/// All that were noted, to hand them to a child of this process.
+/// Returns all remembered keys, to pass them to a child.
 pub(crate) fn known_keys() -> Vec<(Address, AuthKey)> {
     ADDRESS_KEYS.lock().clone()
 }

@@ -1,4 +1,4 @@
-//! Both directions in one handle: what `pipe` makes, and `Listener::accept` and `connect`.
+//! A connection: both directions in one handle, made by `pipe`, `Listener::accept` or `connect`.
 
 use super::framing::{ByteStream, StreamKind};
 use super::message::IncomingMessage;
@@ -22,44 +22,48 @@ use std::{
 
 /// One end of a connection that sends `S` and receives `R`: typed messages, or raw bytes.
 ///
-/// It is a handle: threads share it by reference, and it can itself be an argument, a result, or a
-/// part of a message. Each message arrives whole and once, in the order of sending, whatever number
-/// of threads send and receive. When all copies of the other end are gone, closed or with the
-/// process that had them, what was sent before can still be received; then every call is an error
-/// of [`ErrorKind::Disconnected`](crate::ErrorKind::Disconnected).
+/// It is a handle: threads share it by reference, and it can be an argument, a result, or part of a
+/// message. Each message arrives whole and exactly once, in the order of sending, even if several
+/// threads send and receive. The peer is gone once all copies of the other end are closed or their
+/// processes have ended. Messages sent before that can still be received. After them, every call
+/// fails with [`ErrorKind::Disconnected`](crate::ErrorKind::Disconnected).
 ///
-/// Over TCP, an end that is closed while messages to it are unread, or on a machine that has died,
-/// takes with it what it has sent and the other end has not received yet: have the other end
-/// confirm what must not get lost. A machine that answers nothing any more is noticed within two
-/// minutes; if something sent to it is on its way, when the system gives up sending it again,
-/// mostly after a quarter of an hour.
+/// Over TCP, messages that were sent but not received yet can get lost: when the sender closes its
+/// end before it has received all messages sent to it, or when its machine fails. Let the peer
+/// confirm messages that must not get lost. A peer machine that stops answering is detected within
+/// two minutes if the connection is idle. With unacknowledged data it takes until the system stops
+/// retransmitting, typically a quarter of an hour.
 ///
-/// Sending blocks while what the other end has not received yet fills the pipe (at least 4 KiB,
-/// mostly 64 KiB), so two processes that send each other much before either receives wait for each
-/// other for ever.
+/// Sending blocks while unreceived messages fill the pipe, which holds at least 4 KiB and typically
+/// 64 KiB. Two processes that both send more than that before they receive block each other
+/// forever.
 ///
-/// A handle that is sent in a message stays usable here: then two processes hold the same end.
-/// Through a [`pipe`], both may send at once values that take up to 4088 bytes (with handles 4080),
-/// and receive at once where none takes more than 56; beyond that, it must be one of them at a
-/// time, or messages mix. Of two that receive at once, one may take the handles of the other's
-/// message, which is an error of [`ErrorKind::Codec`](crate::ErrorKind::Codec) then. When one of
-/// several processes that share an end is killed in the middle of a longer message, the others do
-/// not learn of it, and what they send or receive next is taken for the rest of it: nobody can use
-/// that connection any more. A copy of this process (`StartMethod::Fork`) has every end that was
-/// open, too, so that none is gone before it has ended.
+/// A handle that is sent in a message stays usable in the sender, so two processes can share an
+/// end:
+///
+/// - Over a [`pipe`], both may send values of up to 4088 bytes (4080 with handles) at the same
+///   time. Larger ones must not be sent at the same time, or messages mix.
+/// - Both may receive at the same time if no message is larger than 56 bytes. One of them may take
+///   the handles of a message that the other receives, which then fails with
+///   [`ErrorKind::Codec`](crate::ErrorKind::Codec).
+/// - If one of them is killed in the middle of a larger message, the connection becomes unusable:
+///   the others take later data for the rest of that message, and are not told.
+///
+/// A forked copy of this process (`StartMethod::Fork`) holds every end that was open, so no end is
+/// gone before that copy has ended.
 pub struct Connection<S, R> {
     send_half: SendHalf,
     recv_half: RecvHalf,
     types: PhantomData<fn(S) -> R>,
 }
 
-/// Makes a connection and gives its two ends, usually one for this process and one for another.
+/// Creates a connection and returns its two ends, usually one for this process and one for another.
 ///
-/// It costs two pipes and a socket, three descriptors an end.
+/// It uses two pipes and a socket: three descriptors for each end.
 ///
 /// # Errors
 ///
-/// [`ErrorKind::Io`](crate::ErrorKind::Io) when this process has no room for the descriptors.
+/// [`ErrorKind::Io`](crate::ErrorKind::Io) if the descriptors cannot be created.
 ///
 /// # Examples
 ///
@@ -83,13 +87,13 @@ pub fn pipe<S: Wire, R: Wire>() -> Result<(Connection<S, R>, Connection<R, S>)> 
         let theirs = WireConnection::pipes(there.0, back.1, theirs);
         Ok((ours.into(), theirs.into()))
     };
-    make().map_err(|it| Error::io("failed to make a pipe", it))
+    make().map_err(|error| Error::io("failed to create a pipe", error))
 }
 
-/// A descriptor of a connection as it travels.
+/// A descriptor of a connection in its encoded form.
 type Part = PartOf<{ HandleKind::Connection as u8 }>;
 
-/// A connection as it travels.
+/// The encoded form of a connection.
 #[derive(Serialize, Deserialize)]
 pub(super) enum WireConnection {
     Pipes {
@@ -170,39 +174,41 @@ impl<S, R> Connection<S, R> {
 }
 
 impl<S: Wire, R: Wire> Connection<S, R> {
-    /// Sends a value. Blocks while the pipe is full, or more descriptors are on their way than the
-    /// user may have.
+    /// Sends a value. Blocks while the pipe is full, or while the user has too many descriptors in
+    /// flight.
     ///
     /// # Errors
     ///
-    /// [`Codec`](crate::ErrorKind::Codec) when the value cannot be encoded,
-    /// [`Unsupported`](crate::ErrorKind::Unsupported) when it holds a handle and the other end may
-    /// be on another machine, [`InvalidInput`](crate::ErrorKind::InvalidInput) when it holds more
-    /// than 65 535 descriptors, [`Io`](crate::ErrorKind::Io) when the system refuses, as it does
-    /// with descriptors after 10 s in which nobody has received any of too many: nothing was sent
-    /// then. [`Disconnected`](crate::ErrorKind::Disconnected) when the other end is gone.
+    /// - [`Codec`](crate::ErrorKind::Codec) if the value cannot be encoded.
+    /// - [`Unsupported`](crate::ErrorKind::Unsupported) if it holds a handle and the peer may be on
+    ///   another machine.
+    /// - [`InvalidInput`](crate::ErrorKind::InvalidInput) if it holds more than 65 535 descriptors.
+    /// - [`Disconnected`](crate::ErrorKind::Disconnected) if the other end is gone.
+    /// - [`Io`](crate::ErrorKind::Io) if the system refuses, for example if too many descriptors
+    ///   are in flight and none was received for 10 s. Nothing was sent then.
     pub fn send(&self, value: &S) -> Result<()> {
         self.send_half.send(value)
     }
 
-    /// Receives a value. Blocks until one has come.
+    /// Receives a value. Blocks until a message arrives.
     ///
     /// # Errors
     ///
-    /// [`Codec`](crate::ErrorKind::Codec) when the message is no `R`: it is gone, the next call
-    /// gets the next one. [`Disconnected`](crate::ErrorKind::Disconnected) when everything was
-    /// received and the other end is gone, or it died in the middle of a message, or sends through
-    /// a socket what is none.
+    /// - [`Codec`](crate::ErrorKind::Codec) if the message is not an `R`. It is discarded, and the
+    ///   next call receives the next message.
+    /// - [`Disconnected`](crate::ErrorKind::Disconnected) if the other end is gone and everything
+    ///   was received, if it was killed in the middle of a message, or if the peer of a socket
+    ///   breaks the protocol.
     pub fn recv(&self) -> Result<R> {
         self.recv_half.recv()
     }
 
-    /// Receives a value if a whole one is there, without blocking.
+    /// Receives a value if a whole message has arrived. Does not block.
     ///
     /// # Errors
     ///
-    /// [`Empty`](crate::ErrorKind::Empty) when none is, or another thread is receiving; else as
-    /// [`recv`](Self::recv).
+    /// [`Empty`](crate::ErrorKind::Empty) if no whole message has arrived, or if another thread is
+    /// receiving; otherwise like [`recv`](Self::recv).
     pub fn try_recv(&self) -> Result<R> {
         self.recv_half.try_recv()
     }
@@ -211,27 +217,28 @@ impl<S: Wire, R: Wire> Connection<S, R> {
     ///
     /// # Errors
     ///
-    /// [`TimedOut`](crate::ErrorKind::TimedOut) when none has come: nothing is lost, a message that
-    /// was on its way is received later. Else as [`recv`](Self::recv).
+    /// [`TimedOut`](crate::ErrorKind::TimedOut) if no whole message has arrived in time. Nothing is
+    /// lost: a partly received message is completed by a later call. Otherwise like
+    /// [`recv`](Self::recv).
     pub fn recv_timeout(&self, limit: Duration) -> Result<R> {
         self.recv_half.recv_timeout(limit)
     }
 
-    /// Waits for at most `limit` until there is something to receive, and says whether there is: a
-    /// message that comes, or the news that the other end is gone.
+    /// Waits for at most `limit`, and returns whether there is something to receive: a message that
+    /// has at least begun to arrive, or the end of the connection.
     ///
     /// # Errors
     ///
-    /// [`Io`](crate::ErrorKind::Io) when the system refuses.
+    /// [`Io`](crate::ErrorKind::Io) if the system refuses.
     pub fn poll(&self, limit: Duration) -> Result<bool> {
         self.recv_half.poll(limit)
     }
 
-    /// Sends bytes as they are. Blocks while the pipe is full.
+    /// Sends bytes without encoding them. Blocks while the pipe is full.
     ///
     /// # Errors
     ///
-    /// [`Disconnected`](crate::ErrorKind::Disconnected) when the other end is gone.
+    /// [`Disconnected`](crate::ErrorKind::Disconnected) if the other end is gone.
     ///
     /// # Examples
     ///
@@ -245,35 +252,36 @@ impl<S: Wire, R: Wire> Connection<S, R> {
         self.send_half.send_bytes(bytes)
     }
 
-    /// Receives the bytes of one message, which may be none. Blocks until one has come.
+    /// Receives the bytes of one message, which may be empty. Blocks until a message arrives.
     ///
     /// # Errors
     ///
-    /// [`Disconnected`](crate::ErrorKind::Disconnected) as [`recv`](Self::recv).
+    /// [`Disconnected`](crate::ErrorKind::Disconnected), like [`recv`](Self::recv).
     pub fn recv_bytes(&self) -> Result<Vec<u8>> {
         self.recv_half.recv_bytes()
     }
 
-    /// Receives the bytes of one message to the start of `buffer`, and says how many. Blocks until
-    /// one has come.
+    /// Receives one message into the start of `buffer`, and returns its length in bytes. Blocks
+    /// until a message arrives.
     ///
     /// # Errors
     ///
-    /// [`InvalidInput`](crate::ErrorKind::InvalidInput) when the message is larger than the buffer:
-    /// it stays the next one. [`Disconnected`](crate::ErrorKind::Disconnected) as
+    /// [`InvalidInput`](crate::ErrorKind::InvalidInput) if the message is larger than the buffer:
+    /// it remains the next message. [`Disconnected`](crate::ErrorKind::Disconnected), like
     /// [`recv`](Self::recv).
     pub fn recv_bytes_into(&self, buffer: &mut [u8]) -> Result<usize> {
         self.recv_half.recv_bytes_into(buffer)
     }
 
-    /// Closes this copy of the end, as dropping it does.
+    /// Closes this copy of the end, like dropping it.
     pub fn close(self) {
         drop(self);
     }
 }
 
 impl<S, R> Connection<S, R> {
-    /// Sends what `encode` appends, with the handles in it, if that is at most so many bytes.
+    /// Sends the bytes that `encode` appends and the handles in them. Fails if there are more than
+    /// `max_len` bytes.
     #[inline]
     pub(crate) fn send_encoded(
         &self,
@@ -283,14 +291,14 @@ impl<S, R> Connection<S, R> {
         self.send_half.send_encoded(max_len, encode)
     }
 
-    /// Sends bytes, and the handles whose places are in them.
+    /// Sends encoded bytes and the handles that they refer to.
     pub(crate) fn send_with(&self, bytes: &[u8], descriptors: &[Attached]) -> Result<()> {
         self.send_half.send_with(bytes, descriptors)
     }
 
-    /// Receives a message of at most so many bytes, undecoded; none when it has not come at the
-    /// deadline. After an error of [`InvalidInput`](crate::ErrorKind::InvalidInput), for a larger
-    /// one, the connection is of no use any more.
+    /// Receives a message of at most `max_len` bytes without decoding it. Returns `None` if it has
+    /// not arrived at the deadline. Fails with [`InvalidInput`](crate::ErrorKind::InvalidInput) for
+    /// a larger message; the connection is then unusable.
     #[inline]
     pub(crate) fn recv_message(
         &self,

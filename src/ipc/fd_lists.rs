@@ -1,15 +1,15 @@
-//! Lists of descriptors that have come, and whose messages have not.
+//! Lists of descriptors that have arrived before their messages.
 
 use crate::sys::socket::{self, FdPart, FrameTag, PartKind};
 use crate::wire::handle::Attached;
 use std::{collections::VecDeque, io, os::fd::AsFd};
 
-/// Lists that wait. A process puts one before each message, so it takes more processes than this at
-/// once to lose one; of those who were killed between the two, lists stay until so many others have
-/// come.
+/// Maximum number of waiting lists. A process sends a list just before its message, so a list gets
+/// lost only if more processes than this send at the same time. The list of a process killed
+/// between the two stays until this many others have arrived.
 const MAX_LISTS: usize = 1024;
 
-/// What was found in the socket beside a pipe on the way to other lists.
+/// Lists that were read from a pipe's socket while looking for another list.
 #[derive(Debug, Default)]
 pub(super) struct FdLists(VecDeque<FdList>);
 
@@ -21,11 +21,11 @@ struct FdList {
 }
 
 impl FdLists {
-    /// Takes the list of a message that has come; an empty one when it is not there, or has more
-    /// than `max` descriptors.
+    /// Takes the list of a message. Returns an empty list if it is missing or has more than `max`
+    /// descriptors.
     ///
-    /// It never waits: who sends a message has sent its list before, and what is not there another
-    /// process has taken.
+    /// Never waits: a sender sends the list before its message, so another process has taken a list
+    /// that is missing.
     pub(super) fn claim(
         &mut self,
         fd_socket: impl AsFd,
@@ -33,7 +33,10 @@ impl FdLists {
         max: usize,
     ) -> io::Result<Vec<Attached>> {
         loop {
-            let found = self.0.iter().position(|it| it.tag == tag && it.is_complete);
+            let found = self
+                .0
+                .iter()
+                .position(|list| list.tag == tag && list.is_complete);
             if let Some(list) = found.and_then(|it| self.0.remove(it)) {
                 return Ok(if list.attached.len() > max {
                     Vec::new()
@@ -50,7 +53,7 @@ impl FdLists {
     }
 
     fn add(&mut self, part: FdPart) {
-        let index = self.0.iter().position(|it| it.tag == part.tag);
+        let index = self.0.iter().position(|list| list.tag == part.tag);
         if part.batch == PartKind::GivenUp {
             index.and_then(|it| self.0.remove(it));
             return;

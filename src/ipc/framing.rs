@@ -1,23 +1,24 @@
-//! One direction of a connection: its descriptors, and how a message lies in its stream.
+//! One direction of a connection: its descriptors, and the layout of a message in its stream.
 //!
-//! | bytes | what |
+//! | bytes | content |
 //! |---|---|
 //! | 8 | header: the payload's length in 48 bits, the number of descriptors in 16 |
-//! | 8, if there are descriptors | tag: which of the lists that come is this message's |
+//! | 8, if there are descriptors | tag: identifies the list of descriptors of this message |
 //! | the payload's length | payload |
-//! | as many as are missing to 64 | zeros |
+//! | up to a total of 64 | zeros |
 //!
-//! Of more than 4096 bytes the zeros stand before the payload, so that what is copied is aligned.
+//! For a payload above [`MAX_ATOMIC_LEN`] the zeros stand before it, so that the copied data is
+//! aligned.
 //!
-//! The reader asks for 64 bytes first. So a small message is one write and one read, and no read
-//! goes beyond its message: what is readable is always the next one, for `poll` and for other
-//! readers of the same end.
+//! The reader first asks for 64 bytes. A small message is therefore one write and one read, and no
+//! read goes beyond its message: the stream always continues with the next message, both for `poll`
+//! and for other readers of this end.
 //!
-//! Descriptors go through a socket beside a pipe, before the message; in a stream of a socket they
-//! lie behind its first 64 bytes. A byte about each says of which kind of handle it is a part.
-//! Processes that share an end that sends put their lists into one socket in another order than
-//! their messages into the pipe, and one that was killed leaves a list without a message: that is
-//! what the tag is for.
+//! Descriptors of a pipe go through a separate socket, before the message. In a socket's stream
+//! they follow the first 64 bytes of the message. A byte for each descriptor names the kind of
+//! handle that it belongs to. Two processes that share a sending end may send their lists in
+//! another order than their messages, and a killed process may leave a list without a message. The
+//! tag matches lists and messages.
 
 use crate::sys::{
     pipe,
@@ -26,24 +27,24 @@ use crate::sys::{
 use crate::wire::handle::Descriptor;
 use std::{io, os::fd::AsFd};
 
-/// Bytes behind the header of a message with descriptors.
+/// Length of the tag in bytes. It follows the header of a message with descriptors.
 pub(super) const TAG_LEN: usize = size_of::<FrameTag>();
 
-/// Bytes that are read first, and the least that a message takes up.
+/// Bytes of the first read, and the minimum length of a message.
 pub(super) const BLOCK_LEN: usize = 64;
 
 /// Bytes before the payload.
 pub(super) const HEADER_LEN: usize = 8;
 
-/// Bytes of payload in the first block, at the most.
+/// Maximum bytes of payload in the first block.
 pub(super) const MAX_INLINE_LEN: usize = BLOCK_LEN - HEADER_LEN;
 
-/// Bytes; a larger payload begins behind the first block. The kernel copies megabytes that lie 8
-/// bytes beside a cache line at half the speed (benches/ipc.rs, group `megabytes`); up to here
-/// header and payload are one atomic write.
+/// Bytes; a larger payload begins after the first block. The kernel copies megabytes at half the
+/// speed if they start 8 bytes off a cache line (benches/ipc.rs, group `megabytes`). Up to this
+/// length, header and payload are one atomic write.
 pub(super) const MAX_ATOMIC_LEN: usize = pipe::ATOMIC - HEADER_LEN;
 
-/// What is known of a message before it is read.
+/// The header of a message.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub(super) struct MessageHeader {
     /// Bytes of payload.
@@ -52,7 +53,7 @@ pub(super) struct MessageHeader {
 }
 
 impl MessageHeader {
-    /// None when there are more of either than any message has.
+    /// Returns `None` if a count exceeds the range of its field.
     pub(super) fn to_bytes(self) -> Option<[u8; HEADER_LEN]> {
         let descriptors = u16::try_from(self.descriptors).ok()?;
         let word = (self.len as u64) << 16 | u64::from(descriptors);
@@ -67,7 +68,7 @@ impl MessageHeader {
         }
     }
 
-    /// Bytes of the message before the payload.
+    /// Returns the number of bytes before the payload.
     #[inline]
     pub(super) fn payload_offset(self) -> usize {
         let start = match self.descriptors {
@@ -81,17 +82,17 @@ impl MessageHeader {
         }
     }
 
-    /// Bytes of the payload that are in the first block.
+    /// Returns how many bytes of the payload are in the first block.
     #[inline]
     pub(super) fn inline_len(self) -> usize {
         self.len.min(BLOCK_LEN - self.payload_offset())
     }
 }
 
-/// What the bytes go through.
+/// The transport of a stream.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum StreamKind {
-    /// A pipe, of which the end that reads never blocks.
+    /// A pipe, whose reading end never blocks.
     Pipe,
     /// A connected socket.
     Socket,
@@ -102,13 +103,14 @@ pub(super) enum StreamKind {
 pub(super) struct ByteStream {
     pub(super) kind: StreamKind,
     pub(super) data: Descriptor,
-    /// The socket that carries descriptors, if any does: one beside the pipe, or the same.
+    /// The socket that carries descriptors: a separate one for a pipe, the stream itself for a Unix
+    /// socket, `None` for TCP.
     pub(super) fd_socket: Option<Descriptor>,
 }
 
 impl ByteStream {
-    /// Reads what is there, at least one byte; 0 at the end, `WouldBlock` when nothing is there
-    /// yet.
+    /// Reads the available bytes, at least one. Returns 0 at the end of the stream, and fails with
+    /// `WouldBlock` if there is nothing to read yet.
     #[inline]
     pub(super) fn try_read(&self, buffer: &mut [u8]) -> io::Result<usize> {
         match self.kind {
@@ -117,7 +119,8 @@ impl ByteStream {
         }
     }
 
-    /// The same, behind the end of a vector, which must have the capacity for `max_len` more bytes.
+    /// Like [`try_read`](Self::try_read), but appends to a vector, which must have the capacity for
+    /// `max_len` more bytes.
     pub(super) fn try_append(&self, into: &mut Vec<u8>, max_len: usize) -> io::Result<usize> {
         match self.kind {
             StreamKind::Pipe => pipe::read_append(&self.data, into, max_len),
@@ -125,8 +128,8 @@ impl ByteStream {
         }
     }
 
-    /// Writes two parts one behind the other, together as far as the system allows; blocks until
-    /// all is written.
+    /// Writes two parts in order, with as few system calls as possible. Blocks until all is
+    /// written.
     pub(super) fn write(&self, mut parts: [&[u8]; 2]) -> io::Result<()> {
         while !parts[0].is_empty() {
             let count = match self.kind {
@@ -140,7 +143,8 @@ impl ByteStream {
     }
 }
 
-/// What is left of two parts behind the first `count` bytes; the first is empty only when both are.
+/// Returns what remains of two parts after the first `count` bytes. The first is empty only if both
+/// are.
 fn skip_written([first, second]: [&[u8]; 2], count: usize) -> [&[u8]; 2] {
     if count < first.len() {
         return [&first[count..], second];

@@ -1,14 +1,14 @@
-//! How both ends of a new connection prove that they know the key, which is never sent.
+//! The handshake of a new connection: both ends prove that they know the key, which is never sent.
 //!
-//! | who | sends | bytes |
+//! | sender | message | bytes |
 //! |---|---|---|
 //! | listener | challenge: the name of this protocol, its nonce | 8 + 32 |
 //! | client | answer: its nonce, HMAC(key, "client", both nonces) | 32 + 32 |
 //! | listener | proof: HMAC(key, "server", both nonces) | 32 |
 //!
-//! Both nonces are in both proofs, so that none can be used again, and so is the role, so that none
-//! can be sent back to its maker. Every message has one length, so that no peer has a length to lie
-//! about.
+//! Both nonces are in both proofs, so a proof cannot be used again. The role is in the proof, so it
+//! cannot be sent back to its maker. Every message has a fixed length, so a peer cannot lie about a
+//! length.
 
 use super::auth::AuthKey;
 use crate::error::{Error, ErrorKind, Result};
@@ -21,10 +21,10 @@ use std::{
     time::{Duration, Instant},
 };
 
-/// The name of the protocol, and its version.
+/// The name and version of the protocol.
 const PROTOCOL: [u8; 8] = *b"procpo-1";
 
-/// How long a client may take to answer. It has nothing to do but to hash.
+/// Maximum time for a client's answer. It only has to compute a hash.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(5);
 
 #[cfg(fuzzing)]
@@ -37,7 +37,7 @@ const ANSWER_LEN: usize = NONCE_LEN + PROOF_LEN;
 
 type Nonce = [u8; NONCE_LEN];
 
-/// A listener's end of a handshake that is under way.
+/// A listener's side of a handshake in progress.
 #[derive(Debug)]
 pub(super) struct Handshake {
     socket: OwnedFd,
@@ -59,12 +59,13 @@ impl Handshake {
         })
     }
 
-    /// When it has failed.
+    /// Returns when the handshake fails.
     pub(super) fn deadline(&self) -> Instant {
         self.deadline
     }
 
-    /// Goes on with what has come; whether it has succeeded. Never blocks.
+    /// Continues with the data that has arrived. Returns whether the handshake has succeeded. Never
+    /// blocks.
     pub(super) fn advance(&mut self, key: &AuthKey) -> Result<bool> {
         if !self.answer.advance(&self.socket)? {
             return match self.deadline.checked_duration_since(Instant::now()) {
@@ -74,7 +75,7 @@ impl Handshake {
         }
         let (nonce, proof) = self.answer.bytes.split_at(NONCE_LEN);
         let mac = |role| mac(key, role, &self.nonce, nonce);
-        // In constant time.
+        // Compares in constant time.
         let verified = mac(b"client").verify_slice(proof);
         verified.map_err(|_| auth_error("the client does not know the key"))?;
         send(&self.socket, [&mac(b"server").finalize().into_bytes(), &[]])?;
@@ -92,15 +93,15 @@ impl AsFd for Handshake {
     }
 }
 
-/// Why a client gets no further.
+/// Why a client is refused.
 const OTHER_KEY: &str = "this process and the listener do not have the same key";
 
-/// A client's end: blocks until both have proved that they know the key.
+/// Runs a client's side: blocks until both ends have proved that they know the key.
 pub(super) fn prove(socket: impl AsFd, key: &AuthKey, deadline: Instant) -> Result<()> {
     let challenge = PartialMessage::<CHALLENGE_LEN>::receive(&socket, deadline)?;
     let (name, theirs) = challenge.split_at(PROTOCOL.len());
     if name != PROTOCOL {
-        return Err(auth_error("the listener asks for no key"));
+        return Err(auth_error("the listener does not require a key"));
     }
     let ours = new_nonce()?;
     let mac = |role| mac(key, role, theirs, &ours);
@@ -116,7 +117,7 @@ pub(super) fn prove(socket: impl AsFd, key: &AuthKey, deadline: Instant) -> Resu
     verified.map_err(|_| auth_error(OTHER_KEY))
 }
 
-/// A message of `N` bytes, as far as it has come.
+/// The bytes that have arrived of a message of `N` bytes.
 #[derive(Debug)]
 struct PartialMessage<const N: usize> {
     bytes: [u8; N],
@@ -133,7 +134,7 @@ impl<const N: usize> Default for PartialMessage<N> {
 }
 
 impl<const N: usize> PartialMessage<N> {
-    /// Reads what has come; whether that is all.
+    /// Reads the available bytes. Returns whether the message is complete.
     fn advance(&mut self, socket: impl AsFd) -> Result<bool> {
         while self.filled < N {
             match socket::try_read(&socket, &mut self.bytes[self.filled..]) {
@@ -161,18 +162,19 @@ impl<const N: usize> PartialMessage<N> {
     }
 }
 
-/// Sends so little that a new connection has room for it.
+/// Sends bytes. They are so few that a new connection has room for them, so it never blocks.
 fn send(socket: impl AsFd, parts: [&[u8]; 2]) -> Result<()> {
     let count = socket::send_parts(socket, parts).map_err(handshake_error)?;
     if count < parts[0].len() + parts[1].len() {
-        return Err(auth_error("a new connection has no room"));
+        return Err(auth_error("the new connection is full"));
     }
     Ok(())
 }
 
 fn new_nonce() -> Result<Nonce> {
     let mut nonce = [0; NONCE_LEN];
-    getrandom::fill(&mut nonce).map_err(|it| Error::io("failed to get random bytes", it.into()))?;
+    getrandom::fill(&mut nonce)
+        .map_err(|error| Error::io("failed to get random bytes", error.into()))?;
     Ok(nonce)
 }
 

@@ -1,5 +1,5 @@
-//! Connections between processes that are no relatives: one listens at an address, others connect
-//! to it.
+//! Connections between unrelated processes: a listener at an address, and clients that connect to
+//! it.
 
 use super::address::Address;
 use super::auth::AuthKey;
@@ -21,28 +21,28 @@ use std::{
     time::{Duration, Instant},
 };
 
-/// Handshakes that may be under way at once, unless more clients are expected; one more ends the
-/// oldest.
+/// Handshakes that may be in progress at once, unless more clients are expected. Another client
+/// ends the oldest.
 const MAX_HANDSHAKES: usize = 64;
 
-/// How long a listener may take to be reached, to accept and to answer: it may be busy with
-/// something else.
+/// Maximum time for a listener to be reached, to accept and to answer: it may be busy.
 pub(crate) const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// Accepts connections at an address.
 ///
 /// With a key, both ends of each connection prove to each other that they know it, before anything
-/// else is read. Whoever does not, does not answer within 5 s, or talks about something else is the
-/// error of one `accept`; others are served meanwhile. Nothing is encrypted: the key keeps
-/// strangers out, not those who can change what is on its way.
+/// else is read. A client fails if it does not know the key, does not answer within 5 s, or breaks
+/// the protocol. Its failure is the error of one `accept` call, and does not delay other clients.
+/// Nothing is encrypted: the key keeps strangers out, but does not protect against changes to data
+/// in transit.
 ///
-/// Threads share a listener by reference. Dropping it closes the address and, in the process that
-/// has bound it, removes the socket's file, unless another has taken its place.
+/// Threads share a listener by reference. Dropping it closes the address. In the process that bound
+/// it, dropping it also removes the socket's file, unless another file has replaced it.
 pub struct Listener {
     address: Address,
     key: Option<AuthKey>,
     socket: OwnedFd,
-    /// Readable when there is something to do: it watches the socket, and those of the handshakes.
+    /// Readable when there is work: it watches the listening socket and those of the handshakes.
     poller: poll::Poller,
     handshakes: Mutex<Vec<Handshake>>,
     max_handshakes: usize,
@@ -50,15 +50,15 @@ pub struct Listener {
 }
 
 impl Listener {
-    /// Listens at an address; with a key, only those are accepted who know it.
+    /// Creates a listener at an address. With a key, it accepts only clients that know the key.
     ///
-    /// The file of a Unix socket is for its owner alone (mode 0600). One that is there already is
-    /// left alone, whether anybody listens or not: remove it first if it is a dead process's.
+    /// The file of a Unix socket is accessible to its owner alone (mode 0600). An existing file is
+    /// left alone, even if no process listens there: remove the file of a dead process first.
     ///
     /// # Errors
     ///
-    /// [`Io`](crate::ErrorKind::Io) when the address is taken or not to be had,
-    /// [`InvalidInput`](crate::ErrorKind::InvalidInput) when it is no valid path or the key is
+    /// [`Io`](crate::ErrorKind::Io) if the address is in use or unavailable,
+    /// [`InvalidInput`](crate::ErrorKind::InvalidInput) if it is not a valid path or the key is
     /// empty.
     ///
     /// # Examples
@@ -86,7 +86,7 @@ impl Listener {
         let (address, socket, file) = match address {
             Address::Unix(path) => bind_unix(path)?,
             Address::Tcp(at) => {
-                let (at, socket) = bind_tcp(at).map_err(|it| bind_error(&address, it))?;
+                let (at, socket) = bind_tcp(at).map_err(|error| bind_error(&address, error))?;
                 (Address::Tcp(at), socket, None)
             }
         };
@@ -95,7 +95,7 @@ impl Listener {
             Ok(poller)
         });
         Ok(Self {
-            poller: poller.map_err(|it| bind_error(&address, it))?,
+            poller: poller.map_err(|error| bind_error(&address, error))?,
             handshakes: Mutex::default(),
             max_handshakes: MAX_HANDSHAKES,
             key: authkey,
@@ -105,26 +105,27 @@ impl Listener {
         })
     }
 
-    /// Lets so many clients come at the same moment, for whom this process must have room.
+    /// Sets how many clients may connect at the same time. This process must have descriptors for
+    /// all of them.
     pub(crate) fn expect_clients(mut self, clients: usize) -> Self {
         self.max_handshakes = clients.max(MAX_HANDSHAKES);
         self
     }
 
-    /// Where it listens, with the port that was free if any was asked for.
+    /// Returns the address, with the port that the system chose for port 0.
     #[must_use]
     pub fn address(&self) -> &Address {
         &self.address
     }
 
-    /// Accepts a connection. Blocks until there is one, or one that was refused.
+    /// Accepts a connection. Blocks until a client is accepted or fails.
     ///
     /// # Errors
     ///
     /// [`AuthenticationFailed`](crate::ErrorKind::AuthenticationFailed) or
-    /// [`Disconnected`](crate::ErrorKind::Disconnected) for a client that was refused or has hung
-    /// up: call again for the next one. [`Io`](crate::ErrorKind::Io) when this process has no room
-    /// for a descriptor.
+    /// [`Disconnected`](crate::ErrorKind::Disconnected) if a client was refused or has hung up:
+    /// call again for the next one. [`Io`](crate::ErrorKind::Io) if this process is out of
+    /// descriptors.
     pub fn accept<S: Wire, R: Wire>(&self) -> Result<Connection<S, R>> {
         let accepted = self.accept_until(None)?;
         Ok(accepted.expect("a wait without a limit ends with a connection"))
@@ -134,12 +135,12 @@ impl Listener {
     ///
     /// # Errors
     ///
-    /// [`TimedOut`](crate::ErrorKind::TimedOut) when there was none; who was about to authenticate
-    /// may go on in the next call. Else as [`accept`](Self::accept).
+    /// [`TimedOut`](crate::ErrorKind::TimedOut) if no client was accepted in time; a handshake in
+    /// progress continues in the next call. Otherwise like [`accept`](Self::accept).
     pub fn accept_timeout<S: Wire, R: Wire>(&self, limit: Duration) -> Result<Connection<S, R>> {
         let accepted = self.accept_until(Instant::now().checked_add(limit))?;
         accepted.ok_or_else(|| {
-            let message = format!("nobody has connected to {} within {limit:?}", self.address);
+            let message = format!("no client connected to {} within {limit:?}", self.address);
             Error::new(ErrorKind::TimedOut, message)
         })
     }
@@ -160,13 +161,14 @@ impl Listener {
             let now = Instant::now();
             let limit = wakes.min().map(|it| it.saturating_duration_since(now));
             poll::is_readable(&self.poller, limit).map_err(|it| self.accept_error(it))?;
-            if deadline.is_some_and(|it| it <= now) {
+            if deadline.is_some_and(|deadline| deadline <= now) {
                 return Ok(None);
             }
         }
     }
 
-    /// Does what can be done without waiting, until a connection is there or one has failed.
+    /// Makes all progress that is possible without waiting, until a connection is ready or a client
+    /// fails.
     fn advance(&self, handshakes: &mut Vec<Handshake>) -> Result<Option<OwnedFd>> {
         loop {
             if let Some(socket) = self.advance_handshakes(handshakes)? {
@@ -183,7 +185,7 @@ impl Listener {
         }
     }
 
-    /// Goes on with those that are under way, until one is done or has failed.
+    /// Continues the handshakes in progress, until one succeeds or fails.
     fn advance_handshakes(&self, handshakes: &mut Vec<Handshake>) -> Result<Option<OwnedFd>> {
         let Some(key) = &self.key else {
             return Ok(None);
@@ -225,19 +227,23 @@ impl Listener {
     }
 }
 
-/// Connects to a listener, with the key that it asks for.
+/// Connects to a listener, with the key that it requires.
 ///
-/// Without a key it does not wait for the listener to accept, but for room in its queue; with one
-/// it blocks until both have proved that they know it. It takes 10 s at the most.
+/// Without a key, blocks until the listener's queue has room, and does not wait for `accept`. With
+/// a key, blocks until both ends have proved that they know it. Takes at most 10 s.
 ///
 /// # Errors
 ///
-/// [`Io`](crate::ErrorKind::Io) when nobody listens at the address.
-/// [`AuthenticationFailed`](crate::ErrorKind::AuthenticationFailed) when the listener has another
-/// key or none; [`TimedOut`](crate::ErrorKind::TimedOut) when it is not reached or does not accept
-/// in time; [`Disconnected`](crate::ErrorKind::Disconnected) when it ends meanwhile. A client
-/// without a key finds out that one is asked for when it uses the connection:
-/// [`Disconnected`](crate::ErrorKind::Disconnected).
+/// - [`Io`](crate::ErrorKind::Io) if no process listens at the address.
+/// - [`AuthenticationFailed`](crate::ErrorKind::AuthenticationFailed) if the listener has another
+///   key or none.
+/// - [`TimedOut`](crate::ErrorKind::TimedOut) if the listener is not reached or does not accept in
+///   time.
+/// - [`Disconnected`](crate::ErrorKind::Disconnected) if the listener is closed during the
+///   handshake.
+///
+/// A client without a key does not see here that the listener requires one. Using its connection
+/// fails with [`Disconnected`](crate::ErrorKind::Disconnected).
 ///
 /// # Examples
 ///
@@ -249,7 +255,7 @@ pub fn connect<S: Wire, R: Wire>(
     connect_within(&address.into(), authkey.as_ref(), CONNECT_TIMEOUT)
 }
 
-/// As [`connect`], but it takes `limit` at most.
+/// Like [`connect`], but blocks for at most `limit`.
 pub(crate) fn connect_within<S: Wire, R: Wire>(
     address: &Address,
     authkey: Option<&AuthKey>,
@@ -258,14 +264,14 @@ pub(crate) fn connect_within<S: Wire, R: Wire>(
     check_key(authkey)?;
     let deadline = Instant::now() + limit;
     let socket =
-        connect_socket(address, deadline).map_err(|it| connect_error(address, limit, it))?;
+        connect_socket(address, deadline).map_err(|error| connect_error(address, limit, error))?;
     if let Some(key) = authkey {
         handshake::prove(&socket, key, deadline)?;
     }
     into_connection(socket, address)
 }
 
-/// Connects, again if a signal comes between.
+/// Connects; tries again after an interruption by a signal.
 fn connect_socket(address: &Address, deadline: Instant) -> io::Result<OwnedFd> {
     loop {
         let limit = deadline.saturating_duration_since(Instant::now());
@@ -297,7 +303,7 @@ fn into_connection<S, R>(socket: OwnedFd, address: &Address) -> Result<Connectio
     let carries_descriptors = matches!(address, Address::Unix(_));
     if !carries_descriptors {
         let set = socket::set_up_tcp(&socket);
-        set.map_err(|it| Error::io("failed to set up a connection", it))?;
+        set.map_err(|error| Error::io("failed to set up a connection", error))?;
     }
     let ends = WireConnection::Socket {
         socket: Descriptor::from(socket).into(),
@@ -310,7 +316,8 @@ fn bind_unix(path: PathBuf) -> Result<(Address, OwnedFd, Option<SocketFile>)> {
     let address = Address::Unix(path.clone());
     if !is_valid_path(&path) {
         let message = format!(
-            "failed to listen at {address}: a socket's path has no zero byte, and its last part has 1 to {} bytes",
+            "failed to listen at {address}: \
+             a socket path must not contain a zero byte, and its last component must have 1 to {} bytes",
             socket::MAX_NAME_LEN
         );
         return Err(Error::new(ErrorKind::InvalidInput, message));
@@ -319,15 +326,15 @@ fn bind_unix(path: PathBuf) -> Result<(Address, OwnedFd, Option<SocketFile>)> {
         let socket = socket::listen_unix(&path)?;
         Ok((socket, SocketFile::new(&path)?))
     };
-    let (socket, file) = bind().map_err(|it| bind_error(&address, it))?;
+    let (socket, file) = bind().map_err(|error| bind_error(&address, error))?;
     Ok((address, socket, Some(file)))
 }
 
-/// Whether a socket can be at this path: one that is short enough for an address, or whose name is.
+/// Whether a socket can have this path: the path fits into an address, or its last component does.
 fn is_valid_path(path: &Path) -> bool {
     let name = path
         .file_name()
-        .is_some_and(|it| it.len() <= socket::MAX_NAME_LEN);
+        .is_some_and(|name| name.len() <= socket::MAX_NAME_LEN);
     let is_text = !path.as_os_str().is_empty() && !path.as_os_str().as_bytes().contains(&0);
     is_text && (name || SocketAddr::from_pathname(path).is_ok())
 }
@@ -342,7 +349,7 @@ fn bind_error(address: &Address, error: io::Error) -> Error {
     Error::io(format_args!("failed to listen at {address}"), error)
 }
 
-/// HMAC takes an empty key, and everybody knows that.
+/// HMAC accepts an empty key, which is not a secret.
 fn check_key(key: Option<&AuthKey>) -> Result<()> {
     match key {
         Some(key) if key.bytes().is_empty() => {
@@ -352,13 +359,13 @@ fn check_key(key: Option<&AuthKey>) -> Result<()> {
     }
 }
 
-/// The file of a Unix socket, which goes with its listener.
+/// The file of a Unix socket. It is removed together with its listener.
 struct SocketFile {
-    /// Absolute: the working directory may change.
+    /// Absolute, because the working directory may change.
     path: PathBuf,
-    /// Device and inode, which tell it from another that was put in its place.
+    /// Device and inode, to recognise a file that has replaced it.
     identity: (u64, u64),
-    /// A copy of this process does not own it.
+    /// The process that owns the file; a forked copy does not.
     owner: u32,
 }
 
@@ -375,9 +382,9 @@ impl SocketFile {
 
 impl Drop for SocketFile {
     fn drop(&mut self) {
-        let is_ours = file_identity(&self.path).is_ok_and(|it| it == self.identity);
+        let is_ours = file_identity(&self.path).is_ok_and(|found| found == self.identity);
         if is_ours && self.owner == process::id() {
-            // Whoever has removed it meanwhile has done the same.
+            // If another process has removed it, nothing is left to do.
             let _ = fs::remove_file(&self.path);
         }
     }
@@ -388,8 +395,8 @@ fn file_identity(path: &Path) -> io::Result<(u64, u64)> {
     Ok((metadata.dev(), metadata.ino()))
 }
 
-/// Readable when there is a client to accept, or news of one that is about to authenticate: then
-/// [`accept_timeout`](Listener::accept_timeout) may still find that none is ready.
+/// Readable when a client can be accepted or a handshake can go on.
+/// [`accept_timeout`](Listener::accept_timeout) may still find that no connection is ready.
 impl AsFd for Listener {
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.poller.as_fd()

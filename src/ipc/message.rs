@@ -1,4 +1,4 @@
-//! A message on its way in: what has come of it so far, and what it holds when all of it has.
+//! An incoming message: the part that has arrived, and its content once it is complete.
 
 use super::fd_lists::FdLists;
 use super::framing::{BLOCK_LEN, ByteStream, HEADER_LEN, MessageHeader, StreamKind, TAG_LEN};
@@ -12,20 +12,20 @@ use crate::wire::{
 };
 use std::{io, mem};
 
-/// Bytes that memory is taken for at once: a length may be a lie, which then costs no more than
-/// what really comes.
+/// Bytes by which the buffer grows at first. An announced length may be a lie, which then costs no
+/// more memory than the data that arrives.
 const READ_STEP: usize = 1 << 20;
 
 /// The next message of a stream. It can be received in pieces: a wait may end in the middle of it.
 #[derive(Debug)]
 pub(crate) struct IncomingMessage {
     block: [u8; BLOCK_LEN],
-    /// Bytes of the block that have come.
+    /// Bytes of the first block that have arrived.
     filled: usize,
-    /// The payload, if it is larger than the block, as far as it has come.
+    /// The part of the payload that has arrived, if the payload is larger than the block.
     large: Vec<u8>,
     descriptors: Vec<Attached>,
-    /// Messages of their list that have come, in a socket's stream.
+    /// How many parts of its list of descriptors have arrived in a socket's stream.
     parts: usize,
     has_all_descriptors: bool,
 }
@@ -44,19 +44,19 @@ impl Default for IncomingMessage {
 }
 
 impl IncomingMessage {
-    /// Whether nothing of it has come.
+    /// Whether nothing has arrived yet.
     #[inline]
     pub(super) fn is_empty(&self) -> bool {
         self.filled == 0
     }
 
-    /// Bytes that have come of it.
+    /// Returns how many bytes and list parts have arrived.
     #[inline]
     pub(super) fn received_len(&self) -> usize {
         self.filled + self.large.len()
     }
 
-    /// Bytes of payload; none as long as the header has not come.
+    /// Returns the length of the payload in bytes; `None` until the header has arrived.
     #[inline]
     pub(super) fn payload_len(&self) -> Option<usize> {
         (self.filled >= HEADER_LEN).then(|| self.header().len)
@@ -67,14 +67,14 @@ impl IncomingMessage {
         MessageHeader::from_bytes(*header.expect("a block is longer than a header"))
     }
 
-    /// Which list of descriptors is its own, if it has any.
+    /// Returns the tag of its list of descriptors.
     fn tag(&self) -> FrameTag {
         let tag = self.block[HEADER_LEN..][..TAG_LEN].first_chunk();
-        *tag.expect("a tag is as long as it is")
+        *tag.expect("the slice has the length of a tag")
     }
 
-    /// Receives what is missing. `WouldBlock` when that has not all come yet, `UnexpectedEof` when
-    /// it never will.
+    /// Receives the missing part. Fails with `WouldBlock` if more is to come, and with
+    /// `UnexpectedEof` at the end of the stream.
     #[inline]
     pub(super) fn advance(
         &mut self,
@@ -88,7 +88,7 @@ impl IncomingMessage {
         }
     }
 
-    /// Receives all but what is behind the first block.
+    /// Receives everything except the payload after the first block.
     #[inline]
     pub(super) fn advance_start(
         &mut self,
@@ -117,7 +117,7 @@ impl IncomingMessage {
         Ok(())
     }
 
-    /// False when the message was not sent after all, which in a socket's stream is known only now.
+    /// Returns false if the sender gave the message up, which only a socket's stream shows.
     #[cold]
     fn advance_descriptors(
         &mut self,
@@ -134,21 +134,21 @@ impl IncomingMessage {
             (Some(fd_socket), StreamKind::Socket) => self.advance_list(fd_socket, tag)?,
         };
         if self.descriptors.len() < count {
-            // Another process took them, or this one had no room for all: none is better than some
-            // in others' places.
+            // Another process took them, or this process was out of descriptors. Drop all: a
+            // partial list would put some into the wrong places.
             self.descriptors.clear();
         }
         self.has_all_descriptors = is_sent;
         Ok(is_sent)
     }
 
-    /// Receives the list that lies in the stream; false when it was given up, and the message with
-    /// it. `InvalidData`, for ever, when it is not what was announced: whoever sends that could go
-    /// on until no descriptor is left here.
+    /// Receives the list in a socket's stream. Returns false if the sender gave up the list, and
+    /// the message with it. Fails with `InvalidData`, from now on, if the list is not the announced
+    /// one: such a peer could use up all descriptors of this process.
     fn advance_list(&mut self, socket: &Descriptor, tag: FrameTag) -> io::Result<bool> {
         let count = self.header().descriptors;
         loop {
-            // As many parts as its length takes, and one that gives it up.
+            // The list needs this many parts, and giving it up takes one more.
             if self.parts > count.div_ceil(socket::MAX_FDS) {
                 self.descriptors.clear();
                 return Err(io::ErrorKind::InvalidData.into());
@@ -169,7 +169,7 @@ impl IncomingMessage {
         }
     }
 
-    /// The part of the payload that has come.
+    /// Returns the part of the payload that has arrived.
     pub(crate) fn payload(&self) -> &[u8] {
         if self.filled < HEADER_LEN {
             return &[];
@@ -184,13 +184,13 @@ impl IncomingMessage {
         }
     }
 
-    /// The handles that came with it.
+    /// Takes the handles that came with the message.
     #[inline]
     pub(crate) fn take_descriptors(&mut self) -> Vec<Attached> {
         mem::take(&mut self.descriptors)
     }
 
-    /// The payload, when all has come.
+    /// Returns the payload of a complete message.
     pub(super) fn into_bytes(self) -> Vec<u8> {
         if self.large.is_empty() {
             return self.payload().to_vec();
@@ -198,7 +198,7 @@ impl IncomingMessage {
         self.large
     }
 
-    /// The value that was sent, when all has come.
+    /// Decodes a complete message.
     #[inline]
     pub(super) fn decode<T: Wire>(mut self) -> Result<T> {
         let descriptors = mem::take(&mut self.descriptors);
@@ -236,14 +236,14 @@ impl IncomingMessage {
     }
 }
 
-/// Makes room for more of `payload_len` bytes: a step at first, then twice as much each time.
+/// Reserves memory for a payload of `len` bytes: one step at first, then doubling.
 fn reserve(payload: &mut Vec<u8>, len: usize) -> io::Result<()> {
     let more = payload.len().max(READ_STEP).min(len - payload.len());
     let reserved = payload.try_reserve_exact(more);
     reserved.map_err(|_| io::ErrorKind::OutOfMemory.into())
 }
 
-/// A large payload, which becomes the value where that is nothing but bytes.
+/// A large payload; the memory itself becomes the value if the type is plain bytes.
 struct LargePayload {
     bytes: Vec<u8>,
     position: usize,

@@ -1,17 +1,16 @@
 //! Messages between processes: connections, listeners and queues.
 //!
-//! - [`pipe`] and [`one_way`] connect relatives: the handles are values, for arguments, results and
-//!   messages.
+//! - [`pipe`] and [`one_way`] connect related processes. Their handles can be arguments, results
+//!   and parts of messages.
 //! - [`Listener`] and [`connect`] connect processes that share an [`AuthKey`], through a Unix
 //!   socket or TCP.
-//! - [`Queue`], [`JoinableQueue`] and [`SimpleQueue`] connect any number of relatives through
-//!   shared memory.
+//! - [`Queue`], [`JoinableQueue`] and [`SimpleQueue`] connect any number of related processes
+//!   through shared memory.
 
-// Relies on: pipes, which are as fast as a blocking primitive can be; Unix sockets for descriptors;
-// Unix and TCP sockets for processes that are not relatives.
+// Relies on: pipes, which are the fastest blocking primitive; Unix sockets for descriptors; Unix
+// and TCP sockets for unrelated processes.
 //
-// Invariant: knows nothing of processes. A handle is a value with descriptors in it, wherever it is
-// sent.
+// Invariant: does not know processes. A handle is a value that holds descriptors.
 
 mod address;
 mod auth;

@@ -1,4 +1,4 @@
-//! One direction: a handle that sends and a handle that receives.
+//! A connection in one direction: a sending handle and a receiving handle.
 
 use super::framing::{ByteStream, StreamKind};
 use super::recv_half::{HALF_RECEIVED, RecvHalf};
@@ -18,29 +18,29 @@ use std::{
     time::Duration,
 };
 
-/// The end of [`one_way`] that sends.
+/// The sending end of [`one_way`].
 ///
-/// As the sending half of a [`Connection`](crate::Connection), with the same rules for threads and
-/// processes that share it.
+/// It works like the sending half of a [`Connection`](crate::Connection), with the same rules for
+/// the threads and processes that share it.
 pub struct Sender<T> {
     end: SendHalf,
     types: PhantomData<fn(T)>,
 }
 
-/// The end of [`one_way`] that receives.
+/// The receiving end of [`one_way`].
 ///
-/// As the receiving half of a [`Connection`](crate::Connection), with the same rules for threads
-/// and processes that share it.
+/// It works like the receiving half of a [`Connection`](crate::Connection), with the same rules for
+/// the threads and processes that share it.
 pub struct Receiver<T> {
     end: RecvHalf,
     types: PhantomData<fn() -> T>,
 }
 
-/// Makes a connection in one direction, which costs two descriptors an end.
+/// Creates a connection in one direction. It uses two descriptors for each end.
 ///
 /// # Errors
 ///
-/// [`ErrorKind::Io`](crate::ErrorKind::Io) when this process has no room for the descriptors.
+/// [`ErrorKind::Io`](crate::ErrorKind::Io) if the descriptors cannot be created.
 ///
 /// # Examples
 ///
@@ -62,10 +62,10 @@ pub fn one_way<T: Wire>() -> Result<(Receiver<T>, Sender<T>)> {
         let writer = SenderEnd::new(writer, theirs);
         Ok((reader.into(), writer.into()))
     };
-    make().map_err(|it| Error::io("failed to make a pipe", it))
+    make().map_err(|error| Error::io("failed to create a pipe", error))
 }
 
-/// An end of a kind as it travels: its pipe, and the socket beside it.
+/// The encoded form of an end: its pipe, and the socket for descriptors.
 #[derive(Serialize, Deserialize)]
 struct WireEnd<const KIND: u8>(PartOf<KIND>, PartOf<KIND>);
 
@@ -115,92 +115,96 @@ impl<T> From<ReceiverEnd> for Receiver<T> {
 }
 
 impl<T: Wire> Sender<T> {
-    /// As [`Connection::send`](crate::Connection::send).
+    /// Sends a value, like [`Connection::send`](crate::Connection::send).
     ///
     /// # Errors
     ///
-    /// The same.
+    /// The same as there.
     pub fn send(&self, value: &T) -> Result<()> {
         self.end.send(value)
     }
 
-    /// As [`Connection::send_bytes`](crate::Connection::send_bytes).
+    /// Sends bytes, like [`Connection::send_bytes`](crate::Connection::send_bytes).
     ///
     /// # Errors
     ///
-    /// The same.
+    /// The same as there.
     pub fn send_bytes(&self, bytes: &[u8]) -> Result<()> {
         self.end.send_bytes(bytes)
     }
 
-    /// Closes this copy of the end, as dropping it does.
+    /// Closes this copy of the end, like dropping it.
     pub fn close(self) {
         drop(self);
     }
 }
 
 impl<T: Wire> Receiver<T> {
-    /// As [`Connection::recv`](crate::Connection::recv).
+    /// Receives a value, like [`Connection::recv`](crate::Connection::recv).
     ///
     /// # Errors
     ///
-    /// The same.
+    /// The same as there.
     pub fn recv(&self) -> Result<T> {
         self.end.recv()
     }
 
-    /// As [`Connection::try_recv`](crate::Connection::try_recv).
+    /// Receives a value without blocking, like
+    /// [`Connection::try_recv`](crate::Connection::try_recv).
     ///
     /// # Errors
     ///
-    /// The same.
+    /// The same as there.
     pub fn try_recv(&self) -> Result<T> {
         self.end.try_recv()
     }
 
-    /// As [`Connection::recv_timeout`](crate::Connection::recv_timeout).
+    /// Receives a value within `limit`, like
+    /// [`Connection::recv_timeout`](crate::Connection::recv_timeout).
     ///
     /// # Errors
     ///
-    /// The same.
+    /// The same as there.
     pub fn recv_timeout(&self, limit: Duration) -> Result<T> {
         self.end.recv_timeout(limit)
     }
 
-    /// As [`Connection::poll`](crate::Connection::poll).
+    /// Waits until there is something to receive, like
+    /// [`Connection::poll`](crate::Connection::poll).
     ///
     /// # Errors
     ///
-    /// The same.
+    /// The same as there.
     pub fn poll(&self, limit: Duration) -> Result<bool> {
         self.end.poll(limit)
     }
 
-    /// As [`Connection::recv_bytes`](crate::Connection::recv_bytes).
+    /// Receives bytes, like [`Connection::recv_bytes`](crate::Connection::recv_bytes).
     ///
     /// # Errors
     ///
-    /// The same.
+    /// The same as there.
     pub fn recv_bytes(&self) -> Result<Vec<u8>> {
         self.end.recv_bytes()
     }
 
-    /// As [`Connection::recv_bytes_into`](crate::Connection::recv_bytes_into).
+    /// Receives bytes into a buffer, like
+    /// [`Connection::recv_bytes_into`](crate::Connection::recv_bytes_into).
     ///
     /// # Errors
     ///
-    /// The same.
+    /// The same as there.
     pub fn recv_bytes_into(&self, buffer: &mut [u8]) -> Result<usize> {
         self.end.recv_bytes_into(buffer)
     }
 
-    /// Closes this copy of the end, as dropping it does.
+    /// Closes this copy of the end, like dropping it.
     pub fn close(self) {
         drop(self);
     }
 }
 
-/// Readable when the end that receives is gone.
+/// Readable when the receiving end is gone.
 impl<T> AsFd for Sender<T> {
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.end.as_fd()

@@ -1,5 +1,4 @@
-//! The end of a stream that receives: whole messages, one after the other, to whichever thread
-//! asks.
+//! The receiving half of a stream: delivers whole messages in order to any thread that asks.
 
 use super::fd_lists::FdLists;
 use super::framing::{BLOCK_LEN, ByteStream, HEADER_LEN, MAX_INLINE_LEN};
@@ -14,21 +13,21 @@ use std::{
     time::{Duration, Instant},
 };
 
-/// Why such an end cannot be sent elsewhere.
+/// Why such an end cannot be sent.
 pub(super) const HALF_RECEIVED: &str =
-    "a connection cannot travel while a message is half received from it";
+    "a connection cannot be sent while a message is partly received";
 
-/// One process's end of a stream that receives.
+/// The receiving half of a stream in one process.
 #[derive(Debug)]
 pub(super) struct RecvHalf {
     stream: ByteStream,
-    /// Locked by the thread whose turn it is to receive, also while it waits.
+    /// Locked by the receiving thread, also while it waits.
     state: Mutex<RecvState>,
 }
 
 #[derive(Debug, Default)]
 struct RecvState {
-    /// The next message, as far as it has come.
+    /// The next message, as received so far.
     next: IncomingMessage,
     fd_lists: FdLists,
     spin: Spin,
@@ -42,10 +41,13 @@ impl RecvHalf {
         }
     }
 
-    /// Where it receives from; none while a message is half received, whose other half would get
-    /// lost elsewhere.
+    /// Returns the stream; `None` while a message is partly received, as its rest would get lost in
+    /// another process.
     pub(super) fn stream(&self) -> Option<&ByteStream> {
-        let is_between_messages = self.state.try_lock().is_none_or(|it| it.next.is_empty());
+        let is_between_messages = self
+            .state
+            .try_lock()
+            .is_none_or(|state| state.next.is_empty());
         is_between_messages.then_some(&self.stream)
     }
 
@@ -56,14 +58,14 @@ impl RecvHalf {
 
     pub(super) fn try_recv<T: Wire>(&self) -> Result<T> {
         let message = self.next_until(Some(Instant::now()))?;
-        let message = message.ok_or_else(|| Error::new(ErrorKind::Empty, "no message is there"));
+        let message = message.ok_or_else(|| Error::new(ErrorKind::Empty, "no message has arrived"));
         message?.decode()
     }
 
     pub(super) fn recv_timeout<T: Wire>(&self, limit: Duration) -> Result<T> {
         let message = self.next_until(Instant::now().checked_add(limit))?;
         let message = message.ok_or_else(|| {
-            let message = format!("no message has come within {limit:?}");
+            let message = format!("no message arrived within {limit:?}");
             Error::new(ErrorKind::TimedOut, message)
         });
         message?.decode()
@@ -79,8 +81,8 @@ impl RecvHalf {
 
     pub(super) fn recv_bytes_into(&self, buffer: &mut [u8]) -> Result<usize> {
         let mut state = self.state.lock();
-        // Of a message that may not fit, something must stay where it is, so that the descriptor
-        // stays readable.
+        // Leave at least a byte of a message that may not fit, so that the descriptor stays
+        // readable.
         if buffer.len() < MAX_INLINE_LEN {
             state.wait_for(&self.stream, |next, stream, _| {
                 next.advance_block(stream, HEADER_LEN)
@@ -98,8 +100,8 @@ impl RecvHalf {
         Ok(len)
     }
 
-    /// The next message, undecoded; none when it has not all come at the deadline, an error when it
-    /// is larger than `max_len` bytes: then nothing more can be received.
+    /// Receives the next message without decoding it. Returns `None` at the deadline. Fails if the
+    /// message is larger than `max_len` bytes; nothing can be received after that.
     #[inline]
     pub(super) fn recv_message(
         &self,
@@ -112,14 +114,14 @@ impl RecvHalf {
         let mut is_too_large = false;
         let has_come = state.wait_until(&self.stream, deadline, |next, stream, fd_lists| {
             next.advance_block(stream, BLOCK_LEN)?;
-            is_too_large = next.payload_len().is_some_and(|it| it > max_len);
+            is_too_large = next.payload_len().is_some_and(|len| len > max_len);
             if is_too_large {
                 return Ok(());
             }
             next.advance(stream, fd_lists)
         })?;
         if is_too_large {
-            let message = format!("a message is larger than the {max_len} bytes that are allowed");
+            let message = format!("a message exceeds the limit of {max_len} bytes");
             return Err(Error::new(ErrorKind::InvalidInput, message));
         }
         Ok(has_come.then(|| mem::take(&mut state.next)))
@@ -128,10 +130,10 @@ impl RecvHalf {
     #[inline]
     fn next(&self) -> Result<IncomingMessage> {
         let message = self.next_until(None)?;
-        Ok(message.expect("a wait without a limit ends with a message"))
+        Ok(message.expect("a wait without a deadline ends with a message"))
     }
 
-    /// The next message; none when it has not all come at the deadline.
+    /// Receives the next message. Returns `None` if it is incomplete at the deadline.
     #[inline]
     fn next_until(&self, deadline: Option<Instant>) -> Result<Option<IncomingMessage>> {
         let Some(mut state) = self.lock_state(deadline) else {
@@ -158,7 +160,7 @@ impl RecvState {
         self.wait_until(stream, None, step).map(drop)
     }
 
-    /// Fills `buffer` with a payload of which `payload_offset` has come.
+    /// Fills `buffer` with a payload whose beginning, `start`, has arrived already.
     fn read_rest(&mut self, stream: &ByteStream, start: &[u8], buffer: &mut [u8]) -> Result<()> {
         buffer[..start.len()].copy_from_slice(start);
         let mut filled = start.len();
@@ -176,7 +178,7 @@ impl RecvState {
         Ok(())
     }
 
-    /// Repeats a step that would block until it does not; false when it still would at the
+    /// Repeats a step until it no longer would block. Returns false if it still would at the
     /// deadline.
     #[inline]
     fn wait_until(
@@ -192,12 +194,12 @@ impl RecvState {
         } = self;
         loop {
             let (mut outcome, before) = (Ok(()), next.received_len());
-            // A part is as good a reason to go on asking as the whole.
+            // Progress is a reason to keep spinning, even if the message is incomplete.
             let mut has_moved = || {
                 outcome = step(next, stream, fd_lists);
                 !would_block(&outcome) || next.received_len() > before
             };
-            let limit = deadline.map(|it| it.saturating_duration_since(Instant::now()));
+            let limit = deadline.map(|deadline| deadline.saturating_duration_since(Instant::now()));
             let has_moved = match limit {
                 Some(Duration::ZERO) => has_moved(),
                 _ => spin.spin_until(has_moved),
@@ -228,7 +230,7 @@ fn recv_error(error: io::Error) -> Error {
         ),
         io::ErrorKind::InvalidData => Error::new(
             ErrorKind::Disconnected,
-            "failed to receive a message: what the other end sends is none",
+            "failed to receive a message: the other end breaks the protocol",
         ),
         _ => Error::io("failed to receive a message", error),
     }
@@ -236,7 +238,7 @@ fn recv_error(error: io::Error) -> Error {
 
 #[cold]
 fn err_buffer_too_small(len: usize, room: usize) -> Error {
-    let message = format!("a message of {len} bytes does not fit into {room}");
+    let message = format!("a message of {len} bytes does not fit into a buffer of {room}");
     Error::new(ErrorKind::InvalidInput, message)
 }
 

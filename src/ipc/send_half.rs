@@ -1,4 +1,4 @@
-//! The end of a stream that sends: each message whole, also when many threads send at once.
+//! The sending half of a stream: keeps each message whole, even if many threads send at once.
 
 use super::framing::{
     BLOCK_LEN, ByteStream, HEADER_LEN, MAX_ATOMIC_LEN, MAX_INLINE_LEN, MessageHeader, StreamKind,
@@ -21,21 +21,22 @@ use std::{
     sync::atomic::{AtomicBool, Ordering},
 };
 
-/// Bytes; the first message above makes its pipe as large as `ENLARGED_PIPE_LEN`.
+/// Bytes; the first larger message enlarges its pipe to `ENLARGED_PIPE_LEN`.
 const ENLARGE_ABOVE: usize = 64 << 10;
 
-/// Bytes; as much as one unprivileged pipe may have. Not from the start: a user's pipes have 64 MiB
-/// together.
+/// Bytes; the maximum for an unprivileged pipe. It is not the default, because all pipes of a user
+/// share 64 MiB.
 const ENLARGED_PIPE_LEN: i32 = 1 << 20;
 
-/// One process's end of a stream that sends.
+/// The sending half of a stream in one process.
 #[derive(Debug)]
 pub(super) struct SendHalf {
     stream: ByteStream,
-    /// Locked by the thread whose turn it is to send.
+    /// Held by the thread that is sending.
     write_lock: Mutex<()>,
     is_enlarged: AtomicBool,
-    /// Whether this program has SIGPIPE end it, which a peer that is gone must not.
+    /// Whether SIGPIPE would end this program, so that it must be blocked during writes: a closed
+    /// peer is an error.
     blocks_sigpipe: bool,
 }
 
@@ -61,7 +62,7 @@ impl SendHalf {
         self.send_encoded(usize::MAX, |message| codec::encode(value, message))
     }
 
-    /// Sends what `encode` appends, if that is at most so many bytes.
+    /// Sends the bytes that `encode` appends. Fails if there are more than `max_len`.
     #[inline]
     pub(super) fn send_encoded(
         &self,
@@ -80,7 +81,7 @@ impl SendHalf {
         self.send_framed(message, &descriptors)
     }
 
-    /// Sends bytes, and the handles whose places are in them.
+    /// Sends encoded bytes and the handles that they refer to.
     pub(super) fn send_with(&self, bytes: &[u8], descriptors: &[Attached]) -> Result<()> {
         let mut message = vec![0; BLOCK_LEN];
         message.extend_from_slice(bytes);
@@ -139,7 +140,7 @@ impl SendHalf {
         let Some(fd_socket) = &self.stream.fd_socket else {
             return Err(Error::new(
                 ErrorKind::Unsupported,
-                "a handle cannot travel to another machine: the connection is no pipe and no Unix socket",
+                "a handle cannot be sent to another machine: the connection is TCP",
             ));
         };
         let (fds, kinds) = Attached::split(descriptors);
@@ -147,7 +148,8 @@ impl SendHalf {
         message[HEADER_LEN..][..TAG_LEN].copy_from_slice(&tag);
         let _turn = self.write_lock.lock();
         let written = match self.stream.kind {
-            // First, so that they are there when the message is: nobody waits for this socket.
+            // Descriptors first: the receiver looks for them when the message arrives, and does not
+            // wait for this socket.
             StreamKind::Pipe => socket::send_fds(fd_socket, tag, &fds, &kinds)
                 .and_then(|()| self.with_sigpipe_blocked(|| self.stream.write([message, &[]]))),
             StreamKind::Socket => {
@@ -171,14 +173,14 @@ impl SendHalf {
 
     #[cold]
     fn enlarge_pipe(&self) {
-        // Relaxed: doing it twice does no harm.
+        // Relaxed: enlarging twice is harmless.
         if !self.is_enlarged.swap(true, Ordering::Relaxed) {
             pipe::enlarge(&self.stream, ENLARGED_PIPE_LEN);
         }
     }
 }
 
-/// Header and payload in one piece of at most `N` bytes, with zeros behind them.
+/// Returns header and payload in one array, padded with zeros.
 #[inline]
 fn framed<const N: usize>(header: [u8; HEADER_LEN], bytes: &[u8]) -> [u8; N] {
     let mut message = [0; N];
@@ -187,10 +189,11 @@ fn framed<const N: usize>(header: [u8; HEADER_LEN], bytes: &[u8]) -> [u8; N] {
     message
 }
 
-/// No other list has it that is on its way at the same time, from whatever process and copy of one.
+/// Returns a tag that is unique among the lists in flight, even those of forked copies.
 fn new_tag() -> Result<FrameTag> {
     let mut tag = FrameTag::default();
-    getrandom::fill(&mut tag).map_err(|it| Error::io("failed to get random bytes", it.into()))?;
+    getrandom::fill(&mut tag)
+        .map_err(|error| Error::io("failed to get random bytes", error.into()))?;
     Ok(tag)
 }
 
@@ -202,7 +205,7 @@ fn encode_error(reason: codec::CodecErrorText) -> Error {
 
 #[cold]
 fn err_too_large(len: usize, max_len: usize) -> Error {
-    let message = format!("a message of {len} bytes is more than the {max_len} that are allowed");
+    let message = format!("a message of {len} bytes exceeds the limit of {max_len}");
     Error::new(ErrorKind::InvalidInput, message)
 }
 
@@ -210,7 +213,7 @@ fn err_too_large(len: usize, max_len: usize) -> Error {
 fn err_header_overflow() -> Error {
     Error::new(
         ErrorKind::InvalidInput,
-        "a message takes at most 65 535 handles and 256 TiB",
+        "a message holds at most 65 535 descriptors and 256 TiB",
     )
 }
 

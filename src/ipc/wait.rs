@@ -7,22 +7,21 @@ use std::{
     time::{Duration, Instant},
 };
 
-/// Waits until at least one of the sources is ready, and says which are, by their indices in
+/// Waits until at least one of the sources is ready. Returns the indices of the ready ones in
 /// ascending order.
 ///
 /// A source is anything with a descriptor: a [`Connection`](crate::Connection), a
-/// [`Receiver`](crate::Receiver), a listener, a process's sentinel, a socket of `std`. Ready is one
-/// that can be read from without blocking, and one whose other end is gone, which is what reading
-/// it will report. Nothing is read.
+/// [`Receiver`](crate::Receiver), a listener, a process's sentinel, a socket of `std`. A source is
+/// ready if reading it does not block, which includes a source whose other end is gone. Nothing is
+/// read.
 ///
-/// Blocks for at most `limit`, without one for as long as it takes, and gives an empty list when
-/// the limit has passed. With no sources that is all it does, so that no limit and no sources never
-/// end.
+/// Blocks for at most `limit`, forever without one. Returns an empty list after `limit`. An empty
+/// list of sources with no limit blocks forever.
 ///
 /// # Errors
 ///
-/// [`ErrorKind::Io`](crate::ErrorKind::Io) when the system refuses, for more sources than a process
-/// may have open, say.
+/// [`ErrorKind::Io`](crate::ErrorKind::Io) if the system refuses, for example if there are more
+/// sources than a process may have open.
 ///
 /// # Examples
 ///
@@ -37,8 +36,8 @@ use std::{
 /// # Ok::<(), procpool::Error>(())
 /// ```
 pub fn wait_ready(sources: &[&dyn AsFd], limit: Option<Duration>) -> Result<Vec<usize>> {
-    let deadline = limit.and_then(|it| Instant::now().checked_add(it));
+    let deadline = limit.and_then(|limit| Instant::now().checked_add(limit));
     let fds: Vec<_> = sources.iter().map(|it| it.as_fd()).collect();
     poll::wait_readable(&fds, deadline)
-        .map_err(|it| Error::io("failed to wait for several sources", it))
+        .map_err(|error| Error::io("failed to wait for several sources", error))
 }

@@ -1,5 +1,4 @@
-//! What the fuzz target `handshake` does: plays a peer that knows the key and makes mistakes, at
-//! either end.
+//! The fuzz target `handshake`: plays a peer that knows the key but makes mistakes, at either end.
 
 use super::{ANSWER_LEN, CHALLENGE_LEN, Handshake, NONCE_LEN, PROTOCOL, mac, prove};
 use crate::ipc::AuthKey;
@@ -17,7 +16,7 @@ fn pair() -> (OwnedFd, OwnedFd) {
         .expect("room for descriptors")
 }
 
-/// Changes bytes by the script: each pair of bytes in it is a place, and what is flipped there.
+/// Changes bytes by the script: each pair of its bytes is a position and the bits to flip there.
 fn spoil(bytes: &mut [u8], script: &mut Script<'_>) {
     for _ in 0..script.byte() % 4 {
         let (at, by) = (usize::from(script.byte()), script.byte());
@@ -27,7 +26,7 @@ fn spoil(bytes: &mut [u8], script: &mut Script<'_>) {
     }
 }
 
-/// A client against the listener's end: only the right answer is accepted.
+/// Plays a client against a listener's side, which must accept only the right answer.
 fn answer(script: &mut Script<'_>) {
     let key = AuthKey::from(b"key");
     let (ours, theirs) = pair();
@@ -53,7 +52,7 @@ fn answer(script: &mut Script<'_>) {
     assert_eq!(outcome.is_ok_and(|it| it), answer == right);
 }
 
-/// A listener against the client's end, which it cannot convince: it has not seen the client's
+/// Plays a listener against a client's side, which must refuse it: it does not know the client's
 /// nonce.
 fn challenge(script: &mut Script<'_>) {
     let (ours, theirs) = pair();
@@ -71,7 +70,7 @@ fn challenge(script: &mut Script<'_>) {
     assert!(prove(&ours, &AuthKey::from(b"key"), deadline).is_err());
 }
 
-/// Sends nothing more, and could still receive.
+/// Ends sending; receiving still works.
 fn end_sending(socket: &OwnedFd) {
     let copy = socket.try_clone().expect("room for a descriptor");
     std::os::unix::net::UnixStream::from(copy)

@@ -1,41 +1,42 @@
 //! The blocks of a queue's file: two of each size.
 //!
-//! A block is filled from its start to its end and never from both, so nothing wraps around. With
-//! two of each size, one is filled while the other is read; when the consumers are too far behind
-//! for that, the next size takes what comes. The memory of a queue is therefore a small multiple of
-//! what waits in it, and an item of any size finds a block that holds it.
+//! A block is filled from start to end only, so nothing wraps around. While one block of a size is
+//! filled, the other is read. If the consumers fall too far back for that, the producers go on in
+//! the next size. The memory of a queue is therefore a small multiple of its waiting items, and
+//! there is a block for an item of any size.
 
 use std::ops::Range;
 
-/// Bytes before the first block: what all users of the queue map. A multiple of every page size.
+/// Length of the area before the first block in bytes: all users of the queue map it. A multiple of
+/// every page size.
 pub(super) const CONTROL_LEN: usize = 64 << 10;
 
-/// Bytes of a block of the smallest class: two of them stay in a core's second-level cache. In a
-/// model it holds one small item.
+/// Bytes of a block of the smallest class: two of them fit into a core's second-level cache. In a
+/// loom model it holds one small item.
 const MIN_BLOCK_LEN: usize = if cfg!(loom) { 32 } else { 64 << 10 };
 
-/// Sizes of blocks, each twice the one before: up to 1 TiB.
+/// Number of block sizes, each twice the previous one, up to 1 TiB.
 pub(super) const CLASSES: u8 = 25;
 
-/// How many blocks there are.
+/// Number of blocks.
 pub(super) const BLOCKS: usize = 2 * CLASSES as usize;
 
-/// The last class whose blocks stay mapped, and keep their memory as long as the queue works with
-/// them: 8 MiB each.
+/// The largest class whose blocks stay mapped, and keep their memory while the queue uses them: 8
+/// MiB each.
 const MAX_HOT_CLASS: u8 = 7;
 
-/// How many blocks may stay mapped, about 32 MiB together.
+/// Number of blocks that may stay mapped, about 32 MiB together.
 pub(super) const HOT_BLOCKS: usize = 2 * (MAX_HOT_CLASS as usize + 1);
 
-/// One of the pieces: twice its class, and 1 more for the second of a class.
+/// A block's number: twice its class, plus 1 for the second block of the class.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Block(pub(super) u8);
 
 impl Block {
-    /// The one that a queue begins in.
+    /// The first block of a new queue.
     pub(super) const FIRST: Self = Self(0);
 
-    /// None if there is no such block.
+    /// Returns `None` if the number is too large.
     pub(super) fn from_number(number: u64) -> Option<Self> {
         let number = u8::try_from(number).ok()?;
         (usize::from(number) < BLOCKS).then_some(Self(number))
@@ -45,12 +46,12 @@ impl Block {
         self.0.into()
     }
 
-    /// Bytes.
+    /// Returns the length in bytes.
     pub(super) fn size(self) -> usize {
         size_of_class(self.class())
     }
 
-    /// Where it lies in the file.
+    /// Returns the range of the file that it occupies.
     pub(super) fn range(self) -> Range<usize> {
         let before = 2 * (self.size() - MIN_BLOCK_LEN);
         let second = usize::from(self.0 % 2) * self.size();
@@ -62,13 +63,13 @@ impl Block {
         self.class() <= MAX_HOT_CLASS
     }
 
-    /// Whether the memory of this block is of no use to producers who are in `now`: it is large, or
-    /// they work with another size.
+    /// Whether producers in block `now` do not need the memory of this block: it is large, or they
+    /// use another size.
     pub(super) fn should_release(self, now: Self) -> bool {
         !self.is_hot() || self.class() != now.class()
     }
 
-    /// The other one of this size.
+    /// Returns the other block of the same size.
     pub(super) fn twin(self) -> Self {
         Self(self.0 ^ 1)
     }
@@ -78,10 +79,11 @@ impl Block {
     }
 }
 
-/// Bytes of a queue's file: as many classes as fit into `limit`, at least what everybody maps.
+/// Returns the length of a queue's file in bytes: as many classes as fit into `limit`, and at least
+/// the control area.
 pub(super) fn file_len(limit: usize) -> usize {
     let ends = (0..CLASSES).map(|class| Block(2 * class + 1).range().end);
-    ends.take_while(|it| *it <= limit)
+    ends.take_while(|end| *end <= limit)
         .last()
         .unwrap_or(CONTROL_LEN)
 }

@@ -1,12 +1,12 @@
-//! The error of a queue whose memory was written to by something other than a queue.
+//! The error of a queue whose memory was changed by something other than a queue.
 
 use crate::error::{Error, ErrorKind};
 
-/// Returns the error of every call that finds words in the queue's memory that no call of a queue
+/// Returns the error of every call that finds words in the queue's memory that no queue call
 /// writes.
 #[cold]
 pub(super) fn err_corrupted() -> Error {
-    let message = "the queue is lost: something else has written to its memory";
+    let message = "the queue is unusable: something else has written to its memory";
     Error::new(ErrorKind::Disconnected, message)
 }
 
@@ -26,11 +26,11 @@ mod tests {
         time::Duration,
     };
 
-    /// Where the first block begins in the file.
+    /// Offset of the first block in the file.
     const FIRST_BLOCK: usize = 64 << 10;
 
-    /// Offsets of words, as README.md has them: of tail and head, the count of items done, the
-    /// capacity, two generations, and two records of the first block.
+    /// Offsets of words (see README.md): tail and head, the count of processed items, the capacity,
+    /// two generations, and two records of the first block.
     const WORDS: [usize; 20] = [
         384,
         392,
@@ -54,7 +54,7 @@ mod tests {
         FIRST_BLOCK + 16,
     ];
 
-    /// Small numbers, places that are not aligned, outside of their block, in the largest block or
+    /// Small numbers, positions that are unaligned, outside of their block, in the largest block or
     /// in none, and overflows.
     const VALUES: [u64; 16] = [
         0,
@@ -75,7 +75,7 @@ mod tests {
         u64::MAX,
     ];
 
-    /// A queue in use, and a second mapping of its memory.
+    /// Returns a queue in use and a second mapping of its memory.
     fn both() -> (Ring, View) {
         let ring = Ring::create(ObjectKind::JoinableQueue, 0, 8).expect("a queue");
         let items: [&[u8]; 3] = [b"a", b"b", b"c"];
@@ -90,7 +90,7 @@ mod tests {
         memory.atomic_u64(word).store(value, Ordering::Relaxed);
     }
 
-    /// Makes every call, whose outcomes depend on what was written.
+    /// Makes every call. The outcomes depend on the words that were overwritten.
     fn call_all(ring: &Ring) {
         let soon = || Limit::after(Duration::from_millis(1));
         let get = |most, limit| ring.get(most, &mut ItemBuffer::default(), limit).is_ok();
@@ -103,12 +103,12 @@ mod tests {
         let _ = [put(1, Limit::None), get(1, Limit::None)];
     }
 
-    /// Runs a test that must not go on forever.
+    /// Runs a test that must not block forever.
     fn in_time(test: impl FnOnce() + Send + 'static) {
         let (ended, end) = mpsc::channel();
         let thread = thread::spawn(move || {
             test();
-            // It is gone only after the deadline.
+            // The receiver is dropped only after the deadline.
             let _ = ended.send(());
         });
         let waited = end.recv_timeout(Duration::from_secs(60));
@@ -118,7 +118,7 @@ mod tests {
     }
 
     #[test]
-    fn an_object_that_is_too_short_is_no_queue() {
+    fn an_object_that_is_too_short_is_not_a_queue() {
         let object = Object::create(ObjectKind::SimpleQueue, fingerprint::<u8>(), 4096);
         let file = object.expect("shared memory").mapping().file().clone();
         let (mut bytes, mut list) = (Vec::new(), Vec::new());
@@ -161,8 +161,8 @@ mod tests {
     fn jumps_in_a_circle_are_followed_for_a_while_only() {
         in_time(|| {
             let (ring, memory) = both();
-            // Every record leads to the start of the first block, and the producers are far ahead.
-            (0..8).for_each(|it| store(&memory, FIRST_BLOCK + 8 * it, 1));
+            // Every record jumps to the start of the first block, and the producers are far ahead.
+            (0..8).for_each(|index| store(&memory, FIRST_BLOCK + 8 * index, 1));
             for generation in [400, 424] {
                 store(&memory, generation, u64::MAX);
             }

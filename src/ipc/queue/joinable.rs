@@ -1,4 +1,4 @@
-//! The queue that knows when everything in it was done with.
+//! A queue that knows when all of its items are processed.
 
 use super::macros::{handle, queue};
 use super::ring::Limit;
@@ -8,11 +8,11 @@ use crate::shm::ObjectKind;
 use crate::wire::Wire;
 use std::time::Duration;
 
-/// A [`Queue`](crate::Queue) whose items are counted again when they are done with, so that one can
-/// wait until all are.
+/// A [`Queue`](crate::Queue) whose consumers report each processed item, so that
+/// [`join`](Self::join) can wait until all are.
 ///
-/// A consumer that dies with an item in hand leaves it undone, and [`join`](Self::join) waiting;
-/// with [`join_timeout`](Self::join_timeout) that is found out.
+/// If a consumer dies while it processes an item, the item is never reported and
+/// [`join`](Self::join) waits forever. Use [`join_timeout`](Self::join_timeout) to detect that.
 ///
 /// # Examples
 ///
@@ -42,12 +42,12 @@ handle!(JoinableQueue);
 queue!(JoinableQueue);
 
 impl<T: Wire> JoinableQueue<T> {
-    /// Says that an item that was taken is done with.
+    /// Reports that an item taken from the queue is processed. Never blocks.
     ///
     /// # Errors
     ///
-    /// [`ErrorKind::InvalidInput`] if that was said of as many items as were ever put;
-    /// [`ErrorKind::Disconnected`] when something else has written to the queue's memory.
+    /// [`ErrorKind::InvalidInput`] if as many items were reported as were put;
+    /// [`ErrorKind::Disconnected`] if something else has written to the queue's memory.
     pub fn task_done(&self) -> Result<()> {
         if self.0.ring().task_done()? {
             return Ok(());
@@ -56,26 +56,27 @@ impl<T: Wire> JoinableQueue<T> {
         Err(Error::new(ErrorKind::InvalidInput, message))
     }
 
-    /// Waits until every item that was put is done with; at once if none was. A closed queue can be
-    /// waited for, too.
+    /// Waits until every item that was put is processed. Returns at once if none was put. Also
+    /// works for a closed queue.
     ///
     /// # Errors
     ///
-    /// [`ErrorKind::Disconnected`] when something else has written to the queue's memory.
+    /// [`ErrorKind::Disconnected`] if something else has written to the queue's memory.
     pub fn join(&self) -> Result<()> {
         self.0.ring().join(Limit::ENDLESS).map(drop)
     }
 
-    /// As [`join`](Self::join), for so long at the most.
+    /// Like [`join`](Self::join), but blocks for at most `limit`.
     ///
     /// # Errors
     ///
-    /// [`ErrorKind::TimedOut`] when items are left undone; else as [`join`](Self::join).
+    /// [`ErrorKind::TimedOut`] if items are not processed in time; otherwise like
+    /// [`join`](Self::join).
     pub fn join_timeout(&self, limit: Duration) -> Result<()> {
         if self.0.ring().join(Limit::after(limit))? {
             return Ok(());
         }
-        let message = format!("not all items of the queue were done with within {limit:?}");
+        let message = format!("not all items of the queue were processed within {limit:?}");
         Err(Error::new(ErrorKind::TimedOut, message))
     }
 }

@@ -1,6 +1,6 @@
-//! What the queues have in common: being handles, and the methods of `Queue` and `JoinableQueue`.
+//! Code that the queues share: handle traits, and the methods of `Queue` and `JoinableQueue`.
 
-/// What makes a handle of a type that holds its items.
+/// Implements the traits of a handle for a queue type.
 macro_rules! handle {
     ($Queue:ident) => {
         impl<T> Clone for $Queue<T> {
@@ -30,17 +30,18 @@ macro_rules! handle {
 }
 pub(super) use handle;
 
-/// The methods that `Queue` and `JoinableQueue` have in common.
+/// Implements the methods that `Queue` and `JoinableQueue` share.
 macro_rules! queue {
     ($Queue:ident) => {
         impl<T: Wire> $Queue<T> {
-            /// Makes a queue in which at most `capacity` items wait at a time. It costs a
-            /// descriptor and a page of memory.
+            /// Creates a queue that holds at most `capacity` items. It uses a descriptor and a page
+            /// of memory.
             ///
             /// # Errors
             ///
-            /// [`ErrorKind::InvalidInput`](crate::ErrorKind::InvalidInput) for a capacity of 0;
-            /// [`ErrorKind::Io`](crate::ErrorKind::Io) when this process has no room for the queue.
+            /// [`ErrorKind::InvalidInput`](crate::ErrorKind::InvalidInput) if `capacity` is 0;
+            /// [`ErrorKind::Io`](crate::ErrorKind::Io) if the memory or the descriptor cannot be
+            /// created.
             ///
             /// # Examples
             ///
@@ -55,12 +56,13 @@ macro_rules! queue {
                 TypedRing::create(ObjectKind::$Queue, Some(capacity)).map(Self)
             }
 
-            /// Makes a queue in which any number of items can wait. It costs a descriptor and a
-            /// page of memory.
+            /// Creates a queue that holds any number of items. It uses a descriptor and a page of
+            /// memory.
             ///
             /// # Errors
             ///
-            /// [`ErrorKind::Io`](crate::ErrorKind::Io) when this process has no room for it.
+            /// [`ErrorKind::Io`](crate::ErrorKind::Io) if the memory or the descriptor cannot be
+            /// created.
             ///
             /// # Examples
             ///
@@ -74,19 +76,20 @@ macro_rules! queue {
                 TypedRing::create(ObjectKind::$Queue, None).map(Self)
             }
 
-            /// Puts an item behind the others; waits while a bounded queue is full.
+            /// Puts an item at the end of the queue. Blocks while a bounded queue is full.
             ///
-            /// The item is encoded first. If this process dies in the call, the item is there as a
-            /// whole or not at all.
+            /// The item is encoded first. If this process dies during the call, the whole item is
+            /// in the queue, or nothing of it.
             ///
             /// # Errors
             ///
-            /// [`ErrorKind::Disconnected`](crate::ErrorKind::Disconnected) when the queue is
-            /// closed, or lost because something else has written to its memory,
-            /// [`ErrorKind::Codec`](crate::ErrorKind::Codec) when the item cannot be encoded,
-            /// [`ErrorKind::Unsupported`](crate::ErrorKind::Unsupported) when there is a handle in
-            /// it, a connection say: they cannot lie in memory.
-            /// [`ErrorKind::Io`](crate::ErrorKind::Io) when this process cannot map memory for it.
+            /// - [`ErrorKind::Disconnected`](crate::ErrorKind::Disconnected) if the queue is
+            ///   closed, or unusable because something else has written to its memory.
+            /// - [`ErrorKind::Codec`](crate::ErrorKind::Codec) if the item cannot be encoded.
+            /// - [`ErrorKind::Unsupported`](crate::ErrorKind::Unsupported) if the item contains a
+            ///   handle, for example a connection: memory cannot hold descriptors.
+            /// - [`ErrorKind::Io`](crate::ErrorKind::Io) if this process cannot map memory for the
+            ///   item.
             ///
             /// # Examples
             ///
@@ -101,111 +104,115 @@ macro_rules! queue {
                 self.0.put(item, Limit::ENDLESS)
             }
 
-            /// As [`put`](Self::put), without waiting.
+            /// Like [`put`](Self::put), but does not wait for room.
             ///
             /// # Errors
             ///
-            /// [`ErrorKind::Full`](crate::ErrorKind::Full) when there is no room; also, after a
-            /// tenth of a second, if another process was stopped while it copied an item.
+            /// [`ErrorKind::Full`](crate::ErrorKind::Full) if the queue is full, or if another
+            /// process has kept the queue locked for 100 ms, which means that it is stopped.
+            /// Otherwise like [`put`](Self::put).
             pub fn try_put(&self, item: &T) -> Result<()> {
                 self.0.put(item, Limit::None)
             }
 
-            /// As [`put`](Self::put), waiting so long at the most.
+            /// Like [`put`](Self::put), but waits for at most `limit`.
             ///
             /// # Errors
             ///
-            /// [`ErrorKind::TimedOut`](crate::ErrorKind::TimedOut) when there was no room in time.
+            /// [`ErrorKind::TimedOut`](crate::ErrorKind::TimedOut) if the queue stays full.
+            /// Otherwise like [`put`](Self::put).
             pub fn put_timeout(&self, item: &T, limit: Duration) -> Result<()> {
                 self.0.put(item, Limit::after(limit))
             }
 
-            /// Puts items one behind the other, as many at once as there is room for: if none has
-            /// to wait, nobody else's come between them, and all are there or none, also if this
-            /// process dies.
+            /// Puts items in order, as many at once as there is room for. If there is room for all
+            /// of them, no other items come between them, and either all of them or none are in the
+            /// queue, even if this process dies.
             ///
             /// # Errors
             ///
-            /// Those of [`put`](Self::put). Nothing was put if an item cannot be encoded; if the
-            /// queue is closed while this waits for room, the first ones were.
+            /// Like [`put`](Self::put). If an item cannot be encoded, no item was put. If the queue
+            /// is closed during a wait for room, the first items were put.
             pub fn put_many(&self, items: &[T]) -> Result<()> {
                 self.0.put_many(items, Limit::ENDLESS)
             }
 
-            /// Takes the first item; waits while there is none.
+            /// Takes the first item. Blocks while the queue is empty.
             ///
-            /// It is decoded after it was taken. If this process dies in the call, the item is
-            /// still there, or it is gone.
+            /// The item is decoded after it is taken. If this process dies during the call, the
+            /// item is still in the queue, or lost.
             ///
             /// # Errors
             ///
-            /// [`ErrorKind::Disconnected`](crate::ErrorKind::Disconnected) when the queue is closed
-            /// and nothing is left in it, or lost as in [`put`](Self::put);
-            /// [`ErrorKind::Codec`](crate::ErrorKind::Codec) when the item, which is gone then,
-            /// cannot be decoded.
+            /// [`ErrorKind::Disconnected`](crate::ErrorKind::Disconnected) if the queue is closed
+            /// and empty, or unusable as described for [`put`](Self::put);
+            /// [`ErrorKind::Codec`](crate::ErrorKind::Codec) if the item cannot be decoded. The
+            /// item is lost then.
             #[inline]
             pub fn get(&self) -> Result<T> {
                 self.0.get(Limit::ENDLESS)
             }
 
-            /// As [`get`](Self::get), without waiting.
+            /// Like [`get`](Self::get), but does not wait for an item.
             ///
             /// # Errors
             ///
-            /// [`ErrorKind::Empty`](crate::ErrorKind::Empty) when no item is there; also, after a
-            /// tenth of a second, if another process was stopped while it copied one.
+            /// [`ErrorKind::Empty`](crate::ErrorKind::Empty) if the queue is empty, or if another
+            /// process has kept it locked for 100 ms, which means that it is stopped. Otherwise
+            /// like [`get`](Self::get).
             pub fn try_get(&self) -> Result<T> {
                 self.0.get(Limit::None)
             }
 
-            /// As [`get`](Self::get), waiting so long at the most.
+            /// Like [`get`](Self::get), but waits for at most `limit`.
             ///
             /// # Errors
             ///
-            /// [`ErrorKind::TimedOut`](crate::ErrorKind::TimedOut) when no item has come in time.
+            /// [`ErrorKind::TimedOut`](crate::ErrorKind::TimedOut) if no item arrives in time.
+            /// Otherwise like [`get`](Self::get).
             pub fn get_timeout(&self, limit: Duration) -> Result<T> {
                 self.0.get(Limit::after(limit))
             }
 
-            /// Waits for an item, then takes what is there: `most` at the most, at once. None only
-            /// if `most` is 0.
+            /// Waits for an item, then takes all available items at once, at most `most`. Returns
+            /// an empty vector only if `most` is 0.
             ///
             /// # Errors
             ///
-            /// Those of [`get`](Self::get). If an item cannot be decoded, those before it are
-            /// returned, the error is that of this handle's next call, and those behind it come
-            /// after that.
+            /// Like [`get`](Self::get). If an item cannot be decoded, the items before it are
+            /// returned, the next call of this handle fails, and later calls return the items after
+            /// it.
             pub fn get_many(&self, most: usize) -> Result<Vec<T>> {
                 self.0.get_many(most, Limit::ENDLESS)
             }
 
-            /// How many items wait. Others may put and take some at any time.
+            /// Returns the number of items. Other processes may change it at any time.
             #[must_use]
             pub fn len(&self) -> usize {
                 self.0.ring().len()
             }
 
-            /// Whether no item waits.
+            /// Whether the queue is empty.
             #[must_use]
             pub fn is_empty(&self) -> bool {
                 self.len() == 0
             }
 
-            /// Whether no item can be put now; never so without a bound.
+            /// Whether the queue is full; always false for an unbounded one.
             #[must_use]
             pub fn is_full(&self) -> bool {
                 self.capacity() == Some(self.len())
             }
 
-            /// How many items can wait at a time; none is any number.
+            /// Returns the maximum number of items; `None` for an unbounded queue.
             #[must_use]
             pub fn capacity(&self) -> Option<usize> {
                 self.0.ring().capacity()
             }
 
-            /// Closes the queue for all processes: no item can be put any more, and whoever takes
-            /// the last one finds it disconnected then. Everybody who waits is told. Closing it
-            /// again does nothing.
+            /// Closes the queue for all processes and wakes all waiters. No item can be put any
+            /// more. The remaining items can be taken; after them, taking fails with
+            /// `Disconnected`. Closing twice does nothing.
             ///
             /// # Examples
             ///

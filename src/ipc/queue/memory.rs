@@ -1,5 +1,4 @@
-//! The file of a queue, as far as this process has it mapped: the page that everybody shares, and
-//! blocks.
+//! The mapped parts of a queue's file: the control area that every user maps, and blocks.
 
 use super::block::{BLOCKS, Block, CONTROL_LEN, HOT_BLOCKS, file_len};
 use super::corrupted::err_corrupted;
@@ -13,8 +12,8 @@ use crate::sys::robust::{MutexKind, RobustMutex};
 use parking_lot::Mutex;
 use std::{borrow::Cow, fmt, io, ops::Range, sync::OnceLock};
 
-/// Bytes of two cache lines, which processors fetch together. What one side writes lies apart from
-/// what the other does.
+/// Length in bytes of two cache lines, which processors fetch together. The words of one side are
+/// kept this far from those of the other.
 const LINE_PAIR: usize = 128;
 
 const PRODUCERS_LOCK: usize = Object::BODY.next_multiple_of(LINE_PAIR);
@@ -30,7 +29,7 @@ const GENERATIONS: usize = CAPACITY + LINE_PAIR;
 
 const _: () = assert!(WORDS * 8 <= LINE_PAIR && GENERATIONS + BLOCKS * 8 <= CONTROL_LEN);
 
-/// Those who go through the blocks, one behind the other.
+/// The users of blocks: one at a time on each side, as each side has a lock.
 #[derive(Debug, Clone, Copy)]
 pub(super) enum Side {
     Producers,
@@ -40,17 +39,17 @@ pub(super) enum Side {
 /// A queue's memory.
 pub(super) struct QueueMemory {
     object: Object,
-    /// Bytes of the file, which never change.
+    /// Length of the file in bytes, which never changes.
     len: usize,
-    /// Blocks that stay mapped once they were used.
+    /// Small blocks, which stay mapped after their first use.
     hot: [OnceLock<View>; HOT_BLOCKS],
-    /// The larger one that a side was in last.
+    /// For each side, the last larger block that it has used.
     large: [Mutex<Option<(Block, View)>>; 2],
 }
 
 impl QueueMemory {
-    /// Makes one for at most so many items at a time, and its locks. It takes up a page until there
-    /// are items.
+    /// Creates the memory of a queue for at most `capacity` items, and its locks. It uses one page
+    /// until items are put.
     pub(super) fn create(
         kind: ObjectKind,
         fingerprint: u64,
@@ -58,25 +57,25 @@ impl QueueMemory {
     ) -> Result<(Self, RobustMutex, RobustMutex)> {
         let object = Object::create(kind, fingerprint, CONTROL_LEN - Object::BODY)?;
         let make = || -> io::Result<_> {
-            // All blocks at once: a length costs nothing, and what is not done under a lock cannot
-            // fail there.
+            // The length covers all blocks: it costs no memory, and growing the file later, under a
+            // lock, could fail.
             memory::set_len(&object, file_len(memory::longest_file()?))?;
             let mapping = object.mapping();
             let lock = |offset| RobustMutex::create(mapping.clone(), offset, MutexKind::ErrorCheck);
             Ok((lock(PRODUCERS_LOCK)?, lock(CONSUMERS_LOCK)?))
         };
         let (producers, consumers) =
-            make().map_err(|it| Error::io("failed to make a queue", it))?;
+            make().map_err(|error| Error::io("failed to create a queue", error))?;
         let memory = Self::from_object(object)?;
         memory.tail().init();
         memory.head().init();
         memory.generations()[Block::FIRST.number()].store(1, Ordering::Relaxed);
-        // Relaxed, as above: nobody else knows the queue yet.
+        // Relaxed, like above: no other process has the queue yet.
         memory.capacity_word().store(capacity, Ordering::Relaxed);
         Ok((memory, producers, consumers))
     }
 
-    /// One that its maker has made, and its locks.
+    /// Opens the memory of a queue that another process has created, and its locks.
     pub(super) fn open(object: Object) -> Result<(Self, RobustMutex, RobustMutex)> {
         let lock = |offset| RobustMutex::open(object.mapping().clone(), offset);
         let (producers, consumers) = (lock(PRODUCERS_LOCK), lock(CONSUMERS_LOCK));
@@ -86,7 +85,7 @@ impl QueueMemory {
     fn from_object(object: Object) -> Result<Self> {
         let len = memory::len(&object);
         Ok(Self {
-            len: len.map_err(|it| Error::io("failed to open a queue", it))?,
+            len: len.map_err(|error| Error::io("failed to open a queue", error))?,
             object,
             hot: [const { OnceLock::new() }; HOT_BLOCKS],
             large: [const { Mutex::new(None) }; 2],
@@ -97,25 +96,25 @@ impl QueueMemory {
         &self.object
     }
 
-    /// Where the producers stand.
+    /// Returns the position of the producers.
     #[inline]
     pub(super) fn tail(&self) -> AtomicPosition<'_> {
         AtomicPosition(self.object.view().atomic_u64s(TAIL))
     }
 
-    /// Where the consumers stand.
+    /// Returns the position of the consumers.
     #[inline]
     pub(super) fn head(&self) -> AtomicPosition<'_> {
         AtomicPosition(self.object.view().atomic_u64s(HEAD))
     }
 
-    /// For each block, the producers' generation in which they entered it last, or meant to: see
-    /// [`Writer`](super::writer::Writer).
+    /// Returns, for each block, the generation in which the producers last entered it, or meant to:
+    /// see [`Writer`](super::writer::Writer).
     pub(super) fn generations(&self) -> &[AtomicU64; BLOCKS] {
         self.object.view().atomic_u64s(GENERATIONS)
     }
 
-    /// Items that may wait at a time.
+    /// Returns the maximum number of items.
     #[inline]
     pub(super) fn capacity(&self) -> u64 {
         // Relaxed: it does not change.
@@ -126,7 +125,7 @@ impl QueueMemory {
         self.object.view().atomic_u64(CAPACITY)
     }
 
-    /// Items that were done with.
+    /// Returns the number of items reported as processed.
     pub(super) fn done_count(&self) -> &AtomicU64 {
         self.object.view().atomic_u64(DONE)
     }
@@ -157,7 +156,7 @@ impl QueueMemory {
         block.range().end <= self.len
     }
 
-    /// A block, mapped when it is first asked for.
+    /// Returns a block, mapped at its first use.
     #[inline]
     pub(super) fn block(&self, side: Side, block: Block) -> Result<Cow<'_, View>> {
         let Some(place) = self.hot.get(block.number()) else {
@@ -167,16 +166,16 @@ impl QueueMemory {
             return Ok(Cow::Borrowed(view));
         }
         let view = self.map(block)?;
-        // Another thread may have been faster; then its mapping stays.
+        // Another thread may have set it first; its mapping stays.
         Ok(Cow::Borrowed(place.get_or_init(|| view)))
     }
 
     fn large(&self, side: Side, block: Block) -> Result<View> {
         let mut last = self.large[side as usize].lock();
-        if let Some((_, view)) = last.as_ref().filter(|it| it.0 == block) {
+        if let Some((_, view)) = last.as_ref().filter(|entry| entry.0 == block) {
             return Ok(view.clone());
         }
-        // First, so that both are never mapped because of this.
+        // Unmap first, so that this call never has two large blocks mapped.
         *last = None;
         let view = self.map(block)?;
         *last = Some((block, view.clone()));
@@ -189,19 +188,19 @@ impl QueueMemory {
             return Err(err_corrupted());
         }
         let mapped = self.object.view().map_part(block.range());
-        mapped.map_err(|it| Error::io("failed to map a part of a queue", it))
+        mapped.map_err(|error| Error::io("failed to map a part of a queue", error))
     }
 
-    /// Forgets the mapping of the large block that a side has left.
+    /// Unmaps the large block that a side has left.
     pub(super) fn unmap_large(&self, side: Side) {
         *self.large[side as usize].lock() = None;
     }
 
-    /// Gives the memory of whole pages in a part of a block back to the system.
+    /// Returns the whole pages in a part of a block to the system.
     pub(super) fn release(&self, block: Block, part: Range<usize>) {
         let start = block.range().start;
         let part = start + part.start..start + part.end;
-        // Where this is refused, the memory goes with the queue.
+        // If this fails, the memory is freed together with the queue.
         let _ = memory::punch_hole(&self.object, part);
     }
 }

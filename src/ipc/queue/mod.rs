@@ -1,12 +1,12 @@
-//! Queues in shared memory: items that many processes put and many take, each once, whoever is
-//! killed when.
+//! Queues in shared memory: any number of processes put and take items. Each item is taken once,
+//! even if processes are killed at any instant.
 //!
-//! Relies on: robust mutexes, one for those who put and one for those who take; commits of a single
-//! store, so that a death leaves nothing that has to be repaired. `README.md` has the layout, the
-//! states, and what happens at each death.
+//! Relies on: robust mutexes, one for the producers and one for the consumers; commits by a single
+//! store, so that a death leaves nothing to repair. `README.md` describes the layout, the states,
+//! and the effect of each death.
 //!
-//! Invariant: no user code runs under a lock that other processes wait for, and nothing is
-//! allocated there but by the mapping of a block and the copy of an item.
+//! Invariant: no user code runs under a lock that other processes wait for. Nothing is allocated
+//! there, except for the mapping of a block and the copy of an item.
 
 mod block;
 mod corrupted;

@@ -1,44 +1,43 @@
-//! Which block producers go to next: one that holds the item, and no larger than what waits asks
-//! for.
+//! Chooses the producers' next block: it must hold the item, and suit the amount of waiting items.
 
 use super::block::{Block, CLASSES, size_of_class};
 use super::position::Position;
 use super::record;
 
-/// What the producers know when they choose.
+/// The state that the choice depends on.
 pub(super) struct BlockAllocator<'a> {
-    /// Where they stand.
+    /// The producers' position.
     pub(super) tail: Position,
-    /// Where the consumers stood a moment ago.
+    /// The consumers' position, which may be outdated.
     pub(super) head: Position,
-    /// Bytes of the item that is to be put.
+    /// Length in bytes of the item to put.
     pub(super) item_len: usize,
-    /// Whether a block may be written to from its start.
+    /// Whether a block may be overwritten from its start.
     pub(super) is_free: &'a dyn Fn(Block) -> bool,
 }
 
 impl BlockAllocator<'_> {
-    /// Whether the item goes to another block: it does not fit, or nothing waits in a block that is
-    /// larger than is good for it.
+    /// Whether the item must go to another block: it does not fit, or nothing waits and the block
+    /// is larger than needed.
     pub(super) fn needs_new_block(&self) -> bool {
         let block = self.tail.block;
         let is_oversized = || {
             let waiting = self.tail.items - self.head.items;
-            waiting == 0 && self.min_class().is_some_and(|it| it < block.class())
+            waiting == 0 && self.min_class().is_some_and(|class| class < block.class())
         };
         record::layout(self.tail.offset, self.item_len, block.size()).is_none()
             || !block.is_hot() && is_oversized()
     }
 
-    /// The next block; none if the item is larger than any.
+    /// Returns the next block; `None` if the item is larger than any block.
     pub(super) fn next_block(&self) -> Option<Block> {
         let classes = self.min_class()?.max(self.target_class())..CLASSES;
-        let mut blocks = classes.flat_map(|it| [Block(2 * it), Block(2 * it + 1)]);
-        blocks.find(|it| (self.is_free)(*it))
+        let mut blocks = classes.flat_map(|class| [Block(2 * class), Block(2 * class + 1)]);
+        blocks.find(|block| (self.is_free)(*block))
     }
 
-    /// The class that suits what waits: all memory is given up when nothing does, half of it when
-    /// that is little.
+    /// Returns the class that suits the waiting items: the smallest if nothing waits, half the size
+    /// if little waits.
     fn target_class(&self) -> u8 {
         let (tail, head) = (self.tail, self.head);
         let (class, size) = (tail.block.class(), tail.block.size());
@@ -47,12 +46,13 @@ impl BlockAllocator<'_> {
         }
         let waits = tail.offset.saturating_sub(head.offset);
         let is_little = head.generation == tail.generation && waits < size / 4;
-        // Where only a few such items fit, the next one that has to wait would lead up again.
+        // If only a few such items fit into the smaller class, it would soon be left for a larger
+        // one again.
         let fit_below = self.item_len < size / 8;
         class - u8::from(is_little && fit_below && class > 0)
     }
 
-    /// The smallest class that holds the item.
+    /// Returns the smallest class that holds the item.
     fn min_class(&self) -> Option<u8> {
         let holds = |class: &u8| record::layout(0, self.item_len, size_of_class(*class)).is_some();
         (0..CLASSES).find(holds)
@@ -78,7 +78,7 @@ mod tests {
             tail,
             head,
             item_len: item,
-            is_free: &|it| free.contains(&it.0),
+            is_free: &|block| free.contains(&block.0),
         };
         (choice.needs_new_block(), choice.next_block().map(|it| it.0))
     }

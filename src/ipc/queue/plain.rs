@@ -1,4 +1,4 @@
-//! The queue with everything but `join`.
+//! The queue with every method except `join`.
 
 use super::macros::{handle, queue};
 use super::ring::Limit;
@@ -10,23 +10,24 @@ use std::time::Duration;
 
 /// A first-in, first-out queue that any number of processes put items into and take them from.
 ///
-/// Items are in shared memory when [`put`](Self::put) returns: nothing is flushed when a process
-/// ends, and nothing gets lost with it. Each item is taken once. The queue is a value, so that it
-/// can be the argument of a process or travel through a connection; all copies are the same queue,
-/// which lasts as long as any of them.
+/// An item is in shared memory when [`put`](Self::put) returns: nothing needs to be flushed when a
+/// process ends, and nothing gets lost with it. Each item is taken once. The queue is a value that
+/// can be the argument of a process or part of a message. All copies are the same queue, which
+/// lives as long as any of them.
 ///
 /// # Deaths
 ///
-/// A process may be killed at any instant, in the middle of any call: the others go on at once, or
-/// within a second if it was just to wake somebody. What it was putting is in the queue as a whole
-/// or not at all; of what it was taking, nothing comes twice, and what it had taken is gone with
-/// it: one item, or those of one [`get_many`](Self::get_many).
+/// A process may be killed at any instant, even during a call. The others continue at once, or
+/// within a second if the process was about to wake a waiter. An item that it was putting is in the
+/// queue as a whole, or not at all. Items that it has taken are lost with it: one item, or those of
+/// one [`get_many`](Self::get_many). No item is taken twice.
 ///
 /// # Memory
 ///
-/// A bound counts items; memory is taken up as they come, in blocks of 64 KiB and more, about as
-/// much as what waits. It goes back to the system when items were read, but for at most 16 MiB with
-/// which the queue works. An item can have any size, and a `Vec<u8>` is copied in one piece.
+/// A bound counts items. Memory is used as items are put, in blocks of 64 KiB and more, roughly as
+/// much as the waiting items need. It is returned to the system as items are taken, except for a
+/// working set of at most 16 MiB. An item can have any size, and a `Vec<u8>` is copied in one
+/// piece.
 ///
 /// # Examples
 ///

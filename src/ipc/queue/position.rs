@@ -1,14 +1,15 @@
-//! Where producers and consumers stand: seven words each, of which one is changed to commit.
+//! The positions of producers and consumers: seven words each, committed by a store to one of them.
 //!
-//! A position has more parts than one store can write. So there is room for two, and a count of
-//! commits whose lowest bit says which of them holds. Whoever has the side's lock writes the other
-//! one, then counts: dying before that has changed nothing, dying after it has changed all.
+//! A position has more parts than one store can write. Each side therefore has two slots, and a
+//! count of commits whose lowest bit selects the valid slot. The holder of the side's lock writes
+//! the other slot, then increments the count. A death before the increment changes nothing; a death
+//! after it changes everything.
 //!
-//! | word | holds |
+//! | word | content |
 //! |---|---|
-//! | 0 | commits so far; the position that holds is the one at 1 + 3 * (commits % 2) |
-//! | 1, 4 | items that were put, or taken |
-//! | 2, 5 | blocks that were entered, the first included |
+//! | 0 | commits so far; the valid slot starts at 1 + 3 * (commits % 2) |
+//! | 1, 4 | items put, or taken, so far |
+//! | 2, 5 | blocks entered so far, including the first |
 //! | 3, 6 | bit 63: closed; bits 56 to 62: the block; the rest: the offset in it |
 //!
 //! `tests/loom/ipc` loads positions while they change, in every order that the memory model allows.
@@ -19,27 +20,27 @@ use super::record::HEADER_LEN;
 use crate::error::Result;
 use crate::sys::atomic::{AtomicU64, Ordering};
 
-/// Words that a position takes.
+/// Words of a position.
 pub(super) const WORDS: usize = 7;
 
 const CLOSED: u64 = 1 << 63;
 const BLOCK_SHIFT: u32 = 56;
 
-/// Looks at a position that changes all the time. Each one in vain takes a commit, and a commit
-/// takes longer than a look.
+/// Attempts to load a position that keeps changing. Each failed attempt takes a commit of another
+/// process, which takes longer than a load.
 const MAX_LOADS: usize = 1 << 20;
 
-/// Where one side of a queue stands.
+/// The position of one side of a queue.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Position {
-    /// That were put, or taken, since the queue was made.
+    /// Items put, or taken, since the queue was created.
     pub(super) items: u64,
-    /// Blocks that were entered, the first included.
+    /// Blocks entered so far, including the first.
     pub(super) generation: u64,
     pub(super) block: Block,
     /// Bytes from the block's start to the next record.
     pub(super) offset: usize,
-    /// Of producers: no item may be put any more.
+    /// For producers: no item may be put any more.
     pub(super) is_closed: bool,
 }
 
@@ -62,7 +63,7 @@ impl Position {
         ]
     }
 
-    /// Returns `None` for words that no commit has written: a record must fit at the place.
+    /// Returns `None` for words that no commit has written: a record must fit at the offset.
     fn from_words([items, generation, place]: [u64; 3]) -> Option<Self> {
         let block = Block::from_number((place & !CLOSED) >> BLOCK_SHIFT)?;
         let offset = (place & ((1 << BLOCK_SHIFT) - 1)) as usize;
@@ -77,26 +78,26 @@ impl Position {
     }
 }
 
-/// The words of one side's position, in shared memory.
+/// The words of one side's position in shared memory.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct AtomicPosition<'a>(pub(super) &'a [AtomicU64; WORDS]);
 
 impl AtomicPosition<'_> {
-    /// Where a queue begins; before anybody else knows it.
+    /// Sets the position of a new queue, before any other process has it.
     pub(super) fn init(self) {
         self.commit(Position::START);
     }
 
-    /// Where the side stands, or stood a moment ago if others may commit meanwhile.
+    /// Loads the position, which may be outdated at once if other processes may commit.
     ///
-    /// Fails if something else than a commit has written the words.
+    /// Fails if something other than a commit has written the words.
     #[inline]
     pub(super) fn load(self) -> Result<Position> {
         for _ in 0..MAX_LOADS {
-            // Acquire: what was written before the commit is seen by whoever sees the commit.
+            // Acquire: a load that sees a commit also sees everything written before that commit.
             let commits = self.commits().load(Ordering::Acquire);
-            // Acquire: if a part is of a later commit than the next one, then the next one is seen
-            // below.
+            // Acquire: if a word belongs to a later commit than the next one, the check below sees
+            // at least the next one.
             let words = self.slot(commits).each_ref();
             let words = words.map(|it| it.load(Ordering::Acquire));
             if self.commits().load(Ordering::Relaxed) == commits {
@@ -107,17 +108,16 @@ impl AtomicPosition<'_> {
         Err(err_corrupted())
     }
 
-    /// Moves the side, all at once. By the holder of its lock.
+    /// Moves the side to a new position in one step. Only the holder of its lock calls this.
     #[inline]
     pub(super) fn commit(self, position: Position) {
         // Relaxed: only holders of the lock write it.
         let next = self.commits().load(Ordering::Relaxed).wrapping_add(1);
         for (word, value) in self.slot(next).iter().zip(position.to_words()) {
-            // Release: see `load`. The position that this overwrites holds no more since the last
-            // commit.
+            // Release: see `load`. The overwritten slot has been invalid since the last commit.
             word.store(value, Ordering::Release);
         }
-        // Release: with the position goes everything that was written, or read, until now.
+        // Release: publishes the position and everything that was written, or read, before it.
         self.commits().store(next, Ordering::Release);
     }
 
@@ -128,7 +128,7 @@ impl AtomicPosition<'_> {
     fn slot(&self, commits: u64) -> &[AtomicU64; 3] {
         let start = if commits.is_multiple_of(2) { 1 } else { 4 };
         let words = self.0[start..].first_chunk();
-        words.expect("there are two places of three words behind the first word")
+        words.expect("the first word is followed by two slots of three words")
     }
 }
 
@@ -161,7 +161,7 @@ mod tests {
         let words: [AtomicU64; WORDS] = Default::default();
         let mark = AtomicPosition(&words);
         mark.init();
-        // What a producer leaves that dies before it counts its commit.
+        // The state after a producer that died before it incremented the count.
         for word in mark.slot(2) {
             word.store(u64::MAX, Ordering::Relaxed);
         }

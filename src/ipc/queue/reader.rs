@@ -1,4 +1,4 @@
-//! Taking items out of blocks, by whoever has the consumers' lock.
+//! Takes items out of blocks, under the consumers' lock.
 
 use super::block::{BLOCKS, Block};
 use super::corrupted::err_corrupted;
@@ -10,35 +10,35 @@ use crate::shm::View;
 use parking_lot::Mutex;
 use std::{borrow::Cow, io, ops::Range, sync::atomic::Ordering};
 
-/// Bytes of a large block that go back to the system at once when they were read.
+/// Bytes of a large block that are returned to the system at once after they are read.
 const RELEASE_STEP: usize = 1 << 20;
 
-/// Copies items from the head on. They are taken once that is committed; if it never is, the next
-/// one copies them again.
+/// Copies items from the head on. They are taken once the reader commits; without a commit, the
+/// next reader copies them again.
 pub(super) struct Reader<'a> {
     memory: &'a QueueMemory,
-    /// Where the consumers stand for everybody else.
+    /// The committed position, which other processes see.
     committed: Position,
     head: Position,
-    /// Where the producers stood a moment ago.
+    /// The producers' position, which may be outdated.
     tail: Position,
 }
 
-/// Where the producers stood when this process last looked: as long as items are left before that,
-/// it need not look again, which would take the cache line from a producer that writes it.
+/// The producers' position at this process's last look. While it leaves enough items, no new look
+/// is needed, which would take the cache line from a producer that writes it.
 pub(super) type CachedTail = Mutex<Option<Position>>;
 
 impl<'a> Reader<'a> {
-    /// `min_class` is how many items are wanted.
+    /// `wanted` is the number of items to read. The cached tail is used if it has that many.
     #[inline]
     pub(super) fn new(
         memory: &'a QueueMemory,
         cached_tail: &CachedTail,
-        min: usize,
+        wanted: usize,
     ) -> Result<Self> {
         let head = memory.head().load()?;
         let mut cached_tail = cached_tail.lock();
-        let is_enough = |tail: &Position| tail.items.saturating_sub(head.items) >= min as u64;
+        let is_enough = |tail: &Position| tail.items.saturating_sub(head.items) >= wanted as u64;
         let tail = match *cached_tail {
             Some(tail) if is_enough(&tail) => tail,
             _ => *cached_tail.insert(memory.tail().load()?),
@@ -54,18 +54,19 @@ impl<'a> Reader<'a> {
         })
     }
 
-    /// Whether no item will come any more behind those that are there.
+    /// Whether no more items will follow the available ones.
     pub(super) fn is_closed(&self) -> bool {
         self.tail.is_closed
     }
 
-    /// How many items are there.
+    /// Returns the number of available items.
     #[inline]
     pub(super) fn available(&self) -> u64 {
         self.tail.items - self.head.items
     }
 
-    /// Appends the next item, of which there must be one. What was read before stays if it fails.
+    /// Appends the next item, which must be available. After a failure, earlier items can still be
+    /// committed.
     #[inline]
     pub(super) fn read(&mut self, into: &mut Vec<u8>) -> Result<()> {
         let (view, bytes, next) = self.find()?;
@@ -77,7 +78,7 @@ impl<'a> Reader<'a> {
         Ok(())
     }
 
-    /// Takes everything that was read.
+    /// Takes the items read so far.
     #[inline]
     pub(super) fn commit(&mut self) {
         if self.head == self.committed {
@@ -90,7 +91,7 @@ impl<'a> Reader<'a> {
         self.committed = self.head;
     }
 
-    /// While the lock is held: later, a producer may have written there again.
+    /// Must run under the lock: later, a producer may have written to these pages again.
     fn release_read_steps(&self) {
         let (before, now) = (self.committed, self.head);
         let start = match before.generation == now.generation {
@@ -103,11 +104,11 @@ impl<'a> Reader<'a> {
         }
     }
 
-    /// Where the next item lies, and the record behind it.
+    /// Finds the next item: its view, its bytes, and the offset of the record after it.
     #[inline]
     fn find(&mut self) -> Result<(Cow<'a, View>, Range<usize>, usize)> {
-        // A jump leads to an item, or to one more jump behind an item that could not be put. In
-        // memory that something else has written to, jumps may go in a circle.
+        // A jump leads to an item, or to another jump if an item could not be put in between. In
+        // overwritten memory, jumps may form a circle.
         for _ in 0..BLOCKS {
             let Position { block, offset, .. } = self.head;
             let view = self.memory.block(Side::Consumers, block)?;
@@ -128,7 +129,7 @@ impl<'a> Reader<'a> {
         Err(err_corrupted())
     }
 
-    /// Whether producers have put something behind the head.
+    /// Whether there is a record between head and tail.
     #[inline]
     fn is_before_tail(&self) -> bool {
         let (head, tail) = (&self.head, &self.tail);
@@ -137,15 +138,16 @@ impl<'a> Reader<'a> {
                 && head.offset < tail.offset
     }
 
-    /// Goes on to the next block, and gives back the memory of this one unless the producers work
-    /// with it.
+    /// Moves to the next block. Releases the memory of this one, unless the producers still use its
+    /// size.
     fn enter_next_block(&mut self, next: Block) {
-        // What goes back must have been taken.
+        // Commit first: after the release, items of this block cannot be read again.
         self.commit();
         let Position { block, offset, .. } = self.head;
         if block.should_release(self.tail.block) {
-            // Before the commit that leaves it, as a producer may write to it then; all but the
-            // page of the record that leads on, which is still needed if that commit never comes.
+            // Release before the commit that leaves this block: after it, a producer may write to
+            // the block. Keep the page of the jump record, which is still needed if this process
+            // dies before that commit.
             self.memory.release(block, 0..offset);
             self.memory
                 .release(block, offset + HEADER_LEN..block.size());

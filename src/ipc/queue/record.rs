@@ -1,32 +1,32 @@
-//! What lies in a block: a word that says what follows, and an item's bytes behind it.
+//! The records of a block: a header word, followed by the bytes of an item.
 //!
-//! | bit 0 | the other bits | behind it |
+//! | bit 0 | the other bits | followed by |
 //! |---|---|---|
-//! | 0 | bytes of the item, and 1 | the item |
-//! | 1 | a block | nothing: the next record is the first one there |
+//! | 0 | bytes of the item, plus 1 | the item |
+//! | 1 | a block number | nothing: the next record is the first one in that block |
 //!
-//! No record is 0: memory that was never written holds none. Records begin at multiples of 8, and
-//! every block ends with one that goes on elsewhere, for which there is always room.
+//! No record is 0, which is the content of unwritten memory. Records start at multiples of 8. Every
+//! block ends with a jump record, for which room is always kept.
 
 use super::block::Block;
 use std::ops::Range;
 
-/// Bytes of the word.
+/// Bytes of the header word.
 pub(super) const HEADER_LEN: usize = 8;
 
-/// Bytes; an item from here on begins at a cache line, without which large copies are a third
-/// slower (benches/ipc.rs).
+/// Bytes; an item of at least this length starts at a cache line. Without that, large copies are a
+/// third slower (benches/ipc.rs).
 const ALIGN_FROM: usize = 1024;
 
 /// Bytes of a cache line.
 const CACHE_LINE: usize = 64;
 
-/// What a record says.
+/// A decoded header word.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Record {
-    /// Of so many bytes.
+    /// An item of this many bytes.
     Item(usize),
-    /// Everything that follows is in another block.
+    /// The next record is in another block.
     Jump(Block),
 }
 
@@ -38,17 +38,20 @@ impl Record {
         }
     }
 
-    /// None for what no producer writes.
+    /// Returns `None` for a word that no producer writes.
     pub(super) fn from_word(word: u64) -> Option<Self> {
         match word % 2 {
-            0 => (word >> 1).checked_sub(1).map(|it| Self::Item(it as usize)),
+            0 => (word >> 1)
+                .checked_sub(1)
+                .map(|bytes| Self::Item(bytes as usize)),
             _ => Block::from_number(word >> 1).map(Self::Jump),
         }
     }
 }
 
-/// Where an item of so many bytes lies whose record begins at `offset`, in a block of `size` bytes:
-/// its bytes, and where the next record begins. None if it does not fit.
+/// Computes the layout of an item of `bytes` bytes whose record starts at `offset` in a block of
+/// `size` bytes: the range of its bytes, and the offset of the next record. Returns `None` if it
+/// does not fit.
 #[inline]
 pub(super) fn layout(offset: usize, bytes: usize, size: usize) -> Option<(Range<usize>, usize)> {
     let start = offset.checked_add(HEADER_LEN)?;

@@ -1,4 +1,4 @@
-//! A queue of bytes: who may write and read when, who waits, and who is woken.
+//! A queue of byte strings: locking, waiting and waking.
 
 use super::corrupted::err_corrupted;
 use super::memory::QueueMemory;
@@ -14,16 +14,16 @@ use std::{
     time::{Duration, Instant},
 };
 
-/// A lock is held for as long as it takes to copy an item. If its holder was stopped, whoever does
-/// not want to wait gives up after this time.
+/// A lock is held only while items are copied. If its holder is stopped, calls that must not wait
+/// give up after this time.
 const STOPPED_TIMEOUT: Duration = Duration::from_millis(100);
 
 /// How long a call may wait.
 #[derive(Debug, Clone, Copy)]
 pub(super) enum Limit {
-    /// Not for room or for an item.
+    /// Does not wait for room or for an item.
     None,
-    /// Until then; none is for ever.
+    /// Waits until the deadline; forever without one.
     At(Option<Instant>),
 }
 
@@ -35,15 +35,23 @@ impl Limit {
     }
 }
 
-/// Items that were taken, one behind the other.
+/// Items taken from a queue, stored one after the other.
 #[derive(Debug, Default)]
 pub(super) struct ItemBuffer {
     pub(super) bytes: Vec<u8>,
-    /// Where each of them ends.
+    /// The end offset of each item.
     pub(super) ends: Vec<usize>,
 }
 
-/// One process's access to a queue.
+/// The outcome of one attempt to put or take items.
+enum Step {
+    /// This many items were put or taken; 0 if there was no room or no item.
+    Moved(usize),
+    /// Another process or thread held the lock until the limit of the call.
+    Busy,
+}
+
+/// A queue as one process uses it.
 #[derive(Debug)]
 pub(super) struct Ring {
     memory: QueueMemory,
@@ -53,12 +61,12 @@ pub(super) struct Ring {
     spin_state: SpinState,
 }
 
-/// A lock, until it is dropped. Nothing has to be done for a holder that died: what it did not
-/// commit is not there.
+/// Holds a lock until it is dropped. After the death of a holder nothing needs repair: items that
+/// it did not commit are not part of the queue.
 struct SideGuard<'a>(&'a RobustMutex);
 
 impl<'a> SideGuard<'a> {
-    /// None if it was not to be had in time.
+    /// Returns `None` if the lock stays held until the limit.
     #[inline]
     fn acquire(lock: &'a RobustMutex, limit: Limit) -> Result<Option<Self>> {
         let taken = match lock.try_lock() {
@@ -112,91 +120,88 @@ impl Ring {
         self.memory.object()
     }
 
-    /// Puts all items, in as few goes as there is room for.
+    /// Puts all items, in as few steps as the room allows.
     #[inline]
     pub(super) fn put(&self, mut items: &[&[u8]], limit: Limit) -> Result<()> {
-        let nothing = |stopped| match limit {
-            Limit::None if stopped => Error::new(ErrorKind::Full, STOPPED_MESSAGE),
-            Limit::None => Error::new(ErrorKind::Full, "the queue is full"),
-            Limit::At(_) => Error::new(ErrorKind::TimedOut, "the queue had no room in time"),
-        };
         let mut waiting = RingWait::new(|| self.memory.not_full(), &self.spin_state, limit);
         loop {
-            let put = self.put_some(items, limit)?;
-            items = &items[put.ok_or_else(|| nothing(true))?..];
+            match self.put_some(items, limit)? {
+                Step::Moved(count) => items = &items[count..],
+                Step::Busy => return Err(err_busy(limit, ErrorKind::Full)),
+            }
             if items.is_empty() {
                 return Ok(());
             }
             if !waiting.wait_again() {
-                return Err(nothing(false));
+                return Err(err_no_room(limit));
             }
         }
     }
 
-    /// Puts as many as there is room for; none if it was never this process's turn.
+    /// Puts as many items as there is room for.
     #[inline]
-    fn put_some(&self, items: &[&[u8]], limit: Limit) -> Result<Option<usize>> {
+    fn put_some(&self, items: &[&[u8]], limit: Limit) -> Result<Step> {
         let Some(guard) = SideGuard::acquire(&self.producers, limit)? else {
-            return Ok(None);
+            return Ok(Step::Busy);
         };
         let mut writer = Writer::new(&self.memory)?;
         if writer.is_closed() {
             return Err(err_closed());
         }
         let room = usize::try_from(writer.room()?).unwrap_or(usize::MAX);
-        let items = &items[..items.len().min(room)];
-        let failure = items
-            .iter()
-            .enumerate()
-            .find_map(|(count, item)| Some((count, writer.write(item).err()?)));
-        let count = failure.as_ref().map_or(items.len(), |it| it.0);
+        let mut count = 0;
+        let mut outcome = Ok(());
+        for item in items.iter().take(room) {
+            outcome = writer.write(item);
+            if outcome.is_err() {
+                break;
+            }
+            count += 1;
+        }
         if count > 0 {
             writer.commit();
         }
-        // Before the bell, or whoever wakes up finds the lock taken.
+        // Unlock before the wake-up: otherwise the woken consumer may find this lock held when it
+        // puts an item in turn.
         drop(guard);
         notify(self.memory.not_empty(), count);
-        failure.map_or(Ok(Some(count)), |(_, error)| Err(error))
+        outcome.map(|()| Step::Moved(count))
     }
 
-    /// Waits for an item, then takes what is there, `max` at the most and at least one.
+    /// Waits for an item, then takes all available items, at most `max`.
     #[inline]
     pub(super) fn get(&self, max: usize, into: &mut ItemBuffer, limit: Limit) -> Result<()> {
-        let nothing = |stopped| match limit {
-            Limit::None if stopped => Error::new(ErrorKind::Empty, STOPPED_MESSAGE),
-            Limit::None => Error::new(ErrorKind::Empty, "the queue is empty"),
-            Limit::At(_) => Error::new(ErrorKind::TimedOut, "no item has come in time"),
-        };
         let mut waiting = RingWait::new(|| self.memory.not_empty(), &self.spin_state, limit);
         loop {
-            let got = self.get_some(max, into, limit)?;
-            if got.ok_or_else(|| nothing(true))? > 0 {
-                return Ok(());
+            match self.get_some(max, into, limit)? {
+                Step::Moved(0) => {}
+                Step::Moved(_) => return Ok(()),
+                Step::Busy => return Err(err_busy(limit, ErrorKind::Empty)),
             }
             if !waiting.wait_again() {
-                return Err(nothing(false));
+                return Err(err_no_item(limit));
             }
         }
     }
 
-    /// Takes what is there; none if it was never this process's turn.
+    /// Takes the available items, at most `max`.
     #[inline]
-    fn get_some(&self, max: usize, into: &mut ItemBuffer, limit: Limit) -> Result<Option<usize>> {
+    fn get_some(&self, max: usize, into: &mut ItemBuffer, limit: Limit) -> Result<Step> {
         let Some(guard) = SideGuard::acquire(&self.consumers, limit)? else {
-            return Ok(None);
+            return Ok(Step::Busy);
         };
         let mut reader = Reader::new(&self.memory, &self.cached_tail, max)?;
-        let waiting = usize::try_from(reader.available()).unwrap_or(usize::MAX);
-        if waiting == 0 && reader.is_closed() {
+        let available = usize::try_from(reader.available()).unwrap_or(usize::MAX);
+        if available == 0 && reader.is_closed() {
             return Err(err_closed());
         }
         let mut count = 0;
-        while count < max.min(waiting) {
+        while count < max.min(available) {
             if let Err(error) = reader.read(&mut into.bytes) {
-                // The others come first; whoever gets the next one meets the error again.
                 if count == 0 {
                     return Err(error);
                 }
+                // Take the items before it; the call that reads this item next meets the error.
                 break;
             }
             into.ends.push(into.bytes.len());
@@ -207,37 +212,36 @@ impl Ring {
         if self.is_bounded() {
             notify(self.memory.not_full(), count);
         }
-        Ok(Some(count))
+        Ok(Step::Moved(count))
     }
 
-    /// How many items wait. Others may put and take some meanwhile. 0 where something else has
-    /// written to the memory.
+    /// Returns the number of items, which other processes may change at any time. Returns 0 if
+    /// something else has written to the memory.
     pub(super) fn len(&self) -> usize {
-        // In this order the difference is never negative.
+        // Head before tail: in this order the difference is never negative.
         let [head, tail] = [self.memory.head(), self.memory.tail()].map(AtomicPosition::load);
         let (Ok(head), Ok(tail)) = (head, tail) else {
             return 0;
         };
         let waiting = tail.items.saturating_sub(head.items);
-        let waiting = waiting.min(self.memory.capacity());
-        usize::try_from(waiting).unwrap_or(usize::MAX)
+        usize::try_from(waiting.min(self.memory.capacity())).unwrap_or(usize::MAX)
     }
 
     pub(super) fn capacity(&self) -> Option<usize> {
         let capacity = self.is_bounded().then(|| self.memory.capacity());
-        capacity.and_then(|it| usize::try_from(it).ok())
+        capacity.and_then(|capacity| usize::try_from(capacity).ok())
     }
 
     fn is_bounded(&self) -> bool {
         self.memory.capacity() != u64::MAX
     }
 
-    /// Takes no more items, and wakes whoever waits for one or for room.
+    /// Refuses further items and wakes all waiters.
     pub(super) fn close(&self) {
-        // It fails for a thread that holds the lock, in a handler of a signal: no call of this
-        // crate may be made there.
+        // This fails only in a signal handler that interrupted a holder of the lock, where no call
+        // of this crate is allowed.
         if let Ok(Some(guard)) = SideGuard::acquire(&self.producers, Limit::ENDLESS) {
-            // Where the memory was written to by something else, every call fails anyway.
+            // If the memory was overwritten, every call fails anyway.
             let _ = Writer::new(&self.memory).map(Writer::close);
             drop(guard);
         }
@@ -245,24 +249,26 @@ impl Ring {
         self.memory.not_full().notify_all();
     }
 
-    /// Counts an item as done with; false if all that were put are already.
+    /// Counts an item as processed. Returns false if all items are counted already.
     pub(super) fn task_done(&self) -> Result<bool> {
-        let put = || self.put_so_far();
-        let one_more = |done| put().ok().filter(|put| done < *put).map(|_| done + 1);
-        // AcqRel: whoever sees all items done sees what was done with them.
-        let order = (Ordering::AcqRel, Ordering::Acquire);
-        let counted = self
-            .memory
-            .done_count()
-            .fetch_update(order.0, order.1, one_more);
-        let put = put()?;
+        // AcqRel: a process that sees all items processed also sees the effects of processing them.
+        let (set_order, fetch_order) = (Ordering::AcqRel, Ordering::Acquire);
+        let count_one = |done| {
+            // Loaded anew for each attempt: another process may have put, taken and counted an item
+            // since the last one, and then an old number would make `done` look complete.
+            let put = self.put_so_far().ok()?;
+            (done < put).then(|| done + 1)
+        };
+        let done_count = self.memory.done_count();
+        let counted = done_count.fetch_update(set_order, fetch_order, count_one);
+        let put = self.put_so_far()?;
         if counted.is_ok_and(|before| before + 1 == put) {
             self.memory.all_done().notify_all();
         }
         Ok(counted.is_ok())
     }
 
-    /// Waits until every item that was put is done with; false if that is not so in time.
+    /// Waits until every item is processed. Returns false at the limit.
     pub(super) fn join(&self, limit: Limit) -> Result<bool> {
         let mut waiting = RingWait::new(|| self.memory.all_done(), &self.spin_state, limit);
         while !self.is_all_done()? {
@@ -274,7 +280,7 @@ impl Ring {
     }
 
     fn is_all_done(&self) -> Result<bool> {
-        // In this order, both are equal only if they were at the second load.
+        // Count before position: if they are equal, all items were processed at the second load.
         let done = self.memory.done_count().load(Ordering::Acquire);
         match self.put_so_far()? {
             put if done > put => Err(err_corrupted()),
@@ -282,14 +288,14 @@ impl Ring {
         }
     }
 
-    /// How many items were ever put.
+    /// Returns how many items were ever put.
     fn put_so_far(&self) -> Result<u64> {
         self.memory.tail().load().map(|it| it.items)
     }
 }
 
-/// A wait for a bell. The first look is for free: only whoever finds nothing takes a ticket, and
-/// looks once more.
+/// A wait on an eventcount. The first check comes without a ticket: only if it fails does the call
+/// take a ticket, and check once more before it sleeps.
 struct RingWait<'a, B> {
     event: B,
     ticket: Option<u32>,
@@ -298,16 +304,17 @@ struct RingWait<'a, B> {
 }
 
 impl<'a, B: Fn() -> EventCount<'a>> RingWait<'a, B> {
-    fn new(event: B, alertness: &'a SpinState, limit: Limit) -> Self {
+    fn new(event: B, spin_state: &'a SpinState, limit: Limit) -> Self {
         Self {
             event,
             ticket: None,
-            backoff: Backoff::new(alertness),
+            backoff: Backoff::new(spin_state),
             limit,
         }
     }
 
-    /// To be called after each look in vain; true when it is time for the next.
+    /// Call this after each failed check. Returns true when it is time for the next one, false at
+    /// the limit.
     #[cold]
     fn wait_again(&mut self) -> bool {
         let Limit::At(deadline) = self.limit else {
@@ -332,7 +339,31 @@ fn notify(event: EventCount<'_>, count: usize) {
     }
 }
 
-const STOPPED_MESSAGE: &str = "a process that uses the queue does not go on";
+#[cold]
+fn err_no_room(limit: Limit) -> Error {
+    match limit {
+        Limit::None => Error::new(ErrorKind::Full, "the queue is full"),
+        Limit::At(_) => Error::new(ErrorKind::TimedOut, "the queue had no room in time"),
+    }
+}
+
+#[cold]
+fn err_no_item(limit: Limit) -> Error {
+    match limit {
+        Limit::None => Error::new(ErrorKind::Empty, "the queue is empty"),
+        Limit::At(_) => Error::new(ErrorKind::TimedOut, "no item arrived in time"),
+    }
+}
+
+/// `kind` is that of a call which does not wait.
+#[cold]
+fn err_busy(limit: Limit, kind: ErrorKind) -> Error {
+    let kind = match limit {
+        Limit::None => kind,
+        Limit::At(_) => ErrorKind::TimedOut,
+    };
+    Error::new(kind, "another process kept the queue locked")
+}
 
 #[cold]
 fn err_closed() -> Error {
@@ -345,7 +376,7 @@ fn lock_error(error: MutexError) -> Error {
         MutexError::Failed(error) => Error::io("failed to lock a queue", error),
         MutexError::Held | MutexError::HeldByThisThread => Error::new(
             ErrorKind::Unsupported,
-            "this thread is using the queue already: no signal handler may",
+            "this thread is using the queue already: a signal handler must not use it",
         ),
     }
 }

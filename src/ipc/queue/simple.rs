@@ -7,18 +7,18 @@ use crate::error::Result;
 use crate::shm::ObjectKind;
 use crate::wire::Wire;
 
-/// A first-in, first-out queue without a bound that any number of processes share:
-/// [`Queue`](crate::Queue) with nothing but what everybody needs.
+/// An unbounded first-in, first-out queue that any number of processes share: like
+/// [`Queue`](crate::Queue), with only the basic methods.
 pub struct SimpleQueue<T>(TypedRing<T>);
 
 handle!(SimpleQueue);
 
 impl<T: Wire> SimpleQueue<T> {
-    /// Makes a queue, which costs a descriptor and a page of memory.
+    /// Creates a queue. It uses a descriptor and a page of memory.
     ///
     /// # Errors
     ///
-    /// [`ErrorKind::Io`](crate::ErrorKind::Io) when this process has no room for it.
+    /// [`ErrorKind::Io`](crate::ErrorKind::Io) if the memory or the descriptor cannot be created.
     ///
     /// # Examples
     ///
@@ -26,7 +26,8 @@ impl<T: Wire> SimpleQueue<T> {
     /// use procpool::{Process, SimpleQueue};
     ///
     /// let queue = SimpleQueue::new()?;
-    /// let child = Process::start(|queue: SimpleQueue<String>| queue.put(&"hello".to_owned()).is_ok(), queue.clone())?;
+    /// let greet = |queue: SimpleQueue<String>| queue.put(&"hello".to_owned()).is_ok();
+    /// let child = Process::start(greet, queue.clone())?;
     /// assert_eq!(queue.get()?, "hello");
     /// assert!(child.result()? && queue.is_empty());
     /// # Ok::<(), procpool::Error>(())
@@ -35,25 +36,25 @@ impl<T: Wire> SimpleQueue<T> {
         TypedRing::create(ObjectKind::SimpleQueue, None).map(Self)
     }
 
-    /// As [`Queue::put`](crate::Queue::put), which never waits for room here.
+    /// Puts an item, like [`Queue::put`](crate::Queue::put). Never waits for room.
     ///
     /// # Errors
     ///
-    /// The same.
+    /// The same as there.
     pub fn put(&self, item: &T) -> Result<()> {
         self.0.put(item, Limit::ENDLESS)
     }
 
-    /// As [`Queue::get`](crate::Queue::get).
+    /// Takes an item, like [`Queue::get`](crate::Queue::get).
     ///
     /// # Errors
     ///
-    /// The same.
+    /// The same as there.
     pub fn get(&self) -> Result<T> {
         self.0.get(Limit::ENDLESS)
     }
 
-    /// Whether no item waits. Others may put one at any time.
+    /// Whether the queue is empty. Other processes may put items at any time.
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.0.ring().len() == 0

@@ -1,5 +1,5 @@
-//! A queue of values: encoded before anybody's turn comes, decoded when it is over, so that no
-//! user's code runs while others wait for it.
+//! A queue of values. They are encoded before the lock is taken and decoded after it is released,
+//! so no user code runs while other processes wait.
 
 use super::block::CONTROL_LEN;
 use super::ring::{ItemBuffer, Limit, Ring};
@@ -25,10 +25,10 @@ use std::{
     },
 };
 
-/// Bytes; a thread keeps so much memory for its next item, at the most.
+/// Bytes; a thread keeps a buffer of at most this size for its next item.
 const MAX_KEPT: usize = 1 << 20;
 
-/// What all queues of `T` are. Clones share it.
+/// The implementation of all queues of `T`. Clones share it.
 pub(super) struct TypedRing<T> {
     shared: Arc<SharedRing>,
     types: PhantomData<fn(T) -> T>,
@@ -37,10 +37,11 @@ pub(super) struct TypedRing<T> {
 #[derive(Debug)]
 struct SharedRing {
     ring: Ring,
-    /// Items that this process has taken together with one that could not be decoded: first that,
-    /// then those behind it.
+    /// Items that were taken together with an item that could not be decoded: first that item, then
+    /// the later ones.
     deferred: Mutex<VecDeque<Vec<u8>>>,
-    /// The process that has items set aside, which are not for a copy of it; 0 if there are none.
+    /// The process that deferred the items, as a forked copy must not use them; 0 if there are
+    /// none.
     deferred_in: AtomicU32,
 }
 
@@ -95,13 +96,13 @@ impl<T> TypedRing<T> {
 }
 
 impl<T: Wire> TypedRing<T> {
-    /// For at most so many items at a time; none is for any number.
+    /// Creates a queue for at most `capacity` items; for any number if it is `None`.
     pub(super) fn create(kind: ObjectKind, capacity: Option<usize>) -> Result<Self> {
         if capacity == Some(0) {
-            let message = "a queue for no items at all is of no use";
+            let message = "the capacity of a queue must not be 0";
             return Err(Error::new(ErrorKind::InvalidInput, message));
         }
-        let capacity = capacity.map_or(u64::MAX, |it| it as u64);
+        let capacity = capacity.map_or(u64::MAX, |capacity| capacity as u64);
         Ring::create(kind, fingerprint::<T>(), capacity).map(Self::from_ring)
     }
 
@@ -131,7 +132,7 @@ impl<T: Wire> TypedRing<T> {
             return decode(bytes);
         }
         if is_bytes::<T>() {
-            // The memory becomes the value.
+            // The buffer itself becomes the value.
             let mut items = ItemBuffer::default();
             self.ring().get(1, &mut items, limit)?;
             return decode(items.bytes);
@@ -146,7 +147,7 @@ impl<T: Wire> TypedRing<T> {
             return Ok(Vec::new());
         }
         if let Some(bytes) = self.take_deferred() {
-            return decode(bytes).map(|it| vec![it]);
+            return decode(bytes).map(|item| vec![item]);
         }
         let mut buffer = ThreadBuffer::take();
         self.ring().get(max, &mut buffer, limit)?;
@@ -154,7 +155,7 @@ impl<T: Wire> TypedRing<T> {
         for (count, bytes) in buffer.items().enumerate() {
             match decode_from(bytes) {
                 Ok(item) => items.push(item),
-                // Those before it are the caller's, and the error is the next call's.
+                // Return the items before it. The next call returns the error.
                 Err(_) if count > 0 => {
                     self.defer(buffer.items().skip(count));
                     break;
@@ -178,10 +179,10 @@ impl<T: Wire> TypedRing<T> {
         self.note_deferred(&deferred);
     }
 
-    /// Whether this process has items set aside.
+    /// Whether this process has deferred items.
     #[inline]
     fn has_deferred(&self) -> bool {
-        // Relaxed, as below: the lock orders what it says.
+        // Relaxed, like below: the lock orders the items.
         let process = self.shared.deferred_in.load(Ordering::Relaxed);
         process != 0 && process == pid::current()
     }
@@ -218,7 +219,7 @@ fn encode<T: Wire>(item: &T, into: &mut Vec<u8>) -> Result<()> {
     if !handles.is_empty() {
         return Err(Error::new(
             ErrorKind::Unsupported,
-            "a handle cannot lie in a queue: pass it as an argument, or through a connection",
+            "a queue cannot hold a handle: pass it as an argument, or through a connection",
         ));
     }
     Ok(())
@@ -238,8 +239,8 @@ fn decode<T: Wire>(bytes: Vec<u8>) -> Result<T> {
 
 #[inline]
 fn decode_by<T>(decode: impl FnOnce() -> Result<T, codec::CodecErrorText>) -> Result<T> {
-    // No descriptors came with it; those of a value that is being decoded around this call are not
-    // its own.
+    // The item came with no descriptors. If this call runs inside the decoding of another value, it
+    // must not take the descriptors of that value.
     let decoded = match may_hold_handles::<T>() {
         true => handle::provide(Vec::new(), decode),
         false => decode(),
@@ -250,7 +251,7 @@ fn decode_by<T>(decode: impl FnOnce() -> Result<T, codec::CodecErrorText>) -> Re
     })
 }
 
-/// A handle closes something when it is dropped.
+/// Whether `T` may hold a handle: handles have drop glue, as they close a descriptor.
 const fn may_hold_handles<T>() -> bool {
     mem::needs_drop::<T>()
 }
@@ -274,18 +275,18 @@ impl ItemBuffer {
 }
 
 thread_local! {
-    // In a box: taking it and putting it back is then a word each.
+    // Boxed, so that taking and returning it moves one word.
     static THREAD_BUFFER: Cell<Option<Box<ItemBuffer>>> = const { Cell::new(None) };
 }
 
-/// This thread's memory for encoded items; a second one if user code that is called meanwhile uses
-/// a queue itself.
+/// This thread's buffer for encoded items. If user code uses a queue while an item is encoded or
+/// decoded, it gets a second buffer.
 struct ThreadBuffer(Option<Box<ItemBuffer>>);
 
 impl ThreadBuffer {
     #[inline]
     fn take() -> Self {
-        // A thread that ends has none any more.
+        // During thread exit the buffer is gone already.
         let kept = THREAD_BUFFER.try_with(Cell::take).ok().flatten();
         Self(Some(kept.unwrap_or_default()))
     }
@@ -296,14 +297,14 @@ impl Deref for ThreadBuffer {
 
     #[inline]
     fn deref(&self) -> &ItemBuffer {
-        self.0.as_ref().expect("there until the drop")
+        self.0.as_ref().expect("the buffer is present until drop")
     }
 }
 
 impl DerefMut for ThreadBuffer {
     #[inline]
     fn deref_mut(&mut self) -> &mut ItemBuffer {
-        self.0.as_mut().expect("there until the drop")
+        self.0.as_mut().expect("the buffer is present until drop")
     }
 }
 
@@ -317,8 +318,8 @@ impl Drop for ThreadBuffer {
             && items.ends.capacity() <= MAX_KEPT / size_of::<usize>()
         {
             items.clear();
-            // As above.
-            let _ = THREAD_BUFFER.try_with(|it| it.set(Some(items)));
+            // The same applies here.
+            let _ = THREAD_BUFFER.try_with(|slot| slot.set(Some(items)));
         }
     }
 }

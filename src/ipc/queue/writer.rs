@@ -1,4 +1,4 @@
-//! Putting items into blocks, by whoever has the producers' lock.
+//! Puts items into blocks, under the producers' lock.
 
 use super::block::Block;
 use super::corrupted::err_corrupted;
@@ -10,12 +10,12 @@ use crate::error::{Error, Result};
 use crate::shm::View;
 use std::{io, ops::Range, sync::atomic::Ordering};
 
-/// Writes items behind the tail. They are there once they are committed; if that never happens, the
-/// next one writes over them.
+/// Writes items after the tail. They are in the queue once the writer commits; without a commit,
+/// the next writer overwrites them.
 ///
-/// A block is free if the consumers have left it, which its generation tells: it is smaller than
-/// the one they are in. One that is greater than the producers' own is of a producer that died
-/// before its commit, and means nothing.
+/// A block is free if the consumers have left it: its generation is lower than that of the block
+/// that they are in. A generation higher than the producers' own comes from a producer that died
+/// before its commit; such a block is free, too.
 pub(super) struct Writer<'a> {
     memory: &'a QueueMemory,
     tail: Position,
@@ -33,7 +33,7 @@ impl<'a> Writer<'a> {
         self.tail.is_closed
     }
 
-    /// How many items may be put.
+    /// Returns how many items may be put.
     #[inline]
     pub(super) fn room(&self) -> Result<u64> {
         match self.memory.capacity() {
@@ -42,7 +42,7 @@ impl<'a> Writer<'a> {
         }
     }
 
-    /// Where the consumers stood a moment ago: not before the tail.
+    /// Returns the consumers' position, which may be outdated but is not after the tail.
     #[inline]
     fn head(&self) -> Result<Position> {
         let head = self.memory.head().load()?;
@@ -51,8 +51,8 @@ impl<'a> Writer<'a> {
             .ok_or_else(err_corrupted)
     }
 
-    /// Fails if the item is larger than any block, or the one it is for cannot be mapped. What was
-    /// written before stays.
+    /// Writes an item. Fails if the item is larger than any block, or if its block cannot be
+    /// mapped. Items written before can still be committed.
     #[inline]
     pub(super) fn write(&mut self, item: &[u8]) -> Result<()> {
         let (bytes, next) = match self.layout(item.len()) {
@@ -67,13 +67,13 @@ impl<'a> Writer<'a> {
         Ok(())
     }
 
-    /// Makes everything that was written count, all at once.
+    /// Puts all written items into the queue in one step.
     #[inline]
     pub(super) fn commit(self) {
         self.memory.tail().commit(self.tail);
     }
 
-    /// Has no more items put after these.
+    /// Closes the queue for further items.
     pub(super) fn close(mut self) {
         self.tail.is_closed = true;
         self.commit();
@@ -109,18 +109,18 @@ impl<'a> Writer<'a> {
             && (generation < head.generation || generation > self.tail.generation)
     }
 
-    /// Gives back the memory of a block that took turns with the one that was just left, if the
-    /// consumers are done with both.
+    /// Returns the memory of the twin of the block that was just left, if the consumers have left
+    /// the twin.
     fn release_unused(&self, block: Block, head: Position) {
         if block.should_release(self.tail.block) && self.is_free(block, head) {
             self.memory.release(block, 0..block.size());
         }
     }
 
-    /// What follows is written to another block.
+    /// Continues in another block.
     fn jump(&mut self, next: Block) -> Result<()> {
         let left = self.memory.block(Side::Producers, self.tail.block)?;
-        // Now, while it may still fail.
+        // Map the next block before the first change, as this may fail.
         self.memory.block(Side::Producers, next)?;
         self.write_record(&left, Record::Jump(next));
         if !self.tail.block.is_hot() && next.is_hot() {
@@ -140,7 +140,7 @@ impl<'a> Writer<'a> {
 
     #[inline]
     fn write_record(&self, view: &View, record: Record) {
-        // Relaxed: nobody reads it before the commit, which is a release.
+        // Relaxed: no consumer reads it before the commit, which is a release.
         let word = view.atomic_u64(self.tail.offset);
         word.store(record.to_word(), Ordering::Relaxed);
     }
