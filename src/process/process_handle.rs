@@ -161,7 +161,7 @@ impl<R: Wire> Process<R> {
         };
         let decoded =
             value.read(|mut bytes| handle::provide(handles, || codec::decode(&mut bytes)));
-        decoded.flatten().map_err(codec_error)
+        decoded.and_then(|value| value).map_err(codec_error)
     }
 }
 

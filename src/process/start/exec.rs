@@ -1,8 +1,8 @@
-//! A child that executes the program again: the same bootstrap as the fork server's, then straight
-//! to its main function.
+//! A child that executes the program again. It starts like the fork server, and then calls its main
+//! function.
 //!
-//! The forked child puts what it was given into a socket, and the new image of the program finds it
-//! there.
+//! The forked child writes its arguments to a socket, and the new image of the program reads them
+//! from there.
 
 use crate::process::{
     entry,
@@ -16,37 +16,37 @@ use std::{
     os::fd::{AsFd, AsRawFd, OwnedFd},
 };
 
-/// What lies in the socket before the location of the main function.
+/// The start of the message in the socket; the location of the main function follows.
 const GREETING: &[u8] = b"procpool process 1";
 
-/// Executes the program again in this process, which finds there what it is given; returns only if
-/// that fails.
+/// Executes the program again in this process. Returns only if that fails.
 pub(super) fn exec(request: SpawnHeader, args: &ChildArgs) -> io::Result<Infallible> {
     let (ours, theirs) = socket::pair()?;
     let message = [GREETING, &request.main.to_bytes(), &args.bytes].concat();
     let fds: Vec<_> = args.fds.iter().map(AsFd::as_fd).collect();
-    // What was sent can be received when this end is closed.
+    // A message that was sent can be received after this end is closed.
     socket::send(&ours, &message, &fds)?;
     if let (Some(mark), false) = (args.fds.last(), request.flags.is_daemon) {
-        // The one in the socket marks nothing. The new image closes this one when it has that.
+        // A descriptor in flight does not mark the process, so this one stays open over `exec`. The
+        // new image closes it after it has received the other.
         fd::keep_over_exec(mark)?;
     }
     let (name, value) = entry::invitation_variable(theirs.as_raw_fd());
     child::execute_self(name, &value, theirs.as_fd())
 }
 
-/// A new image of the program that has found its invitation.
+/// The new image of the program, before it runs its main function.
 pub(crate) struct ExecedChild {
     main: CodeLocation,
     args: ChildArgs,
 }
 
-/// Whether an invitation is for an executed child.
+/// Whether an invitation is for an executed child, and not for a fork server.
 pub(crate) fn is_invitation(control: &OwnedFd) -> bool {
     socket::begins_with(control, GREETING)
 }
 
-/// Takes what lies in the socket of an invitation. `None` if it cannot be taken.
+/// Receives the arguments from the socket of an invitation. Returns `None` if that fails.
 pub(crate) fn accept(control: OwnedFd) -> Option<ExecedChild> {
     let mut message = vec![0; GREETING.len() + CodeLocation::SIZE + MAX_INLINE_LEN];
     let (len, fds) = socket::try_receive(&control, &mut message).ok()?;
@@ -58,7 +58,8 @@ pub(crate) fn accept(control: OwnedFd) -> Option<ExecedChild> {
 }
 
 impl ExecedChild {
-    /// Has `keep_only` close every other descriptor, if this process has one thread.
+    /// Closes every other descriptor with `keep_only`. Fails if this process has more than one
+    /// thread.
     pub(crate) fn claim_process(&mut self, keep_only: KeepOnly) -> io::Result<()> {
         if threads::count()? != 1 {
             return Err(io::ErrorKind::Unsupported.into());
@@ -68,7 +69,7 @@ impl ExecedChild {
         Ok(())
     }
 
-    /// The main function, and what it is given.
+    /// Returns the main function and its arguments.
     pub(crate) fn into_parts(self) -> io::Result<(ChildMain, ChildArgs)> {
         let main = function::resolve_main(self.main).map_err(io::Error::other)?;
         Ok((main, self.args))

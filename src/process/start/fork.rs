@@ -1,9 +1,9 @@
-//! A plain copy of this process: it finds everything as it was, and shares nothing afterwards.
+//! `StartMethod::Fork`: a copy of this process, which inherits its memory.
 //!
-//! Only of a process with one thread. In the copy of any other, locks may be held by threads that
-//! do not exist there, the allocator's among them. This crate's own threads rest meanwhile. And
-//! only of a process without references to shared memory that a lock protects, which the copy would
-//! have, too.
+//! Requires a process with one thread. In the copy of any other process, threads that do not exist
+//! there may hold locks, for example the allocator's. The threads of this crate are stopped during
+//! the fork. Also requires that no guard gives references to shared memory, because the copy would
+//! share them.
 
 use crate::error::{Error, ErrorKind, Result};
 use crate::process::{
@@ -24,7 +24,7 @@ use std::{
     panic::{AssertUnwindSafe, catch_unwind},
 };
 
-/// Starts a child that is a copy of this process.
+/// Forks this process; the child runs the main function of `start`.
 pub(crate) fn start(start: &SpawnArgs<'_>, threads: Threads) -> Result<Child> {
     let passed: io::Result<Vec<OwnedFd>> = start
         .passed
@@ -43,7 +43,8 @@ pub(crate) fn start(start: &SpawnArgs<'_>, threads: Threads) -> Result<Child> {
         Threads::Any => parent_death::ends_with_process,
     };
     fork_self(threads, || {
-        // After the parent's death a daemon has nothing to do.
+        // 1. The fork returns here. 2. The parent dies. 3. The parent-death signal is set too late
+        //    to be sent. `ends_with` detects that, and the daemon exits.
         if is_daemon && !ends_with(parent) {
             child::exit_now(0);
         }
@@ -51,50 +52,53 @@ pub(crate) fn start(start: &SpawnArgs<'_>, threads: Threads) -> Result<Child> {
     })
 }
 
-/// Copies this process; the copy runs `catch`, which ends it.
+/// Forks this process. The copy calls `run` and exits.
 pub(crate) fn fork_self(threads: Threads, run: impl FnOnce()) -> Result<Child> {
     let _paused = match threads {
         Threads::One => Some(ready()?),
         Threads::Any => None,
     };
-    // What is in the buffers would be written by both.
+    // Both processes would write the contents of the buffers.
     child_exit::flush_output();
     let (control, theirs) = socket::pair().map_err(fork_error)?;
     match child::fork(threads).map_err(fork_error)? {
         Forked::Child => {
             drop(control);
-            // A panic must not leave into the frames of the parent's copy.
-            let outcome = catch_unwind(AssertUnwindSafe(|| {
+            // A panic must not unwind into the parent's frames, which this process inherited.
+            let caught = catch_unwind(AssertUnwindSafe(|| {
                 if wait_for_go(theirs) {
                     run();
                     at_exit::stop_children();
                 }
             }));
-            child::exit_now(if outcome.is_ok() { 0 } else { 101 })
+            child::exit_now(if caught.is_ok() { 0 } else { 101 })
         }
         Forked::Parent(pid) => {
-            // It makes room for the pidfd.
+            // Frees a descriptor for the pidfd.
             drop(theirs);
             adopt_child(pid, &control).map_err(fork_error)
         }
     }
 }
 
-/// What the parent says to a copy that may run.
+/// The message that tells a copy to run.
 const GO: [u8; 1] = [1];
 
-/// Waits in a copy until the parent has it: one that had ended by then might be gone without a
-/// trace, in a program that ignores or takes the ends of its children, and its number be another's.
+/// Blocks in a copy until the parent has opened its pidfd. Returns false if the copy must exit
+/// without running.
 fn wait_for_go(parent: OwnedFd) -> bool {
     let mut message = [0];
     socket::receive(&parent, &mut message).is_ok() && message == GO
 }
 
-/// Takes hold of a copy, and lets it run; one that nobody could watch ends without.
+/// Opens the pidfd of a copy and tells the copy to run. Reaps the copy if that fails.
 fn adopt_child(pid: u32, copy: &OwnedFd) -> io::Result<Child> {
+    // The copy waits for `GO`. Without that, this race would open the pidfd of a stranger:
+    // 1. The copy exits before `PidFd::open`. 2. The program ignores SIGCHLD or reaps all of its
+    //    children, so the pid is free. 3. Another process gets the pid.
     let pidfd = PidFd::open(pid);
     let message = if pidfd.is_ok() { GO } else { [0] };
-    // It fails only for a copy that was killed, as can be seen by its pidfd.
+    // Fails only if the copy was killed, which its pidfd shows.
     let _ = socket::send(copy, &message, &[]);
     if pidfd.is_err() {
         child::reap(pid);
@@ -106,12 +110,14 @@ fn fork_error(error: io::Error) -> Error {
     start_error("failed to fork", error)
 }
 
-/// Has the calling thread be the only one. No other can take a guard between this and the fork.
+/// Checks that this process can be forked, and stops the threads of this crate. The calling thread
+/// is the only one afterwards, so no guard can be taken before the fork.
 fn ready() -> Result<PauseGuard> {
     let paused = ensure_single_threaded()?;
     without_guards().map(|()| paused)
 }
 
+/// Fails if a guard gives references to shared memory.
 fn without_guards() -> Result<()> {
     let Some(guards) = shm::guards() else {
         return Ok(());
@@ -123,12 +129,11 @@ fn without_guards() -> Result<()> {
     Err(Error::new(ErrorKind::Unsupported, message))
 }
 
-/// Has the calling thread be the only one, if the others are our own.
+/// Stops the threads of this crate. Fails if other threads remain.
 fn ensure_single_threaded() -> Result<PauseGuard> {
     let paused = background_threads::pause();
-    let threads = threads::count();
-    let threads =
-        threads.map_err(|it| start_error("failed to count this process's threads", it))?;
+    let threads = threads::count()
+        .map_err(|error| start_error("failed to count this process's threads", error))?;
     if threads == 1 {
         return Ok(paused);
     }

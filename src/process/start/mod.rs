@@ -1,11 +1,11 @@
-//! How a child comes to exist: the part that is the same for every start method.
+//! Start methods: what they share.
 //!
 //! Relies on: the fork server (`fork_server`), whose children may execute the program again
-//! (`exec`); or on a copy of this process (`fork`), which may itself serve as a pool's fork server
+//! (`exec`); or a fork of this process (`fork`), which may serve as the fork server of a pool
 //! (`Template`).
 //!
-//! Invariant: a start method decides only how the process is made. What it runs, which descriptors
-//! it gets, who watches it and who reports its end are the same.
+//! Invariant: a start method decides only how the process is created. Its function, its
+//! descriptors, and how its exit is watched and reported are the same for all.
 
 pub(crate) mod exec;
 pub(crate) mod fork;
@@ -28,42 +28,43 @@ use std::{
     os::fd::{BorrowedFd, OwnedFd},
 };
 
-/// What a child is to be given.
+/// What a new child receives.
 ///
-/// The first descriptor is the writing end of a pipe, or an end of a socket, of which the fork
-/// server keeps a copy: when the child has ended, an [`ExitRecord`] is left there.
+/// The first descriptor is the writing end of a pipe, or one end of a socket. The fork server keeps
+/// a copy of it, and writes an [`ExitRecord`] there after it has reaped the child.
 pub(crate) struct SpawnArgs<'a> {
     pub(crate) main: ChildMain,
     pub(crate) passed: &'a [BorrowedFd<'a>],
-    /// At most [`MAX_INLINE_LEN`].
+    /// At most [`MAX_INLINE_LEN`] bytes.
     pub(crate) bytes: &'a [u8],
     pub(crate) flags: SpawnFlags,
 }
 
-/// Opens the directory in which a child of this process starts: the root where the working
-/// directory cannot be opened.
+/// Opens the directory in which a child of this process starts: the working directory, or the root
+/// if that cannot be opened.
 pub(crate) fn open_working_directory() -> Result<OwnedFd> {
     let root = |_| fd::above_stdio(File::open("/")?.into());
     let directory = child::working_directory().or_else(root);
-    directory.map_err(|it| start_error("failed to open the working directory", it))
+    directory.map_err(|error| start_error("failed to open the working directory", error))
 }
 
-/// Bytes beside a request: a message of a socket holds several times as much, and what is larger
-/// costs less in shared memory.
+/// Bytes of launch data in a request. A message of a socket may have several times as many; larger
+/// data is cheaper to send in shared memory.
 pub(crate) const MAX_INLINE_LEN: usize = 32 << 10;
 
-/// How a child of the fork server is to live.
+/// How the lifetime and the memory of a child differ.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct SpawnFlags {
-    /// Whether it ends with the program that started it; otherwise it runs on to its end, whoever
-    /// dies.
+    /// Whether the child dies with the program that started it. Any other child runs until its
+    /// function returns.
     pub(crate) is_daemon: bool,
-    /// Whether it executes the program again, so that nothing of the fork server's memory is left.
+    /// Whether the child executes the program again, which discards the fork server's memory.
     pub(crate) executes: bool,
 }
 
 impl SpawnFlags {
-    /// Marks a child that is about to be forked, if it is one that runs on.
+    /// Adds the mark that tells the fork server not to kill this child as an orphan, if it is not a
+    /// daemon.
     fn add_run_on_mark(self, args: &mut ChildArgs) -> io::Result<()> {
         if !self.is_daemon {
             args.fds.push(child::run_on_mark()?);
@@ -72,14 +73,15 @@ impl SpawnFlags {
     }
 }
 
-/// A [`SpawnArgs`] as it travels before its bytes and beside its descriptors.
+/// The fixed part of a request; the bytes of [`SpawnArgs`] follow it, and its descriptors are
+/// attached.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct SpawnHeader {
-    /// Tells the answer from those to earlier requests, which came too late.
+    /// Distinguishes the reply from late replies to earlier requests.
     pub(crate) number: u32,
     pub(crate) main: CodeLocation,
     pub(crate) flags: SpawnFlags,
-    /// What the child is to ignore: what its owner does at this moment.
+    /// The signals that the owner ignores now; the child ignores them too.
     pub(crate) ignored: IgnoredSignals,
 }
 
@@ -115,18 +117,18 @@ impl SpawnHeader {
     }
 }
 
-/// A signal that the fork server is to send to a child, whose pidfd travels beside it: the server
-/// is its parent, and may where its owner may not.
+/// A request to send a signal to a child, whose pidfd is attached. The server is the child's
+/// parent, so it may send a signal that a sandbox forbids to the owner.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct SignalRequest {
-    /// As a [`SpawnHeader`]'s.
+    /// Like [`SpawnHeader::number`].
     pub(crate) number: u32,
     pub(crate) pid: u32,
     pub(crate) signal: i32,
 }
 
 impl SignalRequest {
-    /// Less than a [`SpawnHeader`]'s, by which the two are told apart.
+    /// Less than [`SpawnHeader::SIZE`]: the server tells the two requests apart by their length.
     pub(crate) const SIZE: usize = 12;
 
     fn to_bytes(self) -> [u8; Self::SIZE] {
@@ -147,32 +149,33 @@ impl SignalRequest {
     }
 }
 
-/// A child that was started.
+/// A child that has been started.
 #[derive(Debug)]
 pub(crate) struct Child {
     pub(crate) pid: u32,
     pub(crate) pidfd: PidFd,
 }
 
-/// How a child ended, as it is left in its pipe or socket: a byte that the child itself never
-/// begins with, then the status.
+/// The exit status of a child, as the fork server writes it to the child's pipe or socket: a byte
+/// with which no message of the child begins, then the status.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct ExitRecord(pub(crate) WaitStatus);
 
 impl ExitRecord {
-    /// What a worker itself may write to its pipe: a call to look at its shared memory.
+    /// A byte that a worker writes to its pipe: its owner must check the shared memory.
     pub(crate) const WAKEUP: u8 = 0;
     pub(crate) const MARK: u8 = 1;
-    /// What a worker writes once, when its setup is done.
+    /// A byte that a worker writes once, after its setup.
     pub(crate) const READY: u8 = 2;
     pub(crate) const SIZE: usize = 5;
 
-    /// Leaves it, without waiting, for a starter that may be gone.
+    /// Writes the record without blocking. The owner may be dead.
     fn write_to(self, place: &OwnedFd) {
         let bytes = self.to_bytes();
-        // Nobody fills the pipe of a worker. A process may fill its own socket: then there is no
-        // record.
-        if socket::try_send(place, &bytes, &[]).is_err_and(|it| socket::is_no_socket(&it)) {
+        // The pipe of a worker always has room. A process may have filled its own socket; then the
+        // record is lost.
+        let sent = socket::try_send(place, &bytes, &[]);
+        if sent.is_err_and(|error| socket::is_no_socket(&error)) {
             let _ = pipe::write(place, &bytes);
         }
     }
@@ -182,10 +185,10 @@ impl ExitRecord {
         [Self::MARK, a, b, c, d]
     }
 
-    /// Looks for a record behind any number of bells. It is written in one piece, so it is there
-    /// whole or not at all.
+    /// Finds the record after any number of wake-up bytes. It is written in one piece, so it is
+    /// either complete or absent.
     pub(crate) fn find(bytes: &[u8]) -> Option<Self> {
-        let at = bytes.iter().position(|it| *it == Self::MARK)?;
+        let at = bytes.iter().position(|byte| *byte == Self::MARK)?;
         let status = bytes.get(at + 1..)?.first_chunk()?;
         Some(Self(WaitStatus(i32::from_le_bytes(*status))))
     }

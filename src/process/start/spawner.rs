@@ -1,4 +1,4 @@
-//! Where a pool's workers come from: one place for all of them, replacements too.
+//! `Spawner`: starts the workers of a pool, replacements too.
 
 use super::{
     Child, SpawnArgs, SpawnFlags,
@@ -13,33 +13,34 @@ use std::{
     os::fd::{AsFd, BorrowedFd, OwnedFd},
 };
 
-/// A source of workers.
+/// Starts the workers of one pool.
 #[derive(Debug)]
 pub(crate) struct Spawner {
     method: SpawnMethod,
-    /// Where workers start: a later change of this process's directory concerns only pools that are
-    /// built later.
+    /// The working directory of workers. Opened once, so a later `chdir` of this process affects
+    /// only pools that are built after it.
     directory: OwnedFd,
 }
 
 #[derive(Debug)]
 enum SpawnMethod {
     ForkServer,
-    /// The fork server, whose children execute the program again.
+    /// The fork server; its children execute the program again.
     Spawn,
-    /// A copy of this process, made when the pool was built: this one may have threads later on.
+    /// A fork of this process, made when the pool was built, because this process may have threads
+    /// later.
     Template(Template),
 }
 
 impl Spawner {
-    /// Prepares for workers by this method.
+    /// Prepares to start workers by this method.
     pub(crate) fn new(method: StartMethod, threads: Threads) -> Result<Self> {
         let method = match method {
             StartMethod::ForkServer => SpawnMethod::ForkServer,
             StartMethod::Spawn => SpawnMethod::Spawn,
             StartMethod::Fork => SpawnMethod::Template(Template::new(threads)?),
         };
-        // Behind the template, which would have it, too.
+        // After the template, which would inherit it.
         let directory = open_working_directory()?;
         Ok(Self { method, directory })
     }
@@ -63,8 +64,8 @@ impl Spawner {
         }
     }
 
-    /// Sends a signal to a worker, for an owner that may not send it itself. Blocks until the
-    /// process that has forked the worker has sent it, or has failed to.
+    /// Sends a signal to a worker through the process that forked it, for an owner that may not
+    /// send it itself. Blocks until the signal is sent or has failed.
     pub(crate) fn signal(&self, pid: u32, pidfd: &PidFd, signal: i32) -> io::Result<()> {
         match &self.method {
             SpawnMethod::ForkServer | SpawnMethod::Spawn => client::signal(pid, pidfd, signal),

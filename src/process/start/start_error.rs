@@ -1,10 +1,11 @@
-//! Names what a process cannot be started without, where the error number alone does not.
+//! Errors of a failed start, with the missing feature of the system where the errno does not name
+//! it.
 
 use crate::error::{Error, ErrorKind};
 use crate::sys::child::{self, PidFd};
 use std::{fmt, io};
 
-/// Makes the error of a process that could not be started.
+/// Creates the error of a process that could not be started.
 pub(super) fn start_error(what: impl fmt::Display, error: io::Error) -> Error {
     let error = match missing_feature(&error) {
         Some(missing) => Error::io(format_args!("{what}: {missing}"), error),

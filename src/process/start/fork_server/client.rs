@@ -1,8 +1,8 @@
-//! The fork server, seen by its owner: started at the first use, asked for children, replaced when
-//! it has died.
+//! The owner's side of the fork server: starts the server on first use, requests children, and
+//! replaces a server that died.
 //!
-//! One per process, shared by all who start children. A process that finds out by its id that it is
-//! a fork of the owner starts one of its own.
+//! One server per process, shared by all callers. A fork of the owner notices that its pid differs
+//! and starts a server of its own.
 
 use crate::error::{Error, ErrorKind, Result};
 use crate::process::{
@@ -29,50 +29,53 @@ use std::{
     time::{Duration, Instant},
 };
 
-/// How long the program's constructors may take before its copy must have answered.
+/// How long the copy of the program may take to become ready, including its constructors.
 const READY_LIMIT: Duration = Duration::from_secs(30);
 
-/// How long one fork may take; a server that takes longer is stopped or broken, and replaced.
+/// How long one fork may take. A server that takes longer is stopped or broken, and is replaced.
 pub(super) const FORK_LIMIT: Duration = Duration::from_secs(10);
 
-/// How long a server may take to end, with its children, at the end of this process. It computes
-/// for 3 ms, but waits for a core up to ten times: 3.4 s in all beside 30 runnable processes.
+/// How long a server may take to exit with its children when this process exits. It computes for 3
+/// ms, but waits for a core up to ten times: 3.4 s in all next to 30 runnable processes.
 pub(super) const END_LIMIT: Duration = Duration::from_secs(5);
 
-/// The server of a process, which all share that start children.
+/// The fork server that all threads of this process share.
 #[derive(Default)]
 struct SharedForkServer {
-    /// `None` before it is first needed.
+    /// `None` until the first child is started.
     server: Mutex<Option<ForkServer>>,
-    /// Whether the process ends: it starts none any more.
+    /// Whether this process is exiting; then no server is started.
     is_closed: AtomicBool,
 }
 
 static FORK_SERVER: PerProcess<SharedForkServer> = PerProcess::new();
 
-/// Ends the shared server, and takes its status; no other can be started. For the end of the
-/// process.
+/// Shuts the shared server down and reaps it. No other server can be started afterwards. Called
+/// when this process exits.
 pub(crate) fn shut_down_shared() {
     let Some(own) = FORK_SERVER.existing() else {
         return;
     };
-    // Relaxed: the lock orders it before what others do under that afterwards.
+    // Relaxed: `start` reads it under the lock. If `start` has the lock first, the server it starts
+    // is shut down below. If it gets the lock later, the lock orders this store before its load.
     own.is_closed.store(true, Ordering::Relaxed);
     if let Some(mut server) = own.server.try_lock_for(END_LIMIT) {
         server.take().inspect(ForkServer::shut_down);
     }
 }
 
-/// Starts a child of the fork server in a directory. The server is started or replaced first where
-/// that is needed.
+/// Starts a child of the fork server in `directory`. Starts or replaces the server first if needed.
 pub(crate) fn start(start: &SpawnArgs<'_>, directory: BorrowedFd<'_>) -> Result<Child> {
     let request = SpawnRequest::new(start, directory)?;
     let own = FORK_SERVER.get();
     let mut server = own.server.lock();
     if let Some(running) = server.as_mut() {
         match running.start(&request, FORK_LIMIT) {
+            // 1. The server is killed, or stopped for longer than the limit. 2. This request finds
+            //    the end of the socket, or no reply. 3. The server is dropped, which kills it, and
+            //    a new one gets the same request once.
             Err(StartError::ServerGone) => *server = None,
-            done => return done.map_err(StartError::into_error),
+            result => return result.map_err(StartError::into_error),
         }
     }
     if own.is_closed.load(Ordering::Relaxed) {
@@ -87,8 +90,8 @@ pub(crate) fn start(start: &SpawnArgs<'_>, directory: BorrowedFd<'_>) -> Result<
     started.map_err(StartError::into_error)
 }
 
-/// Sends a signal to a child of the fork server through the server, for an owner that may not send
-/// it itself.
+/// Sends a signal to a child through the fork server, for an owner that may not send it itself.
+/// Blocks until the server has replied.
 pub(crate) fn signal(pid: u32, pidfd: &PidFd, signal: i32) -> io::Result<()> {
     match FORK_SERVER.get().server.lock().as_mut() {
         Some(running) => running.signal(pid, pidfd, signal),
@@ -96,7 +99,7 @@ pub(crate) fn signal(pid: u32, pidfd: &PidFd, signal: i32) -> io::Result<()> {
     }
 }
 
-/// What a server is sent for one child.
+/// A request for one child.
 pub(super) struct SpawnRequest<'a> {
     header: SpawnHeader,
     passed: &'a [BorrowedFd<'a>],
@@ -120,11 +123,11 @@ impl<'a> SpawnRequest<'a> {
     }
 }
 
-/// Why the server gave no child.
+/// The reason why the server did not start a child.
 pub(super) enum StartError {
-    /// It does not answer: start another.
+    /// The server does not reply; start another.
     ServerGone,
-    /// It could not fork.
+    /// The server replied that it could not fork.
     Failed(io::Error),
 }
 
@@ -142,20 +145,21 @@ impl StartError {
 pub(super) struct ForkServer {
     pidfd: PidFd,
     control: OwnedFd,
-    /// The number of the last request.
+    /// The number of the last request. Replies to earlier requests are discarded.
     last_number: u32,
 }
 
 impl ForkServer {
     fn spawn() -> Result<Self> {
         entry::check_reachable()?;
-        Self::spawn_reachable().map_err(|it| start_error("failed to start the fork server", it))
+        let spawned = Self::spawn_reachable();
+        spawned.map_err(|error| start_error("failed to start the fork server", error))
     }
 
     fn spawn_reachable() -> io::Result<Self> {
         let (control, theirs) = socket::pair()?;
         let own = PidFd::open(std::process::id())?;
-        // Before it starts: it looks for the greeting at once.
+        // Sent before the server starts, because the server reads the greeting without waiting.
         socket::send(&control, GREETING, &[own.as_fd()])?;
         let (name, value) = entry::invitation_variable(theirs.as_raw_fd());
         let pid = child::spawn_self(name, &value, theirs.as_fd())?;
@@ -167,8 +171,10 @@ impl ForkServer {
         ready
     }
 
-    /// The server comes with a pidfd of itself. One that the owner opened by its number might be
-    /// another process's, where the program reaps all of its children.
+    /// Waits for the message that the server is ready, which carries a pidfd of the server.
+    ///
+    /// A pidfd that the owner opens by number could belong to another process: 1. The server exits.
+    /// 2. The program reaps all of its children. 3. Another process gets the pid.
     pub(super) fn wait_for_ready(control: OwnedFd) -> io::Result<Self> {
         let mut answer = [0; 128];
         let (len, mut fds) = receive_timeout(&control, &mut answer, READY_LIMIT)?;
@@ -202,8 +208,8 @@ impl ForkServer {
         socket::send(&self.control, &message, &passed).map_err(|_| StartError::ServerGone)?;
         match self.wait_for_reply(limit)? {
             (SpawnReply { pid, errno: 0, .. }, Some(pidfd)) => Ok(Child { pid, pidfd }),
-            // Its descriptor was lost: this process has too many. The child ends by itself, as our
-            // ends are closed or as it is told.
+            // This process has too many descriptors to receive the pidfd. The child exits when the
+            // owner closes its ends, or when it receives `Stop`.
             (SpawnReply { errno: 0, .. }, None) => Err(StartError::Failed(io::Error::other(
                 "no descriptor is left for the new process",
             ))),
@@ -213,12 +219,12 @@ impl ForkServer {
         }
     }
 
-    /// Has the server and all its daemons end, and takes its status.
+    /// Shuts down the server and all its daemons, then reaps the server.
     pub(super) fn shut_down(&self) {
         socket::shut_down(&self.control);
-        // One that takes longer is killed.
+        // A server that takes longer is killed.
         let _ = poll::is_readable(&self.pidfd, Some(END_LIMIT));
-        // One that may not be killed is left alone.
+        // A server that may not be killed is left alone.
         let _ = self.pidfd.kill_and_reap();
     }
 
@@ -237,7 +243,7 @@ impl ForkServer {
         }
     }
 
-    /// The answer to the last request.
+    /// Waits for the reply to the last request.
     fn wait_for_reply(&self, limit: Duration) -> Result<(SpawnReply, Option<PidFd>), StartError> {
         let deadline = Instant::now() + limit;
         loop {
@@ -252,14 +258,15 @@ impl ForkServer {
             if reply.number == self.last_number {
                 return Ok((reply, pidfd));
             }
-            // It was given up before this came: nobody wants its child, which ends by itself if it
-            // cannot be killed.
-            pidfd.inspect(|it| drop(it.send(signal::KILL)));
+            // A late reply: 1. A request times out. 2. The server continues, and replies to it.
+            // 3. The next request reads that reply. No caller wants that child. If it cannot be
+            //    killed here, it exits by itself, because the owner has closed its ends.
+            pidfd.inspect(|pidfd| drop(pidfd.send(signal::KILL)));
         }
     }
 }
 
-/// Receives a message within the limit.
+/// Receives a message, for at most `limit`.
 fn receive_timeout(
     control: &OwnedFd,
     into: &mut [u8],
@@ -272,10 +279,10 @@ fn receive_timeout(
 }
 
 impl Drop for ForkServer {
-    /// Ends a server that is of no more use, and takes its status: it is a child of this process.
+    /// Kills a server that is no longer used and reaps it: it is a child of this process.
     fn drop(&mut self) {
         if self.pidfd.kill_and_reap().is_err() {
-            // It may not be killed, but ends by itself when it finds the end of its socket.
+            // It may not be killed, but exits when it sees the end of its socket.
             socket::shut_down(&self.control);
             self.pidfd.wait_and_reap();
         }
@@ -288,7 +295,7 @@ mod tests {
     use crate::process::start::SpawnFlags;
     use std::process::Command;
 
-    fn order(directory: BorrowedFd<'_>) -> SpawnRequest<'_> {
+    fn request_in(directory: BorrowedFd<'_>) -> SpawnRequest<'_> {
         let flags = SpawnFlags {
             is_daemon: true,
             executes: false,
@@ -302,7 +309,7 @@ mod tests {
         SpawnRequest::new(&start, directory).expect("a function of this program")
     }
 
-    /// Takes a request as a server does, and gives its number.
+    /// Receives a request like a server, and returns its number.
     fn take(control: &OwnedFd) -> u32 {
         let mut request = [0; SpawnHeader::SIZE];
         socket::receive(control, &mut request).expect("a request");
@@ -323,12 +330,12 @@ mod tests {
     fn an_answer_that_comes_too_late_is_not_the_next_ones() {
         // 1. A server is stopped, and a start gives up. 2. The server goes on, and answers. 3. The
         //    next start finds that.
-        let [mut it, mut late, mut next] = [(); 3].map(|()| {
+        let [mut server_process, mut late, mut next] = [(); 3].map(|()| {
             let child = Command::new("sleep").arg("1000").spawn();
             child.expect("a program")
         });
         let (control, theirs) = socket::pair().expect("sockets");
-        let pidfd = PidFd::open(it.id()).expect("a child of this process");
+        let pidfd = PidFd::open(server_process.id()).expect("a child of this process");
         let mut server = ForkServer {
             pidfd,
             control,
@@ -336,19 +343,19 @@ mod tests {
         };
         let directory =
             crate::process::start::open_working_directory().expect("room for a descriptor");
-        let request = order(directory.as_fd());
+        let request = request_in(directory.as_fd());
         let given_up = server.start(&request, Duration::ZERO);
         assert!(matches!(given_up, Err(StartError::ServerGone)));
         answer(&theirs, take(&theirs), late.id());
         answer(&theirs, 2, next.id());
         let started = server.start(&request, FORK_LIMIT);
-        assert_eq!(started.map(|it| it.pid).ok(), Some(next.id()));
+        assert_eq!(started.map(|child| child.pid).ok(), Some(next.id()));
         assert_eq!(take(&theirs), 2);
-        // Nobody has the first child: it is killed.
+        // No caller has the first child: it is killed.
         late.wait().expect("a child of this process");
         drop(server);
         next.kill().expect("it runs");
         next.wait().expect("a child of this process");
-        drop(it.wait());
+        drop(server_process.wait());
     }
 }

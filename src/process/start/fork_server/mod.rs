@@ -1,7 +1,7 @@
 //! The fork server: one process that forks children for its owner.
 //!
-//! `client` is the owner's side, `server` the process itself, `template` a fork server that is a
-//! copy of its owner, for one pool.
+//! `client` is the owner's side, `server` the server process, and `template` a fork server that is
+//! a copy of its owner, for one pool.
 
 pub(crate) mod client;
 pub(crate) mod server;

@@ -1,17 +1,17 @@
-//! The fork server, seen from inside: a copy of the program with one thread, which forks and reaps
+//! The fork server process: a copy of the program with one thread, which forks and reaps children
 //! for its owner.
 //!
-//! It does four things, in one loop without a lock or a timer: it forks when the owner asks, it
-//! signals a child that the owner may not signal itself, it writes down how children ended, and it
-//! ends itself and all of them when the owner is gone. Deaths, and what follows:
+//! It does four things in one loop, without a lock or a timer: it forks when the owner asks, it
+//! signals a child that the owner may not signal itself, it reports how children exited, and it
+//! shuts down when the owner is gone. The deaths it handles:
 //!
-//! - *The owner* (or its socket): the pidfd or the socket becomes readable; every daemon is killed
-//!   and reaped, then what they leave behind, then the server ends; a child that is no daemon runs
-//!   on. A copy of the owner that holds the socket open does not matter: the pidfd tells.
-//! - *A child*: its status goes to its pipe or socket, and its own children, which become the
-//!   server's, are killed. Among them may be the fork server of a nested pool, whose children
+//! - *The owner dies* (or closes its socket): the pidfd or the socket becomes readable. The server
+//!   kills and reaps every daemon, then their orphans, then exits. A child that is not a daemon
+//!   keeps running. A fork of the owner may hold the socket open, so the pidfd is needed too.
+//! - *A child dies*: its status is written to its pipe or socket. Its own children become the
+//!   server's, and are killed. One of them may be the fork server of a nested pool, whose children
 //!   follow in the next round.
-//! - *The server*: no signal ends it but SIGKILL, and its own faults. The kernel kills its children
+//! - *The server dies*: only SIGKILL or a fault of its own ends it. The kernel kills its daemons
 //!   (PDEATHSIG; the server has one thread, so the signal that follows the thread follows the
 //!   process). The owner sees the end of the socket and starts another server.
 
@@ -34,22 +34,22 @@ use std::{
     time::{Duration, Instant},
 };
 
-/// What the owner puts into the socket before the server starts.
+/// The message that the owner puts into the socket before the server starts.
 pub(super) const GREETING: &[u8] = b"procpool fork server 1";
-/// What the server says when it can take requests; a pidfd of its own comes with it.
+/// The message that the server can take requests. A pidfd of the server is attached.
 pub(super) const READY: &[u8] = b"ready";
 
-/// What is said of a failure that was not the system's.
+/// The errno of a failure that is not the system's.
 const EIO: i32 = 5;
-/// What is said of a process that is none of the server's.
+/// The errno if a process is not a child of the server.
 const ECHILD: i32 = 10;
-/// What is said when a process has too many descriptors.
+/// The errno if a process has too many descriptors.
 const EMFILE: i32 = 24;
 
-/// The answer to a request: a child, whose pidfd is passed along, or why there is none.
+/// The reply to a request: a child, whose pidfd is attached, or the errno.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct SpawnReply {
-    /// The request's.
+    /// The number of the request.
     pub(super) number: u32,
     pub(super) pid: u32,
     pub(super) errno: i32,
@@ -74,28 +74,28 @@ impl SpawnReply {
     }
 }
 
-/// How long killed children may take to end when the server itself ends. A killed process has to
-/// run once more: beside 40 runnable processes one waited 0.8 s for a core without getting it. The
-/// owner waits longer (`END_LIMIT`).
+/// How long killed children may take to exit when the server shuts down. A killed process must run
+/// once more: next to 40 runnable processes, one waited for a core for 0.8 s in vain. The owner
+/// waits longer (`END_LIMIT`).
 const KILL_TIMEOUT: Duration = Duration::from_secs(4);
 
-/// A process that was invited to be a fork server and has not yet become one.
+/// A process that was invited to become a fork server.
 pub(crate) struct PendingServer {
     control: OwnedFd,
     owner: OwnedFd,
 }
 
-/// What closes every descriptor but those it is given.
+/// A function that closes every descriptor except those it receives.
 pub(crate) type KeepOnly = fn(Vec<OwnedFd>) -> io::Result<Vec<OwnedFd>>;
 
-/// Takes what lies in the socket of an invitation. `None` if it is not for a server, or cannot be
-/// taken.
+/// Receives the greeting and the owner's pidfd from the socket of an invitation. Returns `None` if
+/// the greeting is not for a server, or if the pidfd is missing.
 pub(crate) fn accept_invitation(control: OwnedFd) -> Option<PendingServer> {
     let mut greeting = [0; GREETING.len() + 1];
     let (len, mut passed) = socket::try_receive(&control, &mut greeting).ok()?;
     let owner = passed.pop().filter(|_| greeting[..len] == *GREETING);
     if owner.is_none() {
-        // The owner sees the end of the socket otherwise.
+        // If this fails, the owner sees the end of the socket instead.
         let _ = socket::try_send(
             &control,
             b"the copy of the program has no room for a descriptor",
@@ -108,8 +108,8 @@ pub(crate) fn accept_invitation(control: OwnedFd) -> Option<PendingServer> {
     })
 }
 
-/// Tells the owner what constructors have left that keeps this process from being copied; false if
-/// there is something.
+/// Whether this process can be forked. If not, tells the owner what constructors of the program did
+/// to prevent it.
 fn can_be_copied(control: &OwnedFd) -> io::Result<bool> {
     let Some(obstacle) = obstacle()? else {
         return Ok(true);
@@ -119,18 +119,19 @@ fn can_be_copied(control: &OwnedFd) -> io::Result<bool> {
     Ok(false)
 }
 
-/// Returns what a constructor has done that the server's children would not survive: with threads,
-/// they are copies of one, with the locks of the others; with guards, all share the references.
+/// Returns what a constructor did that prevents forking. Children of a process with threads inherit
+/// the locks of the other threads. Children of a process with guards share the references.
 fn obstacle() -> io::Result<Option<String>> {
     if threads::count()? != 1 {
         return Ok(Some("started a thread".to_owned()));
     }
-    Ok(shm::guards().map(|it| format!("leaked {it}")))
+    let guards = shm::guards();
+    Ok(guards.map(|guards| format!("leaked {guards}")))
 }
 
 impl PendingServer {
-    /// Has `keep_only` close every descriptor but those of the server, if this process can be
-    /// copied.
+    /// Closes every other descriptor with `keep_only` and makes this process a subreaper. Fails if
+    /// this process cannot be forked.
     pub(crate) fn claim_process(self, keep_only: KeepOnly) -> io::Result<ForkServerProcess> {
         if !can_be_copied(&self.control)? {
             return Err(io::ErrorKind::Unsupported.into());
@@ -145,34 +146,35 @@ impl PendingServer {
     }
 }
 
-/// The server, its owner and its children.
+/// The state of the server process.
 pub(crate) struct ForkServerProcess {
     control: OwnedFd,
     owner: PidFd,
     children: Vec<TrackedChild>,
-    /// Where a request comes in.
+    /// The buffer for requests.
     message: Vec<u8>,
-    /// Whether it is a copy of its owner, whose children keep what that one had open.
+    /// Whether the server is a fork of its owner. Its children keep the descriptors that the owner
+    /// had open.
     is_template: bool,
 }
 
-/// What a process does that has taken a request.
+/// What the loop does after a request.
 enum Next {
-    /// It goes on serving.
+    /// Continues to serve.
     Serve,
-    /// The owner has closed the socket.
+    /// Shuts down: the owner has closed the socket.
     End,
-    /// It is the new child.
-    Become(Job),
+    /// Leaves the loop: this process is the new child.
+    RunChild(Job),
 }
 
-/// A child that was forked, on either side.
+/// The result of a fork, in either process.
 enum Started {
-    Child(u32, PidFd),
-    Here(Job),
+    InServer(u32, PidFd),
+    InChild(Job),
 }
 
-/// What a child of the server is to do.
+/// The work of a new child.
 struct Job {
     main: ChildMain,
     request: SpawnHeader,
@@ -182,13 +184,13 @@ struct Job {
 /// A child of the server.
 struct TrackedChild {
     pid: u32,
-    /// Where its end is to be reported.
+    /// The pipe or socket that gets the [`ExitRecord`].
     report_to: OwnedFd,
     is_daemon: bool,
 }
 
 impl ForkServerProcess {
-    /// A copy of the owner.
+    /// Creates the server in a fork of its owner.
     pub(crate) fn template(control: OwnedFd, owner: PidFd) -> io::Result<Self> {
         child::set_name("procpool-server");
         child::become_subreaper()?;
@@ -205,18 +207,23 @@ impl ForkServerProcess {
         }
     }
 
-    /// Serves until the owner is gone, in a process that ignores these signals and handles none.
+    /// Serves until the owner is gone. `ignored` are the signals that this process ignores; it
+    /// handles none.
     pub(crate) fn serve(mut self, ignored: IgnoredSignals) -> io::Result<()> {
         signal::block_what_comes_from_outside()?;
-        // What constructors have printed must not be in the buffers of every child.
+        // Every child would write what constructors left in the buffers.
         child_exit::flush_output();
         warm_up();
         let deaths = ChildDeaths::watch()?;
+        // Checked again, because constructors ran in between:
+        // 1. `claim_process` finds one thread. 2. A constructor that comes after this crate's
+        //    starts a thread or leaks a guard.
         if !can_be_copied(&self.control)? {
             return Ok(());
         }
         let own = PidFd::open(std::process::id())?;
-        // This fails, and ends the process, when the owner has stopped waiting and closed its end.
+        // 1. The owner gives up waiting and closes its end. 2. The server becomes ready. 3. This
+        //    send fails, and the process exits.
         socket::send(&self.control, READY, &[own.as_fd()])?;
         drop(own);
         let served = self.run_loop(&deaths, ignored);
@@ -227,9 +234,9 @@ impl ForkServerProcess {
         served.map(drop)
     }
 
-    /// Does in a new child what it was forked for. A copy of the owner keeps what that one had
-    /// open, and closes what the server has: a task that writes to all of its descriptors hits
-    /// neither the server nor its other children.
+    /// Runs a job in a new child. The child of a template keeps the descriptors that the owner had
+    /// open, and closes those of the server: a task that writes to all of its descriptors must
+    /// reach neither the server nor its other children.
     fn become_child(self, deaths: ChildDeaths, job: Job) -> ! {
         if !self.is_template {
             run_child(job)
@@ -238,7 +245,8 @@ impl ForkServerProcess {
         child_exit::run_and_exit(job.main, job.args)
     }
 
-    /// Serves; what is to be done, in a new child.
+    /// Serves requests and deaths. Returns a job in a new child, and `None` in the server when the
+    /// owner is gone.
     fn run_loop(
         &mut self,
         deaths: &ChildDeaths,
@@ -246,31 +254,37 @@ impl ForkServerProcess {
     ) -> io::Result<Option<Job>> {
         let mut orphans_possible = false;
         loop {
-            // Orphans are looked for while nothing else is to be done: without a list of children
-            // that takes a millisecond.
+            // Orphans are searched only if there is nothing else to do: without a list of children
+            // in /proc that takes a millisecond.
             let limit = orphans_possible.then_some(Duration::ZERO);
             let watched = [self.owner.as_fd(), self.control.as_fd(), deaths.as_fd()];
             match poll::which_readable(watched, limit)? {
                 [true, ..] => return Ok(None),
                 [_, _, true] => {
+                    // Cleared before `reap`. In the other order: 1. `reap` finds no dead child.
+                    // 2. A child dies. 3. `clear` discards the event, and its status is not
+                    //    reported before the next death.
                     deaths.clear();
+                    // 1. A child dies, and its children become the server's. 2. `reap` reports it.
+                    // 3. An idle round kills those children. 4. Their deaths lead here again, and
+                    //    their own children follow in the next idle round.
                     orphans_possible |= self.reap();
                 }
                 [_, true, _] => match self.handle_request(ignored)? {
                     Next::Serve => {}
                     Next::End => return Ok(None),
-                    Next::Become(job) => return Ok(Some(job)),
+                    Next::RunChild(job) => return Ok(Some(job)),
                 },
                 _ => {
-                    let event = || poll::which_readable(watched, Some(Duration::ZERO));
-                    let interrupted = || event().map_or(true, |it| it.contains(&true));
+                    let poll_now = || poll::which_readable(watched, Some(Duration::ZERO));
+                    let interrupted = || poll_now().map_or(true, |ready| ready.contains(&true));
                     orphans_possible = !self.kill_orphans(interrupted);
                 }
             }
         }
     }
 
-    /// Takes one request. A child that it asks for returns from here, too.
+    /// Receives and handles one request. Returns in the new child too.
     fn handle_request(&mut self, ignored: IgnoredSignals) -> io::Result<Next> {
         let (len, fds) = socket::receive(&self.control, &mut self.message)?;
         if let Ok(request) = self.message[..len].try_into() {
@@ -283,11 +297,12 @@ impl ForkServerProcess {
         };
         let (request, bytes) = (SpawnHeader::from_bytes(request), bytes.to_vec());
         let number = request.number;
-        // It is dropped here, behind the answer: the owner need not wait until all of it is closed.
+        // Dropped after the reply, so that the owner does not wait until all descriptors are
+        // closed.
         let mut args = ChildArgs { fds, bytes };
         let started = match self.start(request, &mut args, ignored) {
-            Ok(Started::Here(job)) => return Ok(Next::Become(job)),
-            Ok(Started::Child(pid, pidfd)) => Ok((pid, pidfd)),
+            Ok(Started::InChild(job)) => return Ok(Next::RunChild(job)),
+            Ok(Started::InServer(pid, pidfd)) => Ok((pid, pidfd)),
             Err(error) => Err(error),
         };
         let sent = started.and_then(|(pid, pidfd)| {
@@ -299,8 +314,9 @@ impl ForkServerProcess {
             socket::send(&self.control, &reply.to_bytes(), &[pidfd.as_fd()])
         });
         if let Err(error) = sent {
-            // A child that the owner does not get ends by itself: the owner closes its ends, or
-            // tells it to.
+            // 1. The child exists. 2. The reply with its pidfd cannot be sent, for example because
+            //    too many descriptors are in flight. 3. The owner gets the errno, and closes its
+            //    ends or sends `Stop`. 4. The child exits without running its function.
             let errno = error.raw_os_error().unwrap_or(EIO);
             let reply = SpawnReply {
                 number,
@@ -321,7 +337,8 @@ impl ForkServerProcess {
             Some(pidfd) => self.signal(request, &pidfd),
             None => Err(io::Error::from_raw_os_error(EMFILE)),
         };
-        let errno = sent.err().map(|it| it.raw_os_error().unwrap_or(EIO));
+        let errno = sent.err();
+        let errno = errno.map(|error| error.raw_os_error().unwrap_or(EIO));
         let reply = SpawnReply {
             number: request.number,
             pid: request.pid,
@@ -330,17 +347,17 @@ impl ForkServerProcess {
         socket::send(&self.control, &reply.to_bytes(), &[])
     }
 
-    /// Sends a signal to a child, and to nothing else that the owner names.
+    /// Sends a signal to a child of the server. Fails for any other process.
     fn signal(&self, request: SignalRequest, pidfd: &PidFd) -> io::Result<()> {
         if pidfd.is_dead() {
             return Ok(());
         }
-        let is_known = self.children.iter().any(|it| it.pid == request.pid);
+        let is_known = self.children.iter().any(|child| child.pid == request.pid);
         if !is_known || !pidfd.is_child() {
             return Err(io::Error::from_raw_os_error(ECHILD));
         }
-        // Where a sandbox refuses pidfds, by its number: that is its own before this process reaps
-        // it.
+        // A sandbox may forbid signals by pidfd. The pid is still the child's, because only this
+        // thread reaps it.
         pidfd
             .send(request.signal)
             .or_else(|_| child::signal_child(request.pid, request.signal))
@@ -353,7 +370,7 @@ impl ForkServerProcess {
         ignored: IgnoredSignals,
     ) -> io::Result<Started> {
         let main = function::resolve_main(request.main).map_err(io::Error::other)?;
-        // Some come with every request; they have found no room here if they have not come.
+        // Every request carries descriptors. If they are missing, this process has too many.
         let no_room = || io::Error::from_raw_os_error(EMFILE);
         let directory = args.fds.pop().ok_or_else(no_room)?;
         let report = args.fds.first().ok_or_else(no_room)?.try_clone()?;
@@ -361,15 +378,15 @@ impl ForkServerProcess {
         let server = std::process::id();
         match child::fork(Threads::One)? {
             Forked::Child => {
-                // The answer comes first: on a busy machine the owner would have it only when this
-                // process sleeps or ends.
+                // Lets the server reply first. On a busy machine the owner would otherwise wait
+                // until this child sleeps or exits.
                 std::thread::yield_now();
                 ignored.replace_with(request.ignored);
                 if prepare_child(server, request.flags, directory.as_fd()).is_err() {
                     child::exit_now(child_exit::EX_SOFTWARE);
                 }
                 let args = mem::take(args);
-                Ok(Started::Here(Job {
+                Ok(Started::InChild(Job {
                     main,
                     request,
                     args,
@@ -381,31 +398,31 @@ impl ForkServerProcess {
                     report_to: report,
                     is_daemon: request.flags.is_daemon,
                 });
-                // Nobody could watch it. The number is its own before this process reaps it.
+                // The child may be dead already, but not reaped, so the pid is still its own.
+                // Without a pidfd no process could watch it.
                 let pidfd = PidFd::open(pid).inspect_err(|_| child::kill_child(pid))?;
-                Ok(Started::Child(pid, pidfd))
+                Ok(Started::InServer(pid, pidfd))
             }
         }
     }
 
-    /// Reports every child that has ended; true when there was one.
+    /// Reaps every child that has exited and reports its status. Returns true if there was one.
     fn reap(&mut self) -> bool {
         let mut any = false;
         while let Some((pid, status)) = child::reap_any() {
             any = true;
-            let Some(at) = self.children.iter().position(|it| it.pid == pid) else {
+            let index = self.children.iter().position(|child| child.pid == pid);
+            let Some(index) = index else {
                 continue;
             };
-            let TrackedChild {
-                report_to: report, ..
-            } = self.children.swap_remove(at);
-            ExitRecord(status).write_to(&report);
+            let child = self.children.swap_remove(index);
+            ExitRecord(status).write_to(&child.report_to);
         }
         any
     }
 
-    /// Kills the processes that dead children have left behind, which are the server's own now;
-    /// false if something else had to be done first.
+    /// Kills the orphans of dead children, which are the server's children now. Returns false if
+    /// interrupted.
     fn kill_orphans(&self, interrupted: impl FnMut() -> bool) -> bool {
         let Some(orphans) = self.orphans(interrupted) else {
             return false;
@@ -414,43 +431,46 @@ impl ForkServerProcess {
         true
     }
 
-    /// Processes that dead children have left behind, but for those that are to run on; none if
+    /// Returns the orphans of dead children, except those that must keep running; `None` if
     /// interrupted.
     fn orphans(&self, interrupted: impl FnMut() -> bool) -> Option<Vec<u32>> {
-        // Without /proc there is nothing to be found.
+        // Without /proc no orphan can be found.
         let mut children = child::children(interrupted).unwrap_or(Some(Vec::new()))?;
         children.retain(|pid| {
-            let is_known = self.children.iter().any(|it| it.pid == *pid);
-            // What /proc says is not believed without the kernel's word for it: nothing but a child
-            // is killed.
+            let is_known = self.children.iter().any(|child| child.pid == *pid);
+            // /proc may be stale or mounted from elsewhere. The kernel confirms each child before
+            // it is killed.
             !is_known && child::is_child(*pid) && !child::runs_on(*pid)
         });
         Some(children)
     }
 
+    /// Kills and reaps all daemons and orphans, for at most [`KILL_TIMEOUT`].
     fn kill_all(&mut self, deaths: &ChildDeaths) {
         let deadline = Instant::now() + KILL_TIMEOUT;
         loop {
-            for served in self.children.iter().filter(|it| it.is_daemon) {
-                child::kill_child(served.pid);
+            for daemon in self.children.iter().filter(|child| child.is_daemon) {
+                child::kill_child(daemon.pid);
             }
+            // Repeated, because a killed orphan leaves its own children to the server.
             self.kill_orphans(|| false);
             deaths.clear();
             self.reap();
             let left = deadline.saturating_duration_since(Instant::now());
-            let daemons = self.children.iter().any(|it| it.is_daemon);
-            let orphans = self.orphans(|| false).is_some_and(|it| !it.is_empty());
-            if left.is_zero() || !daemons && !orphans {
+            let has_daemons = self.children.iter().any(|child| child.is_daemon);
+            let orphans = self.orphans(|| false);
+            let has_orphans = orphans.is_some_and(|pids| !pids.is_empty());
+            if left.is_zero() || !has_daemons && !has_orphans {
                 return;
             }
-            // A failed wait only means to look again.
+            // A failed wait only repeats the check earlier.
             let _ = poll::is_readable(deaths, Some(left.min(Duration::from_millis(10))));
         }
     }
 }
 
-/// Does once what every child would do for the first time otherwise: the loader looks up what the
-/// destructor of a thread-local needs, and the page for the process's id is made.
+/// Initializes what every child would initialize on first use otherwise: the loader's entry for the
+/// destructor of a thread-local, and the page of the process id.
 fn warm_up() {
     thread_local! {
         static DESTROYED: Cell<Option<Box<()>>> = const { Cell::new(None) };
@@ -459,10 +479,10 @@ fn warm_up() {
     pid::current();
 }
 
-/// The forked child: runs what it was started for, in this image of the program or a new one.
+/// Runs a job in a forked child, in this image of the program or in a new one.
 fn run_child(job: Job) -> ! {
     if job.request.flags.executes {
-        // It returns only when the program cannot be executed.
+        // Returns only if the program cannot be executed.
         let _ = exec::exec(job.request, &job.args);
         child::exit_now(child_exit::EX_SOFTWARE);
     }
@@ -472,13 +492,14 @@ fn run_child(job: Job) -> ! {
 fn prepare_child(server: u32, flags: SpawnFlags, directory: BorrowedFd<'_>) -> io::Result<()> {
     if flags.is_daemon {
         child::die_with_parent()?;
-        // The server may have died before the line above; then the parent is another process.
+        // 1. The fork returns here. 2. The server dies, and this process gets another parent.
+        // 3. The line above comes too late for the signal.
         if child::parent() != server {
             child::exit_now(0);
         }
     }
-    // The directory may have become unreachable; the server's own is as good as any then.
+    // The directory may be unreachable now; then the child starts in the server's.
     let _ = child::set_working_directory(directory);
-    // What the child's main function does at the others is its own to say.
+    // The child's main function handles all other signals.
     signal::block_only_ending()
 }

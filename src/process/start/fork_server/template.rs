@@ -1,5 +1,5 @@
-//! A fork server that is a copy of its owner: the workers of one pool by `StartMethod::Fork` are
-//! forked from it.
+//! `Template`: a fork server that is a copy of its owner. The workers of one pool under
+//! `StartMethod::Fork` are forked from it.
 
 use super::{
     client::{END_LIMIT, FORK_LIMIT, ForkServer, SpawnRequest, StartError},
@@ -26,8 +26,8 @@ use std::{
     sync::Arc,
 };
 
-/// A fork server that is a copy of this process as it was, for one pool. It cannot be replaced:
-/// this process may have threads by then.
+/// A fork server that is a copy of this process when the pool was built. It cannot be replaced,
+/// because this process may have threads later.
 #[derive(Debug)]
 pub(crate) struct Template {
     pid: u32,
@@ -36,10 +36,10 @@ pub(crate) struct Template {
 
 impl Template {
     pub(crate) fn new(threads: Threads) -> Result<Self> {
-        let failed = |it| start_error("failed to fork a template for workers", it);
+        let failed = |error| start_error("failed to fork a template for workers", error);
         let (control, theirs) = socket::pair().map_err(failed)?;
         let owner = PidFd::open(std::process::id()).map_err(failed)?;
-        // The copy closes this process's end: its children are not to have that.
+        // The copy closes the owner's end, so that its children do not inherit it.
         let control = Cell::new(Some(control));
         let copy = fork::fork_self(threads, || {
             drop(control.take());
@@ -47,7 +47,7 @@ impl Template {
         })?;
         let control = control.take().expect("only the copy has taken it");
         let server = ForkServer::wait_for_ready(control)
-            // One that may not be killed ends with this process.
+            // If the copy cannot be killed, it ends with this process.
             .inspect_err(|_| drop(copy.pidfd.kill_and_reap()))
             .map_err(failed)?;
         let server = Arc::new(Mutex::new(server));
@@ -58,7 +58,7 @@ impl Template {
         })
     }
 
-    /// Starts a child of it in a directory.
+    /// Starts a child of the template in `directory`.
     pub(in crate::process::start) fn start(
         &self,
         start: &SpawnArgs<'_>,
@@ -66,13 +66,13 @@ impl Template {
     ) -> Result<Child> {
         let request = SpawnRequest::new(start, directory)?;
         let started = self.server.lock().start(&request, FORK_LIMIT);
-        started.map_err(|it| match it {
+        started.map_err(|error| match error {
             StartError::ServerGone => self.ended_error(),
-            StartError::Failed(_) => it.into_error(),
+            StartError::Failed(_) => error.into_error(),
         })
     }
 
-    /// Sends a signal to a child of it, for an owner that may not send it itself.
+    /// Sends a signal to a child of the template, for an owner that may not send it itself.
     pub(in crate::process::start) fn signal(
         &self,
         pid: u32,
@@ -101,18 +101,19 @@ impl StopAtExit for Mutex<ForkServer> {
 }
 
 impl Drop for Template {
-    /// Ends it in order, so that it leaves its profile, and nothing that its workers have left.
+    /// Shuts the template down instead of killing it, so that it writes its profile and kills the
+    /// orphans of its workers.
     fn drop(&mut self) {
         self.server.lock().shut_down();
     }
 }
 
-/// Serves as a template, in a copy of the owner that was just forked, and ends the process.
+/// Serves as a template in a new fork of the owner, then ends the process.
 fn run_template(control: OwnedFd, owner: PidFd) -> ! {
     let served = panic::catch_unwind(move || -> std::io::Result<()> {
         let ignored = IgnoredSignals::now();
         signal::reset(ignored);
-        // Its children have what it has there.
+        // The children of the template inherit its standard streams.
         fd::fill_stdio()?;
         ForkServerProcess::template(control, owner)?.serve(ignored)
     });
