@@ -1,8 +1,8 @@
-//! How many bytes of tasks may be pending in a pool: whoever submits more waits, or is told so.
+//! The limit of a pool's pending bytes: a submitter beyond it blocks or gets an error.
 //!
-//! Room is taken when a task is submitted, and given back with its argument: when it is done, or,
-//! for a chunk of a map, when all of the chunk is. A task that is larger than the whole budget is
-//! taken when nothing else is pending, or it never would be.
+//! A task reserves bytes when it is submitted and releases them with its argument: when the task is
+//! done, or, for a chunk of a map, when the whole chunk is. A task that is larger than the budget
+//! is admitted when nothing else is pending; otherwise it would never run.
 
 use parking_lot::Mutex;
 use std::{
@@ -14,10 +14,11 @@ use std::{
     thread::Thread,
 };
 
-/// Bytes that a pending task takes beside its argument, about: benches/compare measures them.
+/// The approximate number of bytes that a pending task uses in addition to its argument; measured
+/// by benches/compare.
 const TASK_BYTES: u64 = 256;
 
-/// The room of one pool.
+/// The budget of one pool.
 #[derive(Debug)]
 pub(super) struct Budget {
     max: u64,
@@ -25,7 +26,7 @@ pub(super) struct Budget {
     waiting: Mutex<Vec<Thread>>,
 }
 
-/// Room that was taken, until this is dropped.
+/// Reserved bytes, released on drop.
 #[derive(Debug)]
 pub(super) struct Reservation {
     budget: Arc<Budget>,
@@ -33,26 +34,26 @@ pub(super) struct Reservation {
 }
 
 impl Budget {
-    pub(super) fn new(most: u64) -> Self {
+    pub(super) fn new(max: u64) -> Self {
         Self {
-            max: most,
+            max,
             pending: AtomicU64::new(0),
             waiting: Mutex::new(Vec::new()),
         }
     }
 
-    /// Takes room for a task with an argument of so many bytes; none if there is not enough.
+    /// Reserves bytes for a task with an argument of `argument` bytes. `None` if they do not fit.
     pub(super) fn try_reserve(self: &Arc<Self>, argument: usize) -> Option<Box<Reservation>> {
         let bytes = argument as u64 + TASK_BYTES;
         let grown = |pending| self.allows(pending, bytes).then_some(pending + bytes);
-        // Relaxed: it counts, and guards nothing.
+        // Relaxed: the counter guards no other memory.
         let taken = self
             .pending
             .fetch_update(Ordering::Relaxed, Ordering::Relaxed, grown);
         taken.ok().map(|_| self.reserved(bytes))
     }
 
-    /// Takes room whether there is any or not.
+    /// Reserves bytes even if they do not fit.
     pub(super) fn reserve(self: &Arc<Self>, argument: usize) -> Box<Reservation> {
         let bytes = argument as u64 + TASK_BYTES;
         self.pending.fetch_add(bytes, Ordering::Relaxed);
@@ -70,23 +71,23 @@ impl Budget {
         pending == 0 || pending.saturating_add(bytes) <= self.max
     }
 
-    /// Whether there is room for a task with an argument of so many bytes.
+    /// Whether there is room for a task with an argument of `argument` bytes.
     pub(super) fn has_room(&self, argument: usize) -> bool {
         self.allows(self.pending(), argument as u64 + TASK_BYTES)
     }
 
     pub(super) fn pending(&self) -> u64 {
-        // SeqCst: whoever is to be woken looks here behind `set_waiter`, and whoever wakes looks
-        // there behind the change.
+        // SeqCst: a waiter loads this after `set_waiter`, and a release loads the waiters after it
+        // changed this. One of them sees the other.
         self.pending.load(Ordering::SeqCst)
     }
 
-    /// Has this thread unparked when room is given back next.
+    /// Unparks `thread` at the next release.
     pub(super) fn set_waiter(&self, thread: &Thread) {
         self.waiting.lock().push(thread.clone());
     }
 
-    /// Has all look again who wait for room.
+    /// Unparks all threads that wait for room.
     pub(super) fn wake_all(&self) {
         let waiting = mem::take(&mut *self.waiting.lock());
         waiting.iter().for_each(Thread::unpark);

@@ -1,4 +1,4 @@
-//! How a pool is built.
+//! The builder of a pool.
 
 use crate::error::{Error, ErrorKind, Result};
 use crate::pool::{
@@ -23,7 +23,7 @@ use std::{
     time::Duration,
 };
 
-/// Settings of a pool that is yet to be built; see [`ProcessPoolExecutor::builder`].
+/// Configures and builds a pool; see [`ProcessPoolExecutor::builder`].
 ///
 /// ```
 /// let pool = procpool::ProcessPoolExecutor::builder().workers(2).chunk_size(16).build()?;
@@ -45,7 +45,7 @@ pub struct ProcessPoolBuilder {
     stdin: Input,
     stdout: Output,
     stderr: Output,
-    stay: RecyclePolicy,
+    recycle: RecyclePolicy,
     max_pending: Option<u64>,
     method: Option<StartMethod>,
     threads: Threads,
@@ -66,28 +66,31 @@ impl ProcessPoolBuilder {
             stdin: Input::default(),
             stdout: Output::Inherit,
             stderr: Output::Inherit,
-            stay: RecyclePolicy::default(),
+            recycle: RecyclePolicy::default(),
             max_pending: None,
             method: None,
             threads: Threads::One,
         }
     }
 
-    /// Worker processes; by default as many as [`cpu_count`](crate::cpu_count) says. 0 is refused.
+    /// Sets the number of workers; [`cpu_count`](crate::cpu_count) by default. `build` refuses 0.
     pub fn workers(mut self, workers: usize) -> Self {
         self.workers = Some(workers);
         self
     }
 
-    /// Has every worker call `f` before its first task, replacements too.
+    /// Makes every worker call `f(arg)` before its first task, including replacements.
     ///
-    /// If it fails or panics, the pool is broken: every future and every later call gives
-    /// [`ErrorKind::StartFailed`] with what it said. A worker that dies in it is replaced a few
-    /// times first.
+    /// If `f` fails or panics, the pool breaks: every future and every later call returns
+    /// [`ErrorKind::StartFailed`] with the message of `f`. If a worker dies in `f`, the pool
+    /// replaces it a few times first.
     ///
     /// ```
     /// let check = |path: String| std::fs::metadata(path).map(drop);
-    /// let pool = procpool::ProcessPoolExecutor::builder().workers(1).initializer(check, "/nowhere".to_string()).build()?;
+    /// let pool = procpool::ProcessPoolExecutor::builder()
+    ///     .workers(1)
+    ///     .initializer(check, "/nowhere".to_string())
+    ///     .build()?;
     /// let error = pool.apply(|()| (), ()).unwrap_err();
     /// assert_eq!(error.kind(), procpool::ErrorKind::StartFailed);
     /// # Ok::<(), procpool::Error>(())
@@ -101,81 +104,82 @@ impl ProcessPoolBuilder {
         self
     }
 
-    /// Items of a map that travel together, unless a call says otherwise; see
-    /// [`TaskOptions::chunk_size`](crate::TaskOptions::chunk_size). 0 is refused.
+    /// Sets the default number of items that a map sends together; see
+    /// [`TaskOptions::chunk_size`](crate::TaskOptions::chunk_size). `build` refuses 0.
     pub fn chunk_size(mut self, items: usize) -> Self {
         self.chunk_size = Some(items);
         self
     }
 
-    /// Items of a map that are read ahead, unless a call says otherwise; see
-    /// [`TaskOptions::window`](crate::TaskOptions::window). 0 is refused.
+    /// Sets the default number of items that a map reads ahead; see
+    /// [`TaskOptions::window`](crate::TaskOptions::window). `build` refuses 0.
     pub fn window(mut self, items: usize) -> Self {
         self.window = Some(items);
         self
     }
 
-    /// How long a task, or an item of a map, may run, unless a call says otherwise; see
-    /// [`TaskOptions::timeout`](crate::TaskOptions::timeout). Without it there is no limit.
+    /// Sets the default time limit of a task or an item of a map; see
+    /// [`TaskOptions::timeout`](crate::TaskOptions::timeout). No limit by default.
     pub fn task_timeout(mut self, limit: Duration) -> Self {
         self.config.timeout = Some(limit);
         self
     }
 
-    /// How often a task, or an item of a map, is run again after it lost its worker or ran out of
-    /// time, unless a call says otherwise; see
-    /// [`TaskOptions::retries`](crate::TaskOptions::retries). 0 by default.
+    /// Sets how often a task or an item of a map is retried by default, after its worker died or
+    /// its time limit passed; see [`TaskOptions::retries`](crate::TaskOptions::retries). 0 by
+    /// default.
     pub fn retries(mut self, retries: u32) -> Self {
         self.config.retries = retries;
         self
     }
 
-    /// Whether retries follow a panic, too, unless a call says otherwise; see
-    /// [`TaskOptions::retry_panics`](crate::TaskOptions::retry_panics). Not by default.
+    /// Sets whether a panic is retried by default, too; see
+    /// [`TaskOptions::retry_panics`](crate::TaskOptions::retry_panics). False by default.
     pub fn retry_panics(mut self, on: bool) -> Self {
         self.config.retries_panics = on;
         self
     }
 
-    /// Tasks after which a worker is replaced, items of maps each counted: against leaks in what
-    /// tasks call. 0 is refused.
+    /// Replaces a worker after `tasks` tasks; each item of a map counts as one. This bounds leaks
+    /// in the code that tasks call. `build` refuses 0. No limit by default.
     ///
-    /// The replacement is started before the worker ends, and begins when that has answered its
-    /// last task.
+    /// The replacement starts before the worker exits, and takes over after the worker has answered
+    /// its last task.
     ///
     /// ```
-    /// let pool = procpool::ProcessPoolExecutor::builder().workers(1).max_tasks_per_worker(2).build()?;
+    /// let builder = procpool::ProcessPoolExecutor::builder().workers(1);
+    /// let pool = builder.max_tasks_per_worker(2).build()?;
     /// let pids = pool.map(|_: u32| std::process::id(), 0..4)?;
     /// assert!(pids[0] == pids[1] && pids[1] != pids[2] && pids[2] == pids[3]);
     /// # Ok::<(), procpool::Error>(())
     /// ```
     pub fn max_tasks_per_worker(mut self, tasks: u64) -> Self {
-        self.stay.tasks = Some(tasks);
+        self.recycle.tasks = Some(tasks);
         self
     }
 
-    /// Bytes of resident memory above which a worker is replaced, as by
-    /// [`max_tasks_per_worker`](Self::max_tasks_per_worker). It is looked at between tasks, every
-    /// 10 ms at most. 0 is refused.
+    /// Replaces a worker whose resident memory exceeds `bytes`, like
+    /// [`max_tasks_per_worker`](Self::max_tasks_per_worker). The worker checks it between tasks, at
+    /// most every 10 ms. `build` refuses 0. No limit by default.
     pub fn max_memory_per_worker(mut self, bytes: u64) -> Self {
-        self.stay.memory = Some(bytes);
+        self.recycle.memory = Some(bytes);
         self
     }
 
-    /// Bytes of encoded arguments that may be pending, that is, submitted and not done, each with
-    /// 256 bytes for its task; without it, as many as there is memory for. 0 is refused.
+    /// Limits the bytes of the encoded arguments that are pending, that is, submitted and not done.
+    /// Each task counts with 256 bytes more. `build` refuses 0. No limit by default.
     ///
-    /// Where there is no room, [`submit`](ProcessPoolExecutor::submit) and its kin wait, as
-    /// `map_async` does between the chunks of its input, and
-    /// [`try_submit`](ProcessPoolExecutor::try_submit) gives the argument back. Maps read their
-    /// input no further ahead than that, but for one chunk. A task larger than all of it is taken
-    /// when nothing else is pending.
+    /// Without room, [`submit`](ProcessPoolExecutor::submit) and its variants block, `map_async`
+    /// blocks between two chunks of its input, and [`try_submit`](ProcessPoolExecutor::try_submit)
+    /// returns the argument. Maps read their input no further ahead than the limit, except for one
+    /// chunk. A task larger than the limit is admitted when nothing else is pending.
     ///
     /// ```
     /// let pool = procpool::ProcessPoolExecutor::builder().max_pending_bytes(1 << 20).build()?;
     /// // A gigabyte of arguments, of which few are in memory at a time.
-    /// let futures: Vec<_> = (0..1000).map(|_| pool.submit(|bytes: Vec<u8>| bytes.len(), vec![0; 1 << 20])).collect();
-    /// assert!(futures.into_iter().all(|it| matches!(it.result(), Ok(1_048_576))));
+    /// let len = |bytes: Vec<u8>| bytes.len();
+    /// let futures: Vec<_> = (0..1000).map(|_| pool.submit(len, vec![0; 1 << 20])).collect();
+    /// assert!(futures.into_iter().all(|future| matches!(future.result(), Ok(1_048_576))));
     /// # Ok::<(), procpool::Error>(())
     /// ```
     pub fn max_pending_bytes(mut self, bytes: u64) -> Self {
@@ -183,14 +187,15 @@ impl ProcessPoolBuilder {
         self
     }
 
-    /// How long a worker with nothing to do stays; without it, as long as the pool. Those that have
-    /// ended come again when there is work for them, which costs it a start, and hold no memory
-    /// meanwhile.
+    /// Makes a worker exit after it has been idle for `limit`; never by default. It starts again
+    /// when there is a task for it. Until then it uses no memory, and the task then waits for the
+    /// start.
     ///
     /// ```
     /// use std::time::Duration;
     ///
-    /// let pool = procpool::ProcessPoolExecutor::builder().workers(2).idle_timeout(Duration::from_millis(1)).build()?;
+    /// let builder = procpool::ProcessPoolExecutor::builder().workers(2);
+    /// let pool = builder.idle_timeout(Duration::from_millis(1)).build()?;
     /// while !pool.worker_pids().is_empty() {
     ///     std::thread::yield_now();
     /// }
@@ -199,15 +204,15 @@ impl ProcessPoolBuilder {
     /// # Ok::<(), procpool::Error>(())
     /// ```
     pub fn idle_timeout(mut self, limit: Duration) -> Self {
-        self.stay.idle = Some(limit);
+        self.recycle.idle = Some(limit);
         self
     }
 
-    /// Sets where the workers' standard input comes from; by default it is empty, so that no task
-    /// takes what the program is to read.
+    /// Sets where the workers' standard input comes from. It is empty by default, so that no task
+    /// takes the input of the program.
     ///
-    /// Under [`StartMethod::Fork`], a copy of what the program has read ahead into
-    /// [`std::io::stdin`] is in its workers all the same, as everything in its memory is.
+    /// With [`StartMethod::Fork`], workers inherit a copy of the program's memory, which includes
+    /// the data that the program has buffered in [`std::io::stdin`].
     ///
     /// ```
     /// use procpool::{Input, ProcessPoolExecutor};
@@ -223,13 +228,14 @@ impl ProcessPoolBuilder {
         self
     }
 
-    /// Where the workers' standard output goes; by default where this process's goes.
+    /// Sets where the workers' standard output goes; to that of this process by default.
     ///
     /// ```
     /// use procpool::{Output, ProcessPoolExecutor};
     ///
-    /// let pool = ProcessPoolExecutor::builder().workers(1).stdout(Output::Null).stderr(Output::Null).build()?;
-    /// pool.apply(|()| println!("nobody reads this"), ())?;
+    /// let builder = ProcessPoolExecutor::builder().workers(1);
+    /// let pool = builder.stdout(Output::Null).stderr(Output::Null).build()?;
+    /// pool.apply(|()| println!("discarded"), ())?;
     /// # Ok::<(), procpool::Error>(())
     /// ```
     pub fn stdout(mut self, output: Output) -> Self {
@@ -237,22 +243,22 @@ impl ProcessPoolBuilder {
         self
     }
 
-    /// Where the workers' standard error goes, as [`stdout`](Self::stdout).
+    /// Sets where the workers' standard error goes, like [`stdout`](Self::stdout).
     pub fn stderr(mut self, output: Output) -> Self {
         self.stderr = output;
         self
     }
 
-    /// What each worker may use of the machine. If one of the limits cannot be set, the pool is
-    /// broken as by an initializer.
+    /// Sets the resource limits of each worker. The pool breaks if the worker fails to set a limit,
+    /// like after a failed initializer.
     pub fn limits(mut self, limits: ResourceLimits) -> Self {
         self.limits = Some(limits);
         self
     }
 
-    /// Sets an environment variable for the workers, besides those that this process has in
-    /// `build`: also for workers that replace others. Later changes to the environment of this
-    /// process do not reach them.
+    /// Sets an environment variable of the workers, including replacements. The other variables are
+    /// those of this process at the time of `build`. Later changes to this process's environment do
+    /// not reach the workers.
     ///
     /// ```
     /// let pool = procpool::ProcessPoolExecutor::builder().workers(1).env("LANG", "C").build()?;
@@ -265,69 +271,72 @@ impl ProcessPoolBuilder {
         self
     }
 
-    /// Sets the directory in which workers start, also those that replace others: by default that
-    /// of this process in `build`. If it does not exist, the pool is broken as by an initializer.
+    /// Sets the working directory of the workers, including replacements; the directory of this
+    /// process at the time of `build` by default. The pool breaks if it does not exist, like after
+    /// a failed initializer.
     pub fn current_dir(mut self, directory: impl Into<PathBuf>) -> Self {
         self.directory = Some(directory.into());
         self
     }
 
-    /// Keeps each worker on a CPU of its own, of those that this process may use: worker 0 on the
-    /// first, and round again where there are more workers than CPUs. Not by default: the scheduler
-    /// knows better unless the machine does nothing else.
+    /// Pins each worker to one of the CPUs that this process may use. Worker 0 gets the first CPU;
+    /// with more workers than CPUs the numbering starts again. False by default: the kernel's
+    /// scheduler does better unless the machine runs nothing else.
     pub fn cpu_affinity(mut self, on: bool) -> Self {
         self.is_pinned = on;
         self
     }
 
-    /// How workers come to exist; [`start_method`] by default.
+    /// Sets how workers are started; [`start_method`] by default.
     ///
-    /// Under [`StartMethod::Fork`] they are copies of this process as it is in `build`,
-    /// replacements too: a copy that waits for the pool's orders forks them.
+    /// With [`StartMethod::Fork`], workers and their replacements are copies of this process at the
+    /// time of `build`: a copy of it waits for requests of the pool and forks them.
     pub fn start_method(mut self, method: StartMethod) -> Self {
         self.method = Some(method);
         self
     }
 
-    /// Lets [`StartMethod::Fork`] copy this process although it has other threads, or guards that
-    /// give references to shared memory.
+    /// Lets [`StartMethod::Fork`] copy this process although it has other threads, or although
+    /// guards give references to shared memory.
     ///
     /// # Safety
     ///
-    /// As `fork(2)` in a threaded process: what the other threads hold at that moment stays as it
-    /// is in workers for ever. Tasks must not allocate, print, or touch anything else behind a lock
-    /// unless no other thread can hold that lock.
+    /// The rules of `fork(2)` in a threaded process apply: a lock that another thread holds at that
+    /// moment stays locked in the workers forever. Tasks must not allocate, print, or do anything
+    /// else that takes a lock, unless no other thread can hold that lock.
     ///
     /// No task may use a reference that a guard of a [`Value`](crate::Value) or an
-    /// [`Array`](crate::Array) gave out before `build`, in any thread or leaked: this process uses
-    /// the same memory. A guard that is itself used in a worker panics.
+    /// [`Array`](crate::Array) gave out before `build`, in any thread or leaked, because this
+    /// process uses the same memory. The guard itself panics when it is used in a worker.
     #[expect(unsafe_code, reason = "the contract demands it; its body is safe")]
     pub unsafe fn allow_fork_with_threads(mut self) -> Self {
         self.threads = Threads::Any;
         self
     }
 
-    /// Starts the workers, and returns when they are forked; initializers may still run.
+    /// Starts the workers and returns after they have been forked. Initializers may still be
+    /// running.
     ///
     /// # Errors
     ///
-    /// [`ErrorKind::InvalidInput`] for a setting of 0, [`ErrorKind::Codec`] for an initializer's
-    /// argument that cannot be encoded, [`ErrorKind::StartFailed`] if no worker can be had,
-    /// [`ErrorKind::Unsupported`] for [`StartMethod::Fork`] with threads running, or with a guard
-    /// of a [`Value`](crate::Value) or an [`Array`](crate::Array) that is held or leaked.
+    /// [`ErrorKind::InvalidInput`] if a setting is 0. [`ErrorKind::Codec`] if the argument of the
+    /// initializer cannot be encoded. [`ErrorKind::StartFailed`] if a worker cannot be started.
+    /// [`ErrorKind::Unsupported`] for [`StartMethod::Fork`] with other threads, or with a guard of
+    /// a [`Value`](crate::Value) or an [`Array`](crate::Array) that is held or leaked.
     pub fn build(self) -> Result<ProcessPoolExecutor> {
         start(self.settings()?)
     }
 
-    /// The executor that all of the process shares, as [`ProcessPoolExecutor::reusable`] says: the
-    /// one there is if it was built with these settings and takes tasks, else a new one in its
-    /// place. An initializer is the same if the function and its encoded argument are, which those
-    /// of a `HashMap` are not every time.
+    /// Returns the executor that the whole process shares, see [`ProcessPoolExecutor::reusable`]. A
+    /// new executor replaces the current one unless that has equal settings and accepts tasks.
+    /// Initializers are equal if their functions and their encoded arguments are; the encoding of a
+    /// `HashMap` varies.
     ///
-    /// Its workers have the directory and the environment that this process had when it was built.
+    /// Its workers have the directory and the environment that this process had when the executor
+    /// was built.
     ///
-    /// Blocks while the executor is built, here or by another thread; and, if nobody else has the
-    /// one that is replaced, until all that was submitted to it is done.
+    /// Blocks while this or another thread builds the executor. If it drops the last reference to
+    /// the replaced executor, it also blocks until the tasks submitted to that are done.
     ///
     /// ```
     /// use procpool::ProcessPoolExecutor;
@@ -343,9 +352,9 @@ impl ProcessPoolBuilder {
     ///
     /// # Errors
     ///
-    /// As [`build`](Self::build).
+    /// Like [`build`](Self::build).
     pub fn reusable(mut self) -> Result<Arc<ProcessPoolExecutor>> {
-        self.stay.idle.get_or_insert(global::IDLE_TIMEOUT);
+        self.recycle.idle.get_or_insert(global::IDLE_TIMEOUT);
         global::get(self.settings()?)
     }
 
@@ -364,7 +373,7 @@ impl ProcessPoolBuilder {
             stdin: self.stdin,
             stdout: self.stdout,
             stderr: self.stderr,
-            recycle: self.stay,
+            recycle: self.recycle,
             max_pending: self.max_pending,
             method: self.method.unwrap_or_else(start_method),
             threads: self.threads,
@@ -372,27 +381,30 @@ impl ProcessPoolBuilder {
     }
 
     fn check(&self) -> Result<()> {
-        if let Some(workers) = self.workers.filter(|it| *it > MAX_WORKERS) {
+        if let Some(workers) = self.workers.filter(|workers| *workers > MAX_WORKERS) {
             let message = format!(
                 "a pool cannot be built with {workers} workers: it has at most {MAX_WORKERS}"
             );
             return Err(Error::new(ErrorKind::InvalidInput, message));
         }
-        let some = |it: Option<u64>| it.map(|it| usize::from(it > 0));
+        // Only whether a setting is 0 matters here.
+        let non_zero = |setting: Option<u64>| setting.map(|value| usize::from(value > 0));
         let numbers = [
             ("workers", self.workers),
             ("chunk_size", self.chunk_size),
             ("window", self.window),
-            ("max_tasks_per_worker", some(self.stay.tasks)),
-            ("max_pending_bytes", some(self.max_pending)),
-            ("max_memory_per_worker", some(self.stay.memory)),
+            ("max_tasks_per_worker", non_zero(self.recycle.tasks)),
+            ("max_pending_bytes", non_zero(self.max_pending)),
+            ("max_memory_per_worker", non_zero(self.recycle.memory)),
         ];
-        if let Some((setting, _)) = numbers.into_iter().find(|it| it.1 == Some(0)) {
+        if let Some((setting, _)) = numbers.into_iter().find(|(_, value)| *value == Some(0)) {
             let message = format!("a pool cannot be built: its `{setting}` must be at least 1");
             return Err(Error::new(ErrorKind::InvalidInput, message));
         }
         let mut variables = self.environment.iter();
-        if let Some((key, value)) = variables.find(|it| !environment::can_be_set(&it.0, &it.1)) {
+        if let Some((key, value)) =
+            variables.find(|(key, value)| !environment::can_be_set(key, value))
+        {
             let message = format!("{key:?}={value:?} cannot be an environment variable");
             return Err(Error::new(ErrorKind::InvalidInput, message));
         }
@@ -403,8 +415,8 @@ impl ProcessPoolBuilder {
 /// Starts a pool.
 pub(super) fn start(settings: PoolSettings) -> Result<ProcessPoolExecutor> {
     let pool = Pool::start(settings)?;
-    pool.start_thread().map_err(|it| {
-        Error::io("failed to start the pool's thread", it).with_kind(ErrorKind::StartFailed)
+    pool.start_thread().map_err(|error| {
+        Error::io("failed to start the pool's thread", error).with_kind(ErrorKind::StartFailed)
     })?;
     background_threads::register(&pool);
     Ok(ProcessPoolExecutor { pool })

@@ -1,4 +1,4 @@
-//! The handle on one task's result, for threads that block and for async code.
+//! The future of a task's result, for blocking threads and for async code.
 
 use crate::error::{Error, ErrorKind, Result};
 use crate::pool::{
@@ -16,12 +16,12 @@ use std::{
     time::{Duration, Instant},
 };
 
-/// The result of a task, now or later.
+/// The result of a task that may still be running.
 ///
-/// Wait for it with [`result`](Self::result), or `.await` it on any runtime; it needs none of its
-/// own. Dropping a future neither cancels its task nor waits for it.
+/// Wait for it with [`result`](Self::result), or `.await` it on any runtime. Dropping a future
+/// neither cancels its task nor waits for it.
 ///
-/// A thread that waits drives the pool itself, so that no other has to be woken for the reply.
+/// A thread that waits reads the replies of the workers itself, so no other thread has to be woken.
 ///
 /// ```
 /// let pool = procpool::ProcessPoolExecutor::new()?;
@@ -50,7 +50,7 @@ impl<R> TaskFuture<R> {
         }
     }
 
-    /// Decodes the outcome of a task that is done.
+    /// Decodes the outcome of a task that is done. Fails with `TimedOut` if it is not.
     pub(super) fn take(&mut self) -> Result<R> {
         if self.is_taken {
             let message = "the task's result has been taken already";
@@ -61,8 +61,8 @@ impl<R> TaskFuture<R> {
                 let value = (self.decode)(body);
                 self.is_taken = value.is_ok();
                 if self.is_taken && body.has_handles() {
-                    // Nobody can take them again, and whoever has them wants them to end with his
-                    // own.
+                    // The value now owns its handles. A copy in the task would keep them open after
+                    // the value is dropped.
                     self.task = Arc::new(self.task.emptied());
                 }
                 value
@@ -70,18 +70,18 @@ impl<R> TaskFuture<R> {
             Some(Err(error)) => Err(error.clone()),
             None => Err(Error::new(
                 ErrorKind::TimedOut,
-                "the task is not done within the limit of the wait",
+                "the task was not done within the limit of the wait",
             )),
         }
     }
 
-    /// As [`take`](Self::take), but says why nothing comes in a copy of the pool's process.
+    /// Like [`take`](Self::take), but returns an error in a forked copy of the pool's process.
     pub(super) fn take_or_refuse(&mut self) -> Result<R> {
         self.check_owner()?;
         self.take()
     }
 
-    /// An error in a copy of the pool's process, unless the task was done before.
+    /// Fails in a forked copy of the pool's process, unless the task was done before.
     fn check_owner(&self) -> Result<()> {
         if self.task.is_done() || !self.pool.is_foreign() {
             return Ok(());
@@ -89,7 +89,7 @@ impl<R> TaskFuture<R> {
         Err(self.pool.closed_error().unwrap_or_else(err_stopped))
     }
 
-    /// Waits for the task; an error for a copy of the pool's process, where nothing ever comes.
+    /// Waits for the task. Fails in a forked copy of the pool's process, which receives no results.
     fn wait(&self, deadline: Option<Instant>) -> Result<()> {
         self.check_owner()?;
         wait_for(&self.pool, &self.task, deadline);
@@ -102,35 +102,35 @@ impl<R> TaskFuture<R> {
 }
 
 impl<R: Wire> TaskFuture<R> {
-    /// Waits for the task and gives what it returned.
+    /// Waits for the task and returns its result.
     ///
     /// # Errors
     ///
     /// [`Panicked`](ErrorKind::Panicked), [`WorkerDied`](ErrorKind::WorkerDied),
-    /// [`TimedOut`](ErrorKind::TimedOut), [`Codec`](ErrorKind::Codec),
-    /// [`UnknownFunction`](ErrorKind::UnknownFunction): what became of this task alone.
-    /// [`Cancelled`](ErrorKind::Cancelled): it was cancelled before it started, or killed.
-    /// [`Shutdown`](ErrorKind::Shutdown), [`StartFailed`](ErrorKind::StartFailed): it never ran, or
-    /// was cut off.
+    /// [`TimedOut`](ErrorKind::TimedOut), [`Codec`](ErrorKind::Codec) or
+    /// [`UnknownFunction`](ErrorKind::UnknownFunction) if this task failed.
+    /// [`Cancelled`](ErrorKind::Cancelled) if it was cancelled before it started, or killed.
+    /// [`Shutdown`](ErrorKind::Shutdown) or [`StartFailed`](ErrorKind::StartFailed) if the pool
+    /// ended or broke before the task was done.
     pub fn result(mut self) -> Result<R> {
         self.wait(None)?;
         self.take()
     }
 
-    /// As [`result`](Self::result), but waits no longer than `limit`; the future can be asked
-    /// again.
+    /// Like [`result`](Self::result), but waits at most for `limit`. May be called again after it
+    /// failed.
     ///
     /// # Errors
     ///
-    /// As `result`; [`TimedOut`](ErrorKind::TimedOut) with [`is_done`](Self::is_done) false when
-    /// the limit passed, which changes nothing for the task;
-    /// [`InvalidInput`](ErrorKind::InvalidInput) once the value has been taken.
+    /// Like `result`. [`TimedOut`](ErrorKind::TimedOut) if the limit passed: the task goes on, and
+    /// [`is_done`](Self::is_done) is false. [`InvalidInput`](ErrorKind::InvalidInput) if the value
+    /// has been taken.
     pub fn result_timeout(&mut self, limit: Duration) -> Result<R> {
         self.wait(Instant::now().checked_add(limit))?;
         self.take()
     }
 
-    /// Whether the task has ended, in whatever way.
+    /// Whether the task has ended, with a result or an error.
     #[must_use]
     pub fn is_done(&self) -> bool {
         if !self.task.is_done() {
@@ -139,7 +139,7 @@ impl<R: Wire> TaskFuture<R> {
         self.task.is_done()
     }
 
-    /// Whether a worker has started the task, or an item of the map, and it has not ended.
+    /// Whether a worker has started the task, or an item of the map, and the task has not ended.
     #[must_use]
     pub fn is_running(&self) -> bool {
         if self.is_done() || self.pool.is_foreign() {
@@ -157,13 +157,12 @@ impl<R: Wire> TaskFuture<R> {
         self.task.is_cancelled()
     }
 
-    /// Cancels the task if it has not started: it never will, and its result is
-    /// [`ErrorKind::Cancelled`].
+    /// Cancels the task if it has not started. Its result is then [`ErrorKind::Cancelled`].
     ///
-    /// True if it is cancelled now, or was before; false once it runs or is done. A task that was
-    /// sent ahead to a worker and has not started is taken back. One that runs is asked to stop,
-    /// which it may notice by [`InFlight::stop_requested`](crate::InFlight::stop_requested);
-    /// [`kill`](Self::kill) does not ask.
+    /// Returns true if the task is cancelled, and false if it is running or done. A task that was
+    /// sent to a worker and has not started is taken back. A running task is asked to stop, which
+    /// it can read from [`Worker::stop_requested`](crate::Worker::stop_requested). Use
+    /// [`kill`](Self::kill) to stop it by force.
     pub fn cancel(&self) -> bool {
         if self.pool.is_foreign() {
             return false;
@@ -175,12 +174,12 @@ impl<R: Wire> TaskFuture<R> {
             })
     }
 
-    /// As [`cancel`](Self::cancel), and if the task runs, its worker is ended in the middle of it
-    /// (SIGTERM, and SIGKILL 1 s later if the task handles that), and replaced. Of a map all items
-    /// are stopped.
+    /// Like [`cancel`](Self::cancel), but also stops a running task: its worker gets SIGTERM, and
+    /// SIGKILL 1 s later if the task handles SIGTERM. The pool replaces the worker. All items of a
+    /// map are stopped.
     ///
-    /// True if the task is or will be [`ErrorKind::Cancelled`]; false if it has ended otherwise.
-    /// Should it end in the very moment, its result counts. No other task is affected.
+    /// Returns true if the task is or will be [`ErrorKind::Cancelled`], and false if it has ended
+    /// otherwise. A task that ends at the same moment keeps its result. No other task is affected.
     ///
     /// ```
     /// use procpool::{ErrorKind, ProcessPoolExecutor};
@@ -205,12 +204,11 @@ impl<R: Wire> TaskFuture<R> {
             })
     }
 
-    /// Has `callback` called once the task is done, or now if it is, on the pool's own thread for
-    /// callbacks.
+    /// Calls `callback` on the pool's callback thread when the task is done, or immediately if it
+    /// is.
     ///
-    /// Callbacks run one at a time, in the order in which they were added; one that panics is
-    /// reported by the panic hook and changes nothing for the others. They may use the pool, and
-    /// may block.
+    /// Callbacks run one at a time, in the order in which they were added. They may use the pool
+    /// and may block. The panic hook reports a callback that panics; the others run all the same.
     pub fn add_done_callback(&self, callback: impl FnOnce() + Send + 'static) {
         let observer = Observer::Callback(Box::new(callback), Arc::clone(&self.pool.callbacks));
         if let Some(Observer::Callback(callback, callbacks)) = self.task.observe(observer) {
@@ -218,7 +216,7 @@ impl<R: Wire> TaskFuture<R> {
         }
     }
 
-    /// The task's number, which no other task of this program has.
+    /// Returns the task's number, which is unique in this program.
     #[must_use]
     pub fn id(&self) -> u64 {
         self.task.id
@@ -228,7 +226,7 @@ impl<R: Wire> TaskFuture<R> {
 impl<R: Wire> Future for TaskFuture<R> {
     type Output = Result<R>;
 
-    /// Ready once the task is done; afterwards, an error of [`ErrorKind::InvalidInput`].
+    /// Returns the result when the task is done. Later polls return [`ErrorKind::InvalidInput`].
     fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Result<R>> {
         if !self.task.is_done() {
             if let Err(error) = self.check_owner() {
@@ -252,7 +250,7 @@ impl<R> fmt::Debug for TaskFuture<R> {
     }
 }
 
-/// Ends a task that the pool refused, for those who wait already.
+/// Fails a task that the pool refused, and wakes its waiters.
 pub(super) fn refuse(pool: &Pool, task: &Task, error: Error) {
     let mut wakeups = Wakeups::default();
     task.complete(Err(error), &mut wakeups);

@@ -1,19 +1,21 @@
-//! How long many things took, in few numbers.
+//! A histogram of durations.
 //!
-//! Buckets as in HdrHistogram (<https://hdrhistogram.org>), with two bits of precision: four for
-//! each power of two, so that a time is known to a quarter of itself, from a nanosecond to
+//! The buckets are those of HdrHistogram (<https://hdrhistogram.org>) with two bits of precision:
+//! four for each power of two. The error is at most a quarter of the time, from a nanosecond to
 //! centuries.
 
 use serde::{Deserialize, Serialize};
 use std::{fmt, time::Duration};
 
-/// Bits behind the highest one of a time that tell its bucket.
+/// Bits after the highest set bit of a time that select its bucket.
 const FINE_BITS: u32 = 2;
 
-/// Each power of two from `FINE_BITS` up has four buckets, and each time below has one.
+/// The number of buckets: four for each power of two from `FINE_BITS` up, and one for each time
+/// below.
 pub(super) const BUCKETS: usize = ((u64::BITS - FINE_BITS + 1) << FINE_BITS) as usize;
 
-/// Times of many tasks, each known to a quarter of itself; see [`PoolStats`](crate::PoolStats).
+/// A histogram of the times of tasks, with an error of at most a quarter of each time; see
+/// [`PoolStats`](crate::PoolStats).
 ///
 /// ```
 /// let pool = procpool::ProcessPoolExecutor::builder().workers(1).build()?;
@@ -25,25 +27,25 @@ pub(super) const BUCKETS: usize = ((u64::BITS - FINE_BITS + 1) << FINE_BITS) as 
 /// # Ok::<(), procpool::Error>(())
 /// ```
 ///
-/// Serialized it is a list of pairs, as [`buckets`](Self::buckets) gives them: nanoseconds, and how
-/// many times.
+/// It is serialized as a list of pairs like [`buckets`](Self::buckets): nanoseconds and count.
 #[derive(Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(into = "Vec<(u64, u64)>", from = "Vec<(u64, u64)>")]
 pub struct Histogram {
-    /// By bucket, as far as there is anything.
+    /// Counts by bucket, up to the last bucket that is not empty.
     counts: Vec<u64>,
 }
 
 impl Histogram {
-    /// How many times are in it.
+    /// Returns the number of recorded times.
     #[must_use]
     pub fn count(&self) -> u64 {
         let counts = self.counts.iter();
         counts.fold(0, |sum, it| sum.saturating_add(*it))
     }
 
-    /// The time that this part of all did not exceed, rounded up to the end of its bucket: 0.5 for
-    /// the median, 1 for the longest. None if there are none.
+    /// Returns the time that the fraction `part` of all times did not exceed: 0.5 for the median, 1
+    /// for the longest. The time is rounded up to the end of its bucket. `None` if the histogram is
+    /// empty.
     #[must_use]
     pub fn quantile(&self, part: f64) -> Option<Duration> {
         let rank = (self.count() as f64 * part.clamp(0.0, 1.0)).ceil().max(1.0) as u64;
@@ -55,22 +57,21 @@ impl Histogram {
         })
     }
 
-    /// Where each bucket ends that has something in it, and how many times are in it; the shortest
-    /// first.
+    /// Returns the end and the count of each bucket that is not empty, the shortest time first.
     pub fn buckets(&self) -> impl Iterator<Item = (Duration, u64)> {
         let counts = self.counts.iter().copied().enumerate();
-        let filled = counts.filter(|it| it.1 > 0);
+        let filled = counts.filter(|(_, count)| *count > 0);
         filled.map(|(bucket, count)| (Duration::from_nanos(end_of(bucket)), count))
     }
 
-    /// Adds the counts of all buckets, from the first on.
+    /// Adds counts of buckets, from the first bucket on.
     pub(super) fn add(&mut self, counts: impl Iterator<Item = u64>) {
-        for (bucket, count) in counts.enumerate().filter(|it| it.1 > 0) {
+        for (bucket, count) in counts.enumerate().filter(|(_, count)| *count > 0) {
             self.add_to(bucket, count);
         }
     }
 
-    /// Adds a number of equal times.
+    /// Adds `time` `count` times.
     pub(super) fn record(&mut self, time: Duration, count: u64) {
         if count > 0 {
             let nanos = u64::try_from(time.as_nanos()).unwrap_or(u64::MAX);
@@ -87,7 +88,8 @@ impl Histogram {
         if self.counts.len() <= bucket {
             self.counts.resize(bucket + 1, 0);
         }
-        // Counts may come from elsewhere: a worker's memory, or a serialized histogram.
+        // Saturating, because counts may come from a worker's memory or from a serialized
+        // histogram.
         self.counts[bucket] = self.counts[bucket].saturating_add(count);
     }
 }
@@ -121,7 +123,7 @@ impl fmt::Debug for Histogram {
     }
 }
 
-/// The bucket of a time in nanoseconds.
+/// Returns the bucket of a time in nanoseconds.
 #[inline]
 pub(super) fn bucket_of(nanos: u64) -> usize {
     let Some(shift) = nanos
@@ -133,7 +135,7 @@ pub(super) fn bucket_of(nanos: u64) -> usize {
     ((shift as usize) << FINE_BITS) + (nanos >> shift) as usize
 }
 
-/// The longest time in a bucket, in nanoseconds.
+/// Returns the longest time in a bucket, in nanoseconds.
 fn end_of(bucket: usize) -> u64 {
     let shift = (bucket >> FINE_BITS).saturating_sub(1);
     let fine = (bucket - (shift << FINE_BITS)) as u64;
@@ -146,7 +148,7 @@ mod tests {
 
     #[test]
     fn every_time_lies_in_one_bucket_that_ends_at_most_a_quarter_behind_it() {
-        let powers = (0..64).flat_map(|it| [1u64 << it, (1 << it) - 1, (1 << it) | 1]);
+        let powers = (0..64).flat_map(|bit| [1u64 << bit, (1 << bit) - 1, (1 << bit) | 1]);
         for nanos in powers.chain([u64::MAX, 5, 6, 1000, 1_000_000]) {
             let bucket = bucket_of(nanos);
             assert!(bucket < BUCKETS);
@@ -183,10 +185,11 @@ mod tests {
         let mut histogram = Histogram::default();
         assert_eq!((histogram.count(), histogram.quantile(0.5)), (0, None));
         let mut counts = [0; BUCKETS];
-        (counts[bucket_of(100)], counts[bucket_of(10_000)]) = (98, 2);
+        counts[bucket_of(100)] = 98;
+        counts[bucket_of(10_000)] = 2;
         histogram.add(counts.into_iter());
         histogram.add([1].into_iter());
-        let nanos = |it| histogram.quantile(it).map(|it| it.as_nanos());
+        let nanos = |part| histogram.quantile(part).map(|time| time.as_nanos());
         assert_eq!([0.0, 0.5, 0.98].map(nanos), [0, 111, 111].map(Some));
         assert_eq!([0.99, 1.0, 7.0].map(nanos), [10_239; 3].map(Some));
     }

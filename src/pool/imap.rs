@@ -1,4 +1,4 @@
-//! A map's results one by one: as an iterator, and as a stream.
+//! Iterators and streams over the results of a map.
 
 use crate::error::{Error, Result};
 use crate::pool::task::{
@@ -15,33 +15,33 @@ use std::{
     task::{Context, Poll},
 };
 
-/// Where the outcomes of a map come from.
+/// A source of a map's outcomes.
 pub(super) trait PartSource {
     fn results(&self) -> &MapResults;
 
-    /// Items whose outcomes are yet to be handed out, at least and at most.
+    /// Returns bounds on the number of items whose outcomes were not returned yet.
     fn size_hint(&self) -> (usize, Option<usize>);
 }
 
-/// Outcomes that a thread waits for.
+/// A source that a thread waits for.
 pub(super) trait NextPart: PartSource {
-    /// Waits for the next outcomes; `None` when every item's has been handed out.
+    /// Waits for the next outcomes. Returns `None` after the outcomes of all items.
     fn next_part(&mut self) -> Option<MapPart>;
 }
 
 /// Outcomes that an async task waits for.
 pub(super) trait PollPart: PartSource {
-    /// Returns the next outcomes, `None` when every item's has been handed out, or has the task
-    /// woken when some may be there.
+    /// Returns the next outcomes, or `None` after the outcomes of all items. Registers the task for
+    /// a wake-up if none are ready.
     fn poll_part(&mut self, context: &mut Context<'_>) -> Poll<Option<MapPart>>;
 }
 
-/// The results of a map, one by one.
+/// The state of an iterator or a stream over a map's results.
 struct ImapInner<P, R> {
-    /// Until they are over, or there is nothing to come.
+    /// `None` after the last outcome, or if the call was refused.
     parts: Option<P>,
     decode: fn(&MapPart, &mut dyn FnMut(Result<R>)),
-    /// What was wrong with the call: the first and only outcome.
+    /// The error of a refused call, which is the first and only outcome.
     refusal: Option<Error>,
     ready: VecDeque<Result<R>>,
 }
@@ -98,7 +98,10 @@ impl<P: PartSource, R> ImapInner<P, R> {
         if let Some(result) = self.ready.pop_front() {
             return Some(result);
         }
-        let refusal = self.parts.as_ref().and_then(|it| it.results().refusal());
+        let refusal = self
+            .parts
+            .as_ref()
+            .and_then(|parts| parts.results().refusal());
         if let Some(refusal) = refusal {
             self.parts = None;
             self.refusal = Some(refusal);
@@ -110,7 +113,7 @@ impl<P: PartSource, R> ImapInner<P, R> {
         (self.decode)(part, &mut |result| self.ready.push_back(result));
     }
 
-    /// Exact wherever the input's is.
+    /// Exact if the size hint of the input is.
     fn size_hint(&self) -> (usize, Option<usize>) {
         let here = self.ready.len() + usize::from(self.refusal.is_some());
         let parts = self.parts.as_ref();
@@ -122,7 +125,7 @@ impl<P: PartSource, R> ImapInner<P, R> {
     }
 }
 
-/// An iterator over results: its name, its parameters, what gives the outcomes, and its stream.
+/// Declares an iterator over results: name, parameters, source of the outcomes, and stream.
 macro_rules! results_iterator {
     (
         $(#[$doc:meta])*
@@ -139,7 +142,7 @@ macro_rules! results_iterator {
                 Self(ImapInner::new(parts))
             }
 
-            /// Returns the same results for async code, on any runtime.
+            /// Converts the iterator into a stream of the same results, for any runtime.
             pub fn into_stream(self) -> $stream<$($param),+> {
                 $stream(self.0)
             }
@@ -163,7 +166,7 @@ macro_rules! results_iterator {
     };
 }
 
-/// A stream of results: its name, its parameters and what gives the outcomes.
+/// Declares a stream of results: name, parameters and source of the outcomes.
 macro_rules! results_stream {
     ($(#[$doc:meta])* $name:ident<$($param:ident $(: $bound:path)?),+>, $parts:ty) => {
         $(#[$doc])*
@@ -185,7 +188,7 @@ macro_rules! results_stream {
             }
         }
 
-        /// The input is pinned on the heap, and results never are.
+        /// The input is pinned on the heap, and results are never pinned.
         impl<$($param),+> Unpin for $name<$($param),+> {}
 
         results_debug!($name<$($param),+>);
@@ -208,20 +211,20 @@ results_iterator! {
     /// The results of [`imap`](crate::ProcessPoolExecutor::imap): one for each item, in the order
     /// of the input.
     ///
-    /// The caller reads the input: an item is pulled only when the next result is asked for and is
-    /// not there, never further ahead than the window. What was pulled is sent at the latest 1 ms
-    /// later, also while the input blocks. An error takes the place of its item's result and ends
-    /// nothing. Dropping this cancels what has not started.
-    #[must_use = "the input is read as results are asked for"]
+    /// The caller reads the input: an item is pulled only if the next result is requested and not
+    /// ready, and never further ahead than the window. A pulled item is sent at most 1 ms later,
+    /// even if the input blocks. An error takes the place of its item's result, and the iterator
+    /// continues. Dropping it cancels the items that have not started.
+    #[must_use = "iterators are lazy and do nothing unless consumed"]
     Imap<I: Iterator, R>, MapDriver<IterStream<I>>, ImapStream
 }
 
 results_iterator! {
     /// The results of [`imap_unordered`](crate::ProcessPoolExecutor::imap_unordered): one for each
-    /// item, as they come.
+    /// item, in the order in which they complete.
     ///
-    /// Like [`Imap`] in everything but the order.
-    #[must_use = "the input is read as results are asked for"]
+    /// Like [`Imap`] except for the order.
+    #[must_use = "iterators are lazy and do nothing unless consumed"]
     ImapUnordered<I: Iterator, R>, MapDriver<IterStream<I>>, ImapStream
 }
 
@@ -234,30 +237,30 @@ results_iterator! {
     /// of the input.
     ///
     /// A thread reads the input, never further ahead than the window. An error takes the place of
-    /// its item's result and ends nothing. A panic of the input comes out of `next` after the
+    /// its item's result, and the iterator continues. If the input panics, `next` panics after the
     /// results of the items before it.
     ///
-    /// Dropping this cancels what has not started, and returns at once also while the input blocks:
-    /// the thread ends when the input gives the next item.
-    #[must_use = "dropping it cancels what has not started"]
+    /// Dropping it cancels the items that have not started. This does not block, even if the input
+    /// does: the thread exits when the input returns the next item.
+    #[must_use = "dropping it cancels the items that have not started"]
     Feed<R>, FeedParts, FeedStream
 }
 
 results_iterator! {
     /// The results of [`feed_unordered`](crate::ProcessPoolExecutor::feed_unordered): one for each
-    /// item, as they come.
+    /// item, in the order in which they complete.
     ///
-    /// Like [`Feed`] in everything but the order.
-    #[must_use = "dropping it cancels what has not started"]
+    /// Like [`Feed`] except for the order.
+    #[must_use = "dropping it cancels the items that have not started"]
     FeedUnordered<R>, FeedParts, FeedStream
 }
 
 results_stream! {
     /// The results of [`Imap::into_stream`] or [`ImapUnordered::into_stream`].
     ///
-    /// A poll that finds a result returns it; otherwise it reads the input, and blocks as long as
-    /// that does. For an input that blocks there is [`feed`](crate::ProcessPoolExecutor::feed), for
-    /// one that is a stream [`imap_stream`](crate::ProcessPoolExecutor::imap_stream).
+    /// A poll returns a result if one is ready. Otherwise it reads the input, and blocks while that
+    /// blocks. Use [`feed`](crate::ProcessPoolExecutor::feed) for an input that blocks, and
+    /// [`imap_stream`](crate::ProcessPoolExecutor::imap_stream) for a stream.
     ///
     /// ```
     /// use futures::{StreamExt, executor::block_on};
@@ -276,11 +279,12 @@ results_stream! {
     /// [`imap_stream_unordered`](crate::ProcessPoolExecutor::imap_stream_unordered): one for each
     /// item of a stream.
     ///
-    /// The input is polled when the next result is asked for and is not there, never further ahead
-    /// than the window. What it gave is sent before a poll returns. An error takes the place of its
-    /// item's result and ends nothing. Dropping this cancels what has not started.
+    /// The input is polled only if the next result is requested and not ready, and never further
+    /// ahead than the window. Pulled items are sent before a poll returns. An error takes the place
+    /// of its item's result, and the stream continues. Dropping it cancels the items that have not
+    /// started.
     ///
-    /// [`ImapStream`](crate::ImapStream) is the stream of an input that is an iterator.
+    /// [`ImapStream`](crate::ImapStream) is the stream for an input that is an iterator.
     StreamImap<S: Stream, R>, MapDriver<S>
 }
 

@@ -1,16 +1,16 @@
-//! What workers may use of the machine.
+//! The resource limits of workers.
 
 use crate::sys::limits::{self, Limited};
 use serde::{Deserialize, Serialize};
 use std::{io, time::Duration};
 
-/// Limits that the kernel enforces in each worker, from before its initializer on; see
+/// Limits that the kernel enforces in each worker, starting before its initializer; see
 /// [`ProcessPoolBuilder::limits`](crate::ProcessPoolBuilder::limits).
 ///
-/// They hold for a worker's whole life and for the processes that it starts, not for one task. A
-/// task that runs into one fails as the kernel has it: its worker is killed
-/// ([`ErrorKind::WorkerDied`](crate::ErrorKind::WorkerDied), with the limit in the error where the
-/// signal tells), or its call fails in the task (`Err`, or a panic).
+/// The limits apply to a worker's whole life and to the processes that it starts, not to one task.
+/// The kernel decides how a task that reaches a limit fails. Either it kills the worker
+/// ([`ErrorKind::WorkerDied`](crate::ErrorKind::WorkerDied), with the limit in the error if the
+/// signal identifies it), or a call in the task fails (`Err`, or a panic).
 ///
 /// ```
 /// use procpool::{ErrorKind, ProcessPoolExecutor, ResourceLimits};
@@ -36,68 +36,68 @@ pub struct ResourceLimits {
 }
 
 impl ResourceLimits {
-    /// No limits, but no core dumps either.
+    /// Creates a set without limits, but with core dumps disabled.
     pub fn new() -> Self {
         Self::default()
     }
 
-    /// Bytes of address space (`RLIMIT_AS`), which is more than what is resident: code, stacks and
-    /// shared memory count, too, about 10 MiB of them in an idle worker. An allocation beyond it
-    /// fails, which ends a Rust program with SIGABRT.
+    /// Limits the address space to `bytes` (`RLIMIT_AS`). This includes code, stacks and shared
+    /// memory, about 10 MiB in an idle worker, so it is more than the resident memory. An
+    /// allocation beyond the limit fails, which aborts a Rust program with SIGABRT.
     pub fn memory(mut self, bytes: u64) -> Self {
         self.memory = Some(bytes);
         self
     }
 
-    /// Time on a CPU, of all tasks of a worker together, rounded up to seconds (`RLIMIT_CPU`).
-    /// SIGXCPU ends the worker then.
+    /// Limits the CPU time of all tasks of a worker together, rounded up to seconds (`RLIMIT_CPU`).
+    /// The kernel then sends SIGXCPU, which ends the worker.
     pub fn cpu_time(mut self, limit: Duration) -> Self {
         self.cpu_time = Some(limit);
         self
     }
 
-    /// Descriptors (`RLIMIT_NOFILE`); an idle worker has about eight.
+    /// Limits the number of file descriptors (`RLIMIT_NOFILE`). An idle worker has about eight.
     pub fn open_files(mut self, count: u64) -> Self {
         self.open_files = Some(count);
         self
     }
 
-    /// Bytes of a file that is written to (`RLIMIT_FSIZE`). SIGXFSZ ends the worker then. Large
-    /// results need shared memory, which counts as a file.
+    /// Limits the size of written files to `bytes` (`RLIMIT_FSIZE`). The kernel then sends SIGXFSZ,
+    /// which ends the worker. Large results use shared memory, which counts as a file.
     pub fn file_size(mut self, bytes: u64) -> Self {
         self.file_size = Some(bytes);
         self
     }
 
-    /// Processes and threads of the *user* (`RLIMIT_NPROC`), beyond which a worker cannot start
-    /// more. It does not bind root.
+    /// Limits the number of processes and threads of the *user* (`RLIMIT_NPROC`): beyond it a
+    /// worker cannot start more. It does not apply to root.
     pub fn processes(mut self, count: u64) -> Self {
         self.processes = Some(count);
         self
     }
 
-    /// How far workers yield to other processes, from -20 to 19; below 0 only with privileges.
+    /// Sets the niceness of the workers, from -20 to 19. Values below 0 need privileges.
     pub fn nice(mut self, nice: i32) -> Self {
         self.nice = Some(nice);
         self
     }
 
-    /// Whether a worker that crashes may leave a core dump. Not by default: a pool whose tasks
-    /// crash would fill the disk.
+    /// Sets whether a worker that crashes may leave a core dump. False by default, because a pool
+    /// with crashing tasks would fill the disk.
     pub fn core_dumps(mut self, on: bool) -> Self {
         self.core_dumps = on;
         self
     }
 
-    /// Puts them on this process; says which one failed.
+    /// Applies the limits to this process. Fails with the name of the limit that could not be set.
     pub(super) fn apply(&self) -> Result<(), (&'static str, io::Error)> {
-        let seconds = self.cpu_time.map(|it| {
-            it.as_secs()
-                .saturating_add(u64::from(it.subsec_nanos() > 0))
+        let seconds = self.cpu_time.map(|limit| {
+            let partial = u64::from(limit.subsec_nanos() > 0);
+            limit.as_secs().saturating_add(partial)
         });
         let all = [
             ("memory", Limited::RLIMIT_AS, self.memory, 0),
-            // At the hard limit the kernel would send SIGKILL, which does not tell why.
+            // At the hard limit the kernel sends SIGKILL, which does not identify the limit.
             (
                 "CPU time",
                 Limited::RLIMIT_CPU,
@@ -117,16 +117,16 @@ impl ResourceLimits {
         for (what, resource, limit, beyond) in all {
             if let Some(limit) = limit {
                 limits::set(resource, limit, limit.saturating_add(beyond))
-                    .map_err(|it| (what, it))?;
+                    .map_err(|error| (what, error))?;
             }
         }
         self.nice
             .map_or(Ok(()), limits::set_niceness)
-            .map_err(|it| ("niceness", it))
+            .map_err(|error| ("niceness", error))
     }
 
-    /// The limit that a worker which was ended by this signal has run into, in words, if one was
-    /// set.
+    /// Returns a description of the limit that a worker reached if it was ended by `signal`. `None`
+    /// if that limit is not set.
     pub(super) fn reason(&self, signal: i32) -> Option<String> {
         const SIGABRT: i32 = 6;
         const SIGXCPU: i32 = 24;

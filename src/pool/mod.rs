@@ -1,24 +1,27 @@
-//! The executor: tasks on worker processes that were forked before.
+//! The process pool: runs functions on worker processes that are started before the tasks.
 //!
 //! ```text
-//!   caller's threads                                                     worker process, one of n
-//!  ┌──────────────────┐   Call: function + encoded argument   request   ┌───────────────────────┐
-//!  │ submit, map, ... │──────────►  queue ──────► Link ═════════════════►│ Requests              │
-//!  │  (options, map)  │            (dispatcher)   (link)      pipe       │    │ decode, call,    │
-//!  │                  │                             ▲                   │    ▼ encode           │
-//!  │ result, next ... │◄── Task, Batch ◄── records ─┴───────────────────│ ring in the shared    │
-//!  │  (future, wait)  │    (task, batch)            shared page (page)  │ page; bell if the     │
-//!  └──────────────────┘                             ▲          pipe     │ pool sleeps           │
-//!            ▲  whoever waits, leads (shared)        └── bell, exit ◄═══╡                       │
-//!            └─ else the background thread               record         └───────────────────────┘
-//!                                                          ▲ by the fork server, when it has died
+//!  threads of the program                               worker process, one of n
+//! ┌─────────────────┐            ┌───────────┐    ┌───────────────┐          ┌─────────────┐
+//! │ submit, map ... │  WorkItem  │ Scheduler │    │ WorkerHandle  │ requests │ FrameReader │
+//! │ (executor,      │ ─────────► │ (queue,   │ ─► │ (outbox,      │ ═══════► │   │ decode  │
+//! │  options, task) │            │  slots)   │    │  in flight)   │   pipe   │   ▼ call    │
+//! │                 │  outcomes  │           │    │               │  replies │ TaskRunner  │
+//! │ result, next .. │ ◄───────── │           │ ◄─ │ CheckedRegion │ ◄─────── │   │ encode  │
+//! │ (future, wait)  │            └───────────┘    └───────────────┘  shared  │   ▼         │
+//! └─────────────────┘                  ▲                  ▲        memory    │ ReplyWriter │
+//!         ▲                            │ drives           │                  └─────────────┘
+//!         │ wakes waiters         ┌────┴───┐              └─ wake-up bytes, and the exit record,
+//!         └────────────────────── │ Driver │                 which the fork server writes
+//!                                 └────────┘
+//!   A thread that waits for a result drives the pool as its leader, else the background thread.
 //! ```
 //!
-//! Relies on: `process` to start workers and to tell how they ended; `shm` for the page and the
-//! slabs; `wire` for values.
+//! Relies on: `process` to start workers and to report how they exited; `shm` for the shared region
+//! and the slabs; `wire` for values.
 //!
-//! Invariant: a worker's death costs the one item that ran in it. What is lost, and what is not, at
-//! each instant: README.md in this folder.
+//! Invariant: the death of a worker fails at most the one item that ran in it. README.md in this
+//! folder lists the losses at each instant.
 
 mod budget;
 mod builder;

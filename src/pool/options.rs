@@ -1,4 +1,4 @@
-//! The calls of a pool, with the settings of one call.
+//! The calls of a pool with settings for a single call.
 
 use crate::error::{Error, ErrorKind, Result};
 use crate::pool::{
@@ -23,11 +23,13 @@ use crate::wire::{Wire, codec, handle};
 use futures::Stream;
 use std::{fmt, sync::Arc, time::Duration};
 
-/// The calls of a [`ProcessPoolExecutor`](crate::ProcessPoolExecutor) with settings of their own.
+/// The calls of a [`ProcessPoolExecutor`](crate::ProcessPoolExecutor) with settings for a single
+/// call.
 ///
 /// ```
 /// let pool = procpool::ProcessPoolExecutor::new()?;
-/// let lengths = pool.options().chunk_size(2).window(8).map(|s: String| s.len(), ["a", "bb", "ccc"].map(String::from))?;
+/// let words = ["a", "bb", "ccc"].map(String::from);
+/// let lengths = pool.options().chunk_size(2).window(8).map(|s: String| s.len(), words)?;
 /// assert_eq!(lengths, [1, 2, 3]);
 /// # Ok::<(), procpool::Error>(())
 /// ```
@@ -52,39 +54,41 @@ impl<'a> TaskOptions<'a> {
         }
     }
 
-    /// Items of a map that travel together; by default as many as take about 0.25 ms, as measured.
+    /// Sets the number of items of a map that are sent together. By default a chunk takes about
+    /// 0.25 ms, as measured.
     ///
-    /// Results are handed out item by item all the same, and a chunk is never larger than the
-    /// window. 0 is an error of the call ([`ErrorKind::InvalidInput`]).
+    /// The results are still returned item by item. A chunk is never larger than the window. The
+    /// call fails with [`ErrorKind::InvalidInput`] if `items` is 0.
     pub fn chunk_size(mut self, items: usize) -> Self {
         self.chunking.chunk_size = Some(items);
         self
     }
 
-    /// Items of a map that are read from the input ahead of the results handed out, at the most; 32
-    /// 768 by default, and only as many as keep the workers busy.
+    /// Sets how many items a map may read ahead of the results that were returned; 32 768 by
+    /// default. A map reads only as many as keep the workers busy.
     ///
-    /// 0 is an error of the call ([`ErrorKind::InvalidInput`]). `map_async` reads its whole input
-    /// in the call.
+    /// The call fails with [`ErrorKind::InvalidInput`] if `items` is 0. `map_async` ignores the
+    /// window: it reads its whole input in the call.
     pub fn window(mut self, items: usize) -> Self {
         self.chunking.window = Some(items);
         self
     }
 
-    /// How long the task, or each item of a map, may run; [`Duration::MAX`] is no limit. The pool's
-    /// [`task_timeout`](crate::ProcessPoolBuilder::task_timeout) by default.
+    /// Sets the time limit of the task, or of each item of a map; the pool's
+    /// [`task_timeout`](crate::ProcessPoolBuilder::task_timeout) by default. [`Duration::MAX`]
+    /// means no limit.
     ///
-    /// The clock starts when the task starts, not when it is submitted. When the limit has passed,
-    /// the worker is ended in the middle of it (SIGTERM, and SIGKILL 1 s later if the task handles
-    /// that), and replaced; the task is [`ErrorKind::TimedOut`]. Whatever else was sent to that
-    /// worker runs elsewhere, the items of the same chunk too. A task that handles SIGTERM and
+    /// The clock starts when the task starts, not when it is submitted. After the limit the task
+    /// fails with [`ErrorKind::TimedOut`], and its worker is replaced. The worker gets SIGTERM, and
+    /// SIGKILL 1 s later if the task handles SIGTERM. Everything else that was sent to that worker
+    /// runs elsewhere, including the other items of the chunk. A task that handles SIGTERM and
     /// returns within that second keeps its result.
     ///
-    /// Time in which all of the program is stopped, by Ctrl-Z or a debugger say, does not count if
-    /// it is 2 s or more. Time in which only a worker is stopped counts.
+    /// Time during which the whole program is stopped, for example by Ctrl-Z or a debugger, does
+    /// not count if it is at least 2 s. Time during which only a worker is stopped counts.
     ///
-    /// The first panic in a task stops the clock for 1 s: it counts even if the limit passes while
-    /// the task's destructors run.
+    /// The first panic in a task stops the clock for 1 s. The task is reported as panicked even if
+    /// the limit passes while its destructors run.
     ///
     /// ```
     /// use procpool::{ErrorKind, ProcessPoolExecutor};
@@ -102,22 +106,21 @@ impl<'a> TaskOptions<'a> {
         self
     }
 
-    /// How often the task, or an item of a map, is run again after its worker died
-    /// ([`ErrorKind::WorkerDied`]) or it ran out of time ([`ErrorKind::TimedOut`]); the pool's
+    /// Sets how often the task or an item of a map is retried after its worker died
+    /// ([`ErrorKind::WorkerDied`]) or its time limit passed ([`ErrorKind::TimedOut`]); the pool's
     /// [`retries`](crate::ProcessPoolBuilder::retries) by default.
     ///
-    /// Between two tries lies a pause, of 10 ms at first, that doubles up to 1 s, less a random
-    /// part. A panic is not retried: it is the task's answer, unless
-    /// [`retry_panics`](Self::retry_panics) says otherwise. The error of a task that used up its
-    /// tries tells how each ended; a task learns from
-    /// [`InFlight::attempt`](crate::InFlight::attempt) which one it is.
+    /// The pause before a retry is 10 ms at first and doubles up to 1 s, less a random part. A
+    /// panic is not retried unless [`retry_panics`](Self::retry_panics) is set. The error of a task
+    /// without tries left reports how each attempt ended. A task reads the number of its attempt
+    /// from [`Worker::attempt`](crate::Worker::attempt).
     pub fn retries(mut self, retries: u32) -> Self {
         self.config.retries = retries;
         self
     }
 
-    /// Whether a panic uses up a try, too, and is followed by another: for tasks that panic where a
-    /// service they need is down, say.
+    /// Sets whether a panic is retried, too. This suits tasks that panic while a service is
+    /// unavailable.
     ///
     /// ```
     /// let pool = procpool::ProcessPoolExecutor::builder().workers(1).build()?;
@@ -133,10 +136,10 @@ impl<'a> TaskOptions<'a> {
         self
     }
 
-    /// How urgent the task or the map is; 0 by default. What has a higher number starts before what
-    /// has a lower one, also before what was sent ahead to a worker and has not started; equals
-    /// start in the order in which they were submitted. What runs is left alone. As long as there
-    /// is something more urgent to do, the rest waits.
+    /// Sets the priority of the task or the map; 0 by default. A higher number starts first, also
+    /// before tasks that were sent to a worker and have not started. Equal priorities start in the
+    /// order of submission. Running tasks continue. A task waits as long as tasks with a higher
+    /// priority are queued.
     ///
     /// ```
     /// use procpool::{ProcessPoolExecutor, as_completed};
@@ -154,8 +157,8 @@ impl<'a> TaskOptions<'a> {
         self
     }
 
-    /// As [`ProcessPoolExecutor::submit`](crate::ProcessPoolExecutor::submit).
-    #[must_use = "a task runs all the same, but nobody hears of its result or its error"]
+    /// Like [`ProcessPoolExecutor::submit`](crate::ProcessPoolExecutor::submit).
+    #[must_use = "dropping the future loses the result and the error of the task"]
     pub fn submit<A, R>(&self, f: fn(A) -> R, arg: A) -> TaskFuture<R>
     where
         A: Wire + Send + 'static,
@@ -164,7 +167,7 @@ impl<'a> TaskOptions<'a> {
         self.submit_observed(f, arg, Submitter::Leaves, |_| None)
     }
 
-    /// As [`ProcessPoolExecutor::try_submit`](crate::ProcessPoolExecutor::try_submit).
+    /// Like [`ProcessPoolExecutor::try_submit`](crate::ProcessPoolExecutor::try_submit).
     pub fn try_submit<A, R>(
         &self,
         f: fn(A) -> R,
@@ -186,7 +189,7 @@ impl<'a> TaskOptions<'a> {
         }
     }
 
-    /// As [`ProcessPoolExecutor::apply`](crate::ProcessPoolExecutor::apply).
+    /// Like [`ProcessPoolExecutor::apply`](crate::ProcessPoolExecutor::apply).
     pub fn apply<A, R>(&self, f: fn(A) -> R, arg: A) -> Result<R>
     where
         A: Wire + Send + 'static,
@@ -196,7 +199,7 @@ impl<'a> TaskOptions<'a> {
             .result()
     }
 
-    /// As [`ProcessPoolExecutor::apply_async`](crate::ProcessPoolExecutor::apply_async).
+    /// Like [`ProcessPoolExecutor::apply_async`](crate::ProcessPoolExecutor::apply_async).
     pub fn apply_async<A, R>(
         &self,
         f: fn(A) -> R,
@@ -215,7 +218,7 @@ impl<'a> TaskOptions<'a> {
         })
     }
 
-    /// As [`ProcessPoolExecutor::map`](crate::ProcessPoolExecutor::map).
+    /// Like [`ProcessPoolExecutor::map`](crate::ProcessPoolExecutor::map).
     pub fn map<I, R>(&self, f: fn(I::Item) -> R, items: I) -> Result<Vec<R>>
     where
         I: IntoIterator,
@@ -225,8 +228,8 @@ impl<'a> TaskOptions<'a> {
         self.collect(WireFunction::unary(f), None, items)
     }
 
-    /// As [`ProcessPoolExecutor::map_results`](crate::ProcessPoolExecutor::map_results).
-    #[must_use = "it is the only place where failures are told"]
+    /// Like [`ProcessPoolExecutor::map_results`](crate::ProcessPoolExecutor::map_results).
+    #[must_use = "failures are reported nowhere else"]
     pub fn map_results<I, R>(&self, f: fn(I::Item) -> R, items: I) -> Vec<Result<R>>
     where
         I: IntoIterator,
@@ -239,7 +242,7 @@ impl<'a> TaskOptions<'a> {
         match function {
             Err(error) => items.map(|_| Err(error.clone())).collect(),
             function => {
-                // Not `collect`: an endless input claims to be as long as a number can say.
+                // Not `collect`, which would reserve memory for the size hint of an endless input.
                 let mut results = Vec::new();
                 let run = self.run_iter(function, None, Delivery::Ordered, false, items);
                 Imap::new(run).for_each(|it| results.push(it));
@@ -248,8 +251,8 @@ impl<'a> TaskOptions<'a> {
         }
     }
 
-    /// As [`ProcessPoolExecutor::map_async`](crate::ProcessPoolExecutor::map_async).
-    #[must_use = "a task runs all the same, but nobody hears of its result or its error"]
+    /// Like [`ProcessPoolExecutor::map_async`](crate::ProcessPoolExecutor::map_async).
+    #[must_use = "dropping the future loses the result and the error of the task"]
     pub fn map_async<I, R>(&self, f: fn(I::Item) -> R, items: I) -> TaskFuture<Vec<R>>
     where
         I: IntoIterator,
@@ -278,7 +281,7 @@ impl<'a> TaskOptions<'a> {
         TaskFuture::new(self.pool, task, decode_list::<R>)
     }
 
-    /// As [`ProcessPoolExecutor::imap`](crate::ProcessPoolExecutor::imap).
+    /// Like [`ProcessPoolExecutor::imap`](crate::ProcessPoolExecutor::imap).
     pub fn imap<I, R>(&self, f: fn(I::Item) -> R, items: I) -> Imap<I::IntoIter, R>
     where
         I: IntoIterator,
@@ -294,7 +297,7 @@ impl<'a> TaskOptions<'a> {
         ))
     }
 
-    /// As [`ProcessPoolExecutor::imap_unordered`](crate::ProcessPoolExecutor::imap_unordered).
+    /// Like [`ProcessPoolExecutor::imap_unordered`](crate::ProcessPoolExecutor::imap_unordered).
     pub fn imap_unordered<I, R>(
         &self,
         f: fn(I::Item) -> R,
@@ -362,7 +365,7 @@ impl<'a> TaskOptions<'a> {
         ))
     }
 
-    /// As [`ProcessPoolExecutor::starmap`](crate::ProcessPoolExecutor::starmap).
+    /// Like [`ProcessPoolExecutor::starmap`](crate::ProcessPoolExecutor::starmap).
     pub fn starmap<A, B, R, I>(&self, f: fn(A, B) -> R, items: I) -> Result<Vec<R>>
     where
         I: IntoIterator<Item = (A, B)>,
@@ -373,7 +376,7 @@ impl<'a> TaskOptions<'a> {
         self.collect(WireFunction::binary(f), None, items)
     }
 
-    /// As [`ProcessPoolExecutor::map_with`](crate::ProcessPoolExecutor::map_with).
+    /// Like [`ProcessPoolExecutor::map_with`](crate::ProcessPoolExecutor::map_with).
     pub fn map_with<C, I, R>(&self, context: C, f: fn(&C, I::Item) -> R, items: I) -> Result<Vec<R>>
     where
         C: Wire + Send + 'static,
@@ -483,7 +486,7 @@ impl<'a> TaskOptions<'a> {
         FeedParts::start(self.pool, map, self.chunking, items)
     }
 
-    /// All results in order, or the error of the lowest place.
+    /// Returns all results in order, or the error of the first item that failed.
     fn collect<I, R>(
         &self,
         function: Result<WireFunction>,
@@ -507,20 +510,20 @@ impl<'a> TaskOptions<'a> {
 impl fmt::Debug for TaskOptions<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("TaskOptions")
-            .field("cut", &self.chunking)
-            .field("demands", &self.config)
+            .field("chunking", &self.chunking)
+            .field("config", &self.config)
             .finish_non_exhaustive()
     }
 }
 
-/// Bytes; a context travels in one frame, whose length has 32 bits.
-const MOST_CONTEXT: usize = 2 << 30;
+/// Bytes; a context is sent in one frame, whose length has 32 bits.
+const MAX_CONTEXT_BYTES: usize = 2 << 30;
 
 fn encode_context<C: Wire + 'static>(context: &C) -> Result<MapContext> {
     let (mut bytes, mut descriptors) = (Vec::new(), Vec::new());
     let encoded = handle::collect(&mut descriptors, || codec::encode(context, &mut bytes));
     encoded.map_err(|it| codec_error("the context", &it))?;
-    if bytes.len() > MOST_CONTEXT {
+    if bytes.len() > MAX_CONTEXT_BYTES {
         return Err(codec_error("the context", "it is larger than 2 GiB"));
     }
     let loader = ContextLoader::new::<C>()?;
@@ -552,7 +555,7 @@ fn decode_list<R: Wire + 'static>(body: &TaskOutput) -> Result<Vec<R>> {
     Ok(results)
 }
 
-/// Decodes results to the end of `results`, up to the first error.
+/// Decodes the results of `part` onto the end of `results`, up to the first error.
 fn append<R: Wire + 'static>(part: &MapPart, results: &mut Vec<R>) -> Result<()> {
     let mut outcome = Ok(());
     part.decode(|result| match result {

@@ -1,5 +1,5 @@
-//! The pool as its handle, its futures and its threads share it, and who drives it: callers that
-//! wait, in turn, and a background thread when nobody does. See README.md in this folder.
+//! The state that the executor, its futures and its threads share. Callers that wait drive the pool
+//! in turn; a background thread drives it otherwise. See README.md in this folder.
 
 use crate::error::{Error, ErrorKind, Result};
 use crate::pool::{
@@ -36,16 +36,16 @@ use std::{
     time::Instant,
 };
 
-/// What the thread that submits a unit does next.
+/// The next action of the thread that submits a work item.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Submitter {
-    /// It waits for the unit, and so drives the pool if no other caller does.
+    /// It waits for the item, and drives the pool if no other caller does.
     Waits,
-    /// It may do anything else.
+    /// It may do anything else, so another thread must drive the pool.
     Leaves,
 }
 
-/// How the pool was built.
+/// The settings that the pool was built with.
 #[derive(Debug, PartialEq)]
 pub(super) struct PoolSettings {
     pub(super) workers: usize,
@@ -61,10 +61,10 @@ pub(super) struct PoolSettings {
     pub(super) stdout: Output,
     pub(super) stderr: Output,
     pub(super) recycle: RecyclePolicy,
-    /// Bytes of tasks that may be pending.
+    /// The limit of pending bytes, if any.
     pub(super) max_pending: Option<u64>,
     pub(super) method: StartMethod,
-    /// Beside which threads `StartMethod::Fork` may copy this process.
+    /// With which other threads `StartMethod::Fork` may copy this process.
     pub(super) threads: Threads,
 }
 
@@ -72,40 +72,41 @@ pub(super) struct PoolSettings {
 #[derive(Debug)]
 pub(super) struct Pool {
     pub(super) settings: PoolSettings,
-    /// Where workers come from.
+    /// Starts the workers.
     pub(super) origin: Spawner,
-    /// Theirs, as this process's was when the pool was built, and with the variables of the
-    /// settings.
+    /// The workers' environment: that of this process when the pool was built, with the variables
+    /// of the settings.
     environment: Vec<u8>,
-    /// How many it keeps by now.
+    /// The current number of workers; `resize` writes it under the state's lock.
     pub(super) workers: AtomicUsize,
-    /// The process that built it: a copy made by `fork` must not touch its workers.
+    /// The process that built the pool. A forked copy of it must not use the workers.
     owner: u32,
     pub(super) state: Mutex<State>,
-    /// The pages of the workers that run, to look at their rings without the lock.
+    /// The shared regions of the running workers, to check their reply rings without the state's
+    /// lock.
     regions: RwLock<Vec<Arc<CheckedRegion>>>,
     pub(super) driver: Driver,
-    /// Items of maps whose inputs are slow.
+    /// Sends the items of maps whose inputs are slow.
     pub(super) flush_timer: FlushTimer,
     pub(super) slabs: Arc<PoolSlabs>,
     pub(super) callbacks: Arc<Callbacks>,
-    /// The threads that read inputs.
+    /// The threads that read inputs of maps.
     pub(super) feeders: Feeders,
-    /// Room for what is pending, where that is limited.
+    /// The budget of pending bytes, if it is limited.
     pub(super) budget: Option<Arc<Budget>>,
 }
 
-/// What the pool's lock guards.
+/// The state that the pool's lock guards.
 #[derive(Debug)]
 pub(super) struct State {
-    /// What runs where.
+    /// Decides which worker runs which task.
     pub(super) scheduler: Scheduler,
-    /// Which thread pumps events.
+    /// Records which thread handles events.
     pub(super) driver: DriverState,
 }
 
 impl Pool {
-    /// Starts the workers; fails if one cannot be started.
+    /// Creates a pool and starts its workers. Fails if a worker cannot be started.
     pub(super) fn start(settings: PoolSettings) -> Result<Arc<Self>> {
         let fail = |error| {
             Error::io("failed to create the pool's event queue", error)
@@ -123,8 +124,8 @@ impl Pool {
     }
 
     fn new(settings: PoolSettings, fail: impl Fn(io::Error) -> Error) -> Result<Self> {
-        // First: the template is a copy of this process, and its children must not inherit the
-        // descriptors created below.
+        // First, because the fork server's template is a copy of this process and must not inherit
+        // the descriptors created below.
         let origin = Spawner::new(settings.method, settings.threads)?;
         let slabs = Arc::new(PoolSlabs::default());
         let events = Arc::new(Poller::new().map_err(&fail)?);
@@ -175,7 +176,7 @@ impl Pool {
         }
     }
 
-    /// How many workers it keeps.
+    /// Returns the number of workers that the pool keeps.
     pub(super) fn workers(&self) -> usize {
         self.workers.load(Ordering::Relaxed)
     }
@@ -184,12 +185,12 @@ impl Pool {
         *self.regions.write() = regions(state);
     }
 
-    /// Whether this process is a copy of the one that built the pool.
+    /// Whether this process is a forked copy of the process that built the pool.
     pub(super) fn is_foreign(&self) -> bool {
         pid::current() != self.owner
     }
 
-    /// An error in a copy of the process that built the pool.
+    /// Fails in a forked copy of the process that built the pool.
     pub(super) fn check_owner(&self) -> Result<()> {
         if !self.is_foreign() {
             return Ok(());
@@ -198,7 +199,7 @@ impl Pool {
         Err(Error::new(ErrorKind::Unsupported, message))
     }
 
-    /// Why no task is taken, if none is.
+    /// Returns why the pool accepts no tasks, or `None` if it does.
     pub(super) fn closed_error(&self) -> Option<Error> {
         match self.check_owner() {
             Ok(()) => self.state.lock().scheduler.closed_error(),
@@ -222,8 +223,8 @@ impl Pool {
         value
     }
 
-    /// Takes a task's part of the budget, if there is one, as soon as there is room for it; an
-    /// error if the pool takes no tasks any more. The caller drives the pool meanwhile.
+    /// Reserves budget for a task, if the pool has one, and drives the pool until there is room.
+    /// Fails if the pool accepts no more tasks.
     pub(super) fn reserve(&self, argument: usize) -> Result<Option<Box<Reservation>>> {
         let Some(budget) = &self.budget else {
             return Ok(None);
@@ -240,7 +241,7 @@ impl Pool {
         }
     }
 
-    /// As [`reserve`](Self::reserve), but fails where that would wait.
+    /// Like [`reserve`](Self::reserve), but fails instead of waiting.
     pub(super) fn try_reserve(&self, argument: usize) -> Result<Option<Box<Reservation>>> {
         if let Some(refusal) = self.closed_error() {
             return Err(refusal);
@@ -253,12 +254,12 @@ impl Pool {
         reserved.map(Some).ok_or_else(|| {
             let pending = budget.pending();
             let message =
-                format!("the pool has {pending} bytes of tasks pending, and no room for more");
+                format!("the pool has {pending} bytes of tasks pending and no room for more");
             Error::new(ErrorKind::Full, message)
         })
     }
 
-    /// Whether more may be pending.
+    /// Whether the budget has room.
     pub(super) fn has_room(&self) -> bool {
         self.budget.as_ref().is_none_or(|it| it.has_room(0))
     }
@@ -295,19 +296,19 @@ impl Pool {
         Ok(())
     }
 
-    /// Reads what replies there are, if any.
+    /// Reads the replies that are ready.
     pub(super) fn poll(&self) {
         if !self.is_foreign() && self.has_records() {
             self.tick();
         }
     }
 
-    /// Runs `f` on the locked scheduler, which it does not change.
+    /// Runs `f` on the locked scheduler without changing it.
     pub(super) fn with_scheduler_ref<T>(&self, f: impl FnOnce(&Scheduler) -> T) -> T {
         f(&self.state.lock().scheduler)
     }
 
-    /// Whether no worker is left.
+    /// Whether every worker has exited.
     pub(super) fn has_ended(&self) -> bool {
         self.with_scheduler_ref(Scheduler::has_ended)
     }
@@ -316,21 +317,22 @@ impl Pool {
         self.regions.read().iter().any(|it| it.has_records())
     }
 
-    /// Returns whether no record came before the workers were told to ring.
+    /// Whether no record arrived before the workers were asked for wake-ups.
     pub(super) fn may_sleep(&self) -> bool {
-        let pages = self.regions.read();
-        checked_region::may_sleep(pages.iter().map(Arc::as_ref))
+        let regions = self.regions.read();
+        checked_region::may_sleep(regions.iter().map(Arc::as_ref))
     }
 
-    /// Has no worker ring: this thread reads their replies.
+    /// Tells the workers to send no wake-ups, because this thread reads their replies.
     pub(super) fn stop_wakeups(&self) {
-        let pages = self.regions.read();
-        pages
+        let regions = self.regions.read();
+        regions
             .iter()
             .for_each(|it| it.set_wake_mode(WakeMode::Never));
     }
 
-    /// Does everything that can be done now, except starting workers. Returns false once no worker is left.
+    /// Does everything that can be done now, except starting workers. Returns false after the last
+    /// worker has exited.
     pub(super) fn tick(&self) -> bool {
         let mut wakeups = Wakeups::default();
         let mut state = self.state.lock();
@@ -344,8 +346,8 @@ impl Pool {
         is_alive
     }
 
-    /// Releases the lock after the scheduler was changed, and wakes whoever the change concerns. `before` is the
-    /// scheduler's generation before the change.
+    /// Releases the lock after a change of the scheduler, then wakes the threads that the change
+    /// affects. `before` is the scheduler's generation before the change.
     fn finish_update(&self, mut state: MutexGuard<'_, State>, before: u64, wakeups: Wakeups) {
         let scheduler = &mut state.scheduler;
         let has_changed = scheduler.generation != before;
@@ -360,20 +362,19 @@ impl Pool {
             self.driver.notify_background();
         }
         if leader_sleeps {
-            // This thread is not the leader, which may wait for just this change.
+            // This thread is not the leader, and the leader may wait for this change.
             self.driver.notify_leader();
         }
         // Last, because wakers run user code, which may block on the events signalled above.
         self.wake(wakeups);
     }
 
-    /// Wakes waiters. Not under the lock, because wakers run user code.
+    /// Wakes waiters. Must not be called with the lock held, because wakers run user code.
     pub(super) fn wake(&self, wakeups: Wakeups) {
         let Wakeups { wakers, threads } = wakeups;
         threads.iter().for_each(Thread::unpark);
         for waker in wakers {
-            // A waker that panics has been reported by the panic hook, and is no reason to stop the
-            // pool.
+            // The panic hook has reported the panic, and the pool must go on.
             let _ = catch_unwind(AssertUnwindSafe(|| waker.wake()));
         }
     }
@@ -388,9 +389,11 @@ impl Pool {
 }
 
 impl State {
-    /// Queues a work item. Returns whether a sleeping leader must be woken: an item failed on its way to a worker, which the
-    /// leader may wait for; or the item has a time limit that passes while the leader sleeps; or a worker must be started,
-    /// which the leader does if it is the background thread.
+    /// Queues a work item. Returns whether a sleeping leader must be woken, in one of three cases:
+    ///
+    /// - An item failed on its way to a worker, and the leader may wait for it.
+    /// - The item has a time limit that passes while the leader sleeps.
+    /// - A worker must be started, and the leader is the background thread, which does that.
     fn submit(&mut self, work_item: WorkItem, wakeups: &mut Wakeups) -> bool {
         let scheduler = &mut self.scheduler;
         let is_timed = work_item.config().timeout.is_some();
@@ -404,7 +407,7 @@ impl State {
     }
 }
 
-/// Parks until unparked or until the deadline: true.
+/// Parks the thread. Returns true if the deadline has passed.
 pub(super) fn park_until(deadline: Option<Instant>) -> bool {
     match deadline {
         None => thread::park(),
@@ -419,10 +422,10 @@ pub(super) fn park_until(deadline: Option<Instant>) -> bool {
     false
 }
 
-/// Waits for one task; false when the deadline came first.
+/// Waits for one task. Returns false if the deadline passed first.
 pub(super) fn wait_for(pool: &Pool, task: &Task, deadline: Option<Instant>) -> bool {
     let register = |thread: &Thread| {
-        // Done already: nothing to be told.
+        // If it returns the observer, the task is done and `wait_until` sees that.
         let _ = task.observe(super::task::Observer::Thread(thread.clone()));
     };
     let done = pool.wait_until(deadline, &register, &|| task.is_done());

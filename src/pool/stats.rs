@@ -1,74 +1,76 @@
-//! What a pool has done and is doing, in numbers.
+//! The counters of a pool.
 
 use crate::error::{Error, ErrorKind};
 use crate::pool::{histogram::Histogram, scheduler::totals::WorkTotals};
 use serde::{Deserialize, Serialize};
 use std::time::Duration;
 
-/// What a pool has done since it was built, and is doing; see
+/// Counters of a pool since it was built, and its current state; see
 /// [`ProcessPoolExecutor::stats`](crate::ProcessPoolExecutor::stats).
 ///
-/// Items of maps count as tasks.
+/// Each item of a map counts as a task.
 #[non_exhaustive]
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct PoolStats {
     /// Tasks that have not started.
     pub queued: u64,
-    /// Tasks that run.
+    /// Tasks that are running.
     pub running: u64,
     /// Tasks that have a result.
     pub done: u64,
-    /// Tasks that have an error instead, those that were cancelled among them.
+    /// Tasks that have an error, including cancelled tasks.
     pub failed: u64,
-    /// Of those, tasks that panicked.
+    /// Failed tasks that panicked.
     pub panicked: u64,
-    /// Of those, tasks whose workers died.
+    /// Failed tasks whose worker died.
     pub workers_died: u64,
-    /// Of those, tasks that ran longer than they may.
+    /// Failed tasks that exceeded their time limit.
     pub timed_out: u64,
-    /// Of those, tasks that were cancelled or killed.
+    /// Failed tasks that were cancelled or killed.
     pub cancelled: u64,
-    /// Of those, tasks whose argument or result could not be encoded or decoded in a worker.
+    /// Failed tasks whose argument or result could not be encoded or decoded in a worker.
     pub codec: u64,
-    /// Of those, tasks that were cut off by the end of the pool.
+    /// Failed tasks that the end of the pool stopped.
     pub shut_down: u64,
-    /// Of those, tasks of a pool whose workers could not be started.
+    /// Failed tasks of a pool whose workers could not be started.
     pub start_failed: u64,
-    /// Tries of tasks that were followed by another.
+    /// Attempts at tasks that were followed by a retry.
     pub retried: u64,
-    /// Tasks that workers have run, also those that are no more. A task that was tried again counts
-    /// with each try, and one that has ended its worker counts, too.
+    /// Tasks that workers have run, including workers that have exited. Each attempt at a task
+    /// counts, including an attempt that ended its worker.
     pub tasks_run: u64,
-    /// How long workers were busy with these tasks.
+    /// The time that workers spent on these tasks.
     pub busy: Duration,
-    /// How long these tasks waited: from their submission, or that of their chunk, to their start,
-    /// or that of their chunk.
+    /// How long these tasks waited, from submission to start. For an item of a map, both are those
+    /// of its chunk.
     pub wait_times: Histogram,
     /// How long these tasks ran.
     ///
     /// Items of a map that take less than a microsecond are measured in groups of at most 64, and
-    /// count with the mean of their group. An item that takes far longer than the others of its
-    /// group counts with its own time.
+    /// each counts with the mean of its group. An item that takes much longer than the others of
+    /// its group counts with its own time.
     pub run_times: Histogram,
-    /// Workers that were started in the place of others.
+    /// Workers that were started as replacements.
     pub restarts: u64,
-    /// Of those, by what became of the others.
+    /// The same, by reason.
     pub restart_reasons: RestartReasons,
-    /// The workers that live.
+    /// The workers that are alive.
     pub workers: Vec<WorkerStats>,
 }
 
-/// Why workers were started in the place of others.
+/// Counts the replacements of workers by reason.
 #[non_exhaustive]
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct RestartReasons {
-    /// They died, by what a task did or by somebody else's hand.
+    /// The worker died, because of a task or of another process.
     pub died: u64,
-    /// They were stopped in the middle of a task, which took too long or was killed.
+    /// The pool stopped the worker because its task exceeded the time limit or was killed.
     pub stopped: u64,
-    /// They had done their share of tasks.
+    /// The worker reached
+    /// [`max_tasks_per_worker`](crate::ProcessPoolBuilder::max_tasks_per_worker).
     pub max_tasks: u64,
-    /// They took up too much memory.
+    /// The worker exceeded
+    /// [`max_memory_per_worker`](crate::ProcessPoolBuilder::max_memory_per_worker).
     pub max_memory: u64,
 }
 
@@ -78,7 +80,7 @@ impl RestartReasons {
     }
 }
 
-/// What becomes of a worker that another follows.
+/// Why a worker is replaced.
 #[derive(Debug, Clone, Copy)]
 pub(super) enum RestartReason {
     Died,
@@ -87,23 +89,23 @@ pub(super) enum RestartReason {
     Memory,
 }
 
-/// What one worker has done and does.
+/// Counters of one worker.
 #[non_exhaustive]
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct WorkerStats {
-    /// Its place in the pool, as [`InFlight::id`](crate::InFlight::id).
+    /// Its number in the pool, see [`Worker::id`](crate::Worker::id).
     pub id: usize,
     /// Its process id.
     pub pid: u32,
     /// Tasks it has finished.
     pub tasks_done: u64,
-    /// How long it was at work for them.
+    /// The time that it spent on these tasks.
     pub busy: Duration,
-    /// The task that it runs now.
+    /// The task that it is running.
     pub running: Option<RunningTask>,
 }
 
-/// A task that runs in a worker.
+/// A task that is running in a worker.
 ///
 /// ```
 /// use std::{thread, time::Duration};
@@ -121,15 +123,17 @@ pub struct WorkerStats {
 #[non_exhaustive]
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct RunningTask {
-    /// The [number of its future](crate::TaskFuture::id); `None` for an item of a map without one.
+    /// The [number of its future](crate::TaskFuture::id). `None` for an item of a map without a
+    /// future.
     pub task: Option<u64>,
-    /// For an item of a map, its place in the input.
+    /// The position in the input. `None` unless it is an item of a map.
     pub item: Option<u64>,
-    /// How long it has run. An item of a chunk may have run for some milliseconds longer.
+    /// How long it has been running. For an item of a chunk this may include some milliseconds of
+    /// the items before it.
     pub elapsed: Duration,
 }
 
-/// What is counted as it happens.
+/// The counters that are updated at each event.
 #[derive(Debug, Clone, Copy, Default)]
 pub(super) struct Counts {
     done: u64,
@@ -146,7 +150,7 @@ pub(super) struct Counts {
 }
 
 impl Counts {
-    /// Counts the outcome of some tasks.
+    /// Counts `tasks` tasks with the same outcome.
     #[inline]
     pub(super) fn add<T>(&mut self, outcome: &Result<T, Error>, tasks: u32) {
         match outcome {
@@ -155,7 +159,7 @@ impl Counts {
         }
     }
 
-    /// Counts a worker that comes in the place of another.
+    /// Counts a replacement of a worker.
     pub(super) fn restarted(&mut self, reason: RestartReason) {
         let RestartReasons {
             died,

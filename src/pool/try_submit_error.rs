@@ -1,10 +1,10 @@
-//! What becomes of a task that a pool does not take.
+//! The error of a task that a pool does not accept.
 
 use crate::error::{Error, ErrorKind};
 use std::{error::Error as StdError, fmt};
 
-/// A task that was not submitted, and its argument; see
-/// [`ProcessPoolExecutor::try_submit`](crate::ProcessPoolExecutor::try_submit).
+/// The error of [`ProcessPoolExecutor::try_submit`](crate::ProcessPoolExecutor::try_submit), which
+/// holds the argument of the task.
 pub struct TrySubmitError<A> {
     error: Error,
     argument: A,
@@ -15,13 +15,13 @@ impl<A> TrySubmitError<A> {
         Self { error, argument }
     }
 
-    /// Why it was not: [`ErrorKind::MemoryExceeded`] if it may be later.
+    /// Returns why the task was not submitted. [`ErrorKind::Full`] if a later call may succeed.
     #[must_use]
     pub fn kind(&self) -> ErrorKind {
         self.error.kind()
     }
 
-    /// Gives the argument back.
+    /// Returns the argument.
     #[must_use]
     pub fn into_inner(self) -> A {
         self.argument

@@ -1,5 +1,5 @@
-//! Waiting for several tasks: until one is done, until one fails, until all are, or one after the
-//! other as they end.
+//! Waits for several tasks: for the first, for the first failure, for all, or for one after the
+//! other.
 
 use crate::error::Result;
 use crate::pool::{
@@ -18,31 +18,31 @@ use std::{
     time::{Duration, Instant},
 };
 
-/// When [`wait`] returns.
+/// The condition on which [`wait`] returns.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum ReturnWhen {
-    /// As soon as one future is done.
+    /// Returns when one future is done.
     FirstCompleted,
-    /// As soon as one future has failed, or all are done.
+    /// Returns when one future has failed, or all are done.
     FirstError,
-    /// When all futures are done.
+    /// Returns when all futures are done.
     AllCompleted,
 }
 
-/// What [`wait`] found: the positions of the futures that are done, and of those that are not, each
-/// in ascending order.
+/// The result of [`wait`]: the positions of the futures, each list in ascending order.
 #[non_exhaustive]
 #[derive(Debug, Clone)]
 pub struct Waited {
     /// Positions of futures that are done.
     pub done: Vec<usize>,
-    /// Positions of futures that are not.
+    /// Positions of futures that are not done.
     pub not_done: Vec<usize>,
 }
 
-/// Waits until `until` holds for the futures, or until `limit` has passed.
+/// Waits until `until` holds for the futures, or until `limit` has passed. No limit if it is
+/// `None`.
 ///
-/// The futures may be of several pools. Results stay with their futures.
+/// The futures may belong to several pools. Results stay in the futures.
 ///
 /// ```
 /// use procpool::{ReturnWhen, wait};
@@ -59,7 +59,7 @@ pub fn wait<'a, R: 'a>(
     limit: Option<Duration>,
 ) -> Waited {
     let futures: Vec<&TaskFuture<R>> = futures.into_iter().collect();
-    let deadline = limit.and_then(|it| Instant::now().checked_add(it));
+    let deadline = limit.and_then(|limit| Instant::now().checked_add(limit));
     let completions = observe(&futures);
     let is_done = RefCell::new(vec![false; futures.len()]);
     let (left, any_failed) = (Cell::new(futures.len()), Cell::new(false));
@@ -78,14 +78,14 @@ pub fn wait<'a, R: 'a>(
     };
     let pools = pools_of(futures.iter().copied());
     wait_until(&pools, &completions, deadline, &holds);
-    futures
-        .iter()
-        .for_each(|it| it.task.forget_completions(&completions));
-    let (done, not_done) = (0..futures.len()).partition(|it| futures[*it].task.is_done());
+    for future in &futures {
+        future.task.forget_completions(&completions);
+    }
+    let (done, not_done) = (0..futures.len()).partition(|index| futures[*index].task.is_done());
     Waited { done, not_done }
 }
 
-/// Has every future's end noted; those that are done already come first.
+/// Records each future that ends, beginning with the futures that are done already.
 fn observe<R>(futures: &[&TaskFuture<R>]) -> Arc<Completions> {
     let completions = Arc::new(Completions::default());
     for (index, future) in futures.iter().enumerate() {
@@ -97,19 +97,19 @@ fn observe<R>(futures: &[&TaskFuture<R>]) -> Arc<Completions> {
     completions
 }
 
-/// The pools of the futures, each once.
+/// Returns the pools of the futures without duplicates.
 fn pools_of<'a, R: 'a>(futures: impl Iterator<Item = &'a TaskFuture<R>>) -> Vec<Arc<Pool>> {
     let mut pools: Vec<Arc<Pool>> = Vec::new();
     for future in futures {
-        if !pools.iter().any(|it| Arc::ptr_eq(it, &future.pool)) {
+        if !pools.iter().any(|pool| Arc::ptr_eq(pool, &future.pool)) {
             pools.push(Arc::clone(&future.pool));
         }
     }
     pools
 }
 
-/// Waits until `holds` or the deadline. With a single pool this thread drives it; several drive
-/// themselves.
+/// Waits until `holds` returns true, or until the deadline. A single pool is driven by this thread;
+/// several pools are driven by their background threads.
 fn wait_until(
     pools: &[Arc<Pool>],
     completions: &Completions,
@@ -117,7 +117,7 @@ fn wait_until(
     holds: &dyn Fn() -> bool,
 ) {
     if pools.iter().any(|it| it.is_foreign()) {
-        // In a copy of the pool's process nothing ever comes.
+        // A forked copy of the pool's process receives no results.
         holds();
         return;
     }
@@ -126,7 +126,8 @@ fn wait_until(
         pool.wait_until(deadline, &register, holds);
         return;
     }
-    // In a waker that the thread of one of them runs, nobody else drives that one.
+    // A waker may run on the background thread of one of the pools, which no other thread then
+    // drives.
     let own = pools.iter().find(|it| it.is_background_thread());
     loop {
         register(&thread::current());
@@ -144,21 +145,23 @@ fn wait_until(
             &register,
             holds,
         );
-        if deadline.is_some_and(|it| it <= Instant::now()) {
+        if deadline.is_some_and(|deadline| deadline <= Instant::now()) {
             return;
         }
     }
 }
 
-/// Gives each future's position and result, in the order in which the tasks end.
+/// Returns an iterator over each future's position and result, in the order in which the tasks end.
 ///
-/// The iterator blocks while none of the rest is done. Dropping it early leaves the rest to run.
+/// `next` blocks until one of the remaining tasks is done. Dropping the iterator leaves them
+/// running.
 ///
 /// ```
 /// let pool = procpool::ProcessPoolExecutor::new()?;
 /// let futures = (0..4u64).map(|x| pool.submit(|x| x * 10, x));
-/// let mut all: Vec<(usize, u64)> =
-///     procpool::as_completed(futures).map(|(index, result)| Ok((index, result?))).collect::<procpool::Result<_>>()?;
+/// let mut all: Vec<(usize, u64)> = procpool::as_completed(futures)
+///     .map(|(index, result)| Ok((index, result?)))
+///     .collect::<procpool::Result<_>>()?;
 /// all.sort();
 /// assert_eq!(all, [(0, 0), (1, 10), (2, 20), (3, 30)]);
 /// # Ok::<(), procpool::Error>(())
@@ -175,8 +178,8 @@ pub fn as_completed<R>(futures: impl IntoIterator<Item = TaskFuture<R>>) -> AsCo
     }
 }
 
-/// The iterator that [`as_completed`] makes.
-#[must_use = "it waits only when it is asked"]
+/// The iterator that [`as_completed`] returns.
+#[must_use = "iterators are lazy and do nothing unless consumed"]
 pub struct AsCompleted<R> {
     futures: Vec<Option<TaskFuture<R>>>,
     pools: Vec<Arc<Pool>>,
@@ -203,7 +206,8 @@ impl<R: Wire> Iterator for AsCompleted<R> {
 }
 
 impl<R> AsCompleted<R> {
-    /// Waits for the next future that is done; in a copy of the pool's process, for none.
+    /// Waits for the next future that is done. In a forked copy of the pool's process it returns
+    /// the next future without waiting.
     fn next_index(&self) -> Option<usize> {
         loop {
             if let Some(index) = self.completions.pop() {

@@ -12,16 +12,17 @@ use crate::{error::ErrorKind, pool::options::TaskOptions};
 use futures::Stream;
 
 impl ProcessPoolExecutor {
-    /// Has the workers call `f` with each item, and gives the results in the order of the items.
+    /// Runs `f` on each item and returns the results in the order of the items. Blocks until all
+    /// are done.
     ///
-    /// Items travel in chunks whose size follows the time they take. The input is read as the
-    /// workers need it.
+    /// Items travel in chunks; the chunk size follows the measured time per item. The caller reads
+    /// the input as the workers need it.
     ///
     /// # Errors
     ///
-    /// The error of the first item, in their order, that fails. Items behind it that have not
-    /// started are cancelled; those before it finish. For every item's own outcome there is
-    /// [`map_results`](Self::map_results).
+    /// The error of the first item in input order that fails. Items after it that have not started
+    /// are cancelled; items before it finish. Use [`map_results`](Self::map_results) for the
+    /// outcome of every item.
     ///
     /// # Examples
     ///
@@ -40,8 +41,8 @@ impl ProcessPoolExecutor {
         self.options().map(f, items)
     }
 
-    /// As [`map`](Self::map), but gives every item's own outcome, and fails for none.
-    #[must_use = "it is the only place where failures are told"]
+    /// Like [`map`](Self::map), but returns the outcome of each item instead of the first error.
+    #[must_use = "failures are reported nowhere else"]
     pub fn map_results<I, R>(&self, f: fn(I::Item) -> R, items: I) -> Vec<Result<R>>
     where
         I: IntoIterator,
@@ -51,9 +52,9 @@ impl ProcessPoolExecutor {
         self.options().map_results(f, items)
     }
 
-    /// As [`map`](Self::map), but returns as soon as the input has been read, with a handle on the
-    /// list of results.
-    #[must_use = "a task runs all the same, but nobody hears of its result or its error"]
+    /// Like [`map`](Self::map), but returns a future for the list of results after it has read the
+    /// whole input.
+    #[must_use = "dropping the future loses the result and the error of the task"]
     pub fn map_async<I, R>(&self, f: fn(I::Item) -> R, items: I) -> TaskFuture<Vec<R>>
     where
         I: IntoIterator,
@@ -63,12 +64,12 @@ impl ProcessPoolExecutor {
         self.options().map_async(f, items)
     }
 
-    /// Runs `f` on each item, and returns an iterator over the results in the order of the items.
+    /// Runs `f` on each item and returns an iterator over the results in the order of the items.
     ///
-    /// The caller reads the input: `next` returns a result that is there, and pulls from the input
-    /// only while none is. So an endless input works, and a slow one holds no result back for
-    /// longer than one item takes. For an input that blocks for long there is [`feed`](Self::feed),
-    /// for a stream [`imap_stream`](Self::imap_stream).
+    /// The caller reads the input: `next` returns a result that is ready, and pulls from the input
+    /// only if none is. The input may be endless. A slow input delays a result by at most one item.
+    /// Use [`feed`](Self::feed) for an input that blocks for long, and
+    /// [`imap_stream`](Self::imap_stream) for a stream.
     ///
     /// ```
     /// let pool = procpool::ProcessPoolExecutor::new()?;
@@ -85,7 +86,7 @@ impl ProcessPoolExecutor {
         self.options().imap(f, items)
     }
 
-    /// As [`imap`](Self::imap), but gives results as they come.
+    /// Like [`imap`](Self::imap), but returns results in the order in which they complete.
     pub fn imap_unordered<I, R>(
         &self,
         f: fn(I::Item) -> R,
@@ -99,20 +100,20 @@ impl ProcessPoolExecutor {
         self.options().imap_unordered(f, items)
     }
 
-    /// Runs `f` on each item, like [`imap`](Self::imap), but a thread reads the input: for one that
-    /// blocks for long, such as a channel, a socket or standard input.
+    /// Runs `f` on each item, like [`imap`](Self::imap), but reads the input on a separate thread.
+    /// This suits an input that blocks for long, such as a channel, a socket or standard input.
     ///
-    /// Results come while the input blocks; `imap` returns one only between two items. The thread
-    /// starts with this call and reads no further ahead than the [`window`](TaskOptions::window).
-    /// It calls `into_iter`, so `items` must be `Send`, but the iterator need not be.
+    /// Results arrive while the input blocks. The thread starts with this call and reads no further
+    /// ahead than the [`window`](TaskOptions::window). It calls `into_iter`, so `items` must be
+    /// `Send`, but the iterator need not be.
     ///
     /// Lines of [`BufRead`](std::io::BufRead) are `io::Result`s, which are not [`Wire`]: pass on
     /// the `String`s, as in the example of [`feed_unordered`](Self::feed_unordered). For standard
     /// input write `BufReader::new(stdin()).lines()`, because `stdin().lines()` is not `Send`.
     ///
-    /// The thread counts as one of the program's: while it reads,
+    /// The thread counts as a thread of the program: while it reads,
     /// [`StartMethod::Fork`](crate::StartMethod::Fork) refuses to copy the process. If the pool
-    /// ends while the input blocks, `next` waits 1 s for the item. Then it returns
+    /// ends while the input blocks, `next` waits 1 s for the item and then returns
     /// [`ErrorKind::Shutdown`]. The call after that waits without a limit.
     ///
     /// ```
@@ -138,15 +139,16 @@ impl ProcessPoolExecutor {
         self.options().feed(f, items)
     }
 
-    /// Like [`feed`](Self::feed), but returns results as they come.
+    /// Like [`feed`](Self::feed), but returns results in the order in which they complete.
     ///
-    /// A result does not tell its item. Return from `f` what identifies it.
+    /// A result does not name its item. Let `f` return a value that identifies it.
     ///
     /// ```
     /// use std::io::{BufRead, BufReader};
     /// use std::process::{Command, Stdio};
     ///
-    /// let mut child = Command::new("printf").arg(r"one\nfour\n").stdout(Stdio::piped()).spawn().unwrap();
+    /// let mut command = Command::new("printf");
+    /// let mut child = command.arg(r"one\nfour\n").stdout(Stdio::piped()).spawn().unwrap();
     /// let lines = BufReader::new(child.stdout.take().unwrap()).lines().map_while(Result::ok);
     ///
     /// let pool = procpool::ProcessPoolExecutor::new()?;
@@ -166,13 +168,11 @@ impl ProcessPoolExecutor {
         self.options().feed_unordered(f, items)
     }
 
-    /// Runs `f` on each item of a stream, and returns a stream of results in the order of the
-    /// items.
+    /// Runs `f` on each item of a stream and returns a stream of results in the order of the items.
     ///
-    /// The input is polled when the next result is asked for and is not there, and never further
-    /// ahead than the [`window`](TaskOptions::window). No poll blocks. It works on any runtime.
-    /// A receiver of tokio's is not a [`Stream`] itself: wrap it in `tokio_stream`'s
-    /// `ReceiverStream`.
+    /// Works on any runtime, and no poll blocks. The input is polled only if no result is ready,
+    /// and never further ahead than the [`window`](TaskOptions::window). A tokio receiver is not a
+    /// [`Stream`]: wrap it in `tokio_stream`'s `ReceiverStream`.
     ///
     /// ```
     /// use futures::{StreamExt, TryStreamExt, executor::block_on, stream};
@@ -192,7 +192,8 @@ impl ProcessPoolExecutor {
         self.options().imap_stream(f, items)
     }
 
-    /// Like [`imap_stream`](Self::imap_stream), but gives results as they come.
+    /// Like [`imap_stream`](Self::imap_stream), but returns results in the order in which they
+    /// complete.
     pub fn imap_stream_unordered<S, R>(&self, f: fn(S::Item) -> R, items: S) -> StreamImap<S, R>
     where
         S: Stream,
@@ -202,12 +203,12 @@ impl ProcessPoolExecutor {
         self.options().imap_stream_unordered(f, items)
     }
 
-    /// As [`map`](Self::map) for a function of two arguments:
-    /// `pool.starmap(u64::pow, [(2, 3), (3, 2)])`.
+    /// Like [`map`](Self::map), for a function of two arguments: `pool.starmap(u64::pow, [(2, 3),
+    /// (3, 2)])`.
     ///
     /// # Errors
     ///
-    /// As [`map`](Self::map).
+    /// Like [`map`](Self::map).
     pub fn starmap<A, B, R, I>(&self, f: fn(A, B) -> R, items: I) -> Result<Vec<R>>
     where
         I: IntoIterator<Item = (A, B)>,
@@ -218,19 +219,20 @@ impl ProcessPoolExecutor {
         self.options().starmap(f, items)
     }
 
-    /// As [`map`](Self::map) for a function that needs something besides its item: `context` is
-    /// sent to each worker once.
+    /// Like [`map`](Self::map), for a function that also takes a shared context. Each worker
+    /// receives `context` once.
     ///
     /// # Errors
     ///
-    /// As [`map`](Self::map); [`ErrorKind::Codec`] for a context that cannot be encoded.
+    /// Like [`map`](Self::map). [`ErrorKind::Codec`] if the context cannot be encoded.
     ///
     /// # Examples
     ///
     /// ```
     /// let pool = procpool::ProcessPoolExecutor::new()?;
     /// let stop_words = vec!["the".to_string(), "a".to_string()];
-    /// let found = pool.map_with(stop_words, |words, word| words.contains(&word), ["a", "fox"].map(String::from))?;
+    /// let words = ["a", "fox"].map(String::from);
+    /// let found = pool.map_with(stop_words, |stop, word| stop.contains(&word), words)?;
     /// assert_eq!(found, [true, false]);
     /// # Ok::<(), procpool::Error>(())
     /// ```

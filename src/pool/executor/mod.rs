@@ -1,4 +1,4 @@
-//! The executor: the public handle of a pool. Its calls that take many items are in `map.rs`.
+//! The executor: the public handle of a pool. Calls that take many items are in `map.rs`.
 
 mod map;
 
@@ -23,22 +23,22 @@ use std::{
 
 /// A pool of worker processes that run functions.
 ///
-/// Workers are forked when the pool is built and live as long as it does. A task can do anything,
-/// and only that task fails: a panic is an error of its future with the message and the backtrace;
-/// a crash, an `exit` or a kill ends the worker, is an error of the one task that ran there, and
-/// the worker is replaced.
+/// Workers start when the pool is built and live as long as it does. A failure costs only the task
+/// that caused it. A panic becomes the error of the task's future, with the message and the
+/// backtrace. A crash, an `exit` or a kill ends the worker; the one task that ran there fails, and
+/// the pool replaces the worker.
 ///
-/// A task is a function without captured state (`fn`), its argument and its result are [`Wire`]
-/// values. State travels as an argument; see [`map_with`](Self::map_with).
+/// A task is a function without captured state (`fn`). Its argument and its result are [`Wire`]
+/// values. Pass state as an argument; see [`map_with`](Self::map_with).
 ///
-/// The pool is shared by reference between threads. Dropping it finishes what was submitted, then
-/// ends the workers, also in a panic that unwinds past it; for those who cannot wait there are
-/// [`terminate`](Self::terminate) and [`kill`](Self::kill).
+/// Threads share the pool by reference. Dropping it finishes the submitted tasks and then ends the
+/// workers, also while a panic unwinds. [`terminate`](Self::terminate) and [`kill`](Self::kill) end
+/// it without waiting for tasks.
 ///
-/// A process that a task starts and does not wait for is killed when its worker ends, however that
-/// comes about. One that a task detaches (a daemon, by forking twice) does not get away: the fork
-/// server inherits it, and kills it when the next worker of the program ends, of whichever pool.
-/// What is to outlive the pool is started by the program itself.
+/// When a worker ends, the processes that its tasks started and did not wait for are killed. This
+/// includes a daemon that a task detached by forking twice: the fork server inherits it and kills
+/// it when the next worker of the program ends, in any pool. Start a process in the program itself
+/// if it has to outlive the pool.
 ///
 /// ```
 /// use procpool::ProcessPoolExecutor;
@@ -55,12 +55,13 @@ use std::{
 /// # Ok::<(), procpool::Error>(())
 /// ```
 ///
-/// A closure must not capture: what it needs is an argument.
+/// Closures must not capture. Pass the value as an argument instead.
 ///
 /// ```compile_fail,E0308
 /// let factor = 3;
 /// let pool = procpool::ProcessPoolExecutor::new().unwrap();
-/// pool.map(|x: u64| x * factor, 0..5); // closures can only be coerced to `fn` types if they do not capture any variables
+/// // error: closures can only be coerced to `fn` types if they do not capture any variables
+/// pool.map(|x: u64| x * factor, 0..5);
 /// ```
 ///
 /// Values are owned: another process cannot see what a reference points to.
@@ -79,29 +80,29 @@ impl ProcessPoolExecutor {
     ///
     /// # Errors
     ///
-    /// As [`ProcessPoolBuilder::build`].
+    /// Like [`ProcessPoolBuilder::build`].
     pub fn new() -> Result<Self> {
         Self::builder().build()
     }
 
-    /// Starts to build a pool with settings.
+    /// Returns a builder for a pool with other settings.
     pub fn builder() -> ProcessPoolBuilder {
         ProcessPoolBuilder::new()
     }
 
-    /// The executor that all of the process shares: built at the first call, and the same at every
-    /// later one as long as it takes tasks. For code that has no place to keep a pool, or does not
-    /// know who else has one.
+    /// Returns the executor that the whole process shares. The first call builds it, and later
+    /// calls return the same one while it accepts tasks. It suits code that has no place to keep a
+    /// pool.
     ///
-    /// A new one takes its place if it is broken or closed, or if other settings are asked for
-    /// ([`ProcessPoolBuilder::reusable`]). Who still has the old one may go on with it: it ends
-    /// when the last [`Arc`] of it is dropped, which finishes what was submitted, and that last one
-    /// may be the one that is replaced here. A copy of the process made by `fork` gets an executor
-    /// of its own, and so does a worker that calls this in a task.
+    /// A new executor replaces it if it is broken or closed, or if the settings differ
+    /// ([`ProcessPoolBuilder::reusable`]). Holders of the replaced executor may still use it. It
+    /// ends when its last [`Arc`] is dropped, which finishes its submitted tasks; this call may
+    /// drop the last one. A copy of the process made by `fork` gets its own executor, and so does a
+    /// worker.
     ///
-    /// Its workers end after 10 s with nothing to do, and come back with the next task. Like
-    /// everything in a static it is not dropped when `main` returns: its workers end with the
-    /// process, with what they were doing.
+    /// Its workers exit after 10 s without a task, and the next task starts them again. Like every
+    /// static, the executor is not dropped when `main` returns: its workers then end with the
+    /// process, without finishing their tasks.
     ///
     /// ```
     /// use procpool::ProcessPoolExecutor;
@@ -112,23 +113,23 @@ impl ProcessPoolExecutor {
     ///
     /// # Errors
     ///
-    /// As [`ProcessPoolBuilder::build`].
+    /// Like [`ProcessPoolBuilder::build`].
     pub fn reusable() -> Result<Arc<Self>> {
         Self::builder().reusable()
     }
 
-    /// The same calls with settings of their own: `pool.options().chunk_size(64).map(f, items)`.
+    /// Returns the pool's calls with settings for a single call:
+    /// `pool.options().chunk_size(64).map(f, items)`.
     pub fn options(&self) -> TaskOptions<'_> {
         TaskOptions::new(&self.pool)
     }
 
-    /// Has a worker call `f` with `arg`, and returns at once with a handle on the result.
+    /// Runs `f(arg)` on a worker and returns a future for its result.
     ///
-    /// The argument is encoded here and now. This blocks only if too many bytes are pending
-    /// already, where that is limited
-    /// ([`max_pending_bytes`](crate::ProcessPoolBuilder::max_pending_bytes)). Whatever goes wrong
-    /// is an error of the future: a value that cannot be encoded, a pool that is closed.
-    #[must_use = "a task runs all the same, but nobody hears of its result or its error"]
+    /// Encodes the argument before it returns. Blocks only while the pool's limit of pending bytes
+    /// ([`max_pending_bytes`](crate::ProcessPoolBuilder::max_pending_bytes)) leaves no room. All
+    /// errors come from the future, including a value that cannot be encoded and a closed pool.
+    #[must_use = "dropping the future loses the result and the error of the task"]
     pub fn submit<A, R>(&self, f: fn(A) -> R, arg: A) -> TaskFuture<R>
     where
         A: Wire + Send + 'static,
@@ -137,14 +138,17 @@ impl ProcessPoolExecutor {
         self.options().submit(f, arg)
     }
 
-    /// As [`submit`](Self::submit), but gives the argument back where that would wait, and where
-    /// the pool takes no task at all.
+    /// Like [`submit`](Self::submit), but never blocks: the error returns the argument if the pool
+    /// is full or accepts no tasks.
     ///
     /// ```
     /// use procpool::{ErrorKind, ProcessPoolExecutor};
     ///
     /// let pool = ProcessPoolExecutor::builder().workers(1).max_pending_bytes(1 << 20).build()?;
-    /// let slow = |bytes: Vec<u8>| std::thread::sleep(std::time::Duration::from_millis(bytes.len() as u64 >> 14));
+    /// let slow = |bytes: Vec<u8>| {
+    ///     let millis = bytes.len() as u64 >> 14;
+    ///     std::thread::sleep(std::time::Duration::from_millis(millis))
+    /// };
     /// let first = pool.try_submit(slow, vec![0; 1 << 20])?;
     /// let refused = pool.try_submit(slow, vec![1]).unwrap_err();
     /// assert_eq!((refused.kind(), refused.into_inner()), (ErrorKind::Full, vec![1]));
@@ -155,10 +159,10 @@ impl ProcessPoolExecutor {
     ///
     /// # Errors
     ///
-    /// [`ErrorKind::MemoryExceeded`] if too many bytes are pending, see
-    /// [`max_pending_bytes`](crate::ProcessPoolBuilder::max_pending_bytes); [`ErrorKind::Shutdown`]
-    /// and [`ErrorKind::StartFailed`] from a pool that is closed or broken; [`ErrorKind::Codec`]
-    /// for an argument that cannot be encoded.
+    /// [`ErrorKind::Full`] if too many bytes are pending, see
+    /// [`max_pending_bytes`](crate::ProcessPoolBuilder::max_pending_bytes). [`ErrorKind::Shutdown`]
+    /// and [`ErrorKind::StartFailed`] if the pool is closed or broken. [`ErrorKind::Codec`] if the
+    /// argument cannot be encoded.
     pub fn try_submit<A, R>(
         &self,
         f: fn(A) -> R,
@@ -171,11 +175,11 @@ impl ProcessPoolExecutor {
         self.options().try_submit(f, arg)
     }
 
-    /// Has a worker call `f` with `arg` and waits for the result.
+    /// Runs `f(arg)` on a worker and waits for the result.
     ///
     /// # Errors
     ///
-    /// As [`TaskFuture::result`].
+    /// Like [`TaskFuture::result`].
     pub fn apply<A, R>(&self, f: fn(A) -> R, arg: A) -> Result<R>
     where
         A: Wire + Send + 'static,
@@ -184,11 +188,12 @@ impl ProcessPoolExecutor {
         self.options().apply(f, arg)
     }
 
-    /// As [`submit`](Self::submit); `callback` is called with the result, once, on the pool's own
-    /// thread for callbacks.
+    /// Like [`submit`](Self::submit), but also calls `callback` once with the result, on the pool's
+    /// callback thread.
     ///
-    /// [`join`](Self::join) and dropping the pool wait for callbacks, too. See
-    /// [`TaskFuture::add_done_callback`] for what they may do. The future may be dropped.
+    /// [`join`](Self::join) and dropping the pool wait for callbacks, too. The future may be
+    /// dropped before the callback runs. See [`TaskFuture::add_done_callback`] for what a callback
+    /// may do.
     pub fn apply_async<A, R>(
         &self,
         f: fn(A) -> R,
@@ -202,15 +207,16 @@ impl ProcessPoolExecutor {
         self.options().apply_async(f, arg, callback)
     }
 
-    /// Workers the pool keeps.
+    /// Returns the number of workers that the pool keeps.
     #[must_use]
     pub fn workers(&self) -> usize {
         self.pool.workers()
     }
 
-    /// Has the pool keep so many workers from now on, while it works. Returns at once: new ones are
-    /// started in the background, and those that are too many, idle ones first, finish the task
-    /// they run and end. The others keep their process ids.
+    /// Sets the number of workers while the pool runs. Does not block.
+    ///
+    /// New workers start in the background. Surplus workers, idle ones first, finish their task and
+    /// exit. The others keep their process ids.
     ///
     /// ```
     /// let pool = procpool::ProcessPoolExecutor::builder().workers(1).build()?;
@@ -222,12 +228,14 @@ impl ProcessPoolExecutor {
     ///
     /// # Errors
     ///
-    /// [`ErrorKind::InvalidInput`] for 0 workers, [`ErrorKind::Shutdown`] once the pool is closed.
+    /// [`ErrorKind::InvalidInput`] if `workers` is 0. [`ErrorKind::Shutdown`] if the pool is
+    /// closed.
     pub fn resize(&self, workers: usize) -> Result<()> {
         self.pool.check_owner()?;
         self.pool.with_scheduler(|state, _| {
             state.resize(workers)?;
-            // Under the lock: of several threads the last one decides, here and there.
+            // Under the lock, so that the same call is the last for the scheduler and for this
+            // number.
             self.pool.workers.store(workers, Ordering::Relaxed);
             Ok::<(), Error>(())
         })?;
@@ -235,7 +243,7 @@ impl ProcessPoolExecutor {
         Ok(())
     }
 
-    /// What the pool has done since it was built, and is doing.
+    /// Returns the counters of the pool since it was built, and its current state.
     ///
     /// ```
     /// let pool = procpool::ProcessPoolExecutor::builder().workers(2).build()?;
@@ -253,29 +261,29 @@ impl ProcessPoolExecutor {
         self.pool.with_scheduler_ref(Scheduler::stats)
     }
 
-    /// Process ids of the workers that are alive now.
+    /// Returns the process ids of the workers that are alive.
     #[must_use]
     pub fn worker_pids(&self) -> Vec<u32> {
         if self.pool.is_foreign() {
             return Vec::new();
         }
         self.pool.with_scheduler_ref(|state| {
-            let links = state.slots.iter().filter_map(Slot::worker);
-            links
-                .filter(|it| !it.pidfd.is_dead())
+            let workers = state.slots.iter().filter_map(Slot::worker);
+            workers
+                .filter(|worker| !worker.pidfd.is_dead())
                 .map(|it| it.pid)
                 .collect()
         })
     }
 
-    /// Takes no new tasks from now on; later calls give [`ErrorKind::Shutdown`]. Those submitted
-    /// are finished, and then the workers end.
+    /// Closes the pool: later calls fail with [`ErrorKind::Shutdown`]. The workers finish the
+    /// submitted tasks and then exit. Does not block.
     pub fn close(&self) {
         self.shutdown(false);
     }
 
-    /// As [`close`](Self::close); with `cancel_pending`, tasks that have not started are cancelled.
-    /// Does not wait.
+    /// Like [`close`](Self::close), but `cancel_pending` also cancels the tasks that have not
+    /// started. Does not block.
     pub fn shutdown(&self, cancel_pending: bool) {
         self.change(|state, wakeups| {
             state.close();
@@ -285,24 +293,25 @@ impl ProcessPoolExecutor {
         });
     }
 
-    /// Stops the pool: outstanding futures fail with [`ErrorKind::Shutdown`] at once, workers get
-    /// SIGTERM, and those that live on SIGKILL after 2 s. Does not wait; [`join`](Self::join) does.
+    /// Stops the pool: fails the outstanding futures with [`ErrorKind::Shutdown`] and sends SIGTERM
+    /// to the workers. Workers that are alive after 2 s get SIGKILL. Does not block; use
+    /// [`join`](Self::join) to wait.
     pub fn terminate(&self) {
         self.change(|state, wakeups| state.stop(&err_stopped(), false, wakeups));
     }
 
-    /// As [`terminate`](Self::terminate), with SIGKILL at once.
+    /// Like [`terminate`](Self::terminate), but sends SIGKILL immediately.
     pub fn kill(&self) {
         self.change(|state, wakeups| state.stop(&err_stopped(), true, wakeups));
     }
 
-    /// Closes the pool, and waits until every task and callback is done and every worker has ended.
+    /// Closes the pool and waits until every task and callback is done and every worker has exited.
     ///
-    /// It waits as long as a task runs. May be called again, and by several threads.
+    /// Blocks as long as a task runs. Several threads may call it, each more than once.
     ///
     /// # Errors
     ///
-    /// [`ErrorKind::StartFailed`] if the pool was broken by then, [`ErrorKind::Unsupported`] in a
+    /// [`ErrorKind::StartFailed`] if the pool is broken. [`ErrorKind::Unsupported`] in a forked
     /// copy of the process that built it.
     pub fn join(&self) -> Result<()> {
         self.close();
@@ -310,16 +319,15 @@ impl ProcessPoolExecutor {
         self.finish_threads(None)
     }
 
-    /// As [`join`](Self::join), but after `limit` what is left is stopped as by
+    /// Like [`join`](Self::join), but stops the pool after `limit`, like
     /// [`terminate`](Self::terminate).
     ///
-    /// Returns when the workers are gone: at most about 2 s after the limit, and then only if they
-    /// ignore SIGTERM. A callback that still runs then is left to itself.
+    /// Returns after the workers have exited: at most about 2 s after the limit, and only that late
+    /// if they ignore SIGTERM. A callback that is still running then is left running.
     ///
     /// # Errors
     ///
-    /// As `join`; [`ErrorKind::TimedOut`] if something had to be stopped, or a callback was not
-    /// done.
+    /// Like `join`. [`ErrorKind::TimedOut`] if a task had to be stopped or a callback was not done.
     pub fn join_timeout(&self, limit: Duration) -> Result<()> {
         self.close();
         let deadline = Instant::now().checked_add(limit);
@@ -329,7 +337,7 @@ impl ProcessPoolExecutor {
         self.terminate();
         self.wait_for_end(None);
         self.finish_threads(deadline)?;
-        let message = format!("the pool was not done within {limit:?} and was stopped");
+        let message = format!("the pool was stopped because it was not done within {limit:?}");
         Err(Error::new(ErrorKind::TimedOut, message))
     }
 
@@ -337,7 +345,7 @@ impl ProcessPoolExecutor {
         if !self.pool.is_foreign() {
             self.pool.with_scheduler(change);
             self.pool.driver.notify_leader();
-            // Who waits for room hears of it.
+            // A closed pool admits no more tasks, so submitters that wait for room must return.
             self.pool.budget.iter().for_each(|it| it.wake_all());
         }
     }
@@ -347,17 +355,18 @@ impl ProcessPoolExecutor {
             return true;
         }
         let has_ended = || self.pool.has_ended();
-        // Followers are woken at the end in any case.
+        // Followers need no registration: the end of the pool wakes all of them.
         self.pool.wait_until(deadline, &|_: &Thread| (), &has_ended)
     }
 
-    /// Waits for the pool's own threads once no worker is left; for callbacks until the deadline.
+    /// Waits for the pool's own threads after the last worker has exited, and for callbacks until
+    /// `deadline`.
     fn finish_threads(&self, deadline: Option<Instant>) -> Result<()> {
         if !self.pool.is_foreign() {
             self.pool.driver.notify_leader();
             self.pool.join_thread();
             if !self.pool.callbacks.finish(deadline) {
-                let message = "a callback was not done when the limit for joining the pool passed";
+                let message = "a callback was not done within the limit for joining the pool";
                 return Err(Error::new(ErrorKind::TimedOut, message));
             }
         }
@@ -369,15 +378,14 @@ impl ProcessPoolExecutor {
 }
 
 impl Drop for ProcessPoolExecutor {
-    /// Finishes what was submitted, then ends the workers and waits for them. In a copy of the
-    /// process that built the pool nothing happens: neither the workers nor the threads are the
-    /// copy's.
+    /// Finishes the submitted tasks, ends the workers and waits for them. Does nothing in a forked
+    /// copy of the process that built the pool, which owns neither the workers nor the threads.
     fn drop(&mut self) {
         if self.pool.is_foreign() {
             std::mem::forget(Arc::clone(&self.pool));
             return;
         }
-        // A broken pool has told every future, and there is nobody left to tell.
+        // The futures of a broken pool have the error already, and `drop` cannot return it.
         let _ = self.join();
     }
 }
