@@ -2,13 +2,12 @@
 //! what it leaves there.
 
 use super::{
-    child_main::ChildSetup,
     control::ChildMessage,
     function::WireFunction,
     identity::ChildIdentity,
-    launch::LaunchData,
+    launch::{ChildSetup, LaunchData},
     result_channel::{ChildResult, ResultReceiver},
-    start::{exec, server},
+    start::{exec, fork_server::server},
     start_method::StartMethod,
 };
 use crate::shm::{Buffer, FreshSlabs};

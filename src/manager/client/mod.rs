@@ -7,7 +7,7 @@
 pub(super) mod call_scope;
 pub(super) mod held_locks;
 pub(super) mod reference;
-mod transport;
+pub(super) mod transport;
 
 use crate::error::{Error, ErrorKind, Result};
 use crate::ipc::{Address, AuthKey, known_key};

@@ -4,13 +4,15 @@
 //! program, and is believed. So the methods are those that the proxies have asked for, of a server
 //! in this process.
 
-use super::{ReplyBuffer, Server, ServerLimits, Session, connection, peer_monitor::PeerMonitor};
+use super::{ReplyBuffer, Server, Session, connection, peer_monitor::PeerMonitor};
 use crate::error::Result;
 use crate::ipc::{Address, AuthKey, Connection, Listener};
 use crate::manager::{
     Manager,
-    protocol::{CallRequest, Hello, ROOT, VALUE, Welcome, decode_option, take_len_prefixed},
-    transport::decode_reply,
+    client::transport::decode_reply,
+    protocol::{
+        CallRequest, Hello, ROOT, ServerLimits, VALUE, Welcome, decode_option, take_len_prefixed,
+    },
 };
 use crate::process::function::WireMethod;
 use crate::wire::{

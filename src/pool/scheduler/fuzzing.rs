@@ -6,7 +6,7 @@ use crate::pool::{
         SlabRef,
         region::{RING, RING_BYTES, ReplyHeader, ReplyKind, pack_start_word, unpack_start_word},
     },
-    scheduler::{RecyclePolicy, Scheduler, Slot},
+    scheduler::{RecyclePolicy, Scheduler, Slot, SlotState},
     task::{
         Task, TaskOutput, Wakeups,
         config::TaskConfig,
@@ -224,11 +224,11 @@ impl Fuzzed {
 
     /// The worker ends, and another comes.
     fn replace(&mut self, wakeups: &mut Wakeups) -> Option<()> {
-        if let Slot::Running(worker) = &mut self.state.slots[0] {
+        if let Some(worker) = self.state.slots[0].worker_mut() {
             worker.die();
         }
         self.state.tick(wakeups);
-        if let Slot::Vacant(at) = &mut self.state.slots[0] {
+        if let SlotState::Vacant(at) = &mut self.state.slots[0].state {
             *at = Instant::now();
             let slot = self.state.take_vacancy()?;
             let (worker, theirs) = WorkerHandle::to_nobody(self.is_alive)?;
