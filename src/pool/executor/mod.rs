@@ -270,7 +270,7 @@ impl ProcessPoolExecutor {
         self.pool.with_scheduler_ref(|state| {
             let workers = state.slots.iter().filter_map(Slot::worker);
             workers
-                .filter(|worker| !worker.pidfd.is_dead())
+                .filter(|worker| !worker.io.pidfd.is_dead())
                 .map(|it| it.pid)
                 .collect()
         })

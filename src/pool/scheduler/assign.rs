@@ -4,9 +4,9 @@ use crate::pool::{
     scheduler::{Scheduler, Slot, SlotState, err_cancelled},
     stats::RestartReason,
     task::{Wakeups, work_item::WorkItem},
-    worker_handle::WorkerHandle,
+    worker_handle::{WorkerHandle, io::WorkerIo},
 };
-use std::{mem, time::Instant};
+use std::mem;
 
 /// Work that is sent ahead to a busy worker: enough to outlast a wake-up of the pool.
 const WORKER_PREFETCH_NANOS: u64 = 5_000_000;
@@ -21,11 +21,11 @@ const MIN_PREFETCH: u64 = 2;
 /// worker one by one.
 const TINY_TASK_NANOS: u64 = 20_000;
 
-impl Scheduler {
+impl<Io: WorkerIo> Scheduler<Io> {
     /// A place that is to be filled now; the caller starts a worker for it.
     pub(crate) fn take_vacancy(&mut self) -> Option<usize> {
-        let now = Instant::now();
-        let is_due = |slot: &Slot| matches!(slot.state, SlotState::Vacant(at) if at <= now);
+        let now = Io::now();
+        let is_due = |slot: &Slot<Io>| matches!(slot.state, SlotState::Vacant(at) if at <= now);
         let slot = self.slots.iter().position(is_due)?;
         self.slots[slot].state = SlotState::Starting;
         Some(slot)
@@ -136,7 +136,7 @@ impl Scheduler {
         let mut idle = 0;
         for slot in 0..self.slots.len() {
             let may_work = !self.is_blocked_by_predecessor(slot);
-            let is_idle = |it: &mut WorkerHandle| it.is_ready && it.items == 0 && it.has_room();
+            let is_idle = |it: &mut WorkerHandle<Io>| it.is_ready && it.items == 0 && it.has_room();
             idle += usize::from(may_work && self.slots[slot].worker_mut().is_some_and(is_idle));
         }
         idle

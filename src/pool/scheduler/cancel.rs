@@ -4,7 +4,7 @@ use crate::error::Error;
 use crate::pool::{
     scheduler::{PoolPhase, Scheduler, Slot, err_cancelled, err_closed},
     task::{Task, TaskLocation, Wakeups, map::MapState, work_item::WorkItem},
-    worker_handle::is_before,
+    worker_handle::{io::WorkerIo, is_before},
 };
 use std::{mem, sync::Arc};
 
@@ -12,7 +12,7 @@ use std::{mem, sync::Arc};
 /// worker one by one.
 const TINY_TASK_NANOS: u64 = 20_000;
 
-impl Scheduler {
+impl<Io: WorkerIo> Scheduler<Io> {
     /// Why no task is taken, if none is.
     pub(crate) fn closed_error(&self) -> Option<Error> {
         match &self.phase {

@@ -30,9 +30,10 @@ use crate::pool::{
         map::EncodedResults,
         work_item::WorkItem,
     },
-    worker_handle::{WorkerHandle, checked_region::CheckedRegion, earlier},
+    worker_handle::{
+        WorkerHandle, checked_region::CheckedRegion, earlier, io::WorkerIo, process_io::ProcessIo,
+    },
 };
-use crate::sys::poll::{Interest, Poller};
 use std::{sync::Arc, time::Instant};
 
 /// Replies to shorter items are worth gathering before a sleeping pool is woken for them.
@@ -53,14 +54,14 @@ pub(crate) enum PoolPhase {
 
 /// Everything the lock guards.
 #[derive(Debug)]
-pub(crate) struct Scheduler {
+pub(crate) struct Scheduler<Io: WorkerIo = ProcessIo> {
     pub(crate) phase: PoolPhase,
     queue: PriorityQueue,
     /// The lowest priority of all that was ever submitted.
     lowest_priority: i32,
     /// What is to be tried again, and when.
     delayed: Vec<(Instant, WorkItem)>,
-    pub(crate) slots: Vec<Slot>,
+    pub(crate) slots: Vec<Slot<Io>>,
     /// How many workers the pool is to keep.
     target: usize,
     recycle: RecyclePolicy,
@@ -84,16 +85,16 @@ pub(crate) struct Scheduler {
     /// Records on their way from a ring to their tasks.
     records: Vec<u8>,
     slabs: Arc<PoolSlabs>,
-    events: Arc<Poller>,
+    events: Io::Events,
 }
 
-impl Scheduler {
+impl<Io: WorkerIo> Scheduler<Io> {
     pub(crate) fn new(
         workers: usize,
         limits: Option<ResourceLimits>,
         stay: RecyclePolicy,
         slabs: Arc<PoolSlabs>,
-        events: Arc<Poller>,
+        events: Io::Events,
     ) -> Self {
         Self {
             phase: PoolPhase::Open,
@@ -107,7 +108,7 @@ impl Scheduler {
             outstanding: 0,
             item_nanos: None,
             kill_at: None,
-            timeouts_checked: Instant::now(),
+            timeouts_checked: Io::now(),
             generation: 0,
             counts: Counts::default(),
             past_totals: WorkTotals::default(),
@@ -151,39 +152,23 @@ impl Scheduler {
         };
         worker.flush();
         let is_rest = worker.has_unwritten();
-        if let Some(requests) = &worker.requests
-            && is_rest != worker.is_write_watched
-        {
-            let interest = if is_rest {
-                Interest::Write
-            } else {
-                Interest::None
-            };
-            // It fails only for a descriptor that is not in the set.
-            let _ = self
-                .events
-                .change(requests, token(slot, EventSource::Requests), interest);
+        if is_rest != worker.is_write_watched && worker.io.is_open() {
+            worker.io.watch_room(&self.events, slot, is_rest);
             worker.is_write_watched = is_rest;
         }
     }
 
-    fn workers(&mut self) -> impl Iterator<Item = &mut WorkerHandle> {
+    fn workers(&mut self) -> impl Iterator<Item = &mut WorkerHandle<Io>> {
         self.slots.iter_mut().filter_map(Slot::worker_mut)
     }
 
     /// Gives a started worker its place.
-    pub(crate) fn install(&mut self, slot: usize, mut worker: WorkerHandle) -> std::io::Result<()> {
-        self.events
-            .add(&worker.bell, token(slot, EventSource::Wake), Interest::Read)?;
-        self.events.add(
-            &worker.pidfd,
-            token(slot, EventSource::Death),
-            Interest::Read,
-        )?;
-        if let Some(requests) = &worker.requests {
-            self.events
-                .add(requests, token(slot, EventSource::Requests), Interest::None)?;
-        }
+    pub(crate) fn install(
+        &mut self,
+        slot: usize,
+        mut worker: WorkerHandle<Io>,
+    ) -> std::io::Result<()> {
+        worker.io.watch(&self.events, slot)?;
         worker.quota = self.recycle.tasks;
         self.slots[slot].state = SlotState::Running(Box::new(worker));
         self.flush(slot);
@@ -214,10 +199,10 @@ impl Scheduler {
             worker.drain_wakeups();
         } else if source == EventSource::Death as u64 {
             // A number may be of the worker that was in this place before.
-            if worker.dead_since.is_none() && worker.pidfd.is_dead() {
-                worker.dead_since = Some(Instant::now());
+            if worker.dead_since.is_none() && worker.io.is_dead() {
+                worker.dead_since = Some(Io::now());
                 // It stays readable: the status is waited for with a deadline, not with this.
-                self.events.remove(&worker.pidfd);
+                worker.io.unwatch_death(&self.events);
             }
             worker.drain_wakeups();
         }
@@ -226,7 +211,7 @@ impl Scheduler {
     /// When there is something to do although nothing happens; `in_background`, starting workers
     /// too.
     pub(crate) fn next_deadline(&self, in_background: bool) -> Option<Instant> {
-        let due = |slot: &Slot| match &slot.state {
+        let due = |slot: &Slot<Io>| match &slot.state {
             SlotState::Vacant(at) => in_background.then_some(*at),
             SlotState::Running(worker) => worker.next_deadline(),
             SlotState::Starting | SlotState::Retired => None,
@@ -239,11 +224,12 @@ impl Scheduler {
     /// What the pool has done and is doing.
     pub(crate) fn stats(&self) -> PoolStats {
         let links = || self.slots.iter().filter_map(Slot::worker);
-        let runs = |worker: &&WorkerHandle| worker.front().is_some_and(|it| worker.is_running(it));
+        let runs =
+            |worker: &&WorkerHandle<Io>| worker.front().is_some_and(|it| worker.is_running(it));
         let running = links().filter(runs).count() as u64;
         let mut work = self.past_totals.clone();
         links().for_each(|it| work.add(&it.totals()));
-        let alive = |slot: &Slot| {
+        let alive = |slot: &Slot<Io>| {
             let worker = slot.worker().filter(|worker| worker.dead_since.is_none())?;
             Some(worker.stats(slot.worker_id))
         };
@@ -267,7 +253,7 @@ impl Scheduler {
 
     /// Whether something must be done soon even if nobody waits for it.
     pub(crate) fn has_duties(&self) -> bool {
-        let is_dying = |worker: &WorkerHandle| worker.dead_since.is_some();
+        let is_dying = |worker: &WorkerHandle<Io>| worker.dead_since.is_some();
         self.kill_at.is_some() || self.slots.iter().filter_map(Slot::worker).any(is_dying)
     }
 }
@@ -287,7 +273,7 @@ pub(crate) enum EventSource {
     Requests = 2,
 }
 
-fn token(slot: usize, source: EventSource) -> u64 {
+pub(crate) fn token(slot: usize, source: EventSource) -> u64 {
     (slot as u64) << 2 | source as u64
 }
 

@@ -5,14 +5,11 @@ use crate::pool::{
     scheduler::{PoolPhase, Scheduler, Slot, SlotState, err_closed},
     stats::RestartReason,
     task::{TaskLocation, Wakeups, config::Attempts, work_item::WorkItem},
-    worker_handle::{RefusedSignal, WorkerHandle},
+    worker_handle::{RefusedSignal, WorkerHandle, io::WorkerIo},
 };
 use crate::process::task_error::TaskError;
 use crate::sys::signal;
-use std::{
-    io, mem,
-    time::{Duration, Instant},
-};
+use std::{io, mem, time::Duration};
 
 /// How long workers may take to end after they were told to.
 const SHUTDOWN_GRACE: Duration = Duration::from_secs(2);
@@ -38,14 +35,13 @@ const MAX_BACKOFF: Duration = Duration::from_secs(1);
 
 /// The pause before an item is tried again, doubled with each, less up to half of it: what failed
 /// together comes back apart.
-fn backoff(tried: u32) -> Duration {
+fn backoff(tried: u32, random: u32) -> Duration {
     let pause = (MIN_BACKOFF * (1 << (tried - 1).min(16))).min(MAX_BACKOFF);
-    // Without randomness it is the whole of it.
-    let part = getrandom::u32().map_or(0.0, |it| f64::from(it) / f64::from(u32::MAX));
+    let part = f64::from(random) / f64::from(u32::MAX);
     pause.mul_f64(1.0 - part / 2.0)
 }
 
-impl Scheduler {
+impl<Io: WorkerIo> Scheduler<Io> {
     /// Takes leave of a dead worker whose replies have been read: what had started failed, the rest
     /// goes elsewhere.
     pub(crate) fn reap_worker(&mut self, slot: usize, wakeups: &mut Wakeups) {
@@ -54,11 +50,11 @@ impl Scheduler {
             return;
         };
         self.generation += 1;
-        let now = Instant::now();
+        let now = Io::now();
         let dead_for = worker.dead_since.map(|it| now.duration_since(it));
         let ran = worker.running_time(now).unwrap_or_default();
         let ran = ran.saturating_sub(dead_for.unwrap_or_default());
-        self.unregister_events(&worker);
+        worker.io.unwatch(&self.events);
         let reason = match worker.stop_request {
             Some(_) => RestartReason::Stopped,
             None => RestartReason::Died,
@@ -89,22 +85,18 @@ impl Scheduler {
             self.schedule_respawn(slot, error.with_message(message), wakeups);
         } else {
             self.counts.restarted(reason);
-            self.slots[slot].state = SlotState::Vacant(Instant::now());
+            self.slots[slot].state = SlotState::Vacant(Io::now());
             self.has_new_chores = true;
         }
     }
 
-    /// Stops watching a worker.
-    fn unregister_events(&self, worker: &WorkerHandle) {
-        self.events.remove(&worker.bell);
-        self.events.remove(&worker.pidfd);
-        if let Some(requests) = &worker.requests {
-            self.events.remove(requests);
-        }
-    }
-
     /// Ends what a worker had started: one item, as items start one after the other.
-    fn fail_started(&mut self, worker: &mut WorkerHandle, error: &Error, wakeups: &mut Wakeups) {
+    fn fail_started(
+        &mut self,
+        worker: &mut WorkerHandle<Io>,
+        error: &Error,
+        wakeups: &mut Wakeups,
+    ) {
         for sent in mem::take(&mut worker.in_flight) {
             let stop_request = worker.stop_request.take_if(|it| it.item == sent.item);
             let ended = stop_request.map_or_else(|| error.clone(), |it| it.error);
@@ -143,7 +135,7 @@ impl Scheduler {
     }
 
     /// The error of an item whose worker has ended, with the limit that it has run into.
-    fn error_of(&self, worker: &WorkerHandle) -> Error {
+    fn error_of(&self, worker: &WorkerHandle<Io>) -> Error {
         let exit = worker.worker_exit();
         let signal = exit.signal.filter(|_| !exit.stack_overflow);
         let reason = signal.zip(self.limits.as_ref());
@@ -184,7 +176,7 @@ impl Scheduler {
         }
         self.counts.retried += 1;
         self.delayed
-            .push((Instant::now() + backoff(tried), work_item));
+            .push((Io::now() + backoff(tried, Io::random()), work_item));
     }
 
     /// Ends an item, and with it those that are not wanted after its failure.
@@ -196,7 +188,7 @@ impl Scheduler {
 
     /// Queues what is due to be tried again.
     pub(crate) fn queue_delayed(&mut self) {
-        let now = Instant::now();
+        let now = Io::now();
         for (_, work_item) in self.delayed.extract_if(.., |it| it.0 <= now) {
             self.queue.push_back(work_item);
         }
@@ -214,7 +206,7 @@ impl Scheduler {
         let failures = self.slots[slot].start_failures;
         let doublings = (failures - 1).min(16);
         let pause = (MIN_BACKOFF * (1 << doublings)).min(MAX_BACKOFF);
-        self.slots[slot].state = SlotState::Vacant(Instant::now() + pause);
+        self.slots[slot].state = SlotState::Vacant(Io::now() + pause);
         self.has_new_chores = true;
         let any_ready = self
             .slots
@@ -244,7 +236,7 @@ impl Scheduler {
         {
             self.phase = PoolPhase::Ended(error.clone());
         }
-        if self.kill_at.is_some_and(|it| it <= Instant::now()) {
+        if self.kill_at.is_some_and(|it| it <= Io::now()) {
             self.kill_at = None;
             self.kill_all();
         }
@@ -266,13 +258,17 @@ impl Scheduler {
     pub(crate) fn has_chores(&self) -> bool {
         self.has_vacancies() || self.has_refused()
     }
+}
 
+impl Scheduler {
     /// Takes a signal that this process may not send, with the slot of the worker that it is for.
     pub(crate) fn take_refused_signal(&mut self) -> Option<(usize, RefusedSignal)> {
         let mut slots = self.slots.iter_mut().enumerate();
         slots.find_map(|(slot, it)| Some((slot, it.worker_mut()?.take_refused()?)))
     }
+}
 
+impl<Io: WorkerIo> Scheduler<Io> {
     /// Gives up a worker that no process can end.
     pub(crate) fn set_lost(&mut self, slot: usize, pid: u32, reason: &io::Error) {
         if let Some(worker) = self.slots[slot].worker_mut().filter(|it| it.pid == pid) {
@@ -284,13 +280,13 @@ impl Scheduler {
     pub(crate) fn begin_shutdown(&mut self, error: Error) {
         if let PoolPhase::Open | PoolPhase::Closed = self.phase {
             self.phase = PoolPhase::Ending(error);
-            self.kill_at = Some(Instant::now() + SHUTDOWN_GRACE);
+            self.kill_at = Some(Io::now() + SHUTDOWN_GRACE);
         }
         for slot in &mut self.slots {
             match &mut slot.state {
                 SlotState::Running(worker) => {
                     // Where a copy of the program holds its end, it would stay in the set.
-                    worker.requests.iter().for_each(|it| self.events.remove(it));
+                    worker.io.unwatch_requests(&self.events);
                     worker.send_shutdown();
                 }
                 SlotState::Vacant(_) => slot.state = SlotState::Retired,

@@ -14,14 +14,14 @@ use crate::pool::{
         map::{EncodedResults, MapPart},
         work_item::WorkItem,
     },
-    worker_handle::{InFlight, WorkerHandle, is_before},
+    worker_handle::{InFlight, WorkerHandle, io::WorkerIo, is_before},
 };
 use crate::process::task_error::TaskError;
 use crate::shm::Cursor;
 use crate::wire::codec;
 use std::{mem, sync::Arc};
 
-impl Scheduler {
+impl<Io: WorkerIo> Scheduler<Io> {
     pub(crate) fn read_replies(&mut self, slot: usize, wakeups: &mut Wakeups) {
         let Some(worker) = self.slots[slot].worker_mut() else {
             return;
@@ -263,7 +263,7 @@ impl Scheduler {
     }
 }
 
-impl WorkerHandle {
+impl<Io: WorkerIo> WorkerHandle<Io> {
     /// Returns the error of an item that was killed as it failed. The item would be tried again, so
     /// the failure is not its result.
     ///

@@ -9,8 +9,9 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::pool::{
     scheduler::{PoolPhase, Scheduler, Slot, SlotState},
     stats::RestartReason,
+    worker_handle::io::WorkerIo,
 };
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 /// Workers that a pool may have: as many processes as a system has by default, and more.
 pub(crate) const MAX_WORKERS: usize = 1 << 16;
@@ -26,7 +27,7 @@ pub(crate) struct RecyclePolicy {
     pub(crate) idle: Option<Duration>,
 }
 
-impl Scheduler {
+impl<Io: WorkerIo> Scheduler<Io> {
     /// The number of the worker in a slot.
     pub(crate) fn worker_id(&self, slot: usize) -> usize {
         self.slots[slot].worker_id
@@ -59,7 +60,7 @@ impl Scheduler {
 
     /// Opens a slot that is to be filled now.
     fn add_slot(&mut self, worker_id: usize, predecessor: Option<usize>) {
-        let slot = Slot::vacant(worker_id, predecessor, Instant::now());
+        let slot = Slot::vacant(worker_id, predecessor, Io::now());
         match self.slots.iter_mut().find(|slot| slot.is_retired()) {
             Some(free) => *free = slot,
             None => self.slots.push(slot),
@@ -83,9 +84,9 @@ impl Scheduler {
             if let SlotState::Running(worker) = &mut slot.state
                 && worker.is_draining
                 && worker.items == 0
-                && worker.requests.is_some()
+                && worker.io.is_open()
             {
-                worker.requests.iter().for_each(|it| self.events.remove(it));
+                worker.io.unwatch_requests(&self.events);
                 worker.send_shutdown();
             }
         }
@@ -148,7 +149,7 @@ impl Scheduler {
         let Some(limit) = self.recycle.idle else {
             return;
         };
-        let now = Instant::now();
+        let now = Io::now();
         for worker in self.workers().filter(|it| it.items == 0 && it.is_ready) {
             worker.idle_until = worker.idle_until.or_else(|| now.checked_add(limit));
             worker.is_draining |= worker.idle_until.is_some_and(|it| it <= now);

@@ -1,12 +1,12 @@
 //! One place for a worker: the worker in it, or when one is started, and what outlives that worker.
 
-use crate::pool::worker_handle::WorkerHandle;
+use crate::pool::worker_handle::{WorkerHandle, io::WorkerIo, process_io::ProcessIo};
 use std::time::Instant;
 
 /// A place for a worker. The same place may have one worker after the other.
 #[derive(Debug)]
-pub(crate) struct Slot {
-    pub(crate) state: SlotState,
+pub(crate) struct Slot<Io: WorkerIo = ProcessIo> {
+    pub(crate) state: SlotState<Io>,
     /// The number that the worker knows itself by. A replacement has its predecessor's.
     pub(crate) worker_id: usize,
     /// The slot of the worker that this one replaces, until that worker has ended.
@@ -17,9 +17,9 @@ pub(crate) struct Slot {
 
 /// What a slot holds.
 #[derive(Debug)]
-pub(crate) enum SlotState {
+pub(crate) enum SlotState<Io: WorkerIo = ProcessIo> {
     /// A worker, from its start until it is reaped.
-    Running(Box<WorkerHandle>),
+    Running(Box<WorkerHandle<Io>>),
     /// None yet: one is started at this time.
     Vacant(Instant),
     /// None yet: the background thread is starting one.
@@ -28,7 +28,7 @@ pub(crate) enum SlotState {
     Retired,
 }
 
-impl Slot {
+impl<Io: WorkerIo> Slot<Io> {
     /// A slot for which the caller starts a worker.
     pub(crate) fn starting(worker_id: usize) -> Self {
         Self {
@@ -49,14 +49,14 @@ impl Slot {
         }
     }
 
-    pub(crate) fn worker(&self) -> Option<&WorkerHandle> {
+    pub(crate) fn worker(&self) -> Option<&WorkerHandle<Io>> {
         match &self.state {
             SlotState::Running(worker) => Some(worker),
             _ => None,
         }
     }
 
-    pub(crate) fn worker_mut(&mut self) -> Option<&mut WorkerHandle> {
+    pub(crate) fn worker_mut(&mut self) -> Option<&mut WorkerHandle<Io>> {
         match &mut self.state {
             SlotState::Running(worker) => Some(worker),
             _ => None,

@@ -10,7 +10,7 @@ use crate::error::{Error, ErrorKind};
 use crate::pool::{
     scheduler::{Scheduler, Slot, err_cancelled},
     task::{Task, TaskLocation, Wakeups, map::MapState, work_item::WorkItem},
-    worker_handle::{MAX_POLL_INTERVAL, StopRequest, WorkerHandle},
+    worker_handle::{MAX_POLL_INTERVAL, StopRequest, WorkerHandle, io::WorkerIo},
 };
 use std::{
     mem,
@@ -29,10 +29,10 @@ const TIMEOUT_POLL_INTERVAL: Duration = Duration::from_millis(2);
 /// against limits of time.
 const STANDSTILL: Duration = Duration::from_secs(2);
 
-impl Scheduler {
+impl<Io: WorkerIo> Scheduler<Io> {
     /// Stops what is out of time, and kills what has not ended within its grace.
     pub(crate) fn check_timeouts(&mut self) {
-        let now = Instant::now();
+        let now = Io::now();
         let away = now.duration_since(mem::replace(&mut self.timeouts_checked, now));
         for slot in 0..self.slots.len() {
             let Some(worker) = self.slots[slot].worker_mut() else {
@@ -73,7 +73,7 @@ impl Scheduler {
             // What runs instead may be limited, too: look again when the reply has been read.
             let mut left = worker.in_flight.iter();
             let any_limited = left.any(|it| it.work_item.config().timeout.is_some());
-            worker.check_timeout_at = any_limited.then(Instant::now);
+            worker.check_timeout_at = any_limited.then(Io::now);
         } else if let Some(earlier) = &mut worker.stop_request {
             // It was told to end already: its grace goes on, and a kill counts more than a limit.
             if error.kind() == ErrorKind::Cancelled {
@@ -83,7 +83,7 @@ impl Scheduler {
             worker.request_stop(StopRequest {
                 item,
                 error,
-                kill_at: Some(Instant::now() + SIGTERM_GRACE),
+                kill_at: Some(Io::now() + SIGTERM_GRACE),
             });
             self.has_new_chores |= worker.is_refused();
         }
@@ -150,7 +150,7 @@ fn err_killed() -> Error {
     Error::new(err_cancelled().kind(), "the task was killed while it ran")
 }
 
-impl WorkerHandle {
+impl<Io: WorkerIo> WorkerHandle<Io> {
     /// The item that runs longer than it may, and the limit; else notes when to look again.
     fn overdue(&mut self, now: Instant) -> Option<(u32, Duration)> {
         let limits = self.in_flight.iter();

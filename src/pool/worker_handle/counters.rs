@@ -5,9 +5,8 @@ use crate::pool::{
     scheduler::totals::WorkTotals,
     stats::{RunningTask, WorkerStats},
     task::work_item::WorkItem,
-    worker_handle::WorkerHandle,
+    worker_handle::{WorkerHandle, io::WorkerIo},
 };
-use crate::sys::clock;
 use std::{
     mem,
     time::{Duration, Instant},
@@ -35,9 +34,9 @@ pub(crate) struct WorkerCounters {
 }
 
 impl WorkerCounters {
-    pub(crate) fn new() -> Self {
+    pub(crate) fn new(now: Instant) -> Self {
         Self {
-            born: Instant::now(),
+            born: now,
             sent: 0,
             answered: 0,
             drops_at: None,
@@ -47,7 +46,7 @@ impl WorkerCounters {
     }
 }
 
-impl WorkerHandle {
+impl<Io: WorkerIo> WorkerHandle<Io> {
     /// Notes that items were answered.
     pub(crate) fn count_answers(&mut self, count: u32) {
         self.items -= count;
@@ -111,7 +110,7 @@ impl WorkerHandle {
     /// How long it was at work for what it has finished, by its own word.
     fn busy(&self) -> Duration {
         let busy = Duration::from_nanos(self.page.measured().0);
-        busy.min(self.counters.born.elapsed())
+        busy.min(Io::now().duration_since(self.counters.born))
     }
 
     /// What it has done by now.
@@ -143,7 +142,7 @@ impl WorkerHandle {
         let unmeasured = work.tasks.saturating_sub(work.running.count());
         work.running.record(mean, unmeasured.saturating_sub(left));
         if let Some(sent) = self.in_flight.front() {
-            let waited = clock::since(sent.work_item.submitted()).saturating_sub(ran);
+            let waited = Io::since(sent.work_item.submitted()).saturating_sub(ran);
             work.waiting.record(waited, unmeasured);
             work.running.record(ran, left);
             work.busy += ran;
@@ -153,10 +152,7 @@ impl WorkerHandle {
 
     /// What it has done and does, as the worker with this number.
     pub(crate) fn stats(&self, id: usize) -> WorkerStats {
-        let running = self
-            .in_flight
-            .front()
-            .zip(self.running_time(Instant::now()));
+        let running = self.in_flight.front().zip(self.running_time(Io::now()));
         WorkerStats {
             id,
             pid: self.pid,

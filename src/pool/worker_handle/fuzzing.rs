@@ -2,7 +2,11 @@
 
 use crate::pool::{
     protocol::region::SharedRegion,
-    worker_handle::{Endpoints, WorkerHandle, checked_region::CheckedRegion},
+    worker_handle::{
+        WorkerHandle,
+        checked_region::CheckedRegion,
+        process_io::{Endpoints, ProcessIo},
+    },
 };
 use crate::process::start::Child;
 use crate::sys::child::PidFd;
@@ -70,10 +74,14 @@ impl WorkerHandle {
         let theirs = Theirs {
             page: SharedRegion::from_fd(page.as_fd().try_clone_to_owned().ok()?).ok()?,
             bell: ends.wake_writer.try_clone().ok()?,
-            _reader: ends.bell.try_clone().ok()?,
+            _reader: ends.wakeups.try_clone().ok()?,
             socket: ends.worker_socket.try_clone().ok()?,
         };
-        Some((Self::new(child?, ends, page), theirs))
+        let child = child?;
+        Some((
+            Self::new(child.pid, ProcessIo::new(child, ends), page),
+            theirs,
+        ))
     }
 
     /// Has it count as ended.

@@ -3,13 +3,11 @@
 
 use crate::error::{Error, Result};
 use crate::pool::{
-    protocol::fds::{self, FdMessage, FdRange},
+    protocol::fds::{FdMessage, FdRange},
     task::encoded::{Encoded, MAX_SLABS, WorkerSlab},
-    worker_handle::WorkerHandle,
+    worker_handle::{WorkerHandle, io::WorkerIo},
 };
 use crate::process::start::ExitRecord;
-use crate::shm::Slab;
-use crate::sys::{pipe, socket};
 use crate::wire::handle::Attached;
 use std::{io, sync::Arc};
 
@@ -25,7 +23,7 @@ const MAX_MESSAGES: usize = 64;
 /// only while results lie in all that it has.
 const MAX_WORKER_SLABS: usize = 1024;
 
-impl WorkerHandle {
+impl<Io: WorkerIo> WorkerHandle<Io> {
     /// Reads the bell's pipe: bells, which mean nothing by now, and the record of the worker's end.
     ///
     /// Reads only so much, as a task may write to it all the time; such a worker is given up. What
@@ -33,7 +31,7 @@ impl WorkerHandle {
     pub(crate) fn drain_wakeups(&mut self) {
         let mut bytes = [0; 256];
         for _ in 0..MAX_READS {
-            match pipe::read(&self.bell, &mut bytes) {
+            match self.io.read_wakeups(&mut bytes) {
                 Ok(0) => {
                     self.is_wake_pipe_closed = true;
                     return;
@@ -95,7 +93,7 @@ impl WorkerHandle {
             .len()
             .saturating_sub(ExitRecord::SIZE);
         self.exit_record_bytes.drain(..surplus);
-        if !self.pidfd.is_dead() {
+        if !self.io.is_dead() {
             // Only the fork server writes a record, and only of the dead.
             self.give_up("its pipe to the pool was written to");
         } else if let Some(ExitRecord(status)) =
@@ -144,8 +142,7 @@ impl WorkerHandle {
 
     /// The next message in the socket; a slab has been put in its place.
     fn receive(&mut self) -> Option<FdMessage> {
-        let receive = |it: &mut [u8]| socket::try_receive(&self.socket, it);
-        let mut message = fds::next_message(receive, Slab::from_fd)?;
+        let mut message = self.io.receive_fds()?;
         if let FdMessage::Slab(number, slab) = &mut message
             && let Some(slab) = slab.take()
         {

@@ -6,7 +6,9 @@ pub(crate) mod counters;
 #[cfg(fuzzing)]
 pub(crate) mod fuzzing;
 pub(crate) mod incoming;
+pub(crate) mod io;
 pub(crate) mod outgoing;
+pub(crate) mod process_io;
 pub(crate) mod progress;
 pub(crate) mod signals;
 
@@ -18,27 +20,25 @@ use crate::pool::{
     task::{TaskLocation, work_item::WorkItem},
     worker,
     worker_handle::{
-        checked_region::CheckedRegion, counters::WorkerCounters, progress::Progress,
+        checked_region::CheckedRegion,
+        counters::WorkerCounters,
+        io::WorkerIo,
+        process_io::{Endpoints, ProcessIo},
+        progress::Progress,
         signals::SignalAccess,
     },
 };
-use crate::process::start::{Child, spawner::Spawner};
+use crate::process::start::spawner::Spawner;
 use crate::shm::{LivenessToken, Slab};
-use crate::sys::{
-    child::{PidFd, WaitStatus},
-    fd, pipe, socket,
-};
+use crate::sys::child::WaitStatus;
 use crate::wire::codec;
 use std::{
     collections::{HashMap, VecDeque},
-    io, mem,
-    os::fd::{AsFd, OwnedFd},
+    mem,
+    os::fd::AsFd,
     sync::Arc,
     time::{Duration, Instant},
 };
-
-/// Bytes that fit into the pipe of requests: several chunks, so that a write is rarely cut short.
-const PIPE_BYTES: i32 = 256 << 10;
 
 /// How long the record of a dead worker's end is waited for while somebody may write it: the fork
 /// server needs a slice of a busy machine to reap.
@@ -77,21 +77,14 @@ pub(crate) struct StopRequest {
 
 /// One worker process.
 #[derive(Debug)]
-pub(crate) struct WorkerHandle {
+pub(crate) struct WorkerHandle<Io: WorkerIo = ProcessIo> {
     pub(crate) pid: u32,
-    pub(crate) pidfd: Arc<PidFd>,
+    pub(crate) io: Io,
     signal_access: SignalAccess,
     pub(crate) page: Arc<CheckedRegion>,
     liveness: Arc<LivenessToken>,
     /// Whether room in the pipe is waited for.
     pub(crate) is_write_watched: bool,
-    /// None once the worker was told to end.
-    pub(crate) requests: Option<OwnedFd>,
-    /// Their other end: a write to a pipe that nobody reads would kill a program in which SIGPIPE
-    /// has its default.
-    _reader: OwnedFd,
-    pub(crate) bell: OwnedFd,
-    socket: OwnedFd,
     /// Frames that are not yet written, and how many bytes of them are.
     staged: Vec<u8>,
     written: usize,
@@ -142,42 +135,12 @@ pub(crate) struct WorkerHandle {
     pub(crate) idle_until: Option<Instant>,
 }
 
-/// Both ends of what connects a worker.
-struct Endpoints {
-    requests: OwnedFd,
-    requests_reader: OwnedFd,
-    bell: OwnedFd,
-    wake_writer: OwnedFd,
-    socket: OwnedFd,
-    worker_socket: OwnedFd,
-}
-
-impl Endpoints {
-    fn new() -> io::Result<Self> {
-        let (requests_theirs, requests) = pipe::pipe()?;
-        let (bell, bell_theirs) = pipe::pipe()?;
-        let (socket, socket_theirs) = socket::pair()?;
-        fd::set_nonblocking(&requests)?;
-        pipe::enlarge(&requests, PIPE_BYTES);
-        fd::set_nonblocking(&bell)?;
-        Ok(Self {
-            requests,
-            requests_reader: requests_theirs,
-            bell,
-            wake_writer: bell_theirs,
-            socket,
-            worker_socket: socket_theirs,
-        })
-    }
-}
-
 impl WorkerHandle {
     /// Starts a worker process.
     pub(crate) fn start(origin: &Spawner, setup: &WorkerSetup) -> Result<Self> {
         let mut bytes = Vec::new();
         codec::encode(setup, &mut bytes).map_err(|it| Error::new(ErrorKind::Codec, it))?;
-        let ends =
-            Endpoints::new().map_err(|it| Error::io("failed to create a worker's pipes", it))?;
+        let ends = Endpoints::new()?;
         let mut page = CheckedRegion::new()?;
         // Nobody may be awake when it is ready.
         page.set_wake_mode(WakeMode::Immediate);
@@ -189,7 +152,7 @@ impl WorkerHandle {
         ];
         let child = origin.start(worker::main, &passed)?;
         page.close_file();
-        let mut worker = Self::new(child, ends, page);
+        let mut worker = Self::new(child.pid, ProcessIo::new(child, ends), page);
         if let Some(initializer) = &setup.initializer {
             worker.send_fds(&initializer.descriptors)?;
         }
@@ -197,18 +160,17 @@ impl WorkerHandle {
         worker.flush();
         Ok(worker)
     }
+}
 
-    fn new(child: Child, ends: Endpoints, page: CheckedRegion) -> Self {
+impl<Io: WorkerIo> WorkerHandle<Io> {
+    /// Returns the handle on a worker of which nothing is known yet.
+    pub(crate) fn new(pid: u32, io: Io, page: CheckedRegion) -> Self {
         Self {
-            pid: child.pid,
-            pidfd: Arc::new(child.pidfd),
+            pid,
+            io,
             signal_access: SignalAccess::Direct,
             page: Arc::new(page),
             liveness: Arc::new(LivenessToken),
-            requests: Some(ends.requests),
-            _reader: ends.requests_reader,
-            bell: ends.bell,
-            socket: ends.socket,
             staged: Vec::new(),
             written: 0,
             is_write_watched: false,
@@ -224,10 +186,10 @@ impl WorkerHandle {
             is_ready: false,
             said_ready: false,
             stray: None,
-            counters: WorkerCounters::new(),
+            counters: WorkerCounters::new(Io::now()),
             exit: None,
             dead_since: None,
-            progress: Progress::new(),
+            progress: Progress::new(Io::now()),
             quota: None,
             is_draining: false,
             stalled_until: None,
@@ -252,7 +214,7 @@ impl WorkerHandle {
         self.items_with_fds
             .retain(|it| front.is_some_and(|front| it.wrapping_sub(front) < u32::MAX / 2));
         let has_room = self.items_with_fds.len() < MAX_ITEMS_WITH_FDS;
-        self.stalled_until.take_if(|it| *it <= Instant::now());
+        self.stalled_until.take_if(|it| *it <= Io::now());
         has_room
             && self.staged.len() - self.written < MAX_STAGED_BYTES
             && self.stalled_until.is_none()
@@ -269,7 +231,7 @@ impl WorkerHandle {
             && self.dead_since.is_none()
             && self.lost_reason().is_none()
             && !self.page.is_broken()
-            && self.requests.is_some()
+            && self.io.is_open()
     }
 
     /// Takes back what has not started of the items from `from` on, and gives the units in their
@@ -396,8 +358,8 @@ impl WorkerHandle {
         };
         self.exit.is_some()
             || self.is_wake_pipe_closed
-            || since.elapsed() >= EXIT_RECORD_TIMEOUT
-            || self.pidfd.status_after_reaping().is_some()
+            || Io::now().duration_since(since) >= EXIT_RECORD_TIMEOUT
+            || self.io.status_after_reaping().is_some()
     }
 
     /// When the status of a dead worker is no longer waited for.
@@ -407,7 +369,7 @@ impl WorkerHandle {
 
     /// How it ended, as far as anybody knows.
     pub(crate) fn worker_exit(&self) -> WorkerExit {
-        let status = self.exit.or_else(|| self.pidfd.status_after_reaping());
+        let status = self.exit.or_else(|| self.io.status_after_reaping());
         WorkerExit::new(self.pid, status, self.page.has_overflowed())
     }
 }

@@ -3,26 +3,23 @@
 
 use crate::error::{Error, Result};
 use crate::pool::{
-    protocol::{
-        RequestHeader, RequestKind,
-        fds::{self, FdRange},
-    },
+    protocol::{RequestHeader, RequestKind, fds::FdRange},
     task::{
         TaskKind, TaskLocation,
         encoded::Encoded,
         map::MapContext,
         work_item::{ChunkSlice, WorkItem},
     },
-    worker_handle::{InFlight, MAX_POLL_INTERVAL, WorkerHandle},
+    worker_handle::{InFlight, MAX_POLL_INTERVAL, WorkerHandle, io::WorkerIo},
 };
 use crate::process::function::WireFunction;
 use crate::shm::LivenessToken;
-use crate::sys::{pipe, socket};
+use crate::sys::socket;
 use crate::wire::handle::Attached;
 use std::{
     io,
     sync::{Arc, Weak},
-    time::{Duration, Instant},
+    time::Duration,
 };
 
 /// Bytes of small frames that are gathered before they are written, while the worker has something
@@ -36,7 +33,7 @@ const FD_RETRY_INTERVAL: Duration = Duration::from_millis(1);
 /// fails: it takes them out as they come, so that others must be in the way.
 const FD_RETRY_TIMEOUT: Duration = Duration::from_secs(1);
 
-impl WorkerHandle {
+impl<Io: WorkerIo> WorkerHandle<Io> {
     /// Sends a unit, soon: it lies behind what is already staged. Gives it back with its own error,
     /// or without one if the worker is gone, or has no room for descriptors.
     pub(crate) fn stage(
@@ -75,7 +72,7 @@ impl WorkerHandle {
         let before = before.and_then(|it| it.work_item.config().timeout);
         // It is looked at sooner for the one before, and then for what is left.
         if self.check_timeout_at.is_none() || before.is_none_or(|it| it > limit) {
-            let due = Instant::now() + limit.min(MAX_POLL_INTERVAL);
+            let due = Io::now() + limit.min(MAX_POLL_INTERVAL);
             self.check_timeout_at = self.check_timeout_at.into_iter().chain([due]).min();
         }
     }
@@ -162,7 +159,7 @@ impl WorkerHandle {
         }
         let slab = ours.slab();
         if !self.pool_slabs.contains(&slab.id) {
-            let sent = fds::try_send_slab(&self.socket, slab);
+            let sent = self.io.send_slab(slab);
             sent.map_err(|it| fail(self.fd_send_failed(it)))?;
             self.pool_slabs.push(slab.id);
         }
@@ -174,7 +171,7 @@ impl WorkerHandle {
     /// Sends the handles of the value whose frame is staged next.
     pub(crate) fn send_fds(&mut self, descriptors: &[Attached]) -> Result<()> {
         for (range, part) in FdRange::split(descriptors) {
-            let sent = fds::try_send_fds(&self.socket, part);
+            let sent = self.io.send_fds(part);
             sent.map_err(|it| {
                 Error::io(
                     "failed to hand descriptors to a worker",
@@ -201,7 +198,7 @@ impl WorkerHandle {
         }
         // What was sent of a list is of no use, and closed.
         self.stage_frame(RequestHeader::new(RequestKind::Fds), &[]);
-        let now = Instant::now();
+        let now = Io::now();
         let since = *self.stalled_since.get_or_insert(now);
         let may_pass = !self.in_flight.is_empty() || now.duration_since(since) < FD_RETRY_TIMEOUT;
         if socket::is_full(&error) && may_pass {
@@ -271,7 +268,7 @@ impl WorkerHandle {
     pub(crate) fn send_shutdown(&mut self) {
         self.stage_frame(RequestHeader::new(RequestKind::Shutdown), &[]);
         self.flush();
-        self.requests = None;
+        self.io.close_requests();
     }
 
     /// Whether enough is staged to be worth a write.
@@ -286,11 +283,11 @@ impl WorkerHandle {
     /// Writes what is staged, as far as the pipe has room. A worker that is gone is noticed
     /// elsewhere.
     pub(crate) fn flush(&mut self) {
-        let Some(requests) = &self.requests else {
+        if !self.io.is_open() {
             return;
-        };
+        }
         while self.written < self.staged.len() {
-            match pipe::write(requests, &self.staged[self.written..]) {
+            match self.io.write_requests(&self.staged[self.written..]) {
                 Ok(count) => self.written += count,
                 Err(_) => break,
             }

@@ -3,9 +3,8 @@
 
 use crate::pool::{
     protocol::region::WakeMode,
-    worker_handle::{WorkerHandle, is_before},
+    worker_handle::{WorkerHandle, io::WorkerIo, is_before},
 };
-use crate::sys::{clock, pid};
 use std::time::{Duration, Instant};
 
 /// How long replies may lie unread behind a long item; far above the interval at which a worker
@@ -38,9 +37,9 @@ pub(crate) struct Progress {
 }
 
 impl Progress {
-    pub(crate) fn new() -> Self {
+    pub(crate) fn new(now: Instant) -> Self {
         Self {
-            seen: (0, Instant::now()),
+            seen: (0, now),
             was_polled_again: false,
             running: None,
             waiting: None,
@@ -49,10 +48,10 @@ impl Progress {
     }
 }
 
-impl WorkerHandle {
+impl<Io: WorkerIo> WorkerHandle<Io> {
     /// Notes what starts when. Comes before a look at the replies.
     pub(crate) fn sample_started(&mut self) {
-        let (started, now) = (self.page.started(), Instant::now());
+        let (started, now) = (self.page.started(), Io::now());
         if self.progress.seen.0 != started {
             self.progress.seen = (started, now);
             self.progress.was_polled_again = false;
@@ -72,7 +71,7 @@ impl WorkerHandle {
             (WakeMode::Immediate, MAX_POLL_INTERVAL)
         };
         self.page.prepare_sleep(bell);
-        (self.items > 0).then(|| Instant::now() + longest)
+        (self.items > 0).then(|| Io::now() + longest)
     }
 
     /// Whether this item has started and is not answered, as far as replies have been read.
@@ -111,8 +110,7 @@ impl WorkerHandle {
             self.progress.waiting = item.map(|it| (it, now));
         }
         let waiting = self.progress.waiting;
-        waiting.is_some_and(|it| now.duration_since(it.1) >= LONGEST_SLEEP)
-            && pid::is_asleep(self.pid)
+        waiting.is_some_and(|it| now.duration_since(it.1) >= LONGEST_SLEEP) && self.io.is_asleep()
     }
 
     /// Excuses what runs for a time in which all of the program stood still, as far as it was
@@ -120,7 +118,7 @@ impl WorkerHandle {
     pub(crate) fn add_standstill(&mut self, away: Duration) {
         self.progress.waiting = None;
         if let Some(sent) = self.in_flight.front() {
-            self.progress.standstill += away.min(clock::since(sent.work_item.submitted()));
+            self.progress.standstill += away.min(Io::since(sent.work_item.submitted()));
         }
     }
 

@@ -1,6 +1,6 @@
 //! Signals to a worker, which this process may be refused to send.
 
-use crate::pool::worker_handle::WorkerHandle;
+use crate::pool::worker_handle::{WorkerHandle, io::WorkerIo};
 use crate::sys::{child::PidFd, signal};
 use std::{io, sync::Arc};
 
@@ -23,7 +23,7 @@ pub(crate) struct RefusedSignal {
     pub(crate) signal: i32,
 }
 
-impl WorkerHandle {
+impl<Io: WorkerIo> WorkerHandle<Io> {
     /// Sends SIGTERM, which the worker knows for the pool's: one that comes from outside does not
     /// end it.
     pub(crate) fn terminate(&mut self) {
@@ -37,7 +37,7 @@ impl WorkerHandle {
     }
 
     fn send(&mut self, signal: i32) {
-        if self.lost_reason().is_none() && self.pidfd.send(signal).is_err() {
+        if self.lost_reason().is_none() && self.io.send_signal(signal).is_err() {
             self.signal_access = SignalAccess::Refused(signal);
         }
     }
@@ -46,7 +46,9 @@ impl WorkerHandle {
     pub(crate) fn is_refused(&self) -> bool {
         matches!(self.signal_access, SignalAccess::Refused(_))
     }
+}
 
+impl WorkerHandle {
     /// Takes the signal that was refused, with what its sender needs to know.
     pub(crate) fn take_refused(&mut self) -> Option<RefusedSignal> {
         let SignalAccess::Refused(signal) = self.signal_access else {
@@ -55,11 +57,13 @@ impl WorkerHandle {
         self.signal_access = SignalAccess::Direct;
         Some(RefusedSignal {
             pid: self.pid,
-            pidfd: Arc::clone(&self.pidfd),
+            pidfd: Arc::clone(&self.io.pidfd),
             signal,
         })
     }
+}
 
+impl<Io: WorkerIo> WorkerHandle<Io> {
     /// Gives up a worker that no process of the pool can end: it counts as dead.
     pub(crate) fn set_lost(&mut self, reason: &io::Error) {
         let pid = self.pid;
