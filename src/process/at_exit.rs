@@ -1,12 +1,12 @@
-//! The ordered end of this process: the children that would end with it anyway end first, so that
-//! their statuses are taken.
+//! Stops children when this process exits. They would die with it anyway; stopped first, they are
+//! also reaped.
 //!
-//! What is left becomes process 1's, which in many a container reaps no children: each would stay
-//! there as a zombie.
+//! A child that is left over becomes a child of process 1. In many containers process 1 reaps no
+//! children, so each stays a zombie.
 //!
-//! `exit` and the return of `main` come here by an exit handler, children of this crate before
-//! their `_exit`. A process that is killed does not; the kernel, and the fork server that sees it,
-//! end its children then.
+//! An exit handler runs this on `exit` and after `main`; children of this crate run it before
+//! `_exit`. A process that is killed runs nothing: then the kernel and the fork server kill its
+//! children.
 
 use super::{children, per_process::PerProcess, start::fork_server::client};
 use crate::sys::exit;
@@ -16,19 +16,20 @@ use std::{
     time::Duration,
 };
 
-/// Has a child that ends with this process, by itself and not by the fork server.
+/// The owner of a child that dies with this process, and that the shared fork server does not stop.
 pub(crate) trait StopAtExit: Send + Sync {
-    /// Ends it, in bounded time, and takes its status.
+    /// Stops the child in bounded time and reaps it.
     fn stop(&self);
 }
 
 static REGISTERED: PerProcess<Mutex<Vec<Weak<dyn StopAtExit>>>> = PerProcess::new();
 
-/// How long the list is waited for at the end of this process: a thread may have it that does not
-/// run any more.
+/// How long to wait for the list when this process exits: a thread that no longer runs may hold the
+/// lock.
 const LOCK_TIMEOUT: Duration = Duration::from_millis(100);
 
-/// Notes that the child is to be ended at the end of this process, if its owner is still there.
+/// Registers the owner of a child that is to be stopped when this process exits. Does nothing at
+/// exit if the owner was dropped before.
 pub(crate) fn register(owner: &Arc<impl StopAtExit + 'static>) {
     let owner: Weak<dyn StopAtExit> = Arc::downgrade(owner) as _;
     let mut owners = REGISTERED.get().lock();
@@ -36,10 +37,10 @@ pub(crate) fn register(owner: &Arc<impl StopAtExit + 'static>) {
     owners.push(owner);
 }
 
-/// Has this happen at the end of this process: after the exit handlers that the program registers
-/// from now on, which may use pools.
+/// Installs the exit handler. It runs after the handlers that the program registers later, because
+/// those may use pools.
 pub(super) fn install_handler() {
-    // Without room for a handler, children end as if the process had been killed.
+    // If this fails, children die as if the process had been killed.
     let _ = exit::at_exit(exit_handler);
 }
 
@@ -47,15 +48,16 @@ extern "C" fn exit_handler() {
     stop_children();
 }
 
-/// Ends them. Blocks for some milliseconds, at most for some seconds. No fork server can be started
-/// afterwards.
+/// Stops all children that would die with this process. Blocks for some milliseconds, or some
+/// seconds on a busy machine. No fork server can be started afterwards.
 pub(super) fn stop_children() {
     children::kill_forked_daemons();
     let owners = REGISTERED
         .existing()
-        .and_then(|it| it.try_lock_for(LOCK_TIMEOUT));
-    let owners: Vec<_> = owners.map(|it| it.clone()).unwrap_or_default();
+        .and_then(|owners| owners.try_lock_for(LOCK_TIMEOUT));
+    // Cloned, so that `stop` runs without the lock.
+    let owners: Vec<_> = owners.map(|owners| owners.clone()).unwrap_or_default();
     let owners = owners.iter().filter_map(Weak::upgrade);
-    owners.for_each(|it| it.stop());
+    owners.for_each(|owner| owner.stop());
     client::shut_down_shared();
 }

@@ -1,5 +1,5 @@
-//! Threads of this crate in the user's process: they rest while it is forked, so that they never
-//! stand in the way.
+//! Pauses the threads that this crate runs in the user's process, so that they do not prevent a
+//! fork.
 
 use crate::sys::pid;
 use parking_lot::Mutex;
@@ -8,43 +8,43 @@ use std::sync::{
     atomic::{AtomicU32, Ordering},
 };
 
-/// Whoever has threads that can be ended while they are idle, and started again.
+/// An owner of threads that can be stopped while they are idle, and started again.
 pub(crate) trait BackgroundThreads: Send + Sync {
-    /// Ends them and waits for their end; not one that runs the user's code.
+    /// Stops idle threads and joins them. A thread that runs the user's code keeps running.
     fn pause(&self);
 
-    /// Starts them again.
+    /// Starts the threads again.
     fn resume(self: Arc<Self>);
 }
 
 static REGISTERED: Mutex<Vec<Weak<dyn BackgroundThreads>>> = Mutex::new(Vec::new());
 
-/// Notes that somebody has threads from now on.
+/// Registers an owner of threads.
 pub(crate) fn register(owner: &Arc<impl BackgroundThreads + 'static>) {
     let owner: Weak<dyn BackgroundThreads> = Arc::downgrade(owner) as _;
     let mut all = REGISTERED.lock();
-    all.retain(|it| it.strong_count() > 0);
+    all.retain(|owner| owner.strong_count() > 0);
     all.push(owner);
 }
 
-/// The process in which somebody has them rest; a copy of it finds another's number here, and is
-/// free.
+/// The pid of the process whose threads are paused, or 0. Written by [`pause`] and by the drop of
+/// its guard. A fork inherits the pid of its parent here, so it is not paused.
 static PAUSED_IN: AtomicU32 = AtomicU32::new(0);
 
-/// The time in which they rest; they go on when this is dropped.
+/// Keeps the threads paused until it is dropped.
 pub(crate) struct PauseGuard(Option<Vec<Arc<dyn BackgroundThreads>>>);
 
-/// Has them all rest; none if another thread does so already, which therefore stands in the way of
-/// a fork itself.
+/// Pauses the threads of all owners. Pauses none if another thread has paused them: that thread
+/// itself prevents the fork.
 pub(crate) fn pause() -> PauseGuard {
     let own = pid::current();
-    // SeqCst: it is as rare as forks are.
+    // SeqCst: forks are rare, so the cost does not matter.
     if PAUSED_IN.swap(own, Ordering::SeqCst) == own {
         return PauseGuard(None);
     }
-    // The lock is not held: a copy that is made now finds it open.
+    // The lock is released before the fork, so a fork made now can take it.
     let all: Vec<_> = REGISTERED.lock().iter().filter_map(Weak::upgrade).collect();
-    all.iter().for_each(|it| it.pause());
+    all.iter().for_each(|owner| owner.pause());
     PauseGuard(Some(all))
 }
 

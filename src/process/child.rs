@@ -1,4 +1,5 @@
-//! A started child, whatever its function returns: waited for, signalled, and asked how it ended.
+//! `ChildProcess`: a started child without the type of its result. Waits for it, signals it and
+//! reaps it.
 
 use super::{
     exit_status::ExitStatus,
@@ -17,17 +18,17 @@ use std::{
     time::{Duration, Instant},
 };
 
-/// How long to wait for the record of a dead child's end: the fork server needs a slice of a busy
-/// machine to reap. The wait ends at once if the server is gone.
+/// How long to wait for the exit record of a dead child: on a busy machine the fork server needs
+/// time to reap it. The wait ends at once if the server is dead.
 const EXIT_RECORD_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// How long a daemon may take to end after SIGTERM.
+/// How long a daemon may take to exit after SIGTERM.
 const SIGTERM_GRACE: Duration = Duration::from_secs(2);
 
-/// A process that this one has started.
+/// A process that this process started.
 #[derive(Debug)]
 pub(super) struct ChildProcess {
-    /// The process that started it: a copy of that one must not touch it.
+    /// The process that started the child. A fork of it must not touch the child.
     owner: u32,
     name: String,
     pid: u32,
@@ -65,7 +66,7 @@ impl ChildProcess {
         self.pid
     }
 
-    /// Whether this process is a copy of the one that started the child.
+    /// Whether this process is a fork of the one that started the child.
     pub(super) fn is_foreign(&self) -> bool {
         pid::current() != self.owner
     }
@@ -74,11 +75,11 @@ impl ChildProcess {
         !self.pidfd.is_dead()
     }
 
-    /// Waits until it has ended; false if the deadline comes first.
+    /// Waits until the child has exited. Returns false if the deadline passes first.
     pub(super) fn wait(&self, deadline: Option<Instant>) -> Result<bool> {
-        let limit = deadline.map(|it| it.saturating_duration_since(Instant::now()));
+        let limit = deadline.map(|end| end.saturating_duration_since(Instant::now()));
         poll::is_readable(&self.pidfd, limit)
-            .map_err(|it| Error::io("failed to wait for a process", it))
+            .map_err(|error| Error::io("failed to wait for a process", error))
     }
 
     pub(super) fn terminate(&self) -> Result<()> {
@@ -89,60 +90,61 @@ impl ChildProcess {
         self.signal(signal::KILL)
     }
 
-    /// Sends a signal, through the fork server where this process may not.
+    /// Sends a signal to the child, through the fork server if this process may not.
     fn signal(&self, signal: i32) -> Result<()> {
-        let sent = self
-            .pidfd
-            .send(signal)
-            .or_else(|refused| match self.method {
-                StartMethod::Fork => Err(refused),
-                StartMethod::ForkServer | StartMethod::Spawn => {
-                    client::signal(self.pid, &self.pidfd, signal)
-                }
-            });
-        sent.map_err(|it| Error::io(format_args!("failed to signal process {}", self.pid), it))
+        let sent = self.pidfd.send(signal);
+        let sent = sent.or_else(|error| match self.method {
+            StartMethod::Fork => Err(error),
+            StartMethod::ForkServer | StartMethod::Spawn => {
+                client::signal(self.pid, &self.pidfd, signal)
+            }
+        });
+        let what = format_args!("failed to signal process {}", self.pid);
+        sent.map_err(|error| Error::io(what, error))
     }
 
-    /// How it ended, when it has; the first call takes its status.
+    /// Returns the exit status of a child that has exited. The first call reaps the child.
     pub(super) fn status(&self) -> ExitStatus {
         let mut status = self.status.lock();
         *status.get_or_insert_with(|| ExitStatus(self.take_status()))
     }
 
     fn take_status(&self) -> Option<WaitStatus> {
-        // The one who started it would miss what is taken here.
+        // The process that started the child would miss what is taken here.
         if self.is_foreign() {
             return self.pidfd.status_after_reaping();
         }
-        let taken = match self.method {
+        let status = match self.method {
             StartMethod::Fork => self.pidfd.take_status(),
-            // A dead child's parent may need a moment to reap it.
+            // 1. The child exits, and its pidfd becomes readable. 2. This process gets here.
+            // 3. The fork server reaps the child and writes the record.
             StartMethod::ForkServer | StartMethod::Spawn => {
                 self.result.wait_for_exit_record(EXIT_RECORD_TIMEOUT)
             }
         };
-        let taken = taken.or_else(|| self.pidfd.status_after_reaping());
-        // With a value it was on its way out, with the code that follows from that.
-        taken.or_else(|| self.result.has_value().then(|| WaitStatus::of_code(0)))
+        let status = status.or_else(|| self.pidfd.status_after_reaping());
+        // The record is lost if the fork server was killed. A child that sent a value was about to
+        // exit with code 0.
+        status.or_else(|| self.result.has_value().then(|| WaitStatus::of_code(0)))
     }
 
-    /// Kills a daemon that is a copy of this process, which ends now, and takes its status. One of
-    /// the fork server ends with that.
+    /// Kills and reaps a daemon that was forked from this process, which is exiting. A daemon of
+    /// the fork server is stopped by the server.
     pub(super) fn kill_if_forked_daemon(&self) {
         if self.is_daemon && self.method == StartMethod::Fork {
-            // One that cannot be killed is left alone.
+            // A daemon that cannot be killed is left alone.
             let _ = self.pidfd.kill_and_reap();
         }
     }
 
-    /// What dropping its handle does: a daemon is stopped, any other waited for. A daemon that
+    /// Stops a daemon, or waits for any other child; for the drop of its handle. A daemon that
     /// cannot be signalled is left alone.
     pub(super) fn stop_or_join(&self) {
         if self.is_daemon {
             if self.terminate().is_err() {
                 return;
             }
-            // A failed wait is as good as one that was too long.
+            // If the wait fails, the daemon is killed as after a timeout.
             let has_ended = self
                 .wait(Some(Instant::now() + SIGTERM_GRACE))
                 .unwrap_or(false);
@@ -150,7 +152,7 @@ impl ChildProcess {
                 return;
             }
         }
-        // There is nobody to tell that this failed, and nothing else to be done.
+        // A drop cannot report the error, and cannot do anything else.
         let _ = self.wait(None);
         self.status();
     }

@@ -1,4 +1,4 @@
-//! How a child of this crate ends: what it has printed is written, its own children end, no exit
+//! The exit of a child of this crate: flushes its output and stops its own children. No exit
 //! handler runs.
 
 use super::{
@@ -8,23 +8,23 @@ use super::{
 use crate::sys::child;
 use std::panic;
 
-/// "Internal software error" of sysexits.h. The inviter sees the end of the socket, whatever the
-/// code.
+/// The code "internal software error" of sysexits.h. The inviter sees the end of the socket,
+/// whatever the code is.
 pub(crate) const EX_SOFTWARE: i32 = 70;
 
-/// Runs a child's main function and ends the process.
+/// Runs a child's main function and exits with its code.
 pub(crate) fn run_and_exit(main: ChildMain, args: ChildArgs) -> ! {
-    let outcome = panic::catch_unwind(|| main(args));
+    let code = panic::catch_unwind(|| main(args));
     flush_output();
     at_exit::stop_children();
-    // 101: what a Rust program exits with when `main` panics.
-    child::exit_now(outcome.unwrap_or(101))
+    // A Rust program exits with 101 if `main` panics.
+    child::exit_now(code.unwrap_or(101))
 }
 
-/// Writes out what was printed, by Rust or C, and not yet written.
+/// Flushes standard output of Rust and the streams of C.
 pub(crate) fn flush_output() {
     use std::io::Write;
-    // Nobody is left to tell when the other end of standard output is gone.
+    // Fails if the other end of standard output is closed, and then the error cannot be reported.
     let _ = std::io::stdout().flush();
     child::flush_c_stdio();
 }

@@ -1,5 +1,5 @@
-//! What a child does, however it came to exist: it learns who it is, calls its function and leaves
-//! the outcome.
+//! The main function of a child, for every start method: sets up the process, calls the function
+//! and sends the result.
 
 use super::{
     child_exit::EX_SOFTWARE,
@@ -15,12 +15,13 @@ use crate::error::Error;
 use crate::shm::{Buffer, Cursor, FreshSlabs};
 use crate::sys::{child, environment, signal, socket};
 use crate::wire::handle::Attached;
-use std::{io, os::fd::OwnedFd, sync::Arc};
+use std::{fmt, io, os::fd::OwnedFd, sync::Arc};
 
-/// The code of a child whose function panicked, as of a Rust program.
+/// The exit code of a child whose function panicked, like that of a Rust program.
 const EXIT_PANICKED: i32 = 101;
 
-/// Runs a child: it gets its socket, its launch data, and the mark of one that runs on.
+/// Runs a child. `args` contains its socket, its launch data, and the mark of a child that is not a
+/// daemon.
 pub(super) fn main(args: ChildArgs) -> i32 {
     run(args).unwrap_or(EX_SOFTWARE)
 }
@@ -53,7 +54,8 @@ fn run(args: ChildArgs) -> Option<i32> {
 fn apply_setup(setup: ChildSetup) -> io::Result<()> {
     child::set_name(&setup.identity.name);
     environment::replace(&setup.environment)?;
-    // A service says itself what it does at the signals that ask it to end, which wait meanwhile.
+    // A service keeps the signals that request termination blocked until it has set up its own
+    // handling.
     if !setup.is_copy && !setup.is_service {
         signal::unblock_all()?;
     }
@@ -61,8 +63,8 @@ fn apply_setup(setup: ChildSetup) -> io::Result<()> {
     set_start_method(setup.method).map_err(io::Error::other)
 }
 
-/// Receives the handles in the argument, and waits for the message to run; none if that does not
-/// come.
+/// Receives the handles in the argument and the message to run. Returns `None` if the start was
+/// cancelled.
 fn receive_handles_until_go(socket: &OwnedFd, count: usize) -> io::Result<Option<Vec<Attached>>> {
     let mut fds = Vec::new();
     loop {
@@ -88,8 +90,9 @@ fn call_function(
     fds: Vec<Attached>,
     sender: &ResultSender,
 ) -> i32 {
-    let outcome = invoke(function, argument, fds, sender);
-    let Err(error) = outcome else { return 0 };
+    let Err(error) = invoke(function, argument, fds, sender) else {
+        return 0;
+    };
     sender.send_error(&error);
     match error {
         TaskError::Panicked { .. } => EXIT_PANICKED,
@@ -116,10 +119,15 @@ fn invoke(
         result: &mut result,
         handles: &mut handles,
     };
-    let outcome = panic::catch(|| callable.invoke(&mut invocation));
-    outcome.map_err(|it| *it)?.map_err(TaskError::from)?;
-    let not_sent = |it| TaskError::Encode(format!("its handles could not be sent: {it}"));
-    sender.send_handles(&handles.sent_fds).map_err(not_sent)?;
-    let not_sent = |it| TaskError::Encode(format!("it could not be sent: {it}"));
-    sender.send_value(&mut result).map_err(not_sent)
+    let called = panic::catch(|| callable.invoke(&mut invocation));
+    called.map_err(|panic| *panic)?.map_err(TaskError::from)?;
+    let encode_error = |what: &str, reason: &dyn fmt::Display| {
+        TaskError::Encode(format!("{what} could not be sent: {reason}"))
+    };
+    sender
+        .send_handles(&handles.sent_fds)
+        .map_err(|error| encode_error("its handles", &error))?;
+    sender
+        .send_value(&mut result)
+        .map_err(|reason| encode_error("it", &reason))
 }

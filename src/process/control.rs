@@ -1,56 +1,57 @@
-//! What a child and its starter say to each other, in the socket between them.
+//! The messages between a child and its parent, on the socket between them.
 //!
 //! | message | from | meaning |
 //! |---|---|---|
-//! | [`ParentMessage::CallHandles`] and their kinds | the starter | descriptors in the argument come with it |
-//! | [`ParentMessage::Go`], [`ParentMessage::Stop`] | the starter | the child runs, or ends |
-//! | [`ChildMessage::CallHandles`] | the child | a socket comes with it, in which the descriptors in its result lie |
-//! | [`ChildMessage::Value`], [`ChildMessage::LargeValue`] | the child | what its function has returned |
-//! | [`ChildMessage::TaskError`], [`ChildMessage::LargeError`] | the child | why there is no value |
-//! | [`ChildMessage::StackOverflow`] | the child's handler of that | the child ends, and why |
-//! | an [`ExitRecord`] | the fork server | how the child has ended; nothing follows |
+//! | [`ParentMessage::Handles`] and their kinds | the parent | descriptors in the argument are attached |
+//! | [`ParentMessage::Go`], [`ParentMessage::Stop`] | the parent | the child runs its function, or exits |
+//! | [`ChildMessage::Handles`] | the child | a socket that contains the descriptors in its result is attached |
+//! | [`ChildMessage::Value`], [`ChildMessage::LargeValue`] | the child | the return value of its function |
+//! | [`ChildMessage::Error`], [`ChildMessage::LargeError`] | the child | the reason why there is no value |
+//! | [`ChildMessage::StackOverflow`] | the child's signal handler | the child is about to die of a stack overflow |
+//! | an [`ExitRecord`] | the fork server | the exit status of the child; nothing follows |
 
 use super::start::ExitRecord;
 use crate::sys::socket;
 use crate::wire::handle::Attached;
 use std::{io, os::fd::OwnedFd};
 
-/// What a message to a child says.
+/// The kinds of messages to a child.
 ///
-/// A child runs nothing before its starter has it: else its function might run although the start
-/// has failed.
+/// A child runs its function only after `Go`. Otherwise: 1. The child starts. 2. The start fails in
+/// the parent, for example because its pidfd is lost. 3. The function runs although its caller got
+/// an error.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum ParentMessage {
     Handles = 0,
-    /// The starter has the process.
+    /// The start succeeded.
     Go = 1,
-    /// The start has failed. The end of the socket says the same, but a copy of the starter may
-    /// hold that open.
+    /// The start failed. The end of the socket means the same, but a fork of the parent may hold
+    /// the socket open.
     Stop = 2,
 }
 
 impl ParentMessage {
-    /// Tells a child, whose socket always has room for it. It can be told before it exists.
+    /// Sends the message, which always fits the socket. It may be sent before the child exists.
     pub(super) fn send(self, socket: &OwnedFd) -> io::Result<()> {
         socket::try_send(socket, &[self as u8], &[])
     }
 }
 
-/// What a message of a child says, in its first byte.
+/// The kinds of messages from a child; the first byte of a message.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum ChildMessage {
     Handles = ExitRecord::MARK as isize + 1,
-    /// Followed by its encoding.
+    /// The encoded value follows.
     Value,
     Error,
-    /// Followed by the length of its encoding, which lies in a slab that comes along.
+    /// The length of the encoding follows; the encoding is in an attached slab.
     LargeValue,
     LargeError,
     /// A thread has overflowed its stack.
     StackOverflow,
 }
 
-/// Sends handles into a socket, where they wait. An error if they are more than it takes.
+/// Sends handles into a socket without blocking. Fails if the socket has no room for all of them.
 pub(super) fn send_handles(socket: &OwnedFd, handles: &[Attached]) -> io::Result<()> {
     for batch in handles.chunks(socket::MAX_FDS) {
         let (fds, kinds) = Attached::split(batch);
@@ -60,5 +61,5 @@ pub(super) fn send_handles(socket: &OwnedFd, handles: &[Attached]) -> io::Result
     Ok(())
 }
 
-/// Bytes of the longest message with handles: a word, and the kind of each.
+/// Bytes of the longest message with handles: the kind of the message, and a byte for each handle.
 pub(super) const LONGEST: usize = 1 + socket::MAX_FDS;

@@ -1,21 +1,21 @@
-//! A call on its way to a process that is being started.
+//! An encoded call for a process that is being started.
 
 use crate::process::function::WireFunction;
 use crate::wire::handle::Attached;
 use serde::{Deserialize, Serialize};
 
-/// A function with its encoded argument.
+/// A function and its encoded argument.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub(crate) struct EncodedCall {
     pub(crate) function: [u8; WireFunction::SIZE],
     #[serde(with = "bytes")]
     pub(crate) argument: Vec<u8>,
-    /// Those of the handles in the argument, which travel beside the call.
+    /// The descriptors of the handles in the argument, which are sent next to the call.
     #[serde(skip)]
     pub(crate) descriptors: Vec<Attached>,
 }
 
-/// A `Vec<u8>` field in one piece: serde's own way is an element at a time.
+/// Serializes a `Vec<u8>` field as bytes; serde would serialize each element.
 pub(crate) mod bytes {
     use serde::{Deserializer, Serializer, de::Visitor};
 

@@ -1,5 +1,5 @@
-//! The fuzz target of a child's start and end: what it finds in its socket or in shared memory, and
-//! what it leaves there.
+//! The fuzz target of launch data and results: the messages between a child and its parent, and
+//! the shared memory attached to them.
 
 use super::{
     control::ChildMessage,
@@ -22,13 +22,13 @@ use std::{
     time::Duration,
 };
 
-/// Bytes of the longest file.
+/// Bytes of the largest file.
 const LONGEST: u64 = 1 << 20;
 
-/// Bytes of a slab before its payload, and where its numbers are published.
+/// The offset of a slab's payload, and the offsets of its published numbers, in bytes.
 const SLAB: (usize, [usize; 2]) = (64, [8, 16]);
 
-/// A file that claims to be a slab.
+/// Creates a file that may be a slab, from a script.
 fn slab(script: &mut Script<'_>) -> OwnedFd {
     let length = script.word() % LONGEST;
     let file = memory::anonymous_file(length as usize).expect("shared memory");
@@ -43,17 +43,17 @@ fn slab(script: &mut Script<'_>) -> OwnedFd {
     file
 }
 
-/// What a child does with what it was given, before it becomes what that says.
+/// Unpacks launch data like a child.
 fn unpack(bytes: &[u8], file: Option<OwnedFd>) {
     let received = LaunchData::receive(bytes.to_vec(), &mut file.into_iter());
-    let Ok(luggage) = received else { return };
-    if luggage.setup().is_some() {
-        ignore(codec::decode::<Tree>(&mut luggage.argument()));
+    let Ok(launch) = received else { return };
+    if launch.setup().is_some() {
+        ignore(codec::decode::<Tree>(&mut launch.argument()));
     }
 }
 
-/// What a starter does with what a child has left.
-fn hear(script: &mut Script<'_>) {
+/// Receives messages like the parent of a child.
+fn receive(script: &mut Script<'_>) {
     let (ours, theirs) = socket::pair().expect("room for descriptors");
     while !script.is_over() {
         let fds = match script.byte() % 4 {
@@ -61,34 +61,34 @@ fn hear(script: &mut Script<'_>) {
             1 => vec![slab(script)],
             2 => descriptors(2),
             _ => {
-                let (left, kept) = socket::pair().expect("room for descriptors");
-                // As many as there is room for.
-                let _ = socket::try_send(&left, script.part(), &[left.as_fd()]);
-                vec![kept]
+                let (sender, receiver) = socket::pair().expect("room for descriptors");
+                // Fails if the socket is full.
+                let _ = socket::try_send(&sender, script.part(), &[sender.as_fd()]);
+                vec![receiver]
             }
         };
         let fds: Vec<_> = fds.iter().map(AsFd::as_fd).collect();
         let _ = socket::try_send(&theirs, script.part(), &fds);
     }
     drop(theirs);
-    let outcome = ResultReceiver::new(ours);
+    let receiver = ResultReceiver::new(ours);
     ignore((
-        outcome.wait_for_exit_record(Duration::ZERO),
-        outcome.has_value(),
-        outcome.has_overflowed(),
+        receiver.wait_for_exit_record(Duration::ZERO),
+        receiver.has_value(),
+        receiver.has_overflowed(),
     ));
-    let (left, handles) = outcome.take();
-    match left {
+    let (result, handles) = receiver.take();
+    match result {
         ChildResult::Missing => {}
-        ChildResult::Error(fault) => ignore(fault.into_error()),
+        ChildResult::Error(error) => ignore(error.into_error()),
         ChildResult::Value(payload) => {
-            let read = || payload.read(|mut it| codec::decode::<Tree>(&mut it).map(drop));
+            let read = || payload.read(|mut bytes| codec::decode::<Tree>(&mut bytes).map(drop));
             ignore(crate::wire::handle::provide(handles, read));
         }
     }
 }
 
-/// What a new image of the program does with what it finds.
+/// Accepts an invitation like a new image of the program.
 fn accept(script: &mut Script<'_>) {
     let (ours, theirs) = socket::pair().expect("room for descriptors");
     let count = usize::from(script.byte() % 4);
@@ -115,12 +115,13 @@ fn setup() -> ChildSetup {
     }
 }
 
-/// The launch data of an example, and the same in a slab as [`slab`] takes it from a script.
+/// Packs the launch data of an example: in a request, and as a script from which [`slab`] creates
+/// a slab.
 fn packed() -> [Vec<u8>; 2] {
     let mut argument = Buffer::new(Arc::new(FreshSlabs));
     codec::encode(&Tree::example(None), &mut argument).expect("an example");
-    let luggage = LaunchData::pack(argument, &setup()).expect("it is small");
-    let bytes = luggage.inline_bytes().to_vec();
+    let launch = LaunchData::pack(argument, &setup()).expect("it is small");
+    let bytes = launch.inline_bytes().to_vec();
     let (length, rest) = bytes.split_first_chunk::<8>().expect("a length");
     let (setup, argument) = rest.split_at(u64::from_le_bytes(*length) as usize);
     let end = argument.len() as u64;
@@ -136,12 +137,12 @@ pub(crate) const LAUNCH: Target = Target {
         match script.byte() % 4 {
             0 => unpack(script.0, None),
             1 => unpack(&[], Some(slab(&mut script))),
-            2 => hear(&mut script),
+            2 => receive(&mut script),
             _ => accept(&mut script),
         }
     },
     seeds: || {
-        let [beside, shared] = packed();
+        let [inline, shared] = packed();
         let mut value = vec![ChildMessage::Value as u8];
         codec::encode(&Tree::example(None), &mut value).expect("an example");
         let length = (value.len() as u64 - 1).to_le_bytes();
@@ -152,17 +153,17 @@ pub(crate) const LAUNCH: Target = Target {
             &part(&value[1..]),
         ]
         .concat();
-        let mut fault = vec![ChildMessage::Error as u8];
-        let refused = super::task_error::TaskError::Decode("a reason".to_owned());
-        codec::encode(&refused, &mut fault).expect("text");
+        let mut error_message = vec![ChildMessage::Error as u8];
+        let error = super::task_error::TaskError::Decode("a reason".to_owned());
+        codec::encode(&error, &mut error_message).expect("text");
         let ended = [&[0][..], &part(&[1, 0, 9, 0, 0])].concat();
         let handles = [&[3][..], &part(&[0]), &part(&[ChildMessage::Handles as u8])].concat();
         vec![
-            [&[0][..], &beside].concat(),
+            [&[0][..], &inline].concat(),
             [&[1][..], &shared].concat(),
             [&[2, 0][..], &part(&value), &ended].concat(),
             [&[2, 1][..], &slab, &part(&large)].concat(),
-            [&[2, 0][..], &part(&fault), &handles, &ended].concat(),
+            [&[2, 0][..], &part(&error_message), &handles, &ended].concat(),
             [
                 &[3, 3][..],
                 &part(b"procpool process 1, and where its main function is"),

@@ -1,20 +1,21 @@
-//! The invitation by which a copy of the program becomes the fork server or an executed child: a
-//! variable that names a socket.
+//! The invitation: an environment variable that names a socket. A copy of the program that finds it
+//! becomes the fork server or an executed child.
 //!
 //! `PROCPOOL_FORK_SERVER=<copy of this crate>:<inviter's process id>:<descriptor>`. A process that
-//! finds one which names its copy of the crate is
+//! finds a variable for its copy of the crate decides as follows. The first row that applies
+//! counts.
 //!
-//! | if | | and it |
+//! | condition | the process is | action |
 //! |---|---|---|
-//! | it runs under `AT_SECURE` | a program with more rights than its caller | goes on, and has looked at nothing |
-//! | the descriptor is a socket with our greeting, made by its parent or itself, of its user | a copy | follows |
-//! | else the inviter is its parent or itself | a copy that has lost its socket | ends |
-//! | else the socket has our greeting, and the inviter has ended | a copy that has lost its inviter | ends |
-//! | else | a program to which the variable has leaked | goes on |
+//! | it runs under `AT_SECURE` | a program with more rights than its caller | continues without reading the variable |
+//! | the descriptor is a socket with our greeting, created by its parent or itself, of the same user | a copy | follows the invitation |
+//! | the inviter is its parent or itself | a copy that has lost its socket | exits |
+//! | the socket has our greeting, and the inviter has exited | a copy that has lost its inviter | exits |
+//! | otherwise | a program that inherited the variable by accident | continues |
 //!
-//! A copy never runs the program's `main`: the program would run a second time. Nor does it invite
-//! others before it is ready: a constructor that builds a pool would start an endless chain of
-//! processes.
+//! A copy never runs the program's `main`: the program would run a second time. A copy does not
+//! invite other processes before it is ready: a constructor that builds a pool would start an
+//! endless chain of processes.
 
 use crate::sys::{
     child::{self, PidFd},
@@ -28,29 +29,29 @@ use std::{
 /// The name of the variable.
 pub(super) const VARIABLE: &str = "PROCPOOL_FORK_SERVER";
 
-/// Begins what lies in the socket of every invitation.
+/// The first bytes in the socket of every invitation.
 const GREETING: &[u8] = b"procpool ";
 
-/// What an invitation makes of this process.
+/// The result of reading the variable.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Invitation {
-    /// A copy of the program, which gets its orders from this descriptor.
+    /// This process is a copy of the program, and this descriptor is its socket.
     Socket(i32),
-    /// A copy of the program that has no orders.
+    /// This process is a copy of the program without a socket or an inviter.
     Orphaned,
-    /// A program like any other.
+    /// This process is not a copy: the variable leaked.
     Leaked,
 }
 
 impl Invitation {
-    /// Reads the environment for this copy of the crate; `None` if it says nothing.
+    /// Reads the variable for this copy of the crate; `None` if there is none.
     pub(super) fn find(copy: &str) -> Option<Self> {
         let value = environment::trusted(VARIABLE)?;
         let (rest, socket) = value.to_str()?.rsplit_once(':')?;
         let (named, inviter) = rest.rsplit_once(':')?;
         let inviter = inviter.parse().ok().filter(|_| named == copy)?;
         let socket = socket.parse().ok();
-        let socket = socket.filter(|it| fd::is_open(*it, has_greeting));
+        let socket = socket.filter(|socket| fd::is_open(*socket, has_greeting));
         Some(match socket {
             Some(socket) if fd::is_open(socket, is_from_inviter) => Self::Socket(socket),
             _ if is_parent_or_self(inviter) => Self::Orphaned,
@@ -60,12 +61,12 @@ impl Invitation {
     }
 }
 
-/// Returns the value of [`VARIABLE`] by which this process invites a copy of the crate to a socket.
+/// Returns the value of [`VARIABLE`] that invites a copy of the crate to a socket.
 pub(super) fn value_for(copy: &str, socket: i32) -> OsString {
     format!("{copy}:{}:{socket}", std::process::id()).into()
 }
 
-/// Takes over the socket of [`Invitation::Socket`]; `None` if it is none with a greeting.
+/// Takes over the socket of [`Invitation::Socket`]; `None` if it does not contain a greeting.
 pub(super) fn claim_socket(socket: i32) -> Option<OwnedFd> {
     fd::inherited(socket, has_greeting)
 }
@@ -74,17 +75,18 @@ fn has_greeting(socket: BorrowedFd<'_>) -> bool {
     socket::begins_with(socket, GREETING)
 }
 
-/// A process of a new pid namespace finds 0 as its parent, and as the one that has made the socket.
+/// Whether this process or its parent created the socket. In a new pid namespace, both the parent
+/// and the creator appear as 0.
 fn is_from_inviter(socket: BorrowedFd<'_>) -> bool {
     let maker = socket::maker(socket);
     maker.is_ok_and(|(pid, user)| is_parent_or_self(pid) && user == child::effective_user())
 }
 
-/// An executed child has invited itself: it was a fork of its parent before.
+/// An executed child invited itself: it was a fork of its parent before.
 fn is_parent_or_self(pid: u32) -> bool {
     pid == child::parent() || pid == std::process::id()
 }
 
 fn is_running(pid: u32) -> bool {
-    PidFd::open(pid).is_ok_and(|it| !it.is_dead())
+    PidFd::open(pid).is_ok_and(|process| !process.is_dead())
 }

@@ -1,9 +1,9 @@
-//! What a child is told and given before it runs: it travels beside the request where it is small,
-//! else in shared memory.
+//! The launch data of a child: its setup and its encoded argument. Small data is sent in the
+//! request, large data in shared memory.
 //!
-//! | beside the request | in a slab |
+//! | in the request | in a slab |
 //! |---|---|
-//! | 8 bytes: the setup's length | the published numbers: lengths of setup and argument |
+//! | 8 bytes: the length of the setup | the published numbers: the lengths of the setup and the argument |
 //! | setup | argument |
 //! | argument | setup |
 
@@ -17,22 +17,22 @@ use crate::wire::codec;
 use serde::{Deserialize, Serialize};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
-/// Bytes that say how long the setup is.
+/// Bytes of the length of the setup.
 const LEN_PREFIX: usize = 8;
 
-/// What a child is told, beside its encoded argument.
+/// The settings of a child.
 #[derive(Serialize, Deserialize)]
 pub(super) struct ChildSetup {
     pub(super) identity: ChildIdentity,
-    /// Whether it is a copy of its parent, whose signal handlers are its own.
+    /// Whether the child is a fork of its parent; then it inherits the signal handlers.
     pub(super) is_copy: bool,
-    /// Whether it ends when its owner does, and not at a signal that asks it to.
+    /// Whether the child ignores signals that request termination and exits with its owner.
     pub(super) is_service: bool,
     pub(super) method: StartMethod,
     #[serde(with = "serde_bytes")]
     pub(super) environment: Vec<u8>,
     pub(super) function: [u8; WireFunction::SIZE],
-    /// Descriptors in the socket.
+    /// The number of descriptors in the socket.
     pub(super) handles: usize,
 }
 
@@ -45,7 +45,7 @@ pub(super) enum LaunchData {
 impl LaunchData {
     pub(super) fn pack(mut argument: Buffer, setup: &ChildSetup) -> Result<Self> {
         let mut bytes = vec![0; LEN_PREFIX];
-        codec::encode(setup, &mut bytes).map_err(|it| Error::new(ErrorKind::Codec, it))?;
+        codec::encode(setup, &mut bytes).map_err(|reason| Error::new(ErrorKind::Codec, reason))?;
         let len = bytes.len() - LEN_PREFIX;
         let slab = argument.take_slab();
         let argument = argument.private();
@@ -64,7 +64,7 @@ impl LaunchData {
         Ok(Self::Shared(slab))
     }
 
-    /// What goes beside the request.
+    /// Returns the bytes to send in the request.
     pub(super) fn inline_bytes(&self) -> &[u8] {
         match self {
             Self::Inline(bytes) => bytes,
@@ -72,7 +72,7 @@ impl LaunchData {
         }
     }
 
-    /// The shared memory that goes along.
+    /// Returns the shared memory to send with the request.
     pub(super) fn shared_fd(&self) -> Option<BorrowedFd<'_>> {
         match self {
             Self::Inline(_) => None,
@@ -80,7 +80,8 @@ impl LaunchData {
         }
     }
 
-    /// From what has come in the child: the next descriptor where nothing was beside the request.
+    /// Receives the launch data in the child. If the request contained no bytes, the next
+    /// descriptor is the shared memory.
     pub(super) fn receive(bytes: Vec<u8>, fds: &mut impl Iterator<Item = OwnedFd>) -> Result<Self> {
         let file = if bytes.is_empty() { fds.next() } else { None };
         Ok(match file {
@@ -89,7 +90,7 @@ impl LaunchData {
         })
     }
 
-    /// None if it cannot be read.
+    /// Decodes the setup; `None` if it cannot be decoded.
     pub(super) fn setup(&self) -> Option<ChildSetup> {
         match self {
             Self::Inline(bytes) => {
@@ -103,12 +104,13 @@ impl LaunchData {
         }
     }
 
-    /// The encoded argument; nothing if there is no setup.
+    /// Returns the encoded argument; empty if it cannot be found.
     pub(super) fn argument(&self) -> Cursor<'_> {
         match self {
             Self::Inline(bytes) => {
-                let start = self.setup_len().and_then(|it| it.checked_add(LEN_PREFIX));
-                Cursor::new(start.and_then(|it| bytes.get(it..)).unwrap_or_default())
+                let start = self.setup_len().and_then(|len| len.checked_add(LEN_PREFIX));
+                let argument = start.and_then(|start| bytes.get(start..));
+                Cursor::new(argument.unwrap_or_default())
             }
             Self::Shared(slab) => {
                 let argument = slab.read_part(0, slab.published().1);

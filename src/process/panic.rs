@@ -1,4 +1,4 @@
-//! What a task's panic says: taken by a hook while it happens, on the task's thread alone.
+//! Catches the panics of tasks, and records their message, location and backtrace in a panic hook.
 
 use crate::process::task_error::TaskError;
 use crate::sys::stack::Frames;
@@ -20,25 +20,25 @@ struct CaughtPanic {
     calls: Frames,
 }
 
-/// Whether a panic that is caught and told is printed as well.
+/// Whether a caught panic is also printed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum PanicOutput {
     Silent,
     Printed,
 }
 
-/// What a process does about a panic of its task, besides handing it on.
+/// How a process handles a panic of its task, in addition to catching it.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct OnPanic {
     pub(crate) output: PanicOutput,
-    /// Stops the task's clock, before anything else.
+    /// Stops the task's clock, before the panic is handled.
     pub(crate) stop_clock: fn(),
-    /// Reports the fault of a panic that ends the process, after which nothing comes.
+    /// Reports a panic that aborts the process. Called last.
     pub(crate) report_abort: fn(TaskError),
 }
 
 impl OnPanic {
-    /// Does nothing else.
+    /// Catches panics and does nothing else.
     pub(crate) const SILENT: Self = Self {
         output: PanicOutput::Silent,
         stop_clock: || (),
@@ -46,8 +46,8 @@ impl OnPanic {
     };
 }
 
-/// Puts our hook before the one that is there. It acts while [`catch`] is on the thread that panics
-/// and leaves every other panic to the hook before it.
+/// Installs the panic hook in front of the current one. It handles panics inside [`catch`] and
+/// passes every other panic to the previous hook.
 pub(crate) fn install_hook(on_panic: OnPanic) {
     let previous = panic::take_hook();
     panic::set_hook(Box::new(move |info| {
@@ -70,21 +70,22 @@ pub(crate) fn install_hook(on_panic: OnPanic) {
     }));
 }
 
-/// Runs a task's code; a panic becomes an error.
+/// Runs a task's code and turns a panic into an error.
 #[inline]
 pub(crate) fn catch<T>(code: impl FnOnce() -> T) -> Result<T, Box<TaskError>> {
     let outer = IN_TASK.replace(true);
-    let outcome = panic::catch_unwind(panic::AssertUnwindSafe(code)).map_err(into_task_error);
+    let result = panic::catch_unwind(panic::AssertUnwindSafe(code)).map_err(into_task_error);
     IN_TASK.set(outer);
-    outcome
+    result
 }
 
 #[cold]
 fn into_task_error(payload: Box<dyn Any + Send>) -> Box<TaskError> {
     let message = payload_text(&*payload);
-    // The hook is not called for a panic that is resumed, and what it took last may be of one that
-    // the task has caught.
-    let caught = CAUGHT.take().filter(|it| it.message == message);
+    // The recorded panic may be another one: the hook does not run for a resumed panic, and the
+    // last record may belong to a panic that the task caught itself. So the messages must match.
+    let caught = CAUGHT.take();
+    let caught = caught.filter(|caught| caught.message == message);
     drop_quietly(payload);
     let unknown = CaughtPanic {
         message,
@@ -94,7 +95,7 @@ fn into_task_error(payload: Box<dyn Any + Send>) -> Box<TaskError> {
     Box::new(caught.unwrap_or(unknown).into())
 }
 
-/// Drops a panic's payload, which may panic once more.
+/// Drops the payload of a panic. A panic of its drop is ignored.
 fn drop_quietly(payload: Box<dyn Any + Send>) {
     if let Err(second) = panic::catch_unwind(panic::AssertUnwindSafe(|| drop(payload))) {
         std::mem::forget(second);

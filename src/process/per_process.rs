@@ -1,13 +1,14 @@
-//! A static that a copy of the process made by `fork` does not share.
+//! `PerProcess`: a static that a fork of the process does not share.
 
 use crate::sys::pid;
 use std::sync::OnceLock;
 
-/// One value for each process.
+/// A static with one value for each process.
 ///
-/// A copy of the process finds the value of another one and makes its own: it neither uses what
-/// belongs to its parent nor waits for a lock that no thread of its own holds, unless the value was
-/// made in that very instant. The other's value is never dropped there.
+/// A fork of the process finds the value of its parent and creates its own. So it does not use what
+/// belongs to the parent, and does not wait for a lock that none of its threads holds. The
+/// exception is a fork at the very moment when the parent creates the value. The parent's value is
+/// never dropped in the fork.
 pub(crate) struct PerProcess<T>(OnceLock<ForkNode<T>>);
 
 struct ForkNode<T> {
@@ -31,7 +32,7 @@ impl<T: Default> PerProcess<T> {
 }
 
 impl<T> PerProcess<T> {
-    /// The value of this process, if it has been asked for.
+    /// Returns the value of this process, if it has been created.
     pub(crate) fn existing(&self) -> Option<&T> {
         let mut node = self.0.get()?;
         while node.owner != pid::current() {

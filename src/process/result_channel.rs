@@ -1,8 +1,8 @@
-//! What becomes of a child: it leaves that in its socket, where it waits for a starter that may
-//! never read.
+//! The result of a child: the child sends it into its socket and never waits for its parent to read
+//! it.
 //!
-//! A large value lies in shared memory, which only its descriptor waits for. So a result takes no
-//! more than two of the starter's descriptors before it is wanted, however many handles are in it.
+//! A large value stays in shared memory, and only its descriptor is sent. So an unread result takes
+//! at most two of the parent's descriptors, however many handles it contains.
 
 use super::{
     control::{self, ChildMessage, send_handles},
@@ -23,29 +23,30 @@ use std::{
     time::{Duration, Instant},
 };
 
-/// Messages that are taken in at a time: a child says a few things, and one that goes on talking
-/// holds nobody up.
-const MOST_MESSAGES: usize = 4096;
+/// The number of messages that one call reads. A child sends a few; one that keeps sending does not
+/// block its parent.
+const MAX_MESSAGES: usize = 4096;
 
-/// A child's end.
+/// The child's end of the socket.
 #[derive(Debug)]
 pub(super) struct ResultSender(OwnedFd);
 
-/// That of this process, where the panic hook finds it.
+/// The sender of this process for the panic hook. Set only in programs built with
+/// `panic = "abort"`.
 static ABORT_SENDER: Mutex<Option<ResultSender>> = Mutex::new(None);
 
 impl ResultSender {
-    /// The child's end of its socket. Its last words go there, and not to that of a process which
-    /// this one is a copy of.
+    /// Creates the sender. The panic hook of this process reports to it from now on, and not to the
+    /// sender inherited by a fork.
     pub(super) fn new(socket: OwnedFd) -> Self {
-        // Where a panic unwinds there are none.
+        // A panic that unwinds is caught and sent by `child_main`.
         if cfg!(panic = "abort") {
             *ABORT_SENDER.lock() = socket.try_clone().ok().map(Self);
         }
         Self(socket)
     }
 
-    /// Has an overflow of this process's stack left there, too.
+    /// Makes the signal handler for stack overflows report to this socket.
     pub(super) fn report_overflow(&self) {
         let byte = ChildMessage::StackOverflow as u8;
         crash::note_overflow(OverflowNote::Message(self.0.as_raw_fd(), byte));
@@ -55,18 +56,18 @@ impl ResultSender {
         &self.0
     }
 
-    /// Leaves the handles in a value, before that.
+    /// Sends the handles in a value. Must be called before `send_value`.
     pub(super) fn send_handles(&self, handles: &[Attached]) -> io::Result<()> {
         if handles.is_empty() {
             return Ok(());
         }
-        // What was sent can be received when this end is closed.
+        // Messages that were sent can be received after this end is closed.
         let (ours, theirs) = socket::pair()?;
         send_handles(&ours, handles)?;
         self.send(&[ChildMessage::Handles as u8], &[theirs.as_fd()])
     }
 
-    /// Leaves a value, the only one in the buffer.
+    /// Sends the value in the buffer.
     pub(super) fn send_value(&self, result: &mut Buffer) -> Result<(), String> {
         match result.take_slab() {
             Some((slab, len)) => self.send_shared(ChildMessage::LargeValue, &slab, len),
@@ -77,59 +78,59 @@ impl ResultSender {
         }
     }
 
-    /// Leaves why there is no value.
+    /// Sends the reason why there is no value.
     pub(super) fn send_error(&self, error: &TaskError) {
         let kinds = [ChildMessage::Error, ChildMessage::LargeError];
         if self.send_payload(kinds, &encode_error(error)).is_err() {
-            // There is nobody else to tell.
+            // If this fails too, the parent sees only the exit of this process.
             let _ = self.send_payload(kinds, &encode_error(&error.clone().truncated()));
         }
     }
 
-    /// In a message, or in shared memory where that is too long for one.
+    /// Sends bytes in a message, or in shared memory if they are too long for one.
     fn send_payload(&self, [small, large]: [ChildMessage; 2], bytes: &[u8]) -> Result<(), String> {
         let send = || self.send(&[&[small as u8], bytes].concat(), &[]);
         if bytes.len() <= SPILL && send().is_ok() {
             return Ok(());
         }
-        let slab = Slab::from_bytes(bytes).map_err(|it| it.to_string());
-        let sent = slab.and_then(|it| self.send_shared(large, &it, bytes.len()));
-        // A socket takes longer ones, up to its limit: where this process can have no shared memory
-        // any more, they are tried.
-        sent.or_else(|why| send().map_err(|_| why))
+        let slab = Slab::from_bytes(bytes).map_err(|error| error.to_string());
+        let sent = slab.and_then(|slab| self.send_shared(large, &slab, bytes.len()));
+        // If this process cannot create shared memory, a longer message is tried: the socket takes
+        // it up to its own limit.
+        sent.or_else(|reason| send().map_err(|_| reason))
     }
 
-    fn send_shared(&self, what: ChildMessage, slab: &Slab, len: usize) -> Result<(), String> {
-        let mut message = [what as u8; 9];
+    fn send_shared(&self, kind: ChildMessage, slab: &Slab, len: usize) -> Result<(), String> {
+        let mut message = [kind as u8; 9];
         message[1..].copy_from_slice(&(len as u64).to_le_bytes());
         let sent = self.send(&message, &[slab.as_fd()]);
-        sent.map_err(|it| it.to_string())
+        sent.map_err(|error| error.to_string())
     }
 
-    /// To a starter that is gone, nothing is sent.
+    /// Sends a message. Does nothing if the parent has closed its end.
     fn send(&self, message: &[u8], fds: &[BorrowedFd<'_>]) -> io::Result<()> {
         match socket::try_send(&self.0, message, fds) {
             Err(error) if socket::is_closed(&error) => Ok(()),
-            sent => sent,
+            result => result,
         }
     }
 }
 
-/// Text in memory cannot fail to encode.
+/// Encodes an error. Encoding text into memory cannot fail.
 fn encode_error(error: &TaskError) -> Vec<u8> {
     let mut bytes = Vec::new();
     let _ = codec::encode(error, &mut bytes);
     bytes
 }
 
-/// Leaves an error that ends this process before anything else can be said.
+/// Sends an error from the panic hook of a process that is about to abort.
 pub(super) fn report_before_abort(error: TaskError) {
-    if let Some(report) = ABORT_SENDER.lock().take() {
-        report.send_error(&error);
+    if let Some(sender) = ABORT_SENDER.lock().take() {
+        sender.send_error(&error);
     }
 }
 
-/// The starter's end, and what has come there.
+/// The parent's end of the socket, and the messages received so far.
 #[derive(Debug)]
 pub(super) struct ResultReceiver {
     socket: OwnedFd,
@@ -138,19 +139,19 @@ pub(super) struct ResultReceiver {
 
 #[derive(Debug, Default)]
 struct ReceivedMessages {
-    /// Where the handles in the value lie.
+    /// The socket that contains the handles in the value.
     handles: Option<OwnedFd>,
     result: ChildResult,
-    /// How it ended, by the fork server's record.
+    /// The exit status, from the fork server's record.
     exit_status: Option<WaitStatus>,
     has_overflowed: bool,
-    /// Whether nothing more comes.
+    /// Whether the child's end is closed, so that no message follows.
     is_closed: bool,
-    /// Why what is there could not be taken in.
+    /// The error of the last attempt to receive a message.
     receive_error: Option<String>,
 }
 
-/// What a child has left.
+/// The result of a child.
 #[derive(Debug, Default)]
 pub(super) enum ChildResult {
     #[default]
@@ -159,14 +160,14 @@ pub(super) enum ChildResult {
     Error(TaskError),
 }
 
-/// The encoding of what was left.
+/// The encoding of a result.
 #[derive(Debug)]
 pub(super) enum ResultPayload {
-    /// Behind the first byte of a message.
+    /// A message; the encoding follows its first byte.
     Inline(Vec<u8>),
-    /// So many bytes of a slab.
+    /// The slab and the length of the encoding in bytes.
     Shared(OwnedFd, usize),
-    /// Why it is not there.
+    /// The reason why the encoding was lost.
     Lost(String),
 }
 
@@ -178,54 +179,55 @@ impl ResultReceiver {
         }
     }
 
-    /// How it ended, by the fork server's record, which may need a moment; none if it does not
-    /// come.
+    /// Waits for the fork server's record and returns the exit status. Returns `None` if the record
+    /// does not arrive within `limit`.
     pub(super) fn wait_for_exit_record(&self, limit: Duration) -> Option<WaitStatus> {
         let deadline = Instant::now() + limit;
         loop {
             let received = self.poll_messages();
-            let left = deadline.saturating_duration_since(Instant::now());
-            if received.is_done() || left.is_zero() {
+            let remaining = deadline.saturating_duration_since(Instant::now());
+            if received.is_done() || remaining.is_zero() {
                 return received.exit_status;
             }
             drop(received);
-            if !poll::is_readable(&self.socket, Some(left)).ok()? {
+            if !poll::is_readable(&self.socket, Some(remaining)).ok()? {
                 return None;
             }
         }
     }
 
-    /// Whether it has left a value so far.
+    /// Whether the child has sent a value.
     pub(super) fn has_value(&self) -> bool {
         matches!(self.poll_messages().result, ChildResult::Value(_))
     }
 
-    /// Whether a thread of it has overflowed its stack.
+    /// Whether a thread of the child has overflowed its stack.
     pub(super) fn has_overflowed(&self) -> bool {
         self.poll_messages().has_overflowed
     }
 
-    /// Takes what it has left, and the handles in that; nothing more comes when it has ended.
+    /// Takes the result and the handles in it. Called after the child has exited.
     pub(super) fn take(&self) -> (ChildResult, Vec<Attached>) {
         let mut received = self.poll_messages();
-        let (left, handles) = (mem::take(&mut received.result), received.handles.take());
-        let left = match (left, received.receive_error.take()) {
+        let result = mem::take(&mut received.result);
+        let handles = received.handles.take();
+        let result = match (result, received.receive_error.take()) {
             (ChildResult::Missing, Some(reason)) => ChildResult::Value(ResultPayload::Lost(reason)),
-            (left, _) => left,
+            (result, _) => result,
         };
         drop(received);
-        (left, handles.map(receive_handles).unwrap_or_default())
+        (result, handles.map(receive_handles).unwrap_or_default())
     }
 
-    /// Takes in what has come.
+    /// Receives the messages that have arrived.
     fn poll_messages(&self) -> MutexGuard<'_, ReceivedMessages> {
         let mut received = self.received.lock();
-        let mut left = MOST_MESSAGES;
+        let mut remaining = MAX_MESSAGES;
         received.receive_error = loop {
-            if left == 0 {
+            if remaining == 0 {
                 break None;
             }
-            left -= 1;
+            remaining -= 1;
             match socket::try_receive_whole(&self.socket) {
                 Ok((message, fds)) if !message.is_empty() => received.add(message, fds),
                 Ok(_) => {
@@ -233,7 +235,7 @@ impl ResultReceiver {
                     break None;
                 }
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => break None,
-                // This process has no room for what comes along, say, and may have it later.
+                // For example, this process has too many descriptors now, and fewer later.
                 Err(error) => break Some(error.to_string()),
             }
         };
@@ -241,7 +243,7 @@ impl ResultReceiver {
     }
 }
 
-/// The descriptors that lie in a socket; those for which this process has no room are missing.
+/// Receives the descriptors in a socket. Those for which this process has no room are missing.
 fn receive_handles(socket: OwnedFd) -> Vec<Attached> {
     let received = std::iter::from_fn(|| {
         let mut message = [0; control::LONGEST];
@@ -249,17 +251,17 @@ fn receive_handles(socket: OwnedFd) -> Vec<Attached> {
         let (_, kinds) = message[..len].split_first()?;
         Some(Attached::received(fds, kinds))
     });
-    received.take(MOST_MESSAGES).flatten().collect()
+    received.take(MAX_MESSAGES).flatten().collect()
 }
 
 impl ReceivedMessages {
-    /// Whether there is nothing to wait for.
+    /// Whether the exit record has arrived or cannot arrive.
     fn is_done(&self) -> bool {
         self.is_closed || self.receive_error.is_some() || self.exit_status.is_some()
     }
 
     fn add(&mut self, message: Vec<u8>, mut fds: Vec<OwnedFd>) {
-        let is = |it: ChildMessage| message[0] == it as u8;
+        let is = |kind: ChildMessage| message[0] == kind as u8;
         if is(ChildMessage::Handles) {
             self.handles = fds.pop();
         } else if is(ChildMessage::Value) {
@@ -274,15 +276,15 @@ impl ReceivedMessages {
         } else if is(ChildMessage::StackOverflow) {
             self.has_overflowed = true;
         } else if message[0] == ExitRecord::MARK {
-            self.exit_status = ExitRecord::find(&message).map(|it| it.0);
+            self.exit_status = ExitRecord::find(&message).map(|record| record.0);
         }
     }
 }
 
 fn decode_error(payload: ResultPayload) -> TaskError {
-    let read = payload.read(|mut bytes| codec::decode(&mut bytes));
-    let garbled = |_| TaskError::Setup("what the process said cannot be read".to_owned());
-    read.and_then(|it| it).unwrap_or_else(garbled)
+    let decoded = payload.read(|mut bytes| codec::decode(&mut bytes));
+    let garbled = |_| TaskError::Setup("the error of the process cannot be decoded".to_owned());
+    decoded.and_then(|error| error).unwrap_or_else(garbled)
 }
 
 impl ResultPayload {
@@ -290,18 +292,18 @@ impl ResultPayload {
         let len = message[1..].first_chunk().copied();
         match (fd, len.map(u64::from_le_bytes)) {
             (Some(fd), Some(len)) => Self::Shared(fd, len as usize),
-            _ => Self::Lost("its shared memory has not come with it".to_owned()),
+            _ => Self::Lost("its shared memory was not received".to_owned()),
         }
     }
 
-    /// Has it read; an error says why it is not there.
+    /// Calls `read` with the encoding. Fails with the reason why the encoding is unavailable.
     pub(super) fn read<T>(self, read: impl FnOnce(Cursor<'_>) -> T) -> Result<T, String> {
         match self {
             Self::Inline(message) => Ok(read(Cursor::new(&message[1..]))),
             Self::Shared(fd, len) => {
-                let slab = Slab::from_fd(0, fd).map_err(|it| it.to_string())?;
+                let slab = Slab::from_fd(0, fd).map_err(|error| error.to_string())?;
                 if len > slab.capacity() {
-                    return Err("its shared memory is shorter than it says".to_owned());
+                    return Err("its shared memory is shorter than its length".to_owned());
                 }
                 Ok(read(slab.read(len)))
             }

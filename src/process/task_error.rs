@@ -1,11 +1,11 @@
-//! Why a call in another process gave no value, as it travels back.
+//! `TaskError`: the error of a call in another process, in the form that is sent back.
 
 use crate::error::{Error, ErrorKind, RemotePanic};
 use crate::process::function::CallError;
 use crate::sys::stack::Frames;
 use serde::{Deserialize, Serialize};
 
-/// Why a call gave no value.
+/// The reason why a call returned no value.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub(crate) enum TaskError {
     Panicked {
@@ -18,12 +18,12 @@ pub(crate) enum TaskError {
     UnknownFunction(String),
     Initializer(String),
     Refused(ErrorKind, String),
-    /// The process could not be set up, or what it said cannot be read.
+    /// The process could not be set up, or its error cannot be decoded.
     Setup(String),
 }
 
 impl TaskError {
-    /// The same in at most so many bytes a text that it fits its ring.
+    /// Truncates each text to [`MAX_TEXT_LEN`], so that the error fits the worker's ring.
     pub(crate) fn truncated(self) -> Self {
         match self {
             Self::Panicked {
@@ -44,7 +44,7 @@ impl TaskError {
         }
     }
 
-    /// The caller's error.
+    /// Converts it into the caller's error.
     pub(crate) fn into_error(self) -> Error {
         match self {
             Self::Panicked {
@@ -69,7 +69,7 @@ impl TaskError {
     }
 }
 
-/// Bytes of one text that travel.
+/// Bytes of one text in an error.
 const MAX_TEXT_LEN: usize = 24 << 10;
 
 fn truncate_text(mut text: String) -> String {

@@ -1,4 +1,4 @@
-//! What every fuzz target of `fuzz/` is, and the one of values with handles in them.
+//! `Target`, which every program of `fuzz/` runs, and the fuzz target of values with handles.
 
 use super::{
     codec,
@@ -14,18 +14,19 @@ use std::{
     sync::LazyLock,
 };
 
-/// A part of the crate that takes bytes which another process may have made up.
+/// A part of the crate that reads bytes from another process, which may be hostile.
 #[derive(Debug, Clone, Copy)]
 pub struct Target {
     /// The name of its program in `fuzz/fuzz_targets`.
     pub name: &'static str,
-    /// Gives it one input. A panic is a finding.
+    /// Runs one input. A panic is a finding.
     pub run: fn(&[u8]),
-    /// Makes inputs that the crate itself could have sent.
+    /// Returns inputs that the crate itself could have sent.
     pub seeds: fn() -> Vec<Vec<u8>>,
 }
 
-/// An input, read from its start: bytes say what is done, and with what. Missing bytes are zeros.
+/// An input, read as a script from its start: bytes choose the actions and their arguments. Missing
+/// bytes are zeros.
 #[derive(Debug)]
 pub(crate) struct Script<'a>(pub(crate) &'a [u8]);
 
@@ -49,32 +50,32 @@ impl<'a> Script<'a> {
         array
     }
 
-    /// Takes so many bytes, or as many as are left.
+    /// Takes `count` bytes, or all if fewer are left.
     pub(crate) fn bytes(&mut self, count: usize) -> &'a [u8] {
         let (taken, rest) = self.0.split_at(count.min(self.0.len()));
         self.0 = rest;
         taken
     }
 
-    /// Takes bytes that stand behind their length, as [`part`] puts them.
+    /// Takes bytes that [`part`] encoded.
     pub(crate) fn part(&mut self) -> &'a [u8] {
         let length = u16::from_le_bytes(self.array());
         self.bytes(length.into())
     }
 }
 
-/// Puts bytes behind their length.
+/// Encodes bytes with their length in front.
 pub(crate) fn part(bytes: &[u8]) -> Vec<u8> {
     let length = u16::try_from(bytes.len()).expect("seeds are short");
     [&length.to_le_bytes(), bytes].concat()
 }
 
-/// Takes what was asked for the sake of the asking.
+/// Keeps the compiler from removing the call that returned `value`.
 pub(crate) fn ignore<T>(value: T) {
     hint::black_box(value);
 }
 
-/// Descriptors of a file that nothing is done to.
+/// Returns descriptors of `/dev/null`.
 pub(crate) fn descriptors(count: usize) -> Vec<OwnedFd> {
     static FILE: LazyLock<File> =
         LazyLock::new(|| File::open("/dev/null").expect("it is there everywhere"));
@@ -83,7 +84,7 @@ pub(crate) fn descriptors(count: usize) -> Vec<OwnedFd> {
     copies.expect("room for descriptors")
 }
 
-/// The same, as handles of a kind.
+/// Returns descriptors of `/dev/null` as handles of a kind.
 pub(crate) fn attached(count: usize, kind: u8) -> Vec<Attached> {
     Attached::received(descriptors(count), &vec![kind; count])
 }
@@ -111,7 +112,7 @@ pub(crate) enum Tree {
 }
 
 impl Tree {
-    /// One with most of the kinds in it, and a handle where that can travel.
+    /// Returns a tree with most of the kinds in it, and a handle if there is one.
     pub(crate) fn example(handle: Option<Descriptor>) -> Self {
         let table = BTreeMap::from([
             ("a".to_owned(), Self::Char('ß')),
@@ -133,7 +134,7 @@ impl Tree {
     }
 }
 
-/// Decodes a value, if it is one, and what it is encoded as.
+/// Decodes a value if the bytes are valid, then encodes and decodes it again.
 fn comes_back<T: super::Wire>(bytes: &[u8], descriptors: Vec<Attached>) {
     let decode = |bytes: &[u8], descriptors: Vec<Attached>| {
         handle::provide(descriptors, || codec::decode::<T>(&mut bytes.to_vec()))
@@ -156,13 +157,13 @@ pub(crate) const VALUES: Target = Target {
     run: |input| {
         let mut script = Script(input);
         let kind = script.byte();
-        let given = attached(usize::from(script.byte() % 4), ObjectKind::Descriptor as u8);
+        let handles = attached(usize::from(script.byte() % 4), ObjectKind::Descriptor as u8);
         match kind % 5 {
-            0 => comes_back::<Tree>(script.0, given),
-            1 => comes_back::<Vec<u8>>(script.0, given),
-            2 => comes_back::<(String, Vec<Option<Descriptor>>)>(script.0, given),
-            3 => comes_back::<Vec<(u16, char, Tree)>>(script.0, given),
-            _ => comes_back::<BTreeMap<Option<bool>, Vec<String>>>(script.0, given),
+            0 => comes_back::<Tree>(script.0, handles),
+            1 => comes_back::<Vec<u8>>(script.0, handles),
+            2 => comes_back::<(String, Vec<Option<Descriptor>>)>(script.0, handles),
+            3 => comes_back::<Vec<(u16, char, Tree)>>(script.0, handles),
+            _ => comes_back::<BTreeMap<Option<bool>, Vec<String>>>(script.0, handles),
         }
     },
     seeds: || {
