@@ -1,14 +1,16 @@
 //! The executor's calls that run a function on many items.
 
+#[cfg(doc)]
+use crate::error::ErrorKind;
 use crate::error::Result;
+#[cfg(doc)]
+use crate::pool::options::TaskOptions;
 use crate::pool::{
     ProcessPoolExecutor,
     future::TaskFuture,
     imap::{Feed, FeedUnordered, Imap, ImapUnordered, StreamImap},
 };
 use crate::wire::Wire;
-#[cfg(doc)]
-use crate::{error::ErrorKind, pool::options::TaskOptions};
 use futures::Stream;
 
 impl ProcessPoolExecutor {
