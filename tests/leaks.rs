@@ -348,7 +348,7 @@ fn a_worker_holds_nothing_but_the_standard_descriptors_and_its_own() {
                 .into_iter()
                 .filter(|it| it.0 > 2)
                 .collect();
-            // Requests, bell, a socket for descriptors, the shared page.
+            // The request pipe, the wake-up pipe, the socket, the shared region.
             assert!(own.len() <= 4, "{own:?}");
             for (_, target) in own {
                 let is_ours = ["pipe:", "socket:", "/memfd:procpool"]

@@ -10,8 +10,8 @@ use std::time::Duration;
 const CONTROL: usize = 3 * 128;
 const CONTROL_WORDS: usize = 8 * 128 / 8 + 50;
 
-/// Where the two smallest chunks begin.
-const CHUNKS: [usize; 2] = [64 << 10, 128 << 10];
+/// Where the two smallest blocks begin.
+const BLOCKS: [usize; 2] = [64 << 10, 128 << 10];
 
 fn place(script: &mut Script<'_>) -> usize {
     let (area, number) = (script.byte(), script.byte());
@@ -19,7 +19,7 @@ fn place(script: &mut Script<'_>) -> usize {
         0 => CONTROL + 8 * usize::from(number % 7),
         1 => CONTROL + 128 + 8 * usize::from(number % 7),
         2 => CONTROL + 8 * (usize::from(number) % CONTROL_WORDS),
-        _ => CHUNKS[usize::from(number % 2)] + 8 * usize::from(number / 2),
+        _ => BLOCKS[usize::from(number % 2)] + 8 * usize::from(number / 2),
     }
 }
 
@@ -70,10 +70,10 @@ pub(super) const QUEUE: Target = Target {
         let look = [1, 7, 1, 6];
         let plain = [&[0][..], &put, &put, &look, &get, &done, &get, &done, &look].concat();
         let bounded = [&[2][..], &put, &put, &put, &get, &put, &[1, 8], &get, &get].concat();
-        let chunks = [&[0][..], &large, &large, &get, &large, &get, &get].concat();
+        let blocks = [&[0][..], &large, &large, &get, &large, &get, &get].concat();
         let scribbled =
             |area: u8| [&[0][..], &put, &[0, area, 1, 1, 1], &get, &put, &look].concat();
-        [plain, bounded, chunks]
+        [plain, bounded, blocks]
             .into_iter()
             .chain((0..4).map(scribbled))
             .collect()

@@ -26,17 +26,17 @@ use std::{
 };
 use tempfile::TempDir;
 
-/// Bytes of the page before the ring of replies.
+/// Bytes of the shared region before the ring of replies.
 const HEADER: usize = 8192;
 
 /// Bytes of the ring.
 const RING_BYTES: usize = 128 << 10;
 
-/// Offsets in the page: `src/pool/page.rs`.
-const WORD: usize = 0;
+/// Offsets in the shared region: `src/pool/protocol/region.rs`.
+const START_WORD: usize = 0;
 const TAIL: usize = 64;
 const HEAD: usize = 128;
-const BELL: usize = 192;
+const WAKE_MODE: usize = 192;
 const STARTED_AT: usize = 392;
 const PANIC_ITEM: usize = 512;
 const PANIC_SINCE: usize = 520;
@@ -55,8 +55,8 @@ enum Scribble {
     Tail,
     /// A random place for what the pool has read.
     Head,
-    /// The pool is not to be rung for.
-    Bell,
+    /// The worker is not to wake the pool.
+    WakeMode,
     /// One item less has started.
     StartedLess,
     /// More items have started than there are.
@@ -65,7 +65,7 @@ enum Scribble {
     BackAndForth,
     /// Random bytes to every descriptor.
     Descriptors,
-    /// Bytes to the pipe of the bell that look like a record of its end, and bells without end.
+    /// Bytes to the wake-up pipe that look like an exit record, then wake-ups without end.
     Flood,
     /// Ones in one page.
     Page,
@@ -88,7 +88,7 @@ const ALL: [Scribble; 18] = [
     Scribble::Everything,
     Scribble::Tail,
     Scribble::Head,
-    Scribble::Bell,
+    Scribble::WakeMode,
     Scribble::StartedLess,
     Scribble::StartedMore,
     Scribble::BackAndForth,
@@ -194,15 +194,15 @@ impl Scribble {
             Self::Everything => fill(page, || numbers.next_u64()),
             Self::Tail => write(page.start + TAIL, numbers.next_u64() % (1 << 20)),
             Self::Head => write(page.start + HEAD, numbers.next_u64() % (1 << 20)),
-            Self::Bell => write(page.start + BELL, 0),
+            Self::WakeMode => write(page.start + WAKE_MODE, 0),
             Self::StartedLess => {
-                let word = read(page.start + WORD);
-                write(page.start + WORD, word.wrapping_sub(1));
+                let word = read(page.start + START_WORD);
+                write(page.start + START_WORD, word.wrapping_sub(1));
             }
             Self::StartedMore => {
-                let word = read(page.start + WORD);
+                let word = read(page.start + START_WORD);
                 write(
-                    page.start + WORD,
+                    page.start + START_WORD,
                     word.wrapping_add(numbers.next_u64() % 7 + 1),
                 );
             }
@@ -661,7 +661,7 @@ fn the_time_of_a_task_that_says_it_has_started_just_now_is_limited() {
     });
 }
 
-/// Writes bells to its pool without end.
+/// Writes wake-ups to its pool without end.
 fn flood(gate: PathBuf) {
     arrive(&gate);
     loop {

@@ -7,7 +7,7 @@ use common::random::Random;
 use procpool::{ErrorKind, Process, Queue, StartMethod};
 use std::{fs::File, os::unix::fs::FileExt, time::Duration};
 
-/// Offsets of the words of tail and head, and of records in the first chunk:
+/// Offsets of the words of tail and head, and of records in the first block:
 /// `src/ipc/queue/README.md`.
 const WORDS: [u64; 16] = [
     384, 392, 400, 408, 416, 424, 432, 512, 520, 528, 536, 544, 552, 560, 65_536, 65_552,

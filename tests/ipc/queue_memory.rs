@@ -47,7 +47,7 @@ fn memory_follows_what_waits() {
             (0..count).for_each(|_| assert!(queue.get().expect("an item") == item));
             assert!(memory() < KEPT, "{} for nothing", memory());
         }
-        // Small ones lead back to small chunks.
+        // Small ones lead back to small blocks.
         for _ in 0..20_000 {
             queue.put(&vec![1; 1000]).expect("room");
             queue.get().expect("an item");

@@ -85,7 +85,7 @@ impl Scene {
             return;
         }
         assert!(take(queue) == bytes(sentinel) && queue.is_empty());
-        // Through all chunks that the call may have left half used.
+        // Through all blocks that the call may have left half used.
         for size in [20_000, 300, 100_000, 20_000] {
             let items: Vec<Item> = (0..8).map(|number| (number, size)).collect();
             put(queue, &items);
@@ -160,7 +160,7 @@ fn alone(run: fn(())) {
     }
 }
 
-/// Nearly all of a chunk, with room for a small item after it.
+/// Nearly all of a block, with room for a small item after it.
 const MOST: Item = (0, 65_000);
 /// The second one does not fit after `MOST` any more.
 const SMALL: [Item; 3] = [(1, 10), (2, 600), (3, 0)];
@@ -180,7 +180,7 @@ fn a_put_is_done_or_not() {
 }
 
 #[test]
-fn a_put_into_the_next_chunk_is_done_or_not() {
+fn a_put_into_the_next_block_is_done_or_not() {
     alone(|()| {
         let scene = Scene {
             prepare: |queue| put(queue, &[MOST]),
@@ -222,7 +222,7 @@ fn a_get_is_done_or_not() {
 }
 
 #[test]
-fn a_get_from_the_next_chunk_is_done_or_not() {
+fn a_get_from_the_next_block_is_done_or_not() {
     alone(|()| {
         let scene = Scene {
             prepare: |queue| {
@@ -240,10 +240,10 @@ fn a_get_from_the_next_chunk_is_done_or_not() {
 
 /// Whose memory goes back before the head leaves it.
 #[test]
-fn a_get_that_leaves_a_chunk_for_good_is_done_or_not() {
+fn a_get_that_leaves_a_block_for_good_is_done_or_not() {
     alone(|()| {
         let scene = Scene {
-            // Both of the smallest chunks are full, so that the last two are in a larger one.
+            // Both of the smallest blocks are full, so that the last two are in a larger one.
             prepare: |queue| {
                 put(queue, &[MOST, MOST, SMALL[1], SMALL[2]]);
                 (0..2).for_each(|_| drop(take(queue)));
@@ -271,7 +271,7 @@ fn a_close_is_done_or_not() {
     });
 }
 
-/// In one step for each chunk: all items up to some point were taken, and the rest is there.
+/// In one step for each block: all items up to some point were taken, and the rest is there.
 #[test]
 fn a_get_of_many_takes_the_first_ones() {
     alone(|()| {
