@@ -1,20 +1,20 @@
-//! Where a re-executed copy of the program turns into the fork server, or into a child that was to
-//! be executed, before `main`.
+//! Turns a re-executed copy of the program into the fork server or an executed child, before
+//! `main`.
 //!
-//! The loader runs the functions in `.init_array` before `main`, in every program that has this
-//! crate linked in: binaries, tests, doctests, examples, benches. Ours returns at once unless an
-//! environment variable invites it; then it never returns, whatever fails. In this order, each step
-//! because of what happens without it:
+//! The loader runs the functions in `.init_array` before `main`, in every program that links this
+//! crate: binaries, tests, doctests, examples, benches. Ours returns at once unless an environment
+//! variable invites this process; then it never returns, even if it fails. The order of the steps
+//! matters; each says why:
 //!
-//! 1. The variable names this copy of the crate (two versions may be linked into one program) and a
-//!    socket, and is meant for this process: `invitation_variable` says how that is told from a
-//!    variable that leaked into another program.
-//! 2. The variable is unset, or every program that a worker starts would be invited too.
-//! 3. Every other descriptor but 0, 1 and 2 is closed.
-//! 4. The module's constructors that come after ours run, or users of `inventory`, `linkme` and
-//!    `ctor` would see half of their registrations in workers.
-//! 5. Signals are reset. 6. The server runs under `catch_unwind`, and the process ends with
-//!    `_exit`.
+//! 1. The variable names this copy of the crate, because two versions may be linked into one
+//!    program. It also names a socket, and must be meant for this process: `Invitation::find` tells
+//!    that from a variable that leaked into another program.
+//! 2. The variable is unset. Otherwise every program that a worker starts would be invited too.
+//! 3. Every descriptor except 0, 1 and 2 is closed.
+//! 4. The module's constructors that come after ours run. Otherwise users of `inventory`, `linkme`
+//!    and `ctor` would miss half of their registrations in workers.
+//! 5. Signals are reset.
+//! 6. The server runs under `catch_unwind`, and the process ends with `_exit`.
 
 #![expect(unsafe_code, reason = "the loader's table of constructors")]
 
@@ -45,11 +45,11 @@ type Constructor = extern "C" fn(c_int, *const *const c_char, *const *const c_ch
 #[unsafe(link_section = ".init_array")]
 static CONSTRUCTOR: Constructor = constructor;
 
-/// Whether `main` has said that it calls [`init`], so that a re-executed copy will, too.
+/// Whether `main` has called [`init`], so that a re-executed copy calls it too.
 static INIT_CALLED: AtomicBool = AtomicBool::new(false);
 
-/// Whether this process is a copy whose constructors run, so that it is no more to invite another
-/// than before it took over its invitation.
+/// Whether this process is a copy that is running constructors. Set from reading the invitation
+/// until the constructors have returned. Such a process must not invite another copy.
 static IS_PREPARING: AtomicBool = AtomicBool::new(false);
 
 extern "C" fn constructor(
@@ -60,11 +60,10 @@ extern "C" fn constructor(
     at_exit::install_handler();
     run_if_invited(|| {
         let program = modules::containing(constructor as Constructor as usize);
-        // SAFETY: it is the module of this function, which runs.
-        let after = |it: modules::Module| unsafe {
-            it.constructors_after(constructor as Constructor as usize)
-        };
-        let after = program.map(after);
+        let after = program.map(|module| {
+            // SAFETY: it is the module of this function, which is running, so it is loaded.
+            unsafe { module.constructors_after(constructor as Constructor as usize) }
+        });
         for address in after.unwrap_or_default() {
             let address = ptr::with_exposed_provenance::<()>(address);
             // SAFETY: an entry of the loader's table of constructors, which have this signature on
@@ -89,7 +88,7 @@ pub fn init() {
     run_if_invited(|| {});
 }
 
-/// Checks that a copy of this program can be invited by this process.
+/// Checks that this process can start a copy of the program. Fails with the reason if it cannot.
 pub(crate) fn check_reachable() -> Result<()> {
     let reason = if !is_reachable() {
         "this code is not part of the program's executable, so a copy of the program would not find it; call \
@@ -110,19 +109,20 @@ pub(crate) fn check_reachable() -> Result<()> {
     Err(Error::new(ErrorKind::StartFailed, message))
 }
 
-/// Whether a re-executed copy of this program will come by here.
+/// Whether a re-executed copy of this program runs the constructor or [`init`].
 fn is_reachable() -> bool {
     let address = CONSTRUCTOR as usize;
     modules::program().offset_of(address).is_some() || INIT_CALLED.load(Ordering::Relaxed)
 }
 
-/// Whether this process is a copy of the program in which constructors run.
+/// Whether this process is a copy of the program that is running constructors.
 fn is_preparing() -> bool {
     let invitation = Invitation::find(&crate_id());
-    IS_PREPARING.load(Ordering::Relaxed) || invitation.is_some_and(|it| it != Invitation::Leaked)
+    let is_copy = invitation.is_some_and(|invitation| invitation != Invitation::Leaked);
+    is_copy || IS_PREPARING.load(Ordering::Relaxed)
 }
 
-/// The variable that invites this copy of the crate to a socket: its name and its value.
+/// Returns the name and the value of the variable that invites this copy of the crate to a socket.
 pub(crate) fn invitation_variable(socket: i32) -> (&'static str, OsString) {
     (
         invitation::VARIABLE,
@@ -130,10 +130,12 @@ pub(crate) fn invitation_variable(socket: i32) -> (&'static str, OsString) {
     )
 }
 
-/// Tells this copy of the crate from others in the same program: its version, and where it lies.
+/// Returns the version and the address of this copy of the crate, which distinguish it from others
+/// in the same program.
 fn crate_id() -> String {
     let address = constructor as Constructor as usize;
-    let offset = modules::containing(address).and_then(|it| it.offset_of(address));
+    let module = modules::containing(address);
+    let offset = module.and_then(|module| module.offset_of(address));
     format!(
         "{}:{:x}",
         env!("CARGO_PKG_VERSION"),
@@ -141,7 +143,8 @@ fn crate_id() -> String {
     )
 }
 
-/// Withdraws an invitation; not from a process with threads, which may read the environment.
+/// Unsets the variable, except in a process with other threads, which may be reading the
+/// environment.
 fn unset_variable() {
     if threads::count().ok() == Some(1) {
         // SAFETY: this process has one thread, as was just checked.
@@ -160,7 +163,7 @@ fn run_if_invited(run_constructors: impl FnOnce() + panic::UnwindSafe) {
     };
     unset_variable();
     IS_PREPARING.store(true, Ordering::Relaxed);
-    // Before a constructor changes it.
+    // Read before a constructor changes the signals.
     let ignored = IgnoredSignals::now();
     match control {
         Some(control) if exec::is_invitation(&control) => {
@@ -171,7 +174,7 @@ fn run_if_invited(run_constructors: impl FnOnce() + panic::UnwindSafe) {
     }
 }
 
-/// Becomes the fork server.
+/// Runs this process as the fork server.
 fn run_server(
     control: OwnedFd,
     ignored: IgnoredSignals,
@@ -180,9 +183,9 @@ fn run_server(
     let served = panic::catch_unwind(move || -> std::io::Result<()> {
         let invitation =
             server::accept_invitation(control).ok_or(std::io::ErrorKind::InvalidData)?;
-        // SAFETY: this process has one thread, as `claim_process` has found, which never leaves
-        // this function. A descriptor that a constructor has kept is found closed by whoever asks
-        // for it, as is documented.
+        // SAFETY: `claim_process` has found that this process has one thread, and that thread never
+        // leaves this function. Code that uses a descriptor kept by a constructor finds it closed,
+        // as documented.
         let ready = invitation.claim_process(|kept| unsafe { fd::keep_only(kept) })?;
         prepare(ignored, run_constructors);
         ready.serve(ignored)
@@ -191,27 +194,27 @@ fn run_server(
     child::exit_now(if is_good { 0 } else { EX_SOFTWARE })
 }
 
-/// Does in a copy what comes between the invitation and its work.
+/// Runs the remaining constructors and resets the signals.
 fn prepare(ignored: IgnoredSignals, run_constructors: impl FnOnce()) {
     run_constructors();
     IS_PREPARING.store(false, Ordering::Relaxed);
     signal::reset(ignored);
-    // What is forked from it has this, too.
+    // Every process forked from this one inherits the redirection.
     new_threads::redirect_pthread_create();
 }
 
-/// Runs the main function of a child that was just forked from the fork server, with no descriptor
-/// of the server's but those that are passed, and ends the process.
+/// Runs the main function of a child that was just forked from the fork server, then ends the
+/// process. Closes all descriptors of the server except those in `args`.
 pub(crate) fn run_forked_child(main: ChildMain, args: ChildArgs) -> ! {
-    // SAFETY: the server has one thread, or `child::fork` would have refused, so its child has,
-    // too; and as this never returns, what the server's functions own is not used here any more.
+    // SAFETY: the server has one thread, as `child::fork` checked, so its child has one thread too.
+    // This function never returns, so nothing uses the descriptors that the server's frames own.
     let Ok(fds) = (unsafe { fd::keep_only(args.fds) }) else {
         child::exit_now(EX_SOFTWARE)
     };
     run_and_exit(main, ChildArgs { fds, ..args })
 }
 
-/// Becomes what the program was executed again for.
+/// Runs this process as an executed child.
 fn run_executed(
     control: OwnedFd,
     ignored: IgnoredSignals,

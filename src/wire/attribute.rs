@@ -1,11 +1,13 @@
-//! The errors of serde attributes that need an encoding which describes itself; ours does not.
+//! The errors of serde attributes that need a self-describing encoding. This crate's encoding is
+//! not.
 
 use serde::de::Expected;
 
-/// Of a map whose length is unknown, as serde's derive writes a struct with a flattened field.
+/// The error of a map of unknown length. serde's derive encodes a struct with a flattened field as
+/// such a map.
 pub(super) const UNKNOWN_LENGTH: &str = "a map of unknown length cannot be encoded";
 
-/// Of such a map in a value of type `whole`.
+/// Returns the error of such a map in a value of type `whole`.
 pub(super) fn flattened(whole: &str) -> String {
     format!(
         "a field in a `{whole}` has serde's attribute `flatten`, or a map in it does not know its \
@@ -13,7 +15,7 @@ pub(super) fn flattened(whole: &str) -> String {
     )
 }
 
-/// Of a value of type `whole` that was read and has left some of its bytes.
+/// Returns the error of a value of type `whole` that was decoded without using all its bytes.
 pub(super) fn left_over(bytes: usize, whole: &str) -> String {
     let (bytes_of, are) = if bytes == 1 {
         ("byte of", "is")
@@ -26,7 +28,8 @@ pub(super) fn left_over(bytes: usize, whole: &str) -> String {
     )
 }
 
-/// Of a field that is left out. The decoder would take the next one in its place.
+/// Returns the error of a field that is omitted. The decoder would take the next field in its
+/// place.
 pub(super) fn skipped(name: &str, field: &str) -> String {
     format!(
         "`{name}` leaves out its field `{field}`, by serde's attribute `skip_serializing_if`, and \
@@ -34,16 +37,16 @@ pub(super) fn skipped(name: &str, field: &str) -> String {
     )
 }
 
-/// What the type of a value makes of the data.
+/// How a type inspects the data before it is decoded.
 pub(super) enum ContentProbe {
-    /// It looks at the value before it knows the type.
+    /// The type inspects a value to choose its own shape.
     Value,
-    /// It looks for the name of a field or variant.
+    /// The type reads the name of a field or variant.
     Name,
 }
 
-/// Of a value that is decoded by what the data say of it: what its visitor expects, and the type
-/// of the whole.
+/// Returns the error of a type that inspects the data: `expected` is the description of its
+/// visitor, `whole` the type of the whole value.
 pub(super) fn undescribed(asks: &ContentProbe, expected: &dyn Expected, whole: &str) -> String {
     let expected = expected.to_string();
     let attribute = match asks {

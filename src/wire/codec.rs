@@ -1,9 +1,9 @@
-//! The encoding of a value: bincode's, behind two small traits, here and in
-//! [`decoder`](super::decoder) and nowhere else.
+//! The encoding of values: bincode's, through two small traits. Only this file and
+//! [`decoder`](super::decoder) know it.
 //!
-//! Integers have a fixed size, which is faster to write and to read than it costs to move. A
-//! `Vec<u8>` is one copy, not an element at a time: bincode's serde front end cannot tell it from
-//! any other sequence, so its type is asked for.
+//! Integers have a fixed size: encoding and decoding that is faster, and saves more time than the
+//! larger size costs. A `Vec<u8>` is copied at once and not element by element. bincode's serde
+//! front end cannot distinguish it from any other sequence, so the type is checked here.
 
 use super::Wire;
 use super::attribute;
@@ -21,21 +21,21 @@ use std::any::type_name;
 const CONFIG: Configuration<LittleEndian, Fixint> =
     bincode::config::standard().with_fixed_int_encoding();
 
-/// Where encoded bytes go.
+/// A destination of encoded bytes.
 pub(crate) trait ByteSink {
-    /// Appends `bytes`; false when there is no memory for them.
+    /// Appends `bytes`. Returns false if there is no memory.
     fn put(&mut self, bytes: &[u8]) -> bool;
 }
 
-/// Where encoded bytes come from.
+/// A source of encoded bytes.
 pub(crate) trait ByteSource {
-    /// Copies the next `into.len()` bytes out; false, and nothing taken, when fewer are left.
+    /// Copies the next `into.len()` bytes. Returns false and takes nothing if fewer are left.
     fn take(&mut self, into: &mut [u8]) -> bool;
 
-    /// Takes all that is left; none when there is no memory for it.
+    /// Takes all remaining bytes. Returns `None` if there is no memory.
     fn take_all(&mut self) -> Option<Vec<u8>>;
 
-    /// Bytes that are left.
+    /// Returns the number of remaining bytes.
     fn left(&self) -> usize;
 }
 
@@ -46,7 +46,7 @@ impl ByteSink for Vec<u8> {
     }
 }
 
-/// From the front; for small ones.
+/// Takes from the front, which is slow for large vectors.
 #[cfg(any(test, fuzzing))]
 impl ByteSource for Vec<u8> {
     fn take(&mut self, into: &mut [u8]) -> bool {
@@ -67,11 +67,11 @@ impl ByteSource for Vec<u8> {
     }
 }
 
-/// Why a value could not be encoded or decoded, in the words of its serde implementation or
-/// bincode's.
+/// The reason why a value could not be encoded or decoded: the message of its serde implementation
+/// or of bincode.
 pub(crate) type CodecErrorText = String;
 
-/// Appends the encoded value. What was appended when it fails is of no use.
+/// Appends the encoded value. If it fails, the bytes it has appended are unusable.
 #[inline]
 pub(crate) fn encode<T: Serialize>(
     value: &T,
@@ -82,11 +82,11 @@ pub(crate) fn encode<T: Serialize>(
     }
     let limited = DepthLimited { value, depth: 0 };
     bincode::serde::encode_into_writer(limited, SinkWriter(output), CONFIG)
-        .map_err(|error| decode_exact::<T>(plain(error.to_string())))
+        .map_err(|error| with_type_name::<T>(unwrap_message(error.to_string())))
 }
 
-/// Appends what is decoded as a `Vec<T>`; items that lie in a row are a slice, for which there is
-/// [`encode_slice`].
+/// Appends items so that they can be decoded as a `Vec<T>`. For a slice, [`encode_slice`] is
+/// faster.
 pub(crate) fn encode_items<'a, T: Serialize + 'a>(
     items: impl IntoIterator<Item = &'a T>,
     output: &mut impl ByteSink,
@@ -94,12 +94,12 @@ pub(crate) fn encode_items<'a, T: Serialize + 'a>(
     let mut items = items.into_iter();
     if is_bytes::<Vec<T>>() {
         // Each is one byte, and there is nothing else in the vector's encoding.
-        return items.try_for_each(|it| encode(it, output));
+        return items.try_for_each(|item| encode(item, output));
     }
     encode(&items.collect::<Vec<&T>>(), output)
 }
 
-/// As [`encode_items`]: bytes are one copy.
+/// Like [`encode_items`], but bytes are copied at once.
 pub(crate) fn encode_slice<T: Serialize>(
     items: &[T],
     output: &mut impl ByteSink,
@@ -110,22 +110,22 @@ pub(crate) fn encode_slice<T: Serialize>(
     encode(&items, output)
 }
 
-/// Decodes a value that takes up all of `input`.
+/// Decodes a value. Fails unless it uses all bytes of `input`.
 #[inline]
 pub(crate) fn decode<T: Wire>(input: &mut impl ByteSource) -> Result<T, CodecErrorText> {
     if is_bytes::<T>() {
         return input.take_all().map(from_bytes).ok_or_else(out_of_memory);
     }
-    let value =
-        T::deserialize(&mut Decoder::new(input, type_name::<T>())).map_err(|it| it.to_string())?;
+    let value = T::deserialize(&mut Decoder::new(input, type_name::<T>()))
+        .map_err(|error| error.to_string())?;
     match input.left() {
         0 => Ok(value),
         left => Err(attribute::left_over(left, type_name::<T>())),
     }
 }
 
-/// Names the type of the whole value where the encoder does not know whose struct it has met.
-fn decode_exact<T>(reason: CodecErrorText) -> CodecErrorText {
+/// Adds the type of the whole value to an error of the encoder, which does not know it.
+fn with_type_name<T>(reason: CodecErrorText) -> CodecErrorText {
     if reason == attribute::UNKNOWN_LENGTH {
         attribute::flattened(type_name::<T>())
     } else {
@@ -137,11 +137,11 @@ fn out_of_memory() -> CodecErrorText {
     "out of memory".to_owned()
 }
 
-/// bincode wraps a serde implementation's own message in `OtherString("…")`.
-fn plain(message: String) -> CodecErrorText {
+/// Extracts the message of a serde implementation, which bincode wraps in `OtherString("…")`.
+fn unwrap_message(message: String) -> String {
     let inner = message
         .strip_prefix("OtherString(\"")
-        .and_then(|it| it.strip_suffix("\")"));
+        .and_then(|text| text.strip_suffix("\")"));
     inner.map(str::to_owned).unwrap_or(message)
 }
 
@@ -213,7 +213,7 @@ mod tests {
         encode_items(&[7_u8, 8, 9], &mut bytes[0]).expect("bytes");
         encode_slice(&[7_u8, 8, 9], &mut bytes[1]).expect("bytes");
         assert_eq!(
-            bytes.map(|mut it| decode(&mut it)),
+            bytes.map(|mut encoded| decode(&mut encoded)),
             [(); 2].map(|()| Ok(vec![7_u8, 8, 9]))
         );
         let mut bytes = [Vec::new(), Vec::new()];
@@ -221,7 +221,7 @@ mod tests {
         encode_slice(&["a", "b"], &mut bytes[1]).expect("text");
         let text = ["a", "b"].map(str::to_owned).to_vec();
         assert_eq!(
-            bytes.map(|mut it| decode(&mut it)),
+            bytes.map(|mut encoded| decode(&mut encoded)),
             [Ok(text.clone()), Ok(text)]
         );
     }

@@ -1,8 +1,8 @@
-//! Values out of the bytes that bincode has written.
+//! Decodes values from the bytes that bincode has written.
 //!
-//! bincode's own decoder takes memory for as many bytes as a length claims, up to a limit that is
-//! part of its type, and knows no limit for items that take up no bytes. Here what is there is the
-//! limit: a length that is a lie costs nothing.
+//! bincode's own decoder allocates as many bytes as a length claims, up to a limit that is part of
+//! its type. It has no limit for items without bytes. This decoder is limited by the bytes that
+//! exist, so a false length costs nothing.
 
 use super::attribute::{self, ContentProbe};
 use super::codec::ByteSource;
@@ -16,22 +16,24 @@ use serde::{
 };
 use std::{fmt, str};
 
-/// Items of collections in one value that may take up no bytes: some milliseconds' worth of them.
+/// The number of items without bytes that the collections of one value may have; decoding them
+/// takes some milliseconds.
 const MAX_EMPTY_ITEMS: usize = 1 << 22;
 
-/// Decodes from an input: integers of a fixed size, little-endian, and lengths of 64 bits.
+/// Decodes a value from a source. Integers have a fixed size and are little-endian; lengths have 64
+/// bits.
 pub(super) struct Decoder<'a, I> {
     input: &'a mut I,
-    /// Items that collections may still have: each takes up a byte, or is one of those that may
-    /// take up none.
+    /// The number of items that collections may still have: one for each byte, and
+    /// [`MAX_EMPTY_ITEMS`].
     items: usize,
-    /// Levels that were entered and not left.
+    /// The number of levels that were entered and not left.
     depth: usize,
-    /// The name of the type that is decoded.
+    /// The name of the type of the whole value.
     whole: &'static str,
 }
 
-/// Why there is no value.
+/// The reason why a value cannot be decoded.
 #[derive(Debug)]
 pub(super) struct DecodeError(Box<str>);
 
@@ -48,7 +50,7 @@ impl<'a, I: ByteSource> Decoder<'a, I> {
         }
     }
 
-    /// Enters one more level, which [`leave`](Self::leave) ends.
+    /// Enters one more level; [`leave`](Self::leave) ends it.
     #[inline]
     fn enter(&mut self) -> Result<()> {
         if self.depth >= max_depth() {
@@ -63,7 +65,7 @@ impl<'a, I: ByteSource> Decoder<'a, I> {
         self.depth -= 1;
     }
 
-    /// Enters a level with `left` items or fields.
+    /// Enters a level of `left` items or fields.
     #[inline]
     fn enter_items(&mut self, left: usize) -> Result<SeqItems<'_, 'a, I>> {
         self.enter()?;
@@ -91,7 +93,7 @@ impl<'a, I: ByteSource> Decoder<'a, I> {
         usize::try_from(length).map_err(|_| too_short())
     }
 
-    /// The length of a collection.
+    /// Reads the length of a collection.
     #[inline]
     fn items(&mut self) -> Result<usize> {
         let length = self.length()?;
@@ -121,14 +123,14 @@ impl<'a, I: ByteSource> Decoder<'a, I> {
         let length = match bytes[0].leading_ones() {
             0 => 1,
             ones @ 2..=4 => ones as usize,
-            _ => return Err(DecodeError::custom("a character is none")),
+            _ => return Err(DecodeError::custom("a character is not valid UTF-8")),
         };
         if !self.input.take(&mut bytes[1..length]) {
             return Err(too_short());
         }
         let text = str::from_utf8(&bytes[..length]).map_err(DecodeError::custom)?;
         let first = text.chars().next();
-        first.ok_or_else(|| DecodeError::custom("a character is none"))
+        first.ok_or_else(|| DecodeError::custom("a character is not valid UTF-8"))
     }
 
     #[inline]
@@ -395,7 +397,7 @@ impl<'de, I: ByteSource> VariantAccess<'de> for &mut Decoder<'_, I> {
 
     #[inline]
     fn tuple_variant<V: Visitor<'de>>(self, length: usize, visitor: V) -> Result<V::Value> {
-        // The enum is the level.
+        // The enum has entered the level already.
         visitor.visit_seq(SeqItems {
             left: length,
             of: self,

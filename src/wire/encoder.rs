@@ -1,4 +1,4 @@
-//! A serde serializer that counts levels on the way to another one, which writes the value.
+//! A serde serializer that counts levels and passes everything on to another serializer.
 
 use super::attribute;
 use super::depth::{TooDeep, max_depth};
@@ -8,7 +8,7 @@ use serde::ser::{
 };
 use std::fmt;
 
-/// A value that lies so many levels deep in another one.
+/// A value that is `depth` levels deep in another value.
 pub(super) struct DepthLimited<'a, T: ?Sized> {
     pub(super) value: &'a T,
     pub(super) depth: usize,
@@ -24,14 +24,14 @@ impl<T: Serialize + ?Sized> Serialize for DepthLimited<'_, T> {
     }
 }
 
-/// Passes everything on to `inner`, unless it lies too deep.
+/// Passes everything on to `inner`, and fails at the limit of depth.
 struct Encoder<S> {
     inner: S,
     depth: usize,
 }
 
 impl<S: Serializer> Encoder<S> {
-    /// Returns the depth of what lies one level deeper.
+    /// Returns the depth of the next level.
     #[inline]
     fn deeper(&self) -> Result<usize, S::Error> {
         if self.depth >= max_depth() {
@@ -123,7 +123,7 @@ impl<S: Serializer> Serializer for Encoder<S> {
 
     fn serialize_map(self, len: Option<usize>) -> Result<ItemEncoder<S::SerializeMap>, S::Error> {
         let depth = self.deeper()?;
-        // serde's derive writes a struct so that has a field with `flatten`.
+        // serde's derive encodes a struct with a `flatten` field as a map of unknown length.
         let len = len.ok_or_else(|| S::Error::custom(attribute::UNKNOWN_LENGTH))?;
         let inner = self.inner.serialize_map(Some(len))?;
         Ok(ItemEncoder { inner, depth })
@@ -190,13 +190,13 @@ impl<S: Serializer> Serializer for Encoder<S> {
     }
 }
 
-/// The items of a collection, or the fields of a struct.
+/// Encodes the items of a collection, or the fields of a struct.
 struct ItemEncoder<C> {
     inner: C,
     depth: usize,
 }
 
-/// The fields of a struct, or of an enum's variant, by that name.
+/// Encodes the fields of a struct or variant with this name.
 struct FieldEncoder<C> {
     items: ItemEncoder<C>,
     name: &'static str,

@@ -1,4 +1,4 @@
-//! What a trampoline works on, and why it may give no value.
+//! The input and output of a trampoline, and its errors.
 
 use crate::error::ErrorKind;
 use crate::shm::{Buffer, Cursor};
@@ -9,7 +9,7 @@ use crate::wire::{
 use serde::Serialize;
 use std::{any::Any, mem};
 
-/// Why a call gave no value, when it did not panic.
+/// The reason why a call returned no value, if it did not panic.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum CallError {
     /// The argument could not be decoded.
@@ -18,11 +18,11 @@ pub(crate) enum CallError {
     Encode(codec::CodecErrorText),
     /// An initializer returned this error.
     Initializer(String),
-    /// What was called has said no.
+    /// The called object refused the call.
     Refused(ErrorKind, String),
 }
 
-/// What a trampoline works on.
+/// The input and output of a trampoline.
 pub(crate) struct Invocation<'a> {
     /// The encoded argument.
     pub(crate) argument: Cursor<'a>,
@@ -30,24 +30,24 @@ pub(crate) struct Invocation<'a> {
     pub(crate) context: Option<&'a dyn Any>,
     /// Where the encoded result goes.
     pub(crate) result: &'a mut Buffer,
-    /// The handles in argument and result.
+    /// The handles in the argument and the result.
     pub(crate) handles: &'a mut CallHandles,
 }
 
-/// Descriptors beside a call.
+/// The handles that are sent next to a call and its result.
 #[derive(Debug, Default)]
 pub(crate) struct CallHandles {
-    /// Those in its argument.
+    /// The handles in the argument.
     pub(crate) received_fds: Vec<Attached>,
-    /// Those in its result.
+    /// The handles in the result.
     pub(crate) sent_fds: Vec<Attached>,
-    /// For whom the result is, if for somebody special.
+    /// The receiver of the result, if it is a special one.
     pub(crate) audience: u64,
 }
 
 impl Invocation<'_> {
-    /// Decodes the argument. The list of handles is there meanwhile, not while the user's function
-    /// runs.
+    /// Decodes the argument. The list of handles exists during decoding only, not while the user's
+    /// function runs.
     #[inline]
     pub(crate) fn decode<A: Wire>(&mut self) -> Result<A, CallError> {
         let argument = &mut self.argument;
@@ -60,7 +60,7 @@ impl Invocation<'_> {
         decoded.map_err(CallError::Decode)
     }
 
-    /// Encodes the result, or what serde takes for it.
+    /// Encodes the result, or a value that serde encodes the same way.
     #[inline]
     pub(crate) fn encode<R: Serialize>(&mut self, value: &R) -> Result<(), CallError> {
         self.encode_by(|result| codec::encode(value, result))
@@ -84,7 +84,8 @@ impl Invocation<'_> {
         &mut self,
         encode: impl FnOnce(&mut Buffer) -> Result<(), codec::CodecErrorText>,
     ) -> Result<(), CallError> {
-        let (result, audience) = (&mut *self.result, self.handles.audience);
+        let audience = self.handles.audience;
+        let result = &mut *self.result;
         let encoded = handle::collect(&mut self.handles.sent_fds, || {
             handle::with_audience(audience, || encode(result))
         });
@@ -92,14 +93,14 @@ impl Invocation<'_> {
     }
 }
 
-/// An object whose users take turns.
+/// An object with exclusive access.
 pub(crate) trait Exclusive<T> {
-    /// Has one turn.
-    fn with<X>(&self, turn: impl FnOnce(&mut T) -> X) -> Result<X, CallError>;
+    /// Runs `f` with exclusive access to the value.
+    fn with<X>(&self, f: impl FnOnce(&mut T) -> X) -> Result<X, CallError>;
 }
 
-/// An object of keys and values, of which some can be dropped.
+/// A collection of keys and values that can drop some of them.
 pub(crate) trait Retain<K, V> {
-    /// Drops those that `keep` says no to: all of them, or none if it panics.
+    /// Drops the entries for which `keep` returns false. Drops none if `keep` panics.
     fn retain(&self, keep: impl FnMut(&K, &mut V) -> bool) -> Result<(), CallError>;
 }

@@ -1,9 +1,9 @@
-//! Where code lies: in a module, so far from its start.
+//! `CodeLocation`: the address of code as a module and an offset.
 
 use crate::error::{Error, ErrorKind, Result};
 use crate::sys::modules::{self, ModuleId};
 
-/// Code, by its module and the offset from where that module is loaded.
+/// The location of code: its module, and the offset from the address where that module is loaded.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub(crate) struct CodeLocation {
     module: ModuleId,
@@ -23,10 +23,10 @@ impl CodeLocation {
             });
         }
         let module = modules::containing(address);
-        let place = module.and_then(|it| Some((it.id, it.offset_of(address)?)));
-        let (module, offset) = place.ok_or_else(|| {
+        let location = module.and_then(|module| Some((module.id, module.offset_of(address)?)));
+        let (module, offset) = location.ok_or_else(|| {
             err_unknown_function(
-                "the function lies in no loaded module, so no other process can find it",
+                "the function is in no loaded module, so no other process can find it",
             )
         })?;
         Ok(Self { module, offset })
@@ -46,7 +46,7 @@ impl CodeLocation {
             .ok_or_else(|| err_unknown_function("the function's address holds no code"))
     }
 
-    /// The offset, if the program holds it and it has 32 bits.
+    /// Returns the offset if the code is in the program and the offset fits 32 bits.
     pub(super) fn program_offset(self) -> Option<u32> {
         let offset = u32::try_from(self.offset).ok()?;
         (self.module == ModuleId::PROGRAM).then_some(offset)
@@ -68,7 +68,7 @@ impl CodeLocation {
 
     pub(crate) fn from_bytes(bytes: &[u8; Self::SIZE]) -> Self {
         let (module, offset) = bytes.split_at(8);
-        let word = |it: &[u8]| u64::from_le_bytes(it.try_into().expect("half of 16 bytes"));
+        let word = |half: &[u8]| u64::from_le_bytes(half.try_into().expect("half of 16 bytes"));
         Self {
             module: ModuleId(word(module)),
             offset: word(offset),

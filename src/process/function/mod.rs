@@ -1,11 +1,12 @@
-//! Functions on the wire: a module and an offset, twice, and what calls them on the other side.
+//! Functions on the wire. A function is sent as two pairs of module and offset: its own, and that
+//! of the trampoline that calls it.
 //!
-//! A `fn` pointer means nothing in another process. Its place inside the module that holds it does,
-//! as long as the other process has loaded the same build of that module. The types of argument and
-//! result are known where the call is made only, so beside the user's function travels one of the
-//! generic *trampolines* below, made there for just those types: it decodes, calls, encodes. The
-//! two may lie in different modules (a plug-in's function, called through a trampoline that was
-//! instantiated in the program), so each has its own.
+//! A `fn` pointer is meaningless in another process. Its offset in its module is meaningful, if the
+//! other process has loaded the same build of that module. Only the caller knows the types of the
+//! argument and the result, so it sends one of the generic *trampolines* below, instantiated for
+//! those types, along with the function. The trampoline decodes the argument, calls the function
+//! and encodes the result. The two may be in different modules: a plug-in's function can be called
+//! through a trampoline that was instantiated in the program.
 
 #![expect(unsafe_code, reason = "addresses become functions again")]
 
@@ -22,38 +23,39 @@ use crate::shm::Cursor;
 use crate::wire::{Wire, codec};
 use std::{any::Any, fmt, mem, os::fd::OwnedFd, ptr};
 
-/// What a process that was started is given.
+/// The arguments of a child's main function.
 #[derive(Debug, Default)]
 pub(crate) struct ChildArgs {
-    /// What was passed, and behind it the mark of a process that runs on, as long as it is open.
+    /// The passed descriptors, then the mark of a child that is not a daemon. The mark works while
+    /// it is open.
     pub(crate) fds: Vec<OwnedFd>,
     pub(crate) bytes: Vec<u8>,
 }
 
-/// What a process that was started runs; it gives its exit code.
+/// The main function of a child; returns the exit code.
 pub(crate) type ChildMain = fn(ChildArgs) -> i32;
 
-/// Names a child's main function.
+/// Returns the location of a child's main function.
 pub(crate) fn locate_main(main: ChildMain) -> Result<CodeLocation> {
     CodeLocation::of(main as usize)
 }
 
-/// Finds a child's main function in the fork server.
+/// Returns the main function at a location, in the fork server or an executed child.
 pub(crate) fn resolve_main(location: CodeLocation) -> Result<ChildMain> {
     let address = ptr::with_exposed_provenance::<()>(location.address()?);
-    // SAFETY: locations reach the fork server from its owner only, which runs the same build, and
-    // there from `locate_main`: what lies at this offset is a `ChildMain`.
+    // SAFETY: locations reach this process from its owner only, which runs the same build and got
+    // them from `locate_main`. So the code at this offset is a `ChildMain`.
     Ok(unsafe { mem::transmute::<*const (), ChildMain>(address) })
 }
 
 type Trampoline = fn(FunctionPtr, &mut Invocation<'_>) -> Result<(), CallError>;
 type ContextTrampoline = fn(&mut Cursor<'_>) -> Result<Box<dyn Any>, CallError>;
 
-/// The address of a user's function, typeless until its trampoline says what it is.
+/// The address of a user's function. Only its trampoline knows the type.
 #[derive(Clone, Copy)]
 struct FunctionPtr(*const ());
 
-/// A user's function and its trampoline, as they travel.
+/// A user's function and its trampoline, as sent to another process.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub(crate) struct WireFunction {
     trampoline: CodeLocation,
@@ -64,24 +66,24 @@ impl WireFunction {
     /// Bytes on the wire.
     pub(crate) const SIZE: usize = 2 * CodeLocation::SIZE;
 
-    /// One argument.
+    /// Encodes a function of one argument.
     pub(crate) fn unary<A: Wire, R: Wire>(f: fn(A) -> R) -> Result<Self> {
         Self::pair(call_unary::<A, R>, f as usize)
     }
 
-    /// Two arguments, which travel as a pair.
+    /// Encodes a function of two arguments, which are sent as a pair.
     pub(crate) fn binary<A: Wire, B: Wire, R: Wire>(f: fn(A, B) -> R) -> Result<Self> {
         Self::pair(call_binary::<A, B, R>, f as usize)
     }
 
-    /// An argument, and a context that the worker has decoded before.
+    /// Encodes a function of a context and an argument. The worker decodes the context earlier.
     pub(crate) fn contextual<C: Wire + 'static, A: Wire + 'static, R: Wire + 'static>(
         f: fn(&C, A) -> R,
     ) -> Result<Self> {
         Self::pair(call_contextual::<C, A, R>, f as usize)
     }
 
-    /// Something that is done once, for its effect or its error.
+    /// Encodes a function that runs once, for its side effect or its error.
     pub(crate) fn initializer<A: Wire + 'static, E: fmt::Display + 'static>(
         f: fn(A) -> Result<(), E>,
     ) -> Result<Self> {
@@ -95,13 +97,13 @@ impl WireFunction {
         })
     }
 
-    /// Finds both in this process.
+    /// Finds the function and its trampoline in this process.
     pub(crate) fn resolve(self) -> Result<Callable> {
         let trampoline = ptr::with_exposed_provenance::<()>(self.trampoline.address()?);
         let function = ptr::with_exposed_provenance::<()>(self.function.address()?);
-        // SAFETY: a `WireFunction` is made by `pair` alone, of a `Trampoline`, in a process that
-        // has loaded the same build of the same module; its bytes reach us from our owner only, in
-        // what nobody else can write to.
+        // SAFETY: only `pair` creates a `WireFunction`, from a `Trampoline`, in a process that has
+        // loaded the same build of the same module. Its bytes reach this process from its owner
+        // only, through memory and sockets that no other process can write to.
         let trampoline = unsafe { mem::transmute::<*const (), Trampoline>(trampoline) };
         Ok(Callable {
             trampoline,
@@ -134,13 +136,14 @@ pub(crate) struct Callable {
 }
 
 impl Callable {
-    /// Decodes, calls, encodes. A panic of the user's code comes through.
+    /// Decodes the argument, calls the function and encodes the result. A panic of the user's code
+    /// propagates.
     pub(crate) fn invoke(self, call: &mut Invocation<'_>) -> Result<(), CallError> {
         (self.trampoline)(self.function, call)
     }
 }
 
-/// The decoder of a context's type, as it travels.
+/// The decoder for the type of a context, as sent to a worker.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct ContextLoader(CodeLocation);
 
@@ -154,7 +157,8 @@ impl ContextLoader {
     /// Decodes the context.
     pub(crate) fn load(self, bytes: &mut Cursor<'_>) -> Result<Result<Box<dyn Any>, CallError>> {
         let address = ptr::with_exposed_provenance::<()>(self.0.address()?);
-        // SAFETY: as in `WireFunction::resolve`; `new` is the only maker, of a `ContextTrampoline`.
+        // SAFETY: like in `WireFunction::resolve`; only `new` creates it, from a
+        // `ContextTrampoline`.
         let load = unsafe { mem::transmute::<*const (), ContextTrampoline>(address) };
         Ok(load(bytes))
     }
@@ -178,8 +182,8 @@ fn call_unary<A: Wire, R: Wire>(
     function: FunctionPtr,
     call: &mut Invocation<'_>,
 ) -> Result<(), CallError> {
-    // SAFETY: `WireFunction::unary::<A, R>` alone pairs this trampoline with an address, that of a
-    // `fn(A) -> R`.
+    // SAFETY: only `WireFunction::unary::<A, R>` pairs this trampoline with an address, and it is
+    // the address of a `fn(A) -> R`.
     let function = unsafe { mem::transmute::<*const (), fn(A) -> R>(function.0) };
     let argument = call.decode()?;
     call.encode(&function(argument))
@@ -189,8 +193,8 @@ fn call_binary<A: Wire, B: Wire, R: Wire>(
     function: FunctionPtr,
     call: &mut Invocation<'_>,
 ) -> Result<(), CallError> {
-    // SAFETY: `WireFunction::binary::<A, B, R>` alone pairs this trampoline with an address, that
-    // of a `fn(A, B) -> R`.
+    // SAFETY: only `WireFunction::binary::<A, B, R>` pairs this trampoline with an address, and it
+    // is the address of a `fn(A, B) -> R`.
     let function = unsafe { mem::transmute::<*const (), fn(A, B) -> R>(function.0) };
     let (a, b) = call.decode()?;
     call.encode(&function(a, b))
@@ -200,10 +204,10 @@ fn call_contextual<C: Wire + 'static, A: Wire + 'static, R: Wire + 'static>(
     function: FunctionPtr,
     call: &mut Invocation<'_>,
 ) -> Result<(), CallError> {
-    // SAFETY: `WireFunction::contextual::<C, A, R>` alone pairs this trampoline with an address,
-    // that of a `fn(&C, A) -> R`.
+    // SAFETY: only `WireFunction::contextual::<C, A, R>` pairs this trampoline with an address, and
+    // it is the address of a `fn(&C, A) -> R`.
     let function = unsafe { mem::transmute::<*const (), fn(&C, A) -> R>(function.0) };
-    let context = call.context.and_then(|it| it.downcast_ref::<C>());
+    let context = call.context.and_then(|context| context.downcast_ref::<C>());
     let context = context.expect("the context was sent before the call and has its type");
     let argument = call.decode()?;
     call.encode(&function(context, argument))
@@ -213,8 +217,8 @@ fn call_initializer<A: Wire + 'static, E: fmt::Display + 'static>(
     function: FunctionPtr,
     call: &mut Invocation<'_>,
 ) -> Result<(), CallError> {
-    // SAFETY: `WireFunction::initializer::<A, E>` alone pairs this trampoline with an address, that
-    // of such a function.
+    // SAFETY: only `WireFunction::initializer::<A, E>` pairs this trampoline with an address, and
+    // it is the address of a `fn(A) -> Result<(), E>`.
     let function = unsafe { mem::transmute::<*const (), fn(A) -> Result<(), E>>(function.0) };
     let argument = call.decode()?;
     function(argument).map_err(|error| CallError::Initializer(error.to_string()))

@@ -1,4 +1,4 @@
-//! Functions on objects that another process has.
+//! `WireMethod`: a function on an object in another process.
 
 #![expect(unsafe_code, reason = "addresses become functions again")]
 
@@ -14,12 +14,12 @@ use std::{
     mem, ptr,
 };
 
-/// What a call on an object of this crate's does: it decodes, acts and encodes itself.
+/// A method of an object of this crate; it decodes its argument and encodes its result itself.
 pub(crate) type MethodHandler<O> = fn(&O, &mut Invocation<'_>) -> Result<(), CallError>;
 
 type MethodTrampoline = fn(FunctionPtr, &dyn Any, &mut Invocation<'_>) -> Result<(), CallError>;
 
-/// A function on an object that another process has, as it travels.
+/// A function on an object in another process, as sent to that process.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub(crate) struct WireMethod(WireFunction);
 
@@ -27,12 +27,12 @@ impl WireMethod {
     /// Bytes on the wire.
     pub(crate) const SIZE: usize = WireFunction::SIZE;
 
-    /// Two offsets in the program follow, of 4 bytes each.
+    /// The encoding of a method in the program: two offsets of 4 bytes follow.
     const SHORT: u8 = 0;
-    /// Modules and offsets follow.
+    /// The encoding of any other method: modules and offsets follow.
     const LONG: u8 = 1;
 
-    /// A user's function, on what lies in an `O`.
+    /// Encodes a user's function on the value in an `O`.
     pub(crate) fn of_user<O, T, A, R>(f: fn(&mut T, A) -> R) -> Result<Self>
     where
         O: Exclusive<T> + 'static,
@@ -43,7 +43,7 @@ impl WireMethod {
         Self::pair(call_method::<O, T, A, R>, f as usize)
     }
 
-    /// A user's function that chooses, on what lies in an `O`.
+    /// Encodes a user's predicate on the entries of an `O`.
     pub(crate) fn of_predicate<O, K, V, A>(f: fn(&K, &mut V, &A) -> bool) -> Result<Self>
     where
         O: Retain<K, V> + 'static,
@@ -54,7 +54,7 @@ impl WireMethod {
         Self::pair(call_predicate::<O, K, V, A>, f as usize)
     }
 
-    /// One of this crate's.
+    /// Encodes a method of this crate.
     pub(crate) fn handler<O: 'static>(f: MethodHandler<O>) -> Result<Self> {
         Self::pair(call_handler::<O>, f as usize)
     }
@@ -66,16 +66,16 @@ impl WireMethod {
         }))
     }
 
-    /// Finds it in this process, and calls it. A panic of the user's code comes through.
+    /// Finds the method in this process and calls it. A panic of the user's code propagates.
     pub(crate) fn call(self, object: &dyn Any, call: &mut Invocation<'_>) -> Result<(), CallError> {
-        let address = |it: CodeLocation| {
-            let found = it.address().map(ptr::with_exposed_provenance::<()>);
-            found.map_err(|it| CallError::Refused(it.kind(), it.to_string()))
+        let address = |location: CodeLocation| {
+            let found = location.address().map(ptr::with_exposed_provenance::<()>);
+            found.map_err(|error| CallError::Refused(error.kind(), error.to_string()))
         };
         let (trampoline, function) = (address(self.0.trampoline)?, address(self.0.function)?);
-        // SAFETY: a `WireMethod` is made by `pair` alone, of a `MethodTrampoline`; its bytes reach
-        // us from clients only that have proved that they know the key and have said that they run
-        // the same build, as the manager's handshake sees to.
+        // SAFETY: only `pair` creates a `WireMethod`, from a `MethodTrampoline`. Its bytes reach
+        // this process only from clients that have proved that they know the key and have declared
+        // the same build; the manager's handshake checks both.
         let trampoline = unsafe { mem::transmute::<*const (), MethodTrampoline>(trampoline) };
         trampoline(FunctionPtr(function), object, call)
     }
@@ -88,8 +88,8 @@ impl WireMethod {
         Self(WireFunction::from_bytes(bytes))
     }
 
-    /// Appends it, in few bytes if it lies in the program, as it mostly does: a small request is
-    /// read in one piece then.
+    /// Appends the method. A method in the program takes few bytes, so that a small request is read
+    /// in one piece.
     #[inline]
     pub(crate) fn put(self, message: &mut Vec<u8>) {
         let (trampoline, function) = (
@@ -109,7 +109,7 @@ impl WireMethod {
         }
     }
 
-    /// What [`put`](Self::put) has put, and what follows it.
+    /// Splits off a method that [`put`](Self::put) appended; returns it and the remaining bytes.
     #[inline]
     pub(crate) fn split_off(bytes: &[u8]) -> Option<(Self, &[u8])> {
         let (kind, bytes) = bytes.split_first()?;
@@ -138,12 +138,12 @@ where
     A: Wire,
     R: Wire,
 {
-    // SAFETY: `WireMethod::of_user::<O, T, A, R>` alone pairs this trampoline with an address, that
-    // of a `fn(&mut T, A) -> R`.
+    // SAFETY: only `WireMethod::of_user::<O, T, A, R>` pairs this trampoline with an address, and
+    // it is the address of a `fn(&mut T, A) -> R`.
     let function = unsafe { mem::transmute::<*const (), fn(&mut T, A) -> R>(function.0) };
     let object: &O = downcast_object(object)?;
     let argument = call.decode()?;
-    let result = object.with(|it| function(it, argument))?;
+    let result = object.with(|value| function(value, argument))?;
     call.encode(&result)
 }
 
@@ -158,12 +158,12 @@ where
     V: 'static,
     A: Wire,
 {
-    // SAFETY: `WireMethod::of_predicate::<O, K, V, A>` alone pairs this trampoline with an address,
-    // that of a `fn(&K, &mut V, &A) -> bool`.
-    let choose = unsafe { mem::transmute::<*const (), fn(&K, &mut V, &A) -> bool>(function.0) };
+    // SAFETY: only `WireMethod::of_predicate::<O, K, V, A>` pairs this trampoline with an address,
+    // and it is the address of a `fn(&K, &mut V, &A) -> bool`.
+    let keep = unsafe { mem::transmute::<*const (), fn(&K, &mut V, &A) -> bool>(function.0) };
     let object: &O = downcast_object(object)?;
     let argument = call.decode()?;
-    object.retain(|key, value| choose(key, value, &argument))
+    object.retain(|key, value| keep(key, value, &argument))
 }
 
 fn call_handler<O: 'static>(
@@ -171,16 +171,16 @@ fn call_handler<O: 'static>(
     object: &dyn Any,
     call: &mut Invocation<'_>,
 ) -> Result<(), CallError> {
-    // SAFETY: `WireMethod::handler::<O>` alone pairs this trampoline with an address, that of a
-    // `MethodHandler<O>`.
+    // SAFETY: only `WireMethod::handler::<O>` pairs this trampoline with an address, and it is the
+    // address of a `MethodHandler<O>`.
     let function = unsafe { mem::transmute::<*const (), MethodHandler<O>>(function.0) };
     function(downcast_object(object)?, call)
 }
 
-/// The object, which a proxy of another type may name.
+/// Downcasts the object. Fails if the client's proxy names another type.
 fn downcast_object<O: 'static>(object: &dyn Any) -> Result<&O, CallError> {
     object.downcast_ref().ok_or_else(|| {
-        let message = format!("the object is no {}", type_name::<O>());
+        let message = format!("the object is not a {}", type_name::<O>());
         CallError::Refused(ErrorKind::Codec, message)
     })
 }
