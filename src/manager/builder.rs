@@ -1,4 +1,4 @@
-//! Settings of a manager, and its start.
+//! The settings of a manager, and its start.
 
 use super::{
     Manager,
@@ -16,16 +16,16 @@ use crate::sys::pid;
 use std::{fs::Permissions, os::unix::fs::PermissionsExt, sync::Arc, time::Duration};
 use tempfile::TempDir;
 
-/// Connections at once, unless it is said otherwise; each costs the server a thread.
+/// Maximum number of connections by default. Each costs the server a thread.
 const DEFAULT_CLIENT_LIMIT: usize = 4096;
 
-/// Bytes of a request, unless it is said otherwise.
+/// Maximum size of a request by default, in bytes.
 const DEFAULT_MESSAGE_LIMIT: usize = 256 << 20;
 
-/// How long a server may take to end when it was told to, before it is killed.
+/// How long a server may take to exit after it was told to, before it is killed.
 const SHUTDOWN_TIMEOUT: Duration = Duration::from_secs(2);
 
-/// Settings of a [`Manager`] that is to be started.
+/// Settings for starting a [`Manager`].
 ///
 /// ```
 /// use procpool::Manager;
@@ -58,52 +58,53 @@ impl ManagerBuilder {
         }
     }
 
-    /// Where the server listens: by default at a Unix socket in a folder that is made for it, for
-    /// this user alone.
+    /// Sets the address of the server. The default is a Unix socket in a new directory that only
+    /// this user can access.
     ///
-    /// At a TCP address, clients on other machines can connect. The key keeps out those who do not
-    /// know it; nothing is encrypted, so that whoever can read or change what is on its way can
-    /// read or change it here, too. Across a network that is not your own, let the server listen on
-    /// loopback, and put a tunnel in front (`ssh -L`, stunnel, WireGuard).
+    /// At a TCP address, clients on other machines can connect. The key keeps out clients that do
+    /// not know it. Nothing is encrypted: an attacker that can read or change network traffic can
+    /// read or change these messages. Across a network that you do not control, let the server
+    /// listen on loopback and use a tunnel (`ssh -L`, stunnel, WireGuard).
     pub fn address(mut self, address: impl Into<Address>) -> Self {
         self.address = Some(address.into());
         self
     }
 
-    /// The key that clients must know: that of this process by default, which its children have,
-    /// too.
+    /// Sets the key that clients must know. The default is the key of this process, which its
+    /// children inherit.
     ///
-    /// Whoever knows it can have any function of the program called in the server: it is as good as
-    /// a login. Processes that this one starts from then on know it, too, so that proxies work in
-    /// them; one that was there before, a pool's worker say, calls [`Manager::connect`] first.
+    /// A client with the key can call any function of the program in the server: treat the key like
+    /// a login. Processes that this process starts afterwards also know the key, so proxies work in
+    /// them. Processes that started earlier, such as a pool's workers, must call
+    /// [`Manager::connect`] first.
     pub fn authkey(mut self, key: impl Into<AuthKey>) -> Self {
         self.key = Some(key.into());
         self
     }
 
-    /// How many connections there may be at once, 4096 by default; one more is refused with
-    /// [`ErrorKind::Full`]. A process has one for its references, and one for each of its threads
-    /// that is in a call or holds a lock.
+    /// Sets the maximum number of connections; the default is 4096. Further clients fail with
+    /// [`ErrorKind::Full`]. A process has one connection for its references, and one for each of
+    /// its threads that is in a call or holds a lock.
     pub fn client_limit(mut self, connections: usize) -> Self {
         self.limits.clients = connections;
         self
     }
 
-    /// Bytes that one request may have, with the argument in it, 256 MiB by default. A larger one
-    /// is refused before memory is taken for it.
+    /// Sets the maximum size of a request with its argument, in bytes; the default is 256 MiB.
+    /// Larger requests are refused before memory is allocated for them.
     pub fn message_limit(mut self, bytes: usize) -> Self {
         self.limits.message = bytes;
         self
     }
 
-    /// Starts the server, and waits until it listens.
+    /// Starts the server. Blocks until it listens.
     ///
     /// # Errors
     ///
-    /// [`ErrorKind::InvalidInput`] for an address that others can reach (any but a Unix socket and
-    /// loopback) without a key of its own, for an empty key, for an address that is none.
-    /// [`ErrorKind::Io`] when the address is taken, [`ErrorKind::StartFailed`] when the system
-    /// gives no process.
+    /// [`ErrorKind::InvalidInput`] if other machines can reach the address (anything except a Unix
+    /// socket and loopback) and no key was set, if the key is empty, or if the address is invalid.
+    /// [`ErrorKind::Io`] if the address is in use. [`ErrorKind::StartFailed`] if the system cannot
+    /// start a process.
     pub fn start(self) -> Result<Manager> {
         self.check_key()?;
         let key = self.key.unwrap_or_else(authkey);
@@ -119,7 +120,7 @@ impl ManagerBuilder {
             shutdown,
             address,
         } = server::start(address, &key, self.limits)?;
-        // Proxies name the server by it, here and in the processes that they are sent to.
+        // Proxies identify the server by this address, here and in the processes that receive them.
         let near = connectable(&address);
         let server = Arc::new(OwnedServer {
             process: Some(process),
@@ -140,26 +141,30 @@ impl ManagerBuilder {
     fn check_key(&self) -> Result<()> {
         let is_open = matches!(&self.address, Some(Address::Tcp(at)) if !at.ip().is_loopback());
         if is_open && self.key.is_none() {
-            let message = "a manager that other machines can reach needs a key of its own: set one with `authkey`";
+            let message =
+                "other machines can reach the manager's address: set a key with `authkey`";
             return Err(Error::new(ErrorKind::InvalidInput, message));
         }
         Ok(())
     }
 }
 
-/// The same from whatever folder it is looked at: proxies carry it to other processes.
+/// Returns an address that does not depend on the current directory: proxies carry it to other
+/// processes.
 fn absolute(address: Address) -> Result<Address> {
     match address {
         Address::Unix(path) if !path.as_os_str().is_empty() => {
-            let path = std::path::absolute(path);
-            path.map(Address::Unix)
-                .map_err(|it| Error::io("failed to find the folder of a manager's socket", it))
+            let path = std::path::absolute(path).map_err(|error| {
+                Error::io("failed to resolve the path of a manager's socket", error)
+            })?;
+            Ok(Address::Unix(path))
         }
         address => Ok(address),
     }
 }
 
-/// Where this process itself finds a server that listens everywhere.
+/// Returns the address at which this process itself reaches a server that listens on all
+/// interfaces.
 fn connectable(address: &Address) -> Address {
     match address {
         Address::Tcp(at) if at.ip().is_unspecified() => {
@@ -174,24 +179,24 @@ fn connectable(address: &Address) -> Address {
     }
 }
 
-/// A folder for this user alone.
+/// Creates a directory that only this user can access.
 fn create_private_dir() -> Result<TempDir> {
     let folder = tempfile::Builder::new()
         .prefix(DIR_PREFIX)
         .permissions(Permissions::from_mode(0o700))
         .tempdir();
-    folder.map_err(|it| Error::io("failed to make a folder for a manager's socket", it))
+    folder.map_err(|error| Error::io("failed to create a directory for a manager's socket", error))
 }
 
-/// A server that this process has started, and ends.
+/// A server that this process has started and stops.
 #[derive(Debug)]
 pub(super) struct OwnedServer {
-    /// None once it is dropped.
+    /// `None` only after the drop.
     process: Option<Process<()>>,
     shutdown: crate::ipc::Sender<()>,
     folder: Option<TempDir>,
     owner: u32,
-    /// Where this process finds it.
+    /// The address that this process connects to.
     address: Address,
 }
 
@@ -203,9 +208,9 @@ impl OwnedServer {
 }
 
 impl StopAtExit for OwnedServer {
-    /// The server removes its socket, and the folder that was made for that.
+    /// Stops the server. The server removes its socket and the directory that was created for it.
     fn stop(&self) {
-        // A server that is gone needs not be told.
+        // Sending fails if the server has already exited.
         let _ = self.shutdown.send(&());
         let Some(process) = &self.process else { return };
         let has_ended = || matches!(process.join_timeout(SHUTDOWN_TIMEOUT), Ok(Some(_)));
@@ -216,7 +221,7 @@ impl StopAtExit for OwnedServer {
 }
 
 impl Drop for OwnedServer {
-    /// Ends the server; in a copy of the process that has started it nothing happens.
+    /// Stops the server. Does nothing in a copy of the process that started it.
     fn drop(&mut self) {
         if self.owner != pid::current() {
             self.folder.take().map(TempDir::keep);
@@ -224,7 +229,7 @@ impl Drop for OwnedServer {
         }
         forget_key(&self.address);
         self.stop();
-        // One that cannot be killed would be waited for.
+        // Dropping a process waits for it, forever if it cannot be killed.
         let left = self.process.take().filter(Process::is_alive);
         left.into_iter().for_each(Process::detach);
     }

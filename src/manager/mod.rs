@@ -1,4 +1,4 @@
-//! Objects in a server process, and the proxies that use them from anywhere.
+//! Objects in a server process, and the proxies that use them from any process.
 //!
 //! Start with [`Manager`].
 
@@ -14,10 +14,10 @@
 // ```
 //
 // Relies on: a server that is a process of this program, so that it has every function and type;
-// connections that both ends authenticate. README.md has the states, the deaths and the protocol.
+// connections that authenticate both ends. README.md has the states, the deaths and the protocol.
 //
-// Invariant: the death of a client costs the others only the notice of it. The others do not notice
-// what a client sends.
+// Invariant: the death of a client reaches the other clients only as an error or a wake-up. No
+// client can observe the messages of another client.
 
 mod builder;
 mod client;
@@ -50,22 +50,23 @@ use serde::Serialize;
 use server::Server;
 use std::{fmt, sync::Arc};
 
-/// A server process with objects that any process can use, and the way to make them.
+/// A server process with objects that any process can use, and the constructors of these objects.
 ///
-/// Each object is used through a proxy, which can be an argument or a result of a process or a
-/// task, a part of a message, or lie in another object: it means the same object wherever it goes.
-/// An object lives as long as there is a proxy of it, in any process or another object. A proxy
-/// that arrives in a process connects to nothing: its first call does, and fails if the server is
-/// not there or its key is another. Until then what keeps the object is the sender's: it goes an
-/// hour after that has ended, and stays if the receiver is killed. Calls that block hold up nobody
-/// else: neither other threads of the same process nor other clients nor other objects.
+/// Each object is used through a proxy. A proxy can be an argument or result of a process or task,
+/// part of a message, or part of another object. It refers to the same object in every process. An
+/// object lives as long as a proxy of it exists in any process or in another object.
 ///
-/// The server that [`main`](Self::main) has started ends with the manager that was returned, and
-/// with this process, however that ends; then every call of a proxy is
-/// [`Disconnected`](crate::ErrorKind::Disconnected). A client that dies takes nothing along but its
-/// own references and locks. A `static` manager, and proxies in a `static`, work in copies of the
-/// process ([`StartMethod::Fork`](crate::StartMethod::Fork)), which connect anew. Client and server
-/// must be the same build of one program.
+/// A proxy that arrives in a process opens no connection. Its first call connects, and fails if the
+/// server has exited or uses another key. Until then the sender's reference keeps the object: it
+/// expires an hour after the sender has exited, and stays if the receiver is killed. A blocking
+/// call does not block other threads of the process, other clients or other objects.
+///
+/// The server that [`start`](Self::start) has started exits when the returned manager is dropped or
+/// when this process exits for any reason. Every later call of a proxy fails with
+/// [`Disconnected`](crate::ErrorKind::Disconnected). A client that dies loses only its own
+/// references and locks. A `static` manager, and proxies in a `static`, work in copies of the
+/// process ([`StartMethod::Fork`](crate::StartMethod::Fork)), which open new connections. Client
+/// and server must be the same build of one program.
 ///
 /// ```
 /// use procpool::{DictProxy, Manager, Process};
@@ -78,9 +79,10 @@ use std::{fmt, sync::Arc};
 /// let table = manager.dict()?;
 /// let mut processes = Vec::new();
 /// for number in 0..3 {
-///     processes.push(Process::start(|(table, number)| square(table, number), (table.clone(), number))?);
+///     let process = Process::start(|(table, number)| square(table, number), (table.clone(), number))?;
+///     processes.push(process);
 /// }
-/// processes.into_iter().try_for_each(|it| it.result().map(drop))?;
+/// processes.into_iter().try_for_each(|process| process.result().map(drop))?;
 /// assert_eq!((table.len()?, table.get(&2)?), (3, Some(4)));
 /// # Ok::<(), procpool::Error>(())
 /// ```
@@ -91,28 +93,29 @@ pub struct Manager {
 }
 
 impl Manager {
-    /// Starts a server at a Unix socket of its own, with the [key](crate::authkey) of this process.
+    /// Starts a server at a private Unix socket, with the [key](crate::authkey) of this process.
     ///
     /// # Errors
     ///
-    /// As [`ManagerBuilder::main`].
+    /// Fails like [`ManagerBuilder::start`].
     pub fn start() -> Result<Self> {
         Self::builder().start()
     }
 
-    /// As [`main`](Self::main), with settings.
+    /// Returns a builder, which starts a server like [`start`](Self::start) but with settings.
     pub fn builder() -> ManagerBuilder {
         ManagerBuilder::new()
     }
 
-    /// Connects to a server that was started elsewhere. Dropping this manager leaves that running.
+    /// Connects to a server that was started elsewhere. Dropping this manager leaves the server
+    /// running.
     ///
     /// # Errors
     ///
-    /// [`Io`](crate::ErrorKind::Io) when nobody listens at the address,
-    /// [`AuthenticationFailed`](crate::ErrorKind::AuthenticationFailed) for another key,
-    /// [`Unsupported`](crate::ErrorKind::Unsupported) when the server is another build of the
-    /// program, [`Full`](crate::ErrorKind::Full) when it has as many clients as it may.
+    /// [`Io`](crate::ErrorKind::Io) if no server listens at the address,
+    /// [`AuthenticationFailed`](crate::ErrorKind::AuthenticationFailed) if the key differs,
+    /// [`Unsupported`](crate::ErrorKind::Unsupported) if the server is another build of the
+    /// program, [`Full`](crate::ErrorKind::Full) if the server has reached its client limit.
     pub fn connect(address: impl Into<Address>, authkey: AuthKey) -> Result<Self> {
         let address = address.into();
         let client = Client::connect(&address, &authkey)?;
@@ -124,35 +127,36 @@ impl Manager {
         })
     }
 
-    /// Where the server listens, with the port that was free if any was asked for.
+    /// Returns the address of the server, with the port that the system chose if port 0 was
+    /// requested.
     #[must_use]
     pub fn address(&self) -> &Address {
         &self.address
     }
 
-    /// The id of the server's process, if this manager has started it.
+    /// Returns the id of the server's process, or `None` if this manager only connected to it.
     #[must_use]
     pub fn server_pid(&self) -> Option<u32> {
         self.server.as_ref().map(|it| it.pid())
     }
 
-    /// The namespace that the server has from the start, where those who [`connect`](Self::connect)
-    /// find proxies.
+    /// Returns the namespace that the server has from the start. Processes that
+    /// [`connect`](Self::connect) find proxies there.
     ///
     /// # Errors
     ///
-    /// [`Disconnected`](crate::ErrorKind::Disconnected) when the server is gone, here and wherever
-    /// objects are made.
+    /// [`Disconnected`](crate::ErrorKind::Disconnected) if the server has exited, here and in all
+    /// other methods that create objects.
     pub fn globals(&self) -> Result<Namespace> {
         self.make(server::find_globals, &()).map(Namespace::new)
     }
 
-    /// Makes a list.
+    /// Creates an empty list.
     pub fn list<T: Wire + Send + 'static>(&self) -> Result<ListProxy<T>> {
         self.make(list::create::<T>, &()).map(ListProxy::new)
     }
 
-    /// Makes a dict.
+    /// Creates an empty dict.
     pub fn dict<K, V>(&self) -> Result<DictProxy<K, V>>
     where
         K: Wire + Send + 'static,
@@ -161,26 +165,26 @@ impl Manager {
         self.make(dict::create::<K, V>, &()).map(DictProxy::new)
     }
 
-    /// Makes a namespace.
+    /// Creates an empty namespace.
     pub fn namespace(&self) -> Result<Namespace> {
         self.make(namespace::create, &()).map(Namespace::new)
     }
 
-    /// Makes a queue with room for so many items, `usize::MAX` for any number.
+    /// Creates a queue for at most `capacity` items; `usize::MAX` means unbounded.
     ///
     /// # Errors
     ///
-    /// [`InvalidInput`](crate::ErrorKind::InvalidInput) for none.
+    /// [`InvalidInput`](crate::ErrorKind::InvalidInput) if `capacity` is 0.
     pub fn queue<T: Wire + Send + 'static>(&self, capacity: usize) -> Result<QueueProxy<T>> {
         self.make(queue::create::<T>, &capacity)
             .map(QueueProxy::new)
     }
 
-    /// Makes a queue that knows when everything is done.
+    /// Creates a queue that counts unfinished tasks.
     ///
     /// # Errors
     ///
-    /// As [`queue`](Self::queue).
+    /// Fails like [`queue`](Self::queue).
     pub fn joinable_queue<T>(&self, capacity: usize) -> Result<JoinableQueueProxy<T>>
     where
         T: Wire + Send + 'static,
@@ -189,71 +193,71 @@ impl Manager {
         queue.map(JoinableQueueProxy::new)
     }
 
-    /// Makes a lock.
+    /// Creates a lock.
     pub fn lock(&self) -> Result<LockProxy> {
         self.make(lock::create, &()).map(LockProxy::new)
     }
 
-    /// Makes a lock that the thread which holds it may take again.
+    /// Creates a lock that its holder, a thread, can acquire again.
     pub fn rlock(&self) -> Result<RLockProxy> {
         self.make(lock::create, &()).map(RLockProxy::new)
     }
 
-    /// Makes a semaphore with so many permits.
+    /// Creates a semaphore with `permits` permits.
     pub fn semaphore(&self, permits: usize) -> Result<SemaphoreProxy> {
         self.make(semaphore::create, &permits)
             .map(SemaphoreProxy::new)
     }
 
-    /// Makes a semaphore with so many permits and never more.
+    /// Creates a semaphore with `permits` permits, which is also its maximum.
     pub fn bounded_semaphore(&self, permits: usize) -> Result<BoundedSemaphoreProxy> {
         let semaphore = self.make(semaphore::create_bounded, &permits);
         semaphore.map(BoundedSemaphoreProxy::new)
     }
 
-    /// Makes a condition, with its lock.
+    /// Creates a condition and its lock.
     pub fn condition(&self) -> Result<ConditionProxy> {
         self.make(condition::create, &()).map(ConditionProxy::new)
     }
 
-    /// Makes an event that is not set.
+    /// Creates an event that is not set.
     pub fn event(&self) -> Result<EventProxy> {
         self.make(event::create, &()).map(EventProxy::new)
     }
 
-    /// Makes a barrier for so many parties.
+    /// Creates a barrier for `parties` parties.
     ///
     /// # Errors
     ///
-    /// [`InvalidInput`](crate::ErrorKind::InvalidInput) for none, and for more than a million.
+    /// [`InvalidInput`](crate::ErrorKind::InvalidInput) if `parties` is 0 or above 2^20.
     pub fn barrier(&self, parties: usize) -> Result<BarrierProxy> {
         self.make(barrier::create, &parties).map(BarrierProxy::new)
     }
 
-    /// Makes a value.
+    /// Creates a value.
     ///
     /// # Errors
     ///
-    /// [`Codec`](crate::ErrorKind::Codec) when it cannot be encoded.
+    /// [`Codec`](crate::ErrorKind::Codec) if the value cannot be encoded.
     pub fn value<T: Wire + Send + 'static>(&self, value: T) -> Result<ValueProxy<T>> {
         self.make(object::create::<T>, &value).map(ValueProxy::new)
     }
 
-    /// Makes an array of these items.
+    /// Creates an array of these items.
     ///
     /// # Errors
     ///
-    /// [`Codec`](crate::ErrorKind::Codec) when they cannot be encoded.
+    /// [`Codec`](crate::ErrorKind::Codec) if the items cannot be encoded.
     pub fn array<T: Wire + Send + 'static>(&self, items: Vec<T>) -> Result<ArrayProxy<T>> {
         let array = self.make(object::create::<Vec<T>>, &items);
         array.map(ArrayProxy::new)
     }
 
-    /// Makes an object of any type, which is sent to the server.
+    /// Creates an object of any type by sending it to the server.
     ///
     /// # Errors
     ///
-    /// [`Codec`](crate::ErrorKind::Codec) when it cannot be encoded.
+    /// [`Codec`](crate::ErrorKind::Codec) if the object cannot be encoded.
     pub fn object<T: Wire + Send + 'static>(&self, object: T) -> Result<Proxy<T>> {
         self.make(object::create::<T>, &object).map(Proxy::new)
     }

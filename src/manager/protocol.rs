@@ -1,12 +1,12 @@
-//! What travels between a client and the server: greetings, requests, replies, and values in parts.
+//! The messages between a client and the server: greetings, requests, replies, and values in parts.
 //!
 //! | message | bytes |
 //! |---|---|
 //! | greeting of a client | name and version of this protocol: 8; build of the program: 8 |
 //! | request | object: 8; [`WireMethod`]: 9, or 33 outside of the program; argument |
-//! | reply, also to the greeting | 1: [`VALUE`] or [`ERROR`]; the encoded result, or a [`TaskError`] |
+//! | reply, also to the greeting | 1: [`VALUE`] or [`ERROR`]; the encoded result or [`TaskError`] |
 //!
-//! A value that may be bytes stands last in its message, so that it is one copy.
+//! A value that may be bytes is last in its message, so that it is copied only once.
 
 use crate::error::{Error, ErrorKind};
 use crate::process::{
@@ -21,21 +21,21 @@ use crate::wire::{
 };
 use serde::{Deserialize, Serialize};
 
-/// What a handler gives back when it has left its result.
+/// The outcome of a handler that has written its result to the call.
 pub(super) type HandlerResult = Result<(), CallError>;
 
-/// Begins a reply with a result.
+/// The first byte of a reply with a result.
 pub(super) const VALUE: u8 = 0;
-/// Begins a reply with why there is none.
+/// The first byte of a reply with an error.
 pub(super) const ERROR: u8 = 1;
 
-/// The object that every server has: itself.
+/// The id of the server itself as an object.
 pub(super) const ROOT: u64 = 0;
 
-/// The name of the protocol, and its version.
+/// The name and version of the protocol.
 const NAME: [u8; 8] = *b"procmgr1";
 
-/// What a client says first.
+/// The greeting of a client.
 pub(super) struct Hello;
 
 impl Hello {
@@ -48,41 +48,43 @@ impl Hello {
         bytes
     }
 
-    /// Whether such a client can be served, whose functions must lie where this program's do.
+    /// Checks a greeting. The client's functions must have the same places as those of this
+    /// program.
     pub(super) fn check(bytes: &[u8]) -> Result<(), TaskError> {
         let refused = |why: &str| Err(TaskError::Refused(ErrorKind::Unsupported, why.to_owned()));
         let ours = Self::bytes();
         if bytes.len() != Self::SIZE || bytes[..8] != ours[..8] {
-            return refused("the client does not speak the manager's protocol, or another version");
+            return refused("the client does not use this version of the manager's protocol");
         }
         if bytes[8..] != ours[8..] {
             return refused(
-                "the client is another build of the program than the manager's server: both must run the same file",
+                "the client is another build of the program than the manager's server: both must run \
+                 the same file",
             );
         }
         Ok(())
     }
 }
 
-/// What the server answers.
+/// The server's reply to a greeting.
 #[derive(Debug, Clone, Copy, Serialize, Deserialize)]
 pub(super) struct Welcome {
-    /// Tells this server from every other, also from one that had the same address before.
+    /// Identifies this server, also among servers that had the same address before.
     pub(super) server: u64,
-    /// Bytes of the largest request.
+    /// Maximum size of a request, in bytes.
     pub(super) message_limit: u64,
 }
 
-/// What a server lets its clients do.
+/// The limits that a server sets for its clients.
 #[derive(Debug, Clone, Copy, Serialize, Deserialize)]
 pub(super) struct ServerLimits {
-    /// Connections at once.
+    /// Maximum number of connections.
     pub(super) clients: usize,
-    /// Bytes of a request.
+    /// Maximum size of a request, in bytes.
     pub(super) message: usize,
 }
 
-/// A request, taken apart.
+/// A parsed request.
 pub(super) struct CallRequest<'a> {
     pub(super) target: u64,
     pub(super) method: WireMethod,
@@ -106,7 +108,7 @@ impl<'a> CallRequest<'a> {
     }
 }
 
-/// The caller's error, in words about the server.
+/// Converts an error to the caller's error, and names the server in its message.
 pub(super) fn into_error(error: TaskError) -> Error {
     let codec = |what, reason| {
         let message = format!("the manager's server failed to {what}: {reason}");
@@ -119,13 +121,13 @@ pub(super) fn into_error(error: TaskError) -> Error {
     }
 }
 
-/// Puts bytes that something follows.
+/// Writes the length of `bytes`, then `bytes`, so that more values can follow.
 pub(super) fn put_len_prefixed(bytes: &[u8], output: &mut impl ByteSink) {
     output.put(&(bytes.len() as u64).to_le_bytes());
     output.put(bytes);
 }
 
-/// Takes what [`put_len_prefixed`] has put.
+/// Reads bytes that [`put_len_prefixed`] has written.
 pub(super) fn take_len_prefixed(input: &mut Cursor<'_>) -> Result<Vec<u8>, CodecErrorText> {
     let mut len = [0; 8];
     let has_len = input.take(&mut len);
@@ -138,7 +140,7 @@ pub(super) fn take_len_prefixed(input: &mut Cursor<'_>) -> Result<Vec<u8>, Codec
     Ok(bytes)
 }
 
-/// Leaves a result that may be none.
+/// Writes an optional result.
 pub(super) fn encode_option<T: Serialize>(
     value: Option<&T>,
     call: &mut Invocation<'_>,
@@ -147,7 +149,7 @@ pub(super) fn encode_option<T: Serialize>(
     value.map_or(Ok(()), |it| call.encode(it))
 }
 
-/// Reads what [`encode_option`] has left.
+/// Reads a result that [`encode_option`] has written.
 pub(super) fn decode_option<T: Wire>(reply: &mut Cursor<'_>) -> Result<Option<T>, CodecErrorText> {
     let mut is_some = [0];
     reply.take(&mut is_some);
@@ -157,7 +159,7 @@ pub(super) fn decode_option<T: Wire>(reply: &mut Cursor<'_>) -> Result<Option<T>
     }
 }
 
-/// An encoded key: keys are compared by their bytes.
+/// Encodes a key. Keys are compared by their bytes.
 pub(super) fn encode_key<K: Wire>(key: &K) -> Result<Vec<u8>, CodecErrorText> {
     let mut bytes = Vec::new();
     codec::encode(key, &mut bytes)?;

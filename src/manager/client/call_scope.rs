@@ -1,9 +1,9 @@
-//! Proxies in a call to their own server: no message for each of them.
+//! Batches the claims of proxies in one call to their own server: they need no message each.
 //!
-//! | a proxy | what keeps its object until it has arrived | messages |
+//! | a proxy | its object is kept until it arrives by | messages |
 //! |---|---|---|
-//! | in the argument | a copy of the sender's reference, until the reply is there | none |
-//! | in the result | a token of the server's | one, which claims all of them that it has room for |
+//! | in the argument | a copy of the sender's reference, until the reply arrives | none |
+//! | in the result | a token of the server | one for all tokens that fit into it |
 
 use crate::error::Result;
 use crate::manager::{client::Client, client::reference::Reference};
@@ -11,20 +11,20 @@ use crate::wire::handle;
 use std::{cell::RefCell, mem, sync::Arc};
 
 thread_local! {
-    /// The call that this thread makes now.
+    /// The call that this thread is making.
     static CURRENT: RefCell<Option<CallScope>> = const { RefCell::new(None) };
 }
 
-/// A call on its way.
+/// A call in progress.
 struct CallScope {
     client: Arc<Client>,
     sent: Vec<Reference>,
-    /// Each with its token. A copy, so that it is counted here until the server knows of it,
-    /// whatever the user drops meanwhile.
+    /// Received references and their tokens. Copies, so that each object stays counted here until
+    /// the server has the claim, even if the user drops the original.
     received: Vec<(Reference, u64)>,
 }
 
-/// Makes a call: what encodes its argument and decodes its result finds the scope.
+/// Runs `call` in a scope that the encoder of its argument and the decoder of its result can find.
 pub(in crate::manager) fn enter<R>(
     client: &Arc<Client>,
     call: impl FnOnce() -> Result<R>,
@@ -36,14 +36,13 @@ pub(in crate::manager) fn enter<R>(
     })));
     let outcome = call();
     let received = outer.restore().map_or(Ok(()), CallScope::claim_received);
-    outcome.and_then(|it| received.map(|()| it))
+    outcome.and_then(|result| received.map(|()| result))
 }
 
 impl CallScope {
-    /// Claims what has arrived, also where the result could not be decoded: the tokens would keep
-    /// the objects.
+    /// Claims received references, also after a failed decode: their tokens would keep the objects.
     fn claim_received(self) -> Result<()> {
-        let id = |it: &(Reference, u64)| (it.0.identity().1, it.1);
+        let id = |(reference, token): &(Reference, u64)| (reference.identity().1, *token);
         let received: Vec<_> = self.received.iter().map(id).collect();
         if received.is_empty() {
             return Ok(());
@@ -52,8 +51,8 @@ impl CallScope {
     }
 }
 
-/// Whether a reference that leaves this process needs no token. What the user's own `Serialize`
-/// sends elsewhere meanwhile does.
+/// Whether a reference that leaves this process needs no token. It needs one if a user's
+/// `Serialize` sends it elsewhere during the call.
 pub(in crate::manager) fn track_sent(reference: &Reference, server: u64) -> bool {
     if handle::audience() != server {
         return false;
@@ -62,7 +61,7 @@ pub(in crate::manager) fn track_sent(reference: &Reference, server: u64) -> bool
     with_scope_of(server, sends).is_some()
 }
 
-/// A reference that arrives in a call to its server, which claims it with the others.
+/// Returns a reference that arrives in a call to its server. The call claims it with the others.
 pub(in crate::manager) fn track_received(server: u64, id: u64, token: u64) -> Option<Reference> {
     with_scope_of(server, |scope| {
         scope.client.increment(id);
@@ -76,9 +75,11 @@ fn with_scope_of<R>(server: u64, note: impl FnOnce(&mut CallScope) -> R) -> Opti
     let found = CURRENT.try_with(|current| {
         let mut current = current.borrow_mut();
         let scope = current.as_mut();
-        scope.filter(|it| it.client.server() == server).map(note)
+        scope
+            .filter(|scope| scope.client.server() == server)
+            .map(note)
     });
-    // At the end of a thread there is none: each proxy has its message then.
+    // Thread-locals are unavailable while a thread exits: each proxy then sends its own message.
     found.unwrap_or_default()
 }
 
@@ -87,7 +88,8 @@ fn replace(scope: Option<CallScope>) -> Option<CallScope> {
     replaced.unwrap_or_default()
 }
 
-/// The call in whose argument or result another is made, by a user's own `Serialize` say.
+/// The outer call, if this call is made while the argument or result of another is encoded or
+/// decoded, for example by a user's `Serialize`.
 struct OuterScope(Option<CallScope>);
 
 impl OuterScope {
@@ -99,10 +101,10 @@ impl OuterScope {
 }
 
 impl Drop for OuterScope {
-    /// In a panic of the user's.
+    /// Restores the outer call if the user's code panics.
     fn drop(&mut self) {
         if let Some(inner) = replace(self.0.take()) {
-            // Nobody is left to be told.
+            // An error has no recipient during a panic.
             let _ = inner.claim_received();
         }
     }

@@ -1,8 +1,8 @@
-//! A lock of the server's that a thread of this process holds.
+//! Locks of a server that threads of this process hold.
 //!
-//! It keeps the connection that it was taken through: when that ends, the server knows that the
-//! holder has died. Each process knows what its threads hold, so that taking a lock twice is an
-//! error, or counted, without a message.
+//! A held lock keeps the connection through which it was acquired: if the connection ends, the
+//! server knows that the holder has died. Each process records which locks its threads hold. So it
+//! detects or counts a second acquisition without a message.
 
 use crate::error::{Error, ErrorKind, Result};
 use crate::manager::{
@@ -18,28 +18,28 @@ use std::{
     time::Instant,
 };
 
-/// What the threads of this process hold.
+/// The locks that threads of this process hold.
 static HELD_LOCKS: Mutex<Vec<HeldLock>> = Mutex::new(Vec::new());
 
 #[derive(Debug)]
 struct HeldLock {
     key: LockKey,
     connection: Arc<ObjectConnection>,
-    /// How many guards there are.
+    /// The number of guards.
     depth: usize,
 }
 
-/// A server, an object of its, and a thread.
+/// A server, one of its objects, and a thread.
 type LockKey = (u64, u64, ThreadId);
 
-/// What becomes of a thread that takes a lock which it holds.
+/// The result of acquiring a lock that the thread already holds.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(in crate::manager) enum Reentrancy {
     ErrorCheck,
     Recursive,
 }
 
-/// A part of a guard.
+/// The part that the guards of all locks share.
 #[derive(Debug)]
 pub(in crate::manager) struct HeldLockGuard {
     key: LockKey,
@@ -49,7 +49,7 @@ pub(in crate::manager) struct HeldLockGuard {
 }
 
 impl HeldLockGuard {
-    /// Takes a lock; also whether its last holder has died.
+    /// Acquires a lock. Also returns whether its last holder has died.
     pub(in crate::manager) fn acquire<O: 'static>(
         reference: &Reference,
         acquire: MethodHandler<O>,
@@ -88,7 +88,7 @@ impl HeldLockGuard {
         }
     }
 
-    /// The connection that the lock was taken through.
+    /// Returns the connection through which the lock was acquired.
     pub(in crate::manager) fn connection(&self) -> Result<&ObjectConnection> {
         if self.connection.is_of_this_process() {
             return Ok(&self.connection);
@@ -100,10 +100,10 @@ impl HeldLockGuard {
 
 fn reenter(key: LockKey, reentry: Reentrancy) -> Option<Arc<ObjectConnection>> {
     let mut locks = HELD_LOCKS.lock();
-    // What a copy of another process finds here is not its own.
+    // A copy of a process also finds the locks of the original here.
     let entry = locks
         .iter_mut()
-        .find(|it| it.key == key && it.connection.is_of_this_process())?;
+        .find(|entry| entry.key == key && entry.connection.is_of_this_process())?;
     (reentry == Reentrancy::Recursive).then(|| {
         entry.depth += 1;
         Arc::clone(&entry.connection)
@@ -114,27 +114,27 @@ fn is_held(key: LockKey) -> bool {
     let locks = HELD_LOCKS.lock();
     locks
         .iter()
-        .any(|it| it.key == key && it.connection.is_of_this_process())
+        .any(|entry| entry.key == key && entry.connection.is_of_this_process())
 }
 
-/// As a lock in shared memory says no to the thread that holds it.
+/// Fails like a lock in shared memory that its holder acquires again.
 fn fail_already_held(wait: WaitLimit) -> Error {
-    // A limit that no clock reaches is none.
+    // A limit that overflows the clock means forever, and has no deadline.
     if let (WaitLimit::AtMost(limit), Some(deadline)) = (wait, wait.deadline()) {
         thread::sleep(deadline.saturating_duration_since(Instant::now()));
-        let message = format!("this thread holds the lock, also after {limit:?}");
+        let message = format!("this thread holds the lock and still held it after {limit:?}");
         return Error::new(ErrorKind::TimedOut, message);
     }
     if matches!(wait, WaitLimit::Never) {
-        return Error::new(ErrorKind::WouldBlock, "this thread holds the lock already");
+        return Error::new(ErrorKind::WouldBlock, "this thread already holds the lock");
     }
-    let message = "this thread holds the lock already, and would wait for itself: use an RLock";
+    let message = "this thread already holds the lock and would deadlock: use an RLock";
     Error::new(ErrorKind::InvalidInput, message)
 }
 
 impl Drop for HeldLockGuard {
-    /// Lets the lock go with the last guard. In a copy of the process that holds it nothing
-    /// happens.
+    /// Releases the lock if this is the last guard. Does nothing in a copy of the process that
+    /// holds it.
     fn drop(&mut self) {
         if !self.connection.is_of_this_process() {
             return;
@@ -142,13 +142,13 @@ impl Drop for HeldLockGuard {
         let mut locks = HELD_LOCKS.lock();
         let entry = locks
             .iter()
-            .position(|it| it.key == self.key && it.connection.is_of_this_process());
-        let index = entry.expect("it was put there when the lock was taken");
+            .position(|entry| entry.key == self.key && entry.connection.is_of_this_process());
+        let index = entry.expect("the entry was added when the lock was acquired");
         locks[index].depth -= 1;
         if locks[index].depth == 0 {
             let entry = locks.swap_remove(index);
             drop(locks);
-            // A server that is gone has no locks.
+            // Fails if the server has exited, and with it the lock.
             let _ = (self.release)(&entry.connection);
         }
     }

@@ -1,8 +1,8 @@
-//! What a process knows of a server: how to reach it, free connections to it, and which of its
-//! objects are referred to here.
+//! The client side of a server in this process: its address, idle connections, and the counts of
+//! its objects' proxies.
 //!
-//! A copy of the process (`fork`) has a copy of all this, and of the descriptors. It closes its
-//! copies and starts afresh, at its first use: no two processes ever talk through one socket.
+//! A copy of the process (`fork`) inherits all this with the descriptors. It closes its copies at
+//! their first use and starts anew, so that two processes never share a socket.
 
 pub(super) mod call_scope;
 pub(super) mod held_locks;
@@ -28,26 +28,25 @@ use std::{
     time::{Duration, Instant},
 };
 
-/// Connections that are kept for the next calls.
+/// Maximum number of idle connections that are kept.
 const MAX_IDLE: usize = 16;
 
-/// How long it may take to reach a server to which this process only has to say that it does not
-/// need something.
+/// The time limit for connecting to a server only to drop a token.
 const DROPPED_WITHIN: Duration = Duration::from_secs(1);
 
-/// How long no such server is tried after one was not reached.
+/// How long no such server is contacted after a failure.
 const FAILING: Duration = Duration::from_secs(60);
 
-/// When such a server was last not reached.
+/// The time of the last such failure.
 static UNREACHED: Mutex<Option<Instant>> = Mutex::new(None);
 
-/// The servers that this process has to do with.
+/// The servers that this process has connected to.
 static CLIENTS: Mutex<Vec<Weak<Client>>> = Mutex::new(Vec::new());
 
 /// This process as a client of one server.
 #[derive(Debug)]
 pub(in crate::manager) struct Client {
-    /// The server's name.
+    /// The unique name of the server.
     server: u64,
     address: Address,
     key: AuthKey,
@@ -61,17 +60,17 @@ struct IdleTransports {
     transports: Vec<Transport>,
 }
 
-/// The objects that this process refers to, and the connection that the server counts them by.
+/// The objects that this process refers to, and the connection by which the server counts them.
 #[derive(Debug, Default)]
 struct References {
     process: u32,
     ref_connection: Option<Transport>,
-    /// How many proxies there are of each.
+    /// The number of proxies of each object.
     counts: HashMap<u64, usize>,
 }
 
 impl Client {
-    /// Connects to whatever server is at an address.
+    /// Connects to the server at an address, whichever server that is.
     pub(in crate::manager) fn connect(address: &Address, key: &AuthKey) -> Result<Arc<Self>> {
         let (transport, welcome) = Transport::open(address, key)?;
         let client = Self::find(welcome.server).unwrap_or_else(|| {
@@ -83,7 +82,7 @@ impl Client {
                 references: Mutex::default(),
             });
             let mut clients = CLIENTS.lock();
-            clients.retain(|it| it.strong_count() > 0);
+            clients.retain(|client| client.strong_count() > 0);
             clients.push(Arc::downgrade(&client));
             client
         });
@@ -91,7 +90,7 @@ impl Client {
         Ok(client)
     }
 
-    /// The client of a certain server that a proxy names.
+    /// Returns the client of the server with this name, after connecting if necessary.
     pub(in crate::manager) fn for_server(server: u64, address: &Address) -> Result<Arc<Self>> {
         if let Some(client) = Self::find(server) {
             return Ok(client);
@@ -100,7 +99,8 @@ impl Client {
         let client = connected.map_err(|error| match error.kind() {
             ErrorKind::AuthenticationFailed => {
                 let message = format!(
-                    "{error}; a process that is older than the manager calls `Manager::connect` with its key first"
+                    "{error}; a process that started before the manager must call \
+                     `Manager::connect` with its key first"
                 );
                 error.with_message(message)
             }
@@ -108,16 +108,16 @@ impl Client {
             _ => error,
         })?;
         if client.server != server {
-            return Err(err_server_gone("another one is at its address"));
+            return Err(err_server_gone("another server uses its address"));
         }
         Ok(client)
     }
 
-    /// The client of a certain server, if this process has been connected to that.
+    /// Returns the client of the server with this name if this process has connected to it.
     pub(in crate::manager) fn find(server: u64) -> Option<Arc<Self>> {
         let clients = CLIENTS.lock();
         let mut known = clients.iter().filter_map(Weak::upgrade);
-        let found = known.find(|it| it.server == server);
+        let found = known.find(|client| client.server == server);
         drop(known);
         found
     }
@@ -130,17 +130,17 @@ impl Client {
         &self.address
     }
 
-    /// Takes a connection that nobody uses.
+    /// Takes an idle connection, or opens a new one.
     pub(in crate::manager) fn acquire(&self) -> Result<Transport> {
         let idle = self.lock_idle().transports.pop();
         idle.map_or_else(|| self.open(), Ok)
     }
 
-    /// Keeps a connection for the next call.
+    /// Keeps a connection for later calls.
     pub(in crate::manager) fn return_to_pool(&self, transport: Transport) {
         let mut idle = self.lock_idle();
         if transport.is_broken() {
-            // The others are, too.
+            // All connections to the same server are broken.
             let transports = mem::take(&mut idle.transports);
             drop(idle);
             drop((transports, transport));
@@ -164,18 +164,18 @@ impl Client {
     fn open(&self) -> Result<Transport> {
         let opened = Transport::open(&self.address, &self.key);
         let (transport, Welcome { server, .. }) = opened.map_err(|error| match error.kind() {
-            // The key was right before: the server has ended in the middle of the handshake.
+            // The key was accepted earlier: the server has exited during the handshake.
             ErrorKind::AuthenticationFailed => err_server_gone(error),
             ErrorKind::Io if is_server_gone(&error) => err_server_gone(error),
             _ => error,
         })?;
         if server != self.server {
-            return Err(err_server_gone("another one is at its address"));
+            return Err(err_server_gone("another server uses its address"));
         }
         Ok(transport)
     }
 
-    /// Refers to an object by the token of a proxy, for one more proxy.
+    /// Claims an object with the token of a proxy, and counts one more proxy.
     pub(in crate::manager) fn claim(&self, id: u64, token: u64) -> Result<()> {
         let mut references = self.lock_references();
         self.with_ref_connection(&mut references, |transport| {
@@ -185,18 +185,18 @@ impl Client {
         Ok(())
     }
 
-    /// Refers to objects by the ids and tokens of proxies that are counted already.
+    /// Claims objects with the ids and tokens of proxies that are already counted.
     pub(in crate::manager) fn claim_all(&self, received: &[(u64, u64)]) -> Result<()> {
         let mut references = self.lock_references();
         self.with_ref_connection(&mut references, |transport| {
-            // All of them, also if some are gone: the server must know what is counted here.
+            // Continues after failures: the server must know every object that is counted here.
             let parts = received.chunks(transport.batch_capacity(size_of::<(u64, u64)>()));
-            let claimed = parts.map(|it| call_server(transport, server::claim_all, &it));
+            let claimed = parts.map(|part| call_server(transport, server::claim_all, &part));
             claimed.fold(Ok(()), Result::and)
         })
     }
 
-    /// Makes a token for a proxy that leaves this process.
+    /// Creates a token for a proxy that leaves this process.
     pub(in crate::manager) fn issue_token(&self, id: u64) -> Result<u64> {
         let mut references = self.lock_references();
         self.with_ref_connection(&mut references, |transport| {
@@ -204,18 +204,22 @@ impl Client {
         })
     }
 
-    /// Has a server drop the token of a proxy that nobody here has used.
+    /// Makes a server drop the token of a proxy that was not used here.
     ///
-    /// A server that this process is not connected to may be anything that bytes have named. So
-    /// this takes no longer than [`DROPPED_WITHIN`], and after a failure is not done again for a
-    /// while: then the token ends with its maker.
+    /// The bytes of a proxy may name any address as its server. So connecting takes at most
+    /// [`DROPPED_WITHIN`], and is not tried again for [`FAILING`] after a failure. In that case the
+    /// token ends with its maker.
     pub(in crate::manager) fn drop_token(server: u64, address: &Address, token: u64) {
         if let Some(client) = Self::find(server) {
-            // A server that is gone has no tokens.
+            // Fails if the server has exited, and with it the token.
             let _ = client.unpin(token);
             return;
         }
-        let is_failing = || UNREACHED.lock().is_some_and(|it| it.elapsed() < FAILING);
+        let is_failing = || {
+            UNREACHED
+                .lock()
+                .is_some_and(|failed_at| failed_at.elapsed() < FAILING)
+        };
         if !is_failing() && unpin_at(server, address, token).is_err() {
             *UNREACHED.lock() = Some(Instant::now());
         }
@@ -228,12 +232,12 @@ impl Client {
         })
     }
 
-    /// Counts one more proxy of an object of which there is one.
+    /// Counts one more proxy of an object that is already referred to.
     pub(in crate::manager) fn increment(&self, id: u64) {
         *self.lock_references().counts.entry(id).or_default() += 1;
     }
 
-    /// Counts one proxy less. The server learns of the last.
+    /// Counts one proxy less. Tells the server after the last one.
     pub(in crate::manager) fn decrement(&self, id: u64) {
         let mut references = self.lock_references();
         let Entry::Occupied(mut count) = references.counts.entry(id) else {
@@ -245,9 +249,10 @@ impl Client {
         }
         count.remove();
         if let Some(connection) = references.ref_connection.take() {
-            // A server that is gone has no objects.
+            // Fails if the server has exited, and with it the object.
             let _: Result<()> = call_server(&connection, server::release, &id);
-            references.ref_connection = Some(connection).filter(|it| !it.is_broken());
+            references.ref_connection =
+                Some(connection).filter(|connection| !connection.is_broken());
         }
     }
 
@@ -273,18 +278,20 @@ impl Client {
             None => self.open_ref_connection(references)?,
         };
         let outcome = call(&connection);
-        references.ref_connection = Some(connection).filter(|it| !it.is_broken());
+        references.ref_connection = Some(connection).filter(|connection| !connection.is_broken());
         outcome
     }
 
-    /// Opens a reference connection. If there was one that was cut, what it held is referred to
-    /// again, as far as it is there.
+    /// Opens a reference connection. Claims again the objects of a cut previous connection, as
+    /// long as they exist.
     fn open_ref_connection(&self, references: &References) -> Result<Transport> {
         let transport = self.open()?;
         if !references.counts.is_empty() {
             let ids: Vec<u64> = references.counts.keys().copied().collect();
             let mut parts = ids.chunks(transport.batch_capacity(size_of::<u64>()));
-            parts.try_for_each(|it| call_server::<_, ()>(&transport, server::claim_again, &it))?;
+            parts.try_for_each(|part| {
+                call_server::<_, ()>(&transport, server::claim_again, &part)
+            })?;
         }
         Ok(transport)
     }
@@ -313,26 +320,28 @@ pub(in crate::manager) fn call_server<A: Serialize, R: Wire>(
     )
 }
 
-/// Not of this process, which may be out of descriptors.
+/// Whether the server is unreachable. Other errors, such as a lack of descriptors, concern this
+/// process.
 fn is_server_gone(error: &Error) -> bool {
     use std::error::Error as _;
-    let source = error.source().and_then(|it| it.downcast_ref::<io::Error>());
-    source.is_some_and(|it| {
+    let source = error
+        .source()
+        .and_then(|source| source.downcast_ref::<io::Error>());
+    source.is_some_and(|source| {
         let kinds = [
             io::ErrorKind::NotFound,
             io::ErrorKind::ConnectionRefused,
             io::ErrorKind::ConnectionReset,
             io::ErrorKind::BrokenPipe,
         ];
-        kinds.contains(&it.kind())
+        kinds.contains(&source.kind())
     })
 }
 
-/// What is wrong with a handle whose server is this very process, and which names something that is
-/// gone.
+/// Returns the error for a handle of this very server whose object no longer exists.
 pub(in crate::manager) fn err_object_gone() -> Error {
     Error::new(
         ErrorKind::Disconnected,
-        "the manager's object is gone: nobody has referred to it any more",
+        "the manager's object no longer exists: its last reference was dropped",
     )
 }

@@ -1,4 +1,4 @@
-//! What all proxies are made of: an object of a server, and how it is called from here.
+//! The common part of all proxies: a reference to an object of a server, and the calls through it.
 
 use crate::error::Result;
 use crate::ipc::Address;
@@ -26,31 +26,32 @@ use std::{
     },
 };
 
-/// A reference to an object, which lives as long as there is one.
+/// A reference to an object, which keeps the object alive.
 #[derive(Clone)]
 pub(in crate::manager) struct Reference(RefTarget);
 
 #[derive(Clone)]
 enum RefTarget {
-    /// In another process.
+    /// An object in another process.
     Remote(RemoteRef),
-    /// In another process to which this one was not connected when the reference arrived.
+    /// An object in another process. This process was not connected to it when the reference
+    /// arrived.
     Unused(Arc<Arrival>),
-    /// In this one, which is its server.
+    /// An object in this process, which is its server.
     Local(&'static Server, Arc<ServerObject>),
 }
 
 struct RemoteRef {
     client: Arc<Client>,
     id: u64,
-    /// The process in which the server counts this reference: not a copy of it, until it is used
-    /// there.
+    /// The process in which the server counts this reference. Not a copy of that process until the
+    /// copy uses the reference.
     ///
     /// | value | meaning |
     /// |---|---|
     /// | own id | counted |
     /// | another | counted in the process that this one is a copy of |
-    /// | 0 | counted nowhere |
+    /// | 0 | not counted |
     counted_in: AtomicU32,
 }
 
@@ -58,28 +59,28 @@ struct RemoteRef {
 /// share it.
 struct Arrival {
     wire: WireRef,
-    /// The process whose token it is: not a copy of it, which asks for the object by its id.
+    /// The process that owns the token. A copy of that process claims the object by its id instead.
     process: u32,
     remote: OnceLock<RemoteRef>,
-    /// Held by the thread that uses it first.
+    /// Held by the thread that uses the reference first.
     first_use: Mutex<()>,
 }
 
-/// Stands for none: the id alone counts.
+/// Stands for a missing token: the id alone identifies the object.
 const NO_TOKEN: u64 = 0;
 
-/// A reference as it travels.
+/// The wire form of a reference.
 #[derive(Serialize, Deserialize)]
 struct WireRef {
     server: u64,
     id: u64,
-    /// Keeps the object until the reference has arrived.
+    /// Keeps the object until the reference arrives.
     token: u64,
     address: Address,
 }
 
 impl Reference {
-    /// Has the server make an object, or find one.
+    /// Makes the server create or find an object.
     pub(in crate::manager) fn create<A: Serialize>(
         client: &Arc<Client>,
         handler: MethodHandler<Server>,
@@ -87,19 +88,19 @@ impl Reference {
     ) -> Result<Self> {
         let transport = client.acquire()?;
         let made = call_scope::enter(client, || call_server(&transport, handler, argument));
-        // As long as the connection is not used again, the token in the reply holds.
-        let made = made.and_then(|it| Self::claim(client, it));
+        // The token in the reply is valid until the connection is used again.
+        let claimed = made.and_then(|reply| Self::claim(client, reply));
         client.return_to_pool(transport);
-        made
+        claimed
     }
 
-    /// The one that a server has answered with.
+    /// Claims the object in a server's reply.
     pub(in crate::manager) fn claim(client: &Arc<Client>, (id, token): (u64, u64)) -> Result<Self> {
         client.claim(id, token)?;
         Ok(Self::from_counted(Arc::clone(client), id))
     }
 
-    /// One that the process counts already.
+    /// Returns a reference that the process already counts.
     pub(in crate::manager) fn from_counted(client: Arc<Client>, id: u64) -> Self {
         Self(RefTarget::Remote(RemoteRef::counted(client, id)))
     }
@@ -108,7 +109,7 @@ impl Reference {
         let WireRef {
             server, id, token, ..
         } = wire;
-        if let Some(local) = Server::current().filter(|it| it.name() == server) {
+        if let Some(local) = Server::current().filter(|current| current.name() == server) {
             let object = local.claim(id, token);
             return Ok(Self(RefTarget::Local(
                 local,
@@ -118,9 +119,9 @@ impl Reference {
         if let Some(reference) = call_scope::track_received(server, id, token) {
             return Ok(reference);
         }
-        // Nobody knows yet what is at the address. Where this process is connected to the server,
-        // it is claimed at once.
-        let claimed = Client::find(server).map(|it| Self::claim(&it, (id, token)));
+        // The address comes from received bytes and is not trusted. The object is claimed at once
+        // only if this process is already connected to its server.
+        let claimed = Client::find(server).map(|client| Self::claim(&client, (id, token)));
         if let Some(Ok(reference)) = claimed {
             return Ok(reference);
         }
@@ -150,7 +151,8 @@ impl Reference {
         })
     }
 
-    /// Keeps the object until this has arrived elsewhere: its token, and where its server is.
+    /// Keeps the object until this reference arrives elsewhere. Returns its token and its server's
+    /// address.
     fn pin<'a>(&self, remote: &'a RemoteRef) -> Result<(u64, &'a Address)> {
         remote.ensure_counted()?;
         let client = &remote.client;
@@ -161,7 +163,7 @@ impl Reference {
         Ok((token, client.address()))
     }
 
-    /// The names of its server and of the object there.
+    /// Returns the name of the server and the id of the object.
     pub(in crate::manager) fn identity(&self) -> (u64, u64) {
         match &self.0 {
             RefTarget::Remote(remote) => (remote.client.server(), remote.id),
@@ -185,7 +187,7 @@ impl Reference {
         })
     }
 
-    /// Calls a method, with an argument and a result that the caller takes care of.
+    /// Calls a method. The caller encodes the argument and decodes the result.
     #[inline]
     pub(in crate::manager) fn call<R>(
         &self,
@@ -196,7 +198,7 @@ impl Reference {
         self.connect()?.call(method, encode, decode)
     }
 
-    /// Calls a function of this crate's.
+    /// Calls a handler of this crate.
     #[inline]
     pub(in crate::manager) fn ask<O: 'static, A: Serialize, R: Wire>(
         &self,
@@ -206,7 +208,7 @@ impl Reference {
         self.connect()?.ask(handler, argument)
     }
 
-    /// Calls a plain function on a value that its users take turns at.
+    /// Calls a plain function on a value, with exclusive access to it.
     #[inline]
     pub(in crate::manager) fn apply<T, A, R>(
         &self,
@@ -236,7 +238,7 @@ impl Arrival {
         }
     }
 
-    /// The token, if it is this process's.
+    /// Returns the token if it belongs to this process.
     fn token(&self) -> u64 {
         match self.process == pid::current() {
             true => self.wire.token,
@@ -244,7 +246,7 @@ impl Arrival {
         }
     }
 
-    /// Its place, which the server has been told of.
+    /// Returns the remote object, after the server was told about this reference.
     fn there(&self) -> Result<&RemoteRef> {
         self.remote.get().map_or_else(|| self.claim(), Ok)
     }
@@ -273,7 +275,7 @@ impl Drop for Arrival {
 }
 
 impl RemoteRef {
-    /// One that the process counts already.
+    /// Returns a remote object that the process already counts.
     fn counted(client: Arc<Client>, id: u64) -> Self {
         Self {
             client,
@@ -282,17 +284,17 @@ impl RemoteRef {
         }
     }
 
-    /// A connection that nobody else uses meanwhile, and whose it is.
+    /// Takes a connection for exclusive use, and its client.
     #[inline]
     fn connection(&self) -> Result<(Transport, Option<Arc<Client>>)> {
         self.ensure_counted()?;
         Ok((self.client.acquire()?, Some(Arc::clone(&self.client))))
     }
 
-    /// Sees to it that the server counts this reference in this process.
+    /// Makes the server count this reference in this process.
     #[inline]
     fn ensure_counted(&self) -> Result<()> {
-        // Relaxed: whoever reads the own id has written it, or has got the reference from who has.
+        // Relaxed: a reader of its own id is the writer, or got the reference from the writer.
         if self.counted_in.load(Ordering::Relaxed) == pid::current() {
             return Ok(());
         }
@@ -303,7 +305,7 @@ impl RemoteRef {
     fn count_here(&self) -> Result<()> {
         self.client.claim(self.id, NO_TOKEN)?;
         if self.counted_in.swap(pid::current(), Ordering::Relaxed) == pid::current() {
-            // Another thread was faster.
+            // Another thread counted the reference first.
             self.client.decrement(self.id);
         }
         Ok(())
@@ -362,10 +364,10 @@ impl fmt::Debug for Reference {
     }
 }
 
-/// A connection to an object that nobody else uses meanwhile.
+/// A connection to an object, for exclusive use.
 #[derive(Debug)]
 pub(in crate::manager) struct ObjectConnection {
-    /// None only while it is dropped.
+    /// `None` only during the drop.
     transport: Option<Transport>,
     client: Option<Arc<Client>>,
     id: u64,
@@ -401,7 +403,7 @@ impl ObjectConnection {
         )
     }
 
-    /// Whether this process has it, and not the one that this is a copy of.
+    /// Whether this process took the connection, not the process that this one is a copy of.
     pub(in crate::manager) fn is_of_this_process(&self) -> bool {
         self.process == pid::current()
     }

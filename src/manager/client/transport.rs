@@ -1,4 +1,4 @@
-//! A way to the server, for one call after the other.
+//! One connection to the server, for one call at a time.
 
 use crate::error::{Error, ErrorKind, Result};
 use crate::ipc::{Address, AuthKey, CONNECT_TIMEOUT, Connection, connect_within};
@@ -18,49 +18,50 @@ use std::{
     time::{Duration, Instant},
 };
 
-/// How long a server may take to answer a greeting: it has only a thread to start.
+/// The time limit for a server's reply to a greeting: the server only has to start a thread.
 const WELCOME_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// What calls go through.
+/// A connection for calls, or the server in this process.
 pub(in crate::manager) struct Transport {
     kind: TransportKind,
-    /// Whether nothing more can go through it.
+    /// Whether the connection can no longer be used.
     is_broken: AtomicBool,
 }
 
 enum TransportKind {
     Socket {
         connection: Connection<(), ()>,
-        /// The server's name.
+        /// The unique name of the server.
         server: u64,
-        /// Bytes of the largest request.
+        /// Maximum size of a request, in bytes.
         max_len: usize,
     },
-    /// In the server itself: as a client without a connection.
+    /// In the server process: a client without a connection.
     Local(&'static Server, Session),
 }
 
 impl Transport {
-    /// Connects, and finds out who is there.
+    /// Connects, and returns the server's identity.
     pub(in crate::manager) fn open(address: &Address, key: &AuthKey) -> Result<(Self, Welcome)> {
         Self::open_within(address, key, CONNECT_TIMEOUT)
     }
 
-    /// As [`open`](Self::open), where connecting takes `limit` at most.
+    /// Like [`open`](Self::open), but connecting takes at most `limit`.
     pub(in crate::manager) fn open_within(
         address: &Address,
         key: &AuthKey,
         limit: Duration,
     ) -> Result<(Self, Welcome)> {
         let connection = connect_within::<(), ()>(address, Some(key), limit)?;
-        // A server that refuses this client may have hung up already; why, it has said.
+        // A server that refuses this client may have closed the connection already. Its reply still
+        // has the reason.
         let greeted = connection.send_bytes(&Hello::bytes());
         let deadline = Instant::now() + WELCOME_TIMEOUT;
         let mut welcome = connection
             .recv_message(usize::MAX, Some(deadline))
-            .map_err(|it| greeted.err().unwrap_or(it))?
+            .map_err(|error| greeted.err().unwrap_or(error))?
             .ok_or_else(|| {
-                let message = format!("no manager's server has answered at {address}");
+                let message = format!("no manager's server replied at {address}");
                 Error::new(ErrorKind::TimedOut, message)
             })?;
         let fds = welcome.take_descriptors();
@@ -73,7 +74,7 @@ impl Transport {
         Ok((Self::new(kind), welcome))
     }
 
-    /// In the server itself.
+    /// Returns the transport to the server in this process.
     pub(in crate::manager) fn local(server: &'static Server) -> Self {
         Self::new(TransportKind::Local(server, Session::new()))
     }
@@ -86,13 +87,13 @@ impl Transport {
     }
 
     pub(in crate::manager) fn is_broken(&self) -> bool {
-        // Relaxed: a link has one user at a time.
+        // Relaxed: a transport has one user at a time.
         self.is_broken.load(Ordering::Relaxed)
     }
 
-    /// How many items of so many bytes a request has room for, at least one.
+    /// Returns how many items of `bytes` bytes fit into a request, at least one.
     pub(in crate::manager) fn batch_capacity(&self, bytes: usize) -> usize {
-        /// More than what stands before them.
+        /// An upper bound on the bytes before the items.
         const HEAD: usize = 64;
         match &self.kind {
             TransportKind::Socket { max_len, .. } => (max_len.saturating_sub(HEAD) / bytes).max(1),
@@ -100,8 +101,7 @@ impl Transport {
         }
     }
 
-    /// Calls a method of an object, and waits for what it gives. What is decoded of the reply is
-    /// all of it.
+    /// Calls a method of an object and waits for its reply. `decode` must consume the whole reply.
     #[inline]
     pub(in crate::manager) fn call<R>(
         &self,
@@ -134,8 +134,8 @@ impl Transport {
         decode_reply(reply.payload(), fds, decode)
     }
 
-    /// The caller's error when a request was not sent: one that cannot be says nothing about the
-    /// connection.
+    /// Returns the caller's error if a request was not sent. A request that cannot be encoded or is
+    /// too long leaves the connection usable.
     #[cold]
     fn send_error(&self, error: Error) -> Error {
         match error.kind() {
@@ -144,18 +144,18 @@ impl Transport {
         }
     }
 
-    /// The caller's error when the server could not be talked to.
+    /// Returns the caller's error if the connection has failed.
     #[cold]
     fn transport_error(&self, error: Error) -> Error {
         self.is_broken.store(true, Ordering::Relaxed);
         if error.kind() == ErrorKind::Disconnected {
-            return err_server_gone("it has ended, or has closed the connection");
+            return err_server_gone("it has exited or closed the connection");
         }
         error
     }
 }
 
-/// The caller's error when there is no server any more.
+/// Returns the caller's error if the server has exited.
 pub(in crate::manager) fn err_server_gone(why: impl fmt::Display) -> Error {
     let message = format!("the manager's server is gone: {why}");
     Error::new(ErrorKind::Disconnected, message)
@@ -185,7 +185,7 @@ pub(in crate::manager) fn decode_reply<R>(
     decode: impl FnOnce(&mut Cursor<'_>) -> Result<R, CodecErrorText>,
 ) -> Result<R> {
     let fail = |reason| {
-        let message = format!("failed to decode what the manager's server has answered: {reason}");
+        let message = format!("failed to decode the reply of the manager's server: {reason}");
         Error::new(ErrorKind::Codec, message)
     };
     let mut rest = Cursor::new(reply.get(1..).unwrap_or_default());

@@ -17,12 +17,12 @@ use std::{
 };
 
 proxy! {
-    /// A barrier in a manager's server, made by [`Manager::barrier`](crate::Manager::barrier): so
-    /// many parties wait for each other.
+    /// A barrier in a manager's server, created by [`Manager::barrier`](crate::Manager::barrier). A
+    /// fixed number of parties wait for each other.
     ///
-    /// A party that dies while it waits gives its place back. One whose time is up breaks the
-    /// barrier for the others, who get [`BrokenBarrier`](crate::ErrorKind::BrokenBarrier), until a
-    /// [`reset`](Self::reset).
+    /// A party that dies during its wait no longer counts. A party whose wait times out breaks the
+    /// barrier: the other waiters fail with [`BrokenBarrier`](crate::ErrorKind::BrokenBarrier)
+    /// until a [`reset`](Self::reset).
     ///
     /// ```
     /// let manager = procpool::Manager::start()?;
@@ -37,52 +37,54 @@ proxy! {
 }
 
 impl BarrierProxy {
-    /// Waits until all parties have come.
+    /// Blocks until all parties have arrived.
     ///
     /// # Errors
     ///
-    /// [`BrokenBarrier`](crate::ErrorKind::BrokenBarrier) if it is broken, or is broken or reset
-    /// before all have come. [`Disconnected`](crate::ErrorKind::Disconnected) when the server is
-    /// gone.
+    /// [`BrokenBarrier`](crate::ErrorKind::BrokenBarrier) if the barrier is broken, or is broken or
+    /// reset before all parties arrive. [`Disconnected`](crate::ErrorKind::Disconnected) if the
+    /// server has exited.
     pub fn wait(&self) -> Result<BarrierWaitResult> {
         self.wait_with(WaitLimit::Forever)
     }
 
-    /// As [`wait`](Self::wait), at most for `limit`; then the barrier is broken for all.
+    /// Like [`wait`](Self::wait), but waits for at most `limit`. A timeout breaks the barrier for
+    /// all parties.
     ///
     /// # Errors
     ///
-    /// As there; [`TimedOut`](crate::ErrorKind::TimedOut) for the party whose time is up.
+    /// [`TimedOut`](crate::ErrorKind::TimedOut) if this party times out; else fails like
+    /// [`wait`](Self::wait).
     pub fn wait_timeout(&self, limit: Duration) -> Result<BarrierWaitResult> {
         self.wait_with(WaitLimit::AtMost(limit))
     }
 
-    /// Breaks the round off, for those who wait, and makes a broken barrier usable again.
+    /// Ends the current round with an error for its waiters, and makes a broken barrier usable
+    /// again.
     ///
     /// # Errors
     ///
-    /// [`Disconnected`](crate::ErrorKind::Disconnected) when the server is gone, here and below.
+    /// [`Disconnected`](crate::ErrorKind::Disconnected) if the server has exited, here and below.
     pub fn reset(&self) -> Result<()> {
         self.0.ask(end_round, &false)
     }
 
-    /// Breaks the barrier: those who wait and those who come get an error, until a
-    /// [`reset`](Self::reset).
+    /// Breaks the barrier. Current and later waiters fail until a [`reset`](Self::reset).
     pub fn abort(&self) -> Result<()> {
         self.0.ask(end_round, &true)
     }
 
-    /// Whether it is broken.
+    /// Whether the barrier is broken.
     pub fn is_broken(&self) -> Result<bool> {
         Ok(self.0.ask::<_, _, BarrierStatus>(status, &())?.is_broken)
     }
 
-    /// How many parties it is for.
+    /// Returns the number of parties.
     pub fn parties(&self) -> Result<usize> {
         Ok(self.0.ask::<_, _, BarrierStatus>(status, &())?.parties)
     }
 
-    /// How many parties wait.
+    /// Returns the number of parties that wait.
     pub fn waiting(&self) -> Result<usize> {
         Ok(self.0.ask::<_, _, BarrierStatus>(status, &())?.waiting)
     }
@@ -92,20 +94,20 @@ impl BarrierProxy {
     }
 }
 
-/// Each is a place in memory, and a thread of the server when it waits.
+/// Each party costs a byte, and a thread of the server during its wait.
 const MAX_PARTIES: usize = 1 << 20;
 
 struct ServerBarrier(Mutex<ServerBarrierState>);
 
 struct ServerBarrierState {
-    /// For each place, whether a party waits there.
+    /// For each slot, whether a party waits there.
     slots: Vec<bool>,
     round: Arc<RoundOutcome>,
     is_broken: bool,
     waiters: WaitQueue,
 }
 
-/// How a round has ended, if it has: whether all have come.
+/// Whether the round was complete; empty until the round ends.
 type RoundOutcome = OnceLock<bool>;
 
 #[derive(serde::Serialize, serde::Deserialize)]
@@ -117,24 +119,24 @@ struct BarrierStatus {
 
 impl ServerBarrierState {
     fn waiting(&self) -> usize {
-        self.slots.iter().filter(|it| **it).count()
+        self.slots.iter().filter(|is_taken| **is_taken).count()
     }
 
     fn end_round(&mut self, is_complete: bool) {
         let round = mem::take(&mut self.round);
-        // A round ends once: the next one is another.
+        // Setting cannot fail: each round ends once, and the next round has a new outcome.
         let _ = round.set(is_complete);
         self.slots.fill(false);
         self.waiters.wake();
     }
 
-    /// Takes a place, and ends the round with the last.
+    /// Takes a slot. Ends the round if all parties have arrived.
     fn arrive(&mut self) -> Result<(usize, Arc<RoundOutcome>), CallError> {
         if self.is_broken {
             return Err(err_broken());
         }
-        let free = self.slots.iter().position(|it| !it);
-        let slot = free.expect("a round in which all places are taken has ended");
+        let free = self.slots.iter().position(|is_taken| !is_taken);
+        let slot = free.expect("a round whose slots are all taken has ended");
         self.slots[slot] = true;
         let round = Arc::clone(&self.round);
         if self.waiting() == self.slots.len() {
@@ -143,7 +145,7 @@ impl ServerBarrierState {
         Ok((slot, round))
     }
 
-    /// A party does not wait any longer, in a round that has not ended.
+    /// Frees a slot before the round ends.
     fn leave(&mut self, slot: usize, ended: WaitError) {
         self.slots[slot] = false;
         if ended == WaitError::TimedOut {
@@ -154,15 +156,15 @@ impl ServerBarrierState {
 }
 
 fn err_broken() -> CallError {
-    let message = "the barrier is broken, or was reset";
+    let message = "the barrier is broken or was reset";
     CallError::Refused(ErrorKind::BrokenBarrier, message.to_owned())
 }
 
-/// Makes one for so many parties.
+/// Creates a barrier.
 pub(in crate::manager) fn create(server: &Server, call: &mut Invocation<'_>) -> HandlerResult {
     let parties = call.decode()?;
     if parties == 0 || parties > MAX_PARTIES {
-        let message = format!("a barrier cannot be for {parties} parties");
+        let message = format!("a barrier cannot have {parties} parties");
         return Err(CallError::Refused(ErrorKind::InvalidInput, message));
     }
     let state = ServerBarrierState {
@@ -186,10 +188,10 @@ fn wait(barrier: &ServerBarrier, call: &mut Invocation<'_>) -> HandlerResult {
     );
     if let Err(ended) = outcome {
         let mut state = barrier.0.lock();
-        // It may have ended since.
+        // The round may have ended between the timeout and this lock.
         if round.get().is_none() {
             state.leave(slot, ended);
-            let what = "not all parties have come";
+            let what = "not all parties have arrived";
             return Err(ended.into_call_error(wait, ErrorKind::WouldBlock, what));
         }
     }

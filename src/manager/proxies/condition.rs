@@ -1,4 +1,4 @@
-//! Conditions in the server: a lock, and waiting for what others change under it.
+//! Conditions in the server: a lock, and waiting for changes that are made under it.
 
 use crate::error::{Error, ErrorKind, Result};
 use crate::manager::{
@@ -22,12 +22,12 @@ use std::{
 };
 
 proxy! {
-    /// A condition in a manager's server, made by
-    /// [`Manager::condition`](crate::Manager::condition): a lock, and waiting for what others
-    /// change while they hold it. What they change is any other object.
+    /// A condition in a manager's server, created by
+    /// [`Manager::condition`](crate::Manager::condition): a lock, and waiting for changes that
+    /// other threads make while they hold it. The changed state is in any other object.
     ///
-    /// Notifications go to those who waited when they were sent, in the order in which they came;
-    /// one that was for a process that has died is the next one's.
+    /// A notification goes to the waiters that were there when it was sent, in the order in which
+    /// they arrived. If the waiter's process has died, the next waiter gets the notification.
     ///
     /// ```
     /// use std::thread;
@@ -51,19 +51,19 @@ proxy! {
 
 /// Holds the lock of a [`ConditionProxy`] until it is dropped.
 ///
-/// After any wait, whether it was an error or not, the lock is held, unless the server is gone.
-#[must_use = "the lock is let go when this is dropped"]
+/// After any wait, also a failed one, the lock is held, unless the server has exited.
+#[must_use = "the lock is released when this is dropped"]
 pub struct ConditionProxyGuard<'a> {
     held: HeldLockGuard,
     condition: PhantomData<&'a Reference>,
 }
 
 impl ConditionProxy {
-    /// Takes the lock, waiting as long as it takes.
+    /// Acquires the lock. Blocks until it is free.
     ///
     /// # Errors
     ///
-    /// As [`LockProxy::acquire`](crate::LockProxy::acquire).
+    /// Fails like [`LockProxy::acquire`](crate::LockProxy::acquire).
     pub fn lock(&self) -> LockResult<ConditionProxyGuard<'_>> {
         let taken = HeldLockGuard::acquire(
             &self.0,
@@ -83,51 +83,53 @@ impl ConditionProxy {
         Ok(guard)
     }
 
-    /// Wakes the one that has waited longest. The lock may be held or not.
+    /// Wakes the waiter that has waited longest. The caller need not hold the lock.
     ///
     /// # Errors
     ///
-    /// [`Disconnected`](crate::ErrorKind::Disconnected) when the server is gone.
+    /// [`Disconnected`](crate::ErrorKind::Disconnected) if the server has exited.
     pub fn notify_one(&self) -> Result<()> {
         self.0.ask(notify, &1usize)
     }
 
-    /// Wakes all that wait.
+    /// Wakes all waiters.
     ///
     /// # Errors
     ///
-    /// As [`notify_one`](Self::notify_one).
+    /// Fails like [`notify_one`](Self::notify_one).
     pub fn notify_all(&self) -> Result<()> {
         self.0.ask(notify, &usize::MAX)
     }
 }
 
 impl ConditionProxyGuard<'_> {
-    /// Lets the lock go, waits for a notification, and takes the lock again.
+    /// Releases the lock, waits for a notification, and acquires the lock again.
     ///
     /// # Errors
     ///
-    /// [`OwnerDied`](crate::ErrorKind::OwnerDied) when the holder before has died meanwhile; the
-    /// lock is held all the same. [`Disconnected`](crate::ErrorKind::Disconnected) when the server
-    /// is gone.
+    /// [`OwnerDied`](crate::ErrorKind::OwnerDied) if the previous holder died during the wait; the
+    /// lock is held nevertheless. [`Disconnected`](crate::ErrorKind::Disconnected) if the server
+    /// has exited.
     pub fn wait(&mut self) -> Result<()> {
         self.wait_with(WaitLimit::Forever)
     }
 
-    /// As [`wait`](Self::wait), at most for `limit`, besides what it takes to get the lock again.
+    /// Like [`wait`](Self::wait), but waits for at most `limit`, plus the time to acquire the lock
+    /// again.
     ///
     /// # Errors
     ///
-    /// [`TimedOut`](crate::ErrorKind::TimedOut); else as `wait`.
+    /// [`TimedOut`](crate::ErrorKind::TimedOut) if no notification arrives in time; else fails like
+    /// `wait`.
     pub fn wait_timeout(&mut self, limit: Duration) -> Result<()> {
         self.wait_with(WaitLimit::AtMost(limit))
     }
 
-    /// Waits as long as something is so.
+    /// Waits as long as `condition` returns true.
     ///
     /// # Errors
     ///
-    /// As [`wait`](Self::wait).
+    /// Fails like [`wait`](Self::wait).
     pub fn wait_while(&mut self, mut condition: impl FnMut() -> bool) -> Result<()> {
         while condition() {
             self.wait()?;
@@ -135,11 +137,11 @@ impl ConditionProxyGuard<'_> {
         Ok(())
     }
 
-    /// Waits as long as something is so, at most for `limit`.
+    /// Waits as long as `condition` returns true, for at most `limit`.
     ///
     /// # Errors
     ///
-    /// As [`wait_timeout`](Self::wait_timeout).
+    /// Fails like [`wait_timeout`](Self::wait_timeout).
     pub fn wait_while_timeout(
         &mut self,
         limit: Duration,
@@ -166,7 +168,7 @@ impl ConditionProxyGuard<'_> {
             return Err(Error::new(ErrorKind::OwnerDied, message));
         }
         if !is_notified {
-            let message = "no notification has come in time";
+            let message = "no notification arrived in time";
             return Err(Error::new(ErrorKind::TimedOut, message));
         }
         Ok(())
@@ -186,7 +188,7 @@ struct ServerCondition {
 #[derive(Default)]
 struct ConditionWaiters {
     last_number: u64,
-    /// In the order in which they came; those who were notified have not left yet.
+    /// In the order of arrival, including notified waiters that have not left yet.
     queue: VecDeque<ConditionWaiter>,
 }
 
@@ -208,16 +210,16 @@ impl ConditionWaiters {
     }
 
     fn is_notified(&self, number: u64) -> bool {
-        let found = self.queue.iter().find(|it| it.number == number);
+        let found = self.queue.iter().find(|waiter| waiter.number == number);
         found.is_some_and(|it| it.is_notified)
     }
 
     fn remove(&mut self, number: u64) {
-        self.queue.retain(|it| it.number != number);
+        self.queue.retain(|waiter| waiter.number != number);
     }
 
     fn notify(&mut self, count: usize) {
-        let asleep = self.queue.iter_mut().filter(|it| !it.is_notified);
+        let asleep = self.queue.iter_mut().filter(|waiter| !waiter.is_notified);
         for sleeper in asleep.take(count) {
             sleeper.is_notified = true;
             sleeper.thread.unpark();
@@ -226,7 +228,7 @@ impl ConditionWaiters {
 }
 
 impl ServerCondition {
-    /// Sleeps until it is notified, which it then is, or the time is up.
+    /// Waits until the waiter is notified or the deadline has passed.
     fn wait_notified(
         &self,
         number: u64,
@@ -238,7 +240,7 @@ impl ServerCondition {
             let has_gone = session.probe_gone();
             let mut sleepers = self.waiters.lock();
             let is_notified = sleepers.is_notified(number);
-            let is_over = deadline.is_some_and(|it| it <= Instant::now());
+            let is_over = deadline.is_some_and(|deadline| deadline <= Instant::now());
             if is_notified || is_over || has_gone {
                 sleepers.remove(number);
                 if has_gone {
@@ -253,7 +255,7 @@ impl ServerCondition {
     }
 }
 
-/// Makes one that nobody holds.
+/// Creates a condition whose lock is free.
 pub(in crate::manager) fn create(server: &Server, call: &mut Invocation<'_>) -> HandlerResult {
     let condition = ServerCondition {
         lock: ServerLock::new(),
@@ -266,7 +268,7 @@ fn acquire(condition: &ServerCondition, call: &mut Invocation<'_>) -> HandlerRes
     let wait: WaitLimit = call.decode()?;
     let taken = condition.lock.acquire(Session::of(call), wait);
     let owner_died =
-        taken.map_err(|it| it.into_call_error(wait, ErrorKind::WouldBlock, IS_HELD))?;
+        taken.map_err(|error| error.into_call_error(wait, ErrorKind::WouldBlock, IS_HELD))?;
     call.encode(&owner_died)
 }
 
@@ -277,20 +279,22 @@ fn release(condition: &ServerCondition, call: &mut Invocation<'_>) -> HandlerRes
 
 fn wait(condition: &ServerCondition, call: &mut Invocation<'_>) -> HandlerResult {
     let (wait, session): (WaitLimit, _) = (call.decode()?, Session::of(call));
-    // Before the lock is let go, so that no notification comes between.
+    // The waiter is queued before the lock is released. Otherwise: 1. this thread releases the
+    // lock; 2. another thread acquires it, changes the state and notifies; 3. this thread queues
+    // itself and misses the notification.
     let number = condition.waiters.lock().push();
     if !condition.lock.release(session) {
         condition.waiters.lock().remove(number);
         return Err(err_not_held());
     }
-    let gone = |it: WaitError| it.into_call_error(wait, ErrorKind::WouldBlock, IS_HELD);
+    let gone = |error: WaitError| error.into_call_error(wait, ErrorKind::WouldBlock, IS_HELD);
     let is_notified = condition
         .wait_notified(number, session, wait)
         .map_err(gone)?;
     let taken = condition.lock.acquire(session, WaitLimit::Forever);
-    let owner_died = taken.map_err(|it| {
+    let owner_died = taken.map_err(|error| {
         condition.waiters.lock().notify(usize::from(is_notified));
-        gone(it)
+        gone(error)
     })?;
     call.encode(&(is_notified, owner_died))
 }

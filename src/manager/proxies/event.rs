@@ -12,10 +12,10 @@ use parking_lot::Mutex;
 use std::time::Duration;
 
 proxy! {
-    /// An event in a manager's server, made by [`Manager::event`](crate::Manager::event): it is set
-    /// or not, and can be waited for.
+    /// An event in a manager's server, created by [`Manager::event`](crate::Manager::event). It is
+    /// set or not set, and threads can wait for it.
     ///
-    /// All who wait when it is set go on, also if it is cleared at once.
+    /// Setting it wakes all current waiters, also if it is cleared immediately afterwards.
     ///
     /// ```
     /// let manager = procpool::Manager::start()?;
@@ -31,36 +31,36 @@ proxy! {
 }
 
 impl EventProxy {
-    /// Sets it, and wakes all who wait.
+    /// Sets the event and wakes all waiters.
     ///
     /// # Errors
     ///
-    /// [`Disconnected`](crate::ErrorKind::Disconnected) when the server is gone, here and in all
+    /// [`Disconnected`](crate::ErrorKind::Disconnected) if the server has exited, here and in all
     /// other methods.
     pub fn set(&self) -> Result<()> {
         self.0.ask(set, &())
     }
 
-    /// Clears it.
+    /// Clears the event.
     pub fn clear(&self) -> Result<()> {
         self.0.ask(clear, &())
     }
 
-    /// Whether it is set.
+    /// Whether the event is set.
     pub fn is_set(&self) -> Result<bool> {
         self.0.ask(is_set, &())
     }
 
-    /// Waits until it is set.
+    /// Blocks until the event is set.
     pub fn wait(&self) -> Result<()> {
         self.0.ask(wait, &WaitLimit::Forever)
     }
 
-    /// Waits until it is set, at most for `limit`.
+    /// Blocks until the event is set, for at most `limit`.
     ///
     /// # Errors
     ///
-    /// [`TimedOut`](crate::ErrorKind::TimedOut).
+    /// [`TimedOut`](crate::ErrorKind::TimedOut) if it is not set in time.
     pub fn wait_timeout(&self, limit: Duration) -> Result<()> {
         self.0.ask(wait, &WaitLimit::AtMost(limit))
     }
@@ -70,12 +70,12 @@ struct ServerEvent(Mutex<ServerEventState>);
 
 struct ServerEventState {
     is_set: bool,
-    /// How often it was set.
+    /// How many times the event was set.
     sets: u64,
     waiters: WaitQueue,
 }
 
-/// Makes one that is not set.
+/// Creates an event that is not set.
 pub(in crate::manager) fn create(server: &Server, call: &mut Invocation<'_>) -> HandlerResult {
     let state = ServerEventState {
         is_set: false,

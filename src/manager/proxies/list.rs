@@ -12,17 +12,17 @@ use crate::wire::{Wire, codec};
 use std::ops::{Bound, Range, RangeBounds};
 
 proxy! {
-    /// A list in a manager's server, made by [`Manager::list`](crate::Manager::list).
+    /// A list in a manager's server, created by [`Manager::list`](crate::Manager::list).
     ///
-    /// Its methods are those of `Vec`, each one message there and back and none in the middle of
-    /// another; what none of them does, a function sent with [`call`](Self::call) does. Clones, and
-    /// copies that were sent elsewhere, mean the same list. It may hold proxies.
+    /// Its methods are those of `Vec`. Each sends one message, waits for the reply, and is atomic.
+    /// For other operations, send a function with [`call`](Self::call). Clones and copies in other
+    /// processes refer to the same list. The list may hold proxies.
     ///
-    /// Items that take up no bytes, `()` say, can be copied or taken out together only up to four
-    /// million: more are taken for a lie about their number.
+    /// Items that encode to zero bytes, such as `()`, can be copied or removed together only up to
+    /// four million: a higher count is treated as a corrupt message.
     ///
-    /// Every method blocks while a function that was sent with `call` runs on this list. Its errors
-    /// are those of [`Proxy::call`](crate::Proxy::call).
+    /// Every method blocks while a function that was sent with `call` runs on this list. Methods
+    /// fail like [`Proxy::call`](crate::Proxy::call).
     ///
     /// ```
     /// let manager = procpool::Manager::start()?;
@@ -42,22 +42,22 @@ impl<T: Wire + Send + 'static> ListProxy<T> {
     ///
     /// # Errors
     ///
-    /// As [`Proxy::call`](crate::Proxy::call), here and in all other methods.
+    /// Fails like [`Proxy::call`](crate::Proxy::call), as do all other methods.
     pub fn push(&self, item: T) -> Result<()> {
         self.0.apply(Vec::<T>::push, &item)
     }
 
-    /// A copy of an item; none behind the end.
+    /// Returns a copy of an item, or `None` if `index` is out of bounds.
     pub fn get(&self, index: usize) -> Result<Option<T>> {
         item(&self.0, index)
     }
 
-    /// A copy of the first item.
+    /// Returns a copy of the first item.
     pub fn first(&self) -> Result<Option<T>> {
         self.get(0)
     }
 
-    /// A copy of the last item.
+    /// Returns a copy of the last item.
     pub fn last(&self) -> Result<Option<T>> {
         call_option(&self.0, last::<T>, 0)
     }
@@ -66,64 +66,64 @@ impl<T: Wire + Send + 'static> ListProxy<T> {
     ///
     /// # Errors
     ///
-    /// [`InvalidInput`](ErrorKind::InvalidInput) behind the end.
+    /// [`InvalidInput`](ErrorKind::InvalidInput) if `index` is out of bounds.
     pub fn set(&self, index: usize, item: T) -> Result<()> {
         let replace = |list: &mut Vec<T>, placed| replace(list, placed);
         let replaced = self.0.apply(replace, &IndexedItem { index, item })?;
         replaced.map_err(|len| err_out_of_range(index, len))
     }
 
-    /// Puts an item before the one at `index`, or at the end.
+    /// Inserts an item before the one at `index`, or at the end.
     ///
     /// # Errors
     ///
-    /// [`InvalidInput`](ErrorKind::InvalidInput) behind the end.
+    /// [`InvalidInput`](ErrorKind::InvalidInput) if `index` is greater than the length.
     pub fn insert(&self, index: usize, item: T) -> Result<()> {
         let inserted = self.0.apply(insert::<T>, &IndexedItem { index, item })?;
         inserted.map_err(|len| err_out_of_range(index, len))
     }
 
-    /// Takes an item out.
+    /// Removes and returns an item.
     ///
     /// # Errors
     ///
-    /// [`InvalidInput`](ErrorKind::InvalidInput) behind the end.
+    /// [`InvalidInput`](ErrorKind::InvalidInput) if `index` is out of bounds.
     pub fn remove(&self, index: usize) -> Result<T> {
         let removed = call_option(&self.0, remove::<T>, index)?;
         removed.ok_or_else(|| err_out_of_range(index, "fewer"))
     }
 
-    /// Takes an item out, and puts the last in its place.
+    /// Removes and returns an item, and moves the last item to its place.
     ///
     /// # Errors
     ///
-    /// [`InvalidInput`](ErrorKind::InvalidInput) behind the end.
+    /// [`InvalidInput`](ErrorKind::InvalidInput) if `index` is out of bounds.
     pub fn swap_remove(&self, index: usize) -> Result<T> {
         let removed = call_option(&self.0, swap_remove::<T>, index)?;
         removed.ok_or_else(|| err_out_of_range(index, "fewer"))
     }
 
-    /// Takes the last item out.
+    /// Removes and returns the last item.
     pub fn pop(&self) -> Result<Option<T>> {
         call_option(&self.0, pop::<T>, 0)
     }
 
-    /// How many items there are.
+    /// Returns the number of items.
     pub fn len(&self) -> Result<usize> {
         self.0.apply(|list: &mut Vec<T>, ()| list.len(), &())
     }
 
-    /// Whether there are none.
+    /// Whether the list is empty.
     pub fn is_empty(&self) -> Result<bool> {
         Ok(self.len()? == 0)
     }
 
-    /// Turns the order around.
+    /// Reverses the order of the items.
     pub fn reverse(&self) -> Result<()> {
         self.0.apply(|list: &mut Vec<T>, ()| list.reverse(), &())
     }
 
-    /// Sorts; equal items keep their order.
+    /// Sorts the items; equal items keep their order.
     pub fn sort(&self) -> Result<()>
     where
         T: Ord,
@@ -140,24 +140,25 @@ impl<T: Wire + Send + 'static> ListProxy<T> {
         )
     }
 
-    /// Copies of all items, in one message.
+    /// Returns copies of all items, in one message.
     pub fn to_vec(&self) -> Result<Vec<T>> {
         self.0.ask(copy::<Vec<T>>, &())
     }
 
-    /// Copies of the items in a range, of which what lies behind the end is left out; a range that
-    /// ends before it starts has none.
+    /// Returns copies of the items in a range, without the part of the range that is out of bounds.
+    /// A range whose end is before its start is empty.
     pub fn slice(&self, range: impl RangeBounds<usize>) -> Result<Vec<T>> {
         items(&self.0, range)
     }
 
-    /// Takes the items in a range out, of which what lies behind the end is left out.
+    /// Removes and returns the items in a range, without the part of the range that is out of
+    /// bounds.
     pub fn drain(&self, range: impl RangeBounds<usize>) -> Result<Vec<T>> {
         self.splice(range, [])
     }
 
-    /// Takes the items in a range out, of which what lies behind the end is left out, and puts
-    /// others in their place.
+    /// Removes and returns the items in a range, like [`drain`](Self::drain), and inserts `items`
+    /// in their place.
     ///
     /// ```
     /// let manager = procpool::Manager::start()?;
@@ -180,19 +181,19 @@ impl<T: Wire + Send + 'static> ListProxy<T> {
         self.0.apply(splice, &(start, end, items))
     }
 
-    /// Takes out the first item that is like this one; whether there was one.
+    /// Removes the first item that is equal to `item`. Returns whether there was one.
     pub fn remove_item(&self, item: &T) -> Result<bool>
     where
         T: PartialEq,
     {
         let remove = |list: &mut Vec<T>, item: T| {
-            let index = list.iter().position(|it| *it == item);
-            index.map(|it| drop(list.remove(it))).is_some()
+            let index = list.iter().position(|other| *other == item);
+            index.map(|index| drop(list.remove(index))).is_some()
         };
         self.0.apply(remove, item)
     }
 
-    /// Drops all but the first of several items in a row that are the same.
+    /// Removes consecutive equal items except the first of each run.
     pub fn dedup(&self) -> Result<()>
     where
         T: PartialEq,
@@ -200,13 +201,13 @@ impl<T: Wire + Send + 'static> ListProxy<T> {
         self.0.apply(|list: &mut Vec<T>, ()| list.dedup(), &())
     }
 
-    /// Takes all items out.
+    /// Removes and returns all items.
     pub fn take(&self) -> Result<Vec<T>> {
         self.0
             .apply(|list: &mut Vec<T>, ()| std::mem::take(list), &())
     }
 
-    /// Whether an item is there.
+    /// Whether the list has an item that is equal to `item`.
     pub fn contains(&self, item: &T) -> Result<bool>
     where
         T: PartialEq,
@@ -214,21 +215,24 @@ impl<T: Wire + Send + 'static> ListProxy<T> {
         Ok(self.position(item)?.is_some())
     }
 
-    /// The index of the first such item.
+    /// Returns the index of the first item that is equal to `item`.
     pub fn position(&self, item: &T) -> Result<Option<usize>>
     where
         T: PartialEq,
     {
-        let find = |list: &mut Vec<T>, item: T| list.iter().position(|it| *it == item);
+        let find = |list: &mut Vec<T>, item: T| list.iter().position(|other| *other == item);
         self.0.apply(find, item)
     }
 
-    /// How many such items there are.
+    /// Returns the number of items that are equal to `item`.
     pub fn count(&self, item: &T) -> Result<usize>
     where
         T: PartialEq,
     {
-        let count = |list: &mut Vec<T>, item: T| list.iter().filter(|it| **it == item).count();
+        let count = |list: &mut Vec<T>, item: T| {
+            let equal = list.iter().filter(|other| **other == item);
+            equal.count()
+        };
         self.0.apply(count, item)
     }
 
@@ -236,31 +240,31 @@ impl<T: Wire + Send + 'static> ListProxy<T> {
     ///
     /// # Errors
     ///
-    /// [`InvalidInput`](ErrorKind::InvalidInput) behind the end.
+    /// [`InvalidInput`](ErrorKind::InvalidInput) if an index is out of bounds.
     pub fn swap(&self, a: usize, b: usize) -> Result<()> {
         let swap = |list: &mut Vec<T>, places| swap(list, places);
         let swapped = self.0.apply(swap, &(a, b))?;
         swapped.map_err(|len| err_out_of_range(a.max(b), len))
     }
 
-    /// Drops what is behind the first `len` items.
+    /// Removes all items after the first `len`.
     pub fn truncate(&self, len: usize) -> Result<()> {
         self.0.apply(Vec::<T>::truncate, &len)
     }
 
-    /// Drops all items.
+    /// Removes all items.
     pub fn clear(&self) -> Result<()> {
         self.0.apply(|list: &mut Vec<T>, ()| list.clear(), &())
     }
 
-    /// Calls a function on the whole list, in the server, while nobody else uses it: for all that
-    /// takes a function, as `retain` and `sort_by_key` do, and for several steps at once.
+    /// Runs `f` on the whole list in the server, with exclusive access. Use it for operations that
+    /// take a function, like `retain` and `sort_by_key`, and for several steps at once.
     ///
     /// ```
     /// let manager = procpool::Manager::start()?;
     /// let list = manager.list::<i32>()?;
     /// list.extend(0..10)?;
-    /// list.call(|list, least| list.retain(|it| *it >= least), 8)?;
+    /// list.call(|list, least| list.retain(|number| *number >= least), 8)?;
     /// assert_eq!(list.to_vec()?, [8, 9]);
     /// # Ok::<(), procpool::Error>(())
     /// ```
@@ -269,7 +273,7 @@ impl<T: Wire + Send + 'static> ListProxy<T> {
     }
 }
 
-/// A copy of an item of a list or an array.
+/// Returns a copy of an item of a list or an array.
 pub(in crate::manager) fn item<T: Wire + Send + 'static>(
     reference: &Reference,
     index: usize,
@@ -277,7 +281,7 @@ pub(in crate::manager) fn item<T: Wire + Send + 'static>(
     call_option(reference, get::<T>, index)
 }
 
-/// Copies of some items of a list or an array.
+/// Returns copies of some items of a list or an array.
 pub(in crate::manager) fn items<T: Wire + Send + 'static>(
     reference: &Reference,
     range: impl RangeBounds<usize>,
@@ -297,7 +301,7 @@ fn call_option<T: Wire + Send + 'static>(
     )
 }
 
-/// An item and where it goes.
+/// An item and its index.
 #[derive(serde::Serialize, serde::Deserialize)]
 struct IndexedItem<T> {
     index: usize,
@@ -326,7 +330,7 @@ fn swap<T>(list: &mut [T], (a, b): (usize, usize)) -> Result<(), usize> {
     Ok(())
 }
 
-/// Makes one without items.
+/// Creates an empty list.
 pub(in crate::manager) fn create<T: Wire + Send + 'static>(
     server: &Server,
     call: &mut Invocation<'_>,
@@ -336,11 +340,11 @@ pub(in crate::manager) fn create<T: Wire + Send + 'static>(
 
 fn get<T: Wire + Send>(list: &ServerList<T>, call: &mut Invocation<'_>) -> HandlerResult {
     let index: usize = call.decode()?;
-    list.with(|it| encode_option(it.get(index), call))?
+    list.with(|items| encode_option(items.get(index), call))?
 }
 
 fn last<T: Wire + Send>(list: &ServerList<T>, call: &mut Invocation<'_>) -> HandlerResult {
-    list.with(|it| encode_option(it.last(), call))?
+    list.with(|items| encode_option(items.last(), call))?
 }
 
 fn pop<T: Wire + Send>(list: &ServerList<T>, call: &mut Invocation<'_>) -> HandlerResult {
@@ -350,28 +354,28 @@ fn pop<T: Wire + Send>(list: &ServerList<T>, call: &mut Invocation<'_>) -> Handl
 
 fn remove<T: Wire + Send>(list: &ServerList<T>, call: &mut Invocation<'_>) -> HandlerResult {
     let index: usize = call.decode()?;
-    let item = list.with(|it| (index < it.len()).then(|| it.remove(index)))?;
+    let item = list.with(|items| (index < items.len()).then(|| items.remove(index)))?;
     encode_option(item.as_ref(), call)
 }
 
 fn swap_remove<T: Wire + Send>(list: &ServerList<T>, call: &mut Invocation<'_>) -> HandlerResult {
     let index: usize = call.decode()?;
-    let item = list.with(|it| (index < it.len()).then(|| it.swap_remove(index)))?;
+    let item = list.with(|items| (index < items.len()).then(|| items.swap_remove(index)))?;
     encode_option(item.as_ref(), call)
 }
 
 fn slice<T: Wire + Send>(list: &ServerList<T>, call: &mut Invocation<'_>) -> HandlerResult {
     let (start, end): (usize, usize) = call.decode()?;
-    list.with(|it| call.encode_slice(&it[clamp_range(it, start, end)]))?
+    list.with(|items| call.encode_slice(&items[clamp_range(items, start, end)]))?
 }
 
-/// As much of a range as lies in a list.
+/// Returns the part of a range that is within the bounds of a list.
 fn clamp_range<T>(list: &[T], start: usize, end: usize) -> Range<usize> {
     let end = end.min(list.len());
     start.min(end)..end
 }
 
-/// A range as its first index and the first behind it.
+/// Converts a range to its first index and the index after its last.
 fn index_bounds(range: impl RangeBounds<usize>) -> (usize, usize) {
     let start = match range.start_bound() {
         Bound::Included(start) => *start,
@@ -387,6 +391,6 @@ fn index_bounds(range: impl RangeBounds<usize>) -> (usize, usize) {
 }
 
 fn err_out_of_range(index: usize, len: impl std::fmt::Display) -> Error {
-    let message = format!("there is no place {index} in a list with {len} items");
+    let message = format!("index {index} is out of bounds for a list with {len} items");
     Error::new(ErrorKind::InvalidInput, message)
 }

@@ -1,4 +1,4 @@
-//! Locks in the server: plain ones, and those that a thread may take again.
+//! Locks in the server: plain and reentrant ones.
 
 use crate::error::{ErrorKind, Result};
 use crate::manager::{
@@ -15,12 +15,13 @@ use parking_lot::Mutex;
 use std::{fmt, marker::PhantomData, mem, sync::Arc, time::Duration};
 
 proxy! {
-    /// A lock in a manager's server, made by [`Manager::lock`](crate::Manager::lock): held by one
-    /// thread of one process, on any machine.
+    /// A lock in a manager's server, created by [`Manager::lock`](crate::Manager::lock). One thread
+    /// of one process, on any machine, holds it at a time.
     ///
-    /// Those who wait get it in the order in which they came. If the process that holds it dies,
-    /// the next one gets it with [`OwnerDied`](crate::ErrorKind::OwnerDied), once; a client on
-    /// another machine that vanishes is dead after two minutes.
+    /// Waiters acquire the lock in the order of their arrival. If the process that holds it dies,
+    /// the next acquisition fails once with [`OwnerDied`](crate::ErrorKind::OwnerDied) and holds
+    /// the lock. A client on another machine that becomes unreachable counts as dead after two
+    /// minutes.
     ///
     /// ```
     /// let manager = procpool::Manager::start()?;
@@ -36,10 +37,10 @@ proxy! {
 }
 
 proxy! {
-    /// A lock in a manager's server that the thread which holds it may take again, made by
+    /// A lock in a manager's server that its holder, a thread, can acquire again, created by
     /// [`Manager::rlock`](crate::Manager::rlock).
     ///
-    /// It is let go when the last guard is. Else as [`LockProxy`].
+    /// Dropping the last guard releases it. Otherwise it is like [`LockProxy`].
     ///
     /// ```
     /// let manager = procpool::Manager::start()?;
@@ -52,9 +53,9 @@ proxy! {
     RLockProxy
 }
 
-/// Holds a [`LockProxy`] or an [`RLockProxy`] until it is dropped. A copy of the process that holds
-/// it (`fork`) does not hold it.
-#[must_use = "the lock is let go when this is dropped"]
+/// Holds a [`LockProxy`] or an [`RLockProxy`] until it is dropped. A copy of the holding process
+/// (`fork`) does not hold the lock.
+#[must_use = "the lock is released when this is dropped"]
 pub struct ProxyGuard<'a> {
     _held: HeldLockGuard,
     lock: PhantomData<&'a Reference>,
@@ -63,33 +64,34 @@ pub struct ProxyGuard<'a> {
 macro_rules! lock_proxy {
     ($name:ident, $what:literal, $reentry:expr) => {
         impl $name {
-            /// Takes the lock, waiting as long as it takes.
+            /// Acquires the lock. Blocks until it is free.
             ///
             /// # Errors
             ///
-            /// [`OwnerDied`](crate::ErrorKind::OwnerDied), with the lock in the error.
-            /// [`InvalidInput`](crate::ErrorKind::InvalidInput) if this thread holds it and it
-            /// cannot be taken again. [`Disconnected`](crate::ErrorKind::Disconnected) when the
-            /// server is gone.
+            /// [`OwnerDied`](crate::ErrorKind::OwnerDied), with the held lock in the error, if its
+            /// last holder died. [`InvalidInput`](crate::ErrorKind::InvalidInput) if this thread
+            /// holds the lock and it is not reentrant.
+            /// [`Disconnected`](crate::ErrorKind::Disconnected) if the server has exited.
             pub fn acquire(&self) -> LockResult<ProxyGuard<'_>> {
                 self.take(WaitLimit::Forever)
             }
 
-            /// Takes the lock if it is free.
+            /// Acquires the lock if it is free, without blocking for it.
             ///
             /// # Errors
             ///
-            /// [`WouldBlock`](crate::ErrorKind::WouldBlock) if it is not; else as
+            /// [`WouldBlock`](crate::ErrorKind::WouldBlock) if the lock is held; else fails like
             /// [`acquire`](Self::acquire).
             pub fn try_acquire(&self) -> LockResult<ProxyGuard<'_>> {
                 self.take(WaitLimit::Never)
             }
 
-            /// Takes the lock, waiting at most `limit`.
+            /// Acquires the lock. Blocks for at most `limit`.
             ///
             /// # Errors
             ///
-            /// [`TimedOut`](crate::ErrorKind::TimedOut); else as [`acquire`](Self::acquire).
+            /// [`TimedOut`](crate::ErrorKind::TimedOut) if the lock is not free in time; else fails
+            /// like [`acquire`](Self::acquire).
             pub fn acquire_timeout(&self, limit: Duration) -> LockResult<ProxyGuard<'_>> {
                 self.take(WaitLimit::AtMost(limit))
             }
@@ -123,9 +125,9 @@ pub(in crate::manager) struct ServerLock(Arc<SharedServerLock>);
 struct SharedServerLock(Mutex<ServerLockState>);
 
 struct ServerLockState {
-    /// The number of the session that holds it.
+    /// The number of the session that holds the lock.
     holder: Option<u64>,
-    /// Whether the last holder died with it, and nobody has been told.
+    /// Whether the last holder died with the lock and no later holder has been told.
     owner_died: bool,
     waiters: WaitQueue,
 }
@@ -139,7 +141,7 @@ impl ServerLock {
         }))))
     }
 
-    /// Takes it; whether the last holder died with it.
+    /// Acquires the lock. Returns whether the last holder died with it.
     pub(in crate::manager) fn acquire(
         &self,
         session: &Session,
@@ -156,7 +158,7 @@ impl ServerLock {
         Ok(owner_died)
     }
 
-    /// Lets it go; false if the session does not hold it.
+    /// Releases the lock. Returns false if the session does not hold it.
     pub(in crate::manager) fn release(&self, session: &Session) -> bool {
         let mut state = self.0.0.lock();
         if state.holder != Some(session.number()) {
@@ -184,16 +186,16 @@ impl Holdable for SharedServerLock {
     }
 }
 
-/// What is said of one that is taken.
+/// The message if the lock is held.
 pub(in crate::manager) const IS_HELD: &str = "the lock is held";
 
-/// What is said to who does not hold it.
+/// Returns the error for a session that does not hold the lock.
 pub(in crate::manager) fn err_not_held() -> CallError {
     let message = "the lock is not held through this connection";
     CallError::Refused(ErrorKind::InvalidInput, message.to_owned())
 }
 
-/// Makes one that nobody holds.
+/// Creates a free lock.
 pub(in crate::manager) fn create(server: &Server, call: &mut Invocation<'_>) -> HandlerResult {
     server.create(ServerLock::new(), call)
 }

@@ -1,4 +1,4 @@
-//! The proxies: each file has a proxy's methods, and below them what they do in the server.
+//! The proxies: each file has the methods of a proxy, followed by their handlers in the server.
 
 pub(super) mod barrier;
 pub(super) mod condition;

@@ -14,11 +14,11 @@ use std::{
 };
 
 proxy! {
-    /// Values of any types by their names in a manager's server, made by
-    /// [`Manager::namespace`](crate::Manager::namespace); one is there from the start,
-    /// [`Manager::globals`](crate::Manager::globals), where those who connect find proxies.
+    /// Values of any types by their names in a manager's server, created by
+    /// [`Manager::namespace`](crate::Manager::namespace). Every server has one from the start,
+    /// [`Manager::globals`](crate::Manager::globals), in which connecting processes find proxies.
     ///
-    /// Its errors are those of [`Proxy::call`](crate::Proxy::call).
+    /// Methods fail like [`Proxy::call`](crate::Proxy::call).
     ///
     /// ```
     /// use procpool::{ErrorKind, Manager};
@@ -38,7 +38,7 @@ impl Namespace {
     ///
     /// # Errors
     ///
-    /// As [`Proxy::call`](crate::Proxy::call), here and in all other methods.
+    /// Fails like [`Proxy::call`](crate::Proxy::call), as do all other methods.
     pub fn set<T: Wire + Send + 'static>(&self, name: &str, value: T) -> Result<()> {
         self.0.call(
             WireMethod::handler(set::<T>)?,
@@ -50,11 +50,11 @@ impl Namespace {
         )
     }
 
-    /// A copy of a value; none if there is none of this name.
+    /// Returns a copy of a value, or `None` if no value has this name.
     ///
     /// # Errors
     ///
-    /// [`Codec`](ErrorKind::Codec) when a value of another type was set.
+    /// [`Codec`](ErrorKind::Codec) if the value has another type.
     pub fn get<T: Wire + Send + 'static>(&self, name: &str) -> Result<Option<T>> {
         self.0.call(
             WireMethod::handler(get::<T>)?,
@@ -63,17 +63,17 @@ impl Namespace {
         )
     }
 
-    /// Drops a value; whether there was one.
+    /// Removes a value. Returns whether there was one.
     pub fn remove(&self, name: &str) -> Result<bool> {
         self.0.ask(remove, &name)
     }
 
-    /// Whether there is a value of this name.
+    /// Whether a value has this name.
     pub fn contains(&self, name: &str) -> Result<bool> {
         self.0.ask(contains, &name)
     }
 
-    /// The names, in alphabetical order.
+    /// Returns all names in alphabetical order.
     pub fn names(&self) -> Result<Vec<String>> {
         self.0.ask(names, &())
     }
@@ -81,12 +81,12 @@ impl Namespace {
 
 type ServerNamespace = Guarded<BTreeMap<String, Box<dyn Any + Send>>>;
 
-/// One without values.
+/// Returns an empty namespace.
 pub(in crate::manager) fn empty() -> ServerNamespace {
     Guarded::new(BTreeMap::new())
 }
 
-/// Makes one without values.
+/// Creates an empty namespace.
 pub(in crate::manager) fn create(server: &Server, call: &mut Invocation<'_>) -> HandlerResult {
     server.create(empty(), call)
 }
@@ -96,9 +96,9 @@ fn set<T: Wire + Send + 'static>(
     call: &mut Invocation<'_>,
 ) -> HandlerResult {
     let name = take_len_prefixed(&mut call.argument).map_err(CallError::Decode)?;
-    let name = String::from_utf8(name).map_err(|it| CallError::Decode(it.to_string()))?;
+    let name = String::from_utf8(name).map_err(|error| CallError::Decode(error.to_string()))?;
     let value: T = call.decode()?;
-    let before = namespace.with(|it| it.insert(name, Box::new(value)))?;
+    let before = namespace.with(|values| values.insert(name, Box::new(value)))?;
     drop(before);
     Ok(())
 }
@@ -108,12 +108,12 @@ fn get<T: Wire + Send + 'static>(
     call: &mut Invocation<'_>,
 ) -> HandlerResult {
     let name: String = call.decode()?;
-    namespace.with(|it| {
-        let Some(value) = it.get(&name) else {
+    namespace.with(|values| {
+        let Some(value) = values.get(&name) else {
             return encode_option::<T>(None, call);
         };
         let value: &T = value.downcast_ref().ok_or_else(|| {
-            let message = format!("the value {name:?} is no {}", type_name::<T>());
+            let message = format!("the value {name:?} is not a `{}`", type_name::<T>());
             CallError::Refused(ErrorKind::Codec, message)
         })?;
         encode_option(Some(value), call)
@@ -122,16 +122,16 @@ fn get<T: Wire + Send + 'static>(
 
 fn remove(namespace: &ServerNamespace, call: &mut Invocation<'_>) -> HandlerResult {
     let name: String = call.decode()?;
-    let value = namespace.with(|it| it.remove(&name))?;
+    let value = namespace.with(|values| values.remove(&name))?;
     call.encode(&value.is_some())
 }
 
 fn contains(namespace: &ServerNamespace, call: &mut Invocation<'_>) -> HandlerResult {
     let name: String = call.decode()?;
-    let is_there = namespace.with(|it| it.contains_key(&name))?;
+    let is_there = namespace.with(|values| values.contains_key(&name))?;
     call.encode(&is_there)
 }
 
 fn names(namespace: &ServerNamespace, call: &mut Invocation<'_>) -> HandlerResult {
-    namespace.with(|it| call.encode(&it.keys().collect::<Vec<_>>()))?
+    namespace.with(|values| call.encode(&values.keys().collect::<Vec<_>>()))?
 }

@@ -1,4 +1,4 @@
-//! Proxies: what they have in common, and the one for any object of the user's.
+//! The common parts of proxies, and the proxy of user-defined objects.
 
 use crate::error::Result;
 use crate::manager::{
@@ -8,7 +8,7 @@ use crate::manager::{
 use crate::process::function::{Exclusive, Invocation};
 use crate::wire::Wire;
 
-/// Declares a proxy: a reference with a type.
+/// Declares a proxy: a typed reference.
 macro_rules! proxy {
     ($(#[$doc:meta])* $name:ident $(<$($t:ident),+>)?) => {
         $(#[$doc])*
@@ -45,16 +45,16 @@ pub(in crate::manager) fn phantom<T>() -> std::marker::PhantomData<fn() -> T> {
 }
 
 proxy! {
-    /// An object of the user's in a manager's server, made by
+    /// A user-defined object in a manager's server, created by
     /// [`Manager::object`](crate::Manager::object).
     ///
-    /// Its functions run there, one at a time for each object; other objects are independent.
-    /// Clones, and copies that were sent elsewhere, mean the same object; it is dropped with the
-    /// last of them.
+    /// The server runs its functions, one at a time for each object; other objects are independent.
+    /// Clones and copies in other processes refer to the same object. The object is dropped after
+    /// the last of them.
     ///
-    /// A function may use other proxies. Two objects whose functions call each other wait for each
-    /// other for ever when both are called at once, as with any two locks; a function that uses its
-    /// own object is an error of [`InvalidInput`](crate::ErrorKind::InvalidInput).
+    /// A function may use other proxies. Two objects whose functions call each other can deadlock,
+    /// like any two locks. A function that uses its own object fails with
+    /// [`InvalidInput`](crate::ErrorKind::InvalidInput).
     ///
     /// ```
     /// use procpool::{Manager, Process, Proxy};
@@ -83,32 +83,32 @@ proxy! {
 }
 
 impl<T: Wire + Send + 'static> Proxy<T> {
-    /// Calls a function on the object, in the server. Blocks until it has returned, and before that
-    /// until those before it have. It takes `&mut T` and one argument: a tuple for several, `()`
-    /// for none.
+    /// Runs `f` on the object in the server and returns its result. Blocks until earlier calls on
+    /// this object and `f` itself have returned. `f` takes `&mut T` and one argument: a tuple for
+    /// several, `()` for none.
     ///
     /// # Errors
     ///
-    /// [`Panicked`](crate::ErrorKind::Panicked) when it panics: the object stays as it is then, and
-    /// can be called again. [`Codec`](crate::ErrorKind::Codec) when the argument or the result
-    /// cannot be encoded or decoded, [`InvalidInput`](crate::ErrorKind::InvalidInput) when the
+    /// [`Panicked`](crate::ErrorKind::Panicked) if `f` panics: the object keeps its state at the
+    /// panic and can be called again. [`Codec`](crate::ErrorKind::Codec) if the argument or result
+    /// cannot be encoded or decoded. [`InvalidInput`](crate::ErrorKind::InvalidInput) if the
     /// argument is larger than the server allows. [`Disconnected`](crate::ErrorKind::Disconnected)
-    /// when the server is gone; whether the function has run is not known then.
+    /// if the server has exited; `f` may or may not have run.
     pub fn call<A: Wire, R: Wire>(&self, f: fn(&mut T, A) -> R, arg: A) -> Result<R> {
         self.0.apply(f, &arg)
     }
 
-    /// A copy of the object as it is now.
+    /// Returns a copy of the object's current value.
     ///
     /// # Errors
     ///
-    /// As [`call`](Self::call).
+    /// Fails like [`call`](Self::call).
     pub fn get(&self) -> Result<T> {
         self.0.ask(copy::<T>, &())
     }
 }
 
-/// Makes an object of a value.
+/// Creates an object from a value.
 pub(in crate::manager) fn create<T: Wire + Send + 'static>(
     server: &Server,
     call: &mut Invocation<'_>,
@@ -117,7 +117,7 @@ pub(in crate::manager) fn create<T: Wire + Send + 'static>(
     server.create(Guarded::new(value), call)
 }
 
-/// Answers with the whole value.
+/// Replies with the whole value.
 pub(in crate::manager) fn copy<T: Wire + Send + 'static>(
     object: &Guarded<T>,
     call: &mut Invocation<'_>,

@@ -12,12 +12,12 @@ use parking_lot::Mutex;
 use std::{sync::Arc, time::Duration};
 
 proxy! {
-    /// A semaphore in a manager's server, made by
+    /// A semaphore in a manager's server, created by
     /// [`Manager::semaphore`](crate::Manager::semaphore).
     ///
-    /// A permit is nobody's: those that a process has when it dies are gone until somebody releases
-    /// them. One that dies while it waits takes none, unless it is given one in that very moment,
-    /// before the server has heard of its death.
+    /// Permits have no owner. If a process dies, its permits are lost until another process
+    /// releases them. A process that dies during its wait takes no permit, except if the server
+    /// grants one before it notices the death.
     ///
     /// ```
     /// let manager = procpool::Manager::start()?;
@@ -32,7 +32,7 @@ proxy! {
 }
 
 proxy! {
-    /// A [`SemaphoreProxy`] that never has more permits than at first, made by
+    /// A [`SemaphoreProxy`] whose initial number of permits is also its maximum, created by
     /// [`Manager::bounded_semaphore`](crate::Manager::bounded_semaphore).
     BoundedSemaphoreProxy
 }
@@ -40,49 +40,50 @@ proxy! {
 macro_rules! semaphore_proxy {
     ($name:ident) => {
         impl $name {
-            /// Takes a permit, waiting as long as it takes.
+            /// Takes a permit. Blocks until one is available.
             ///
             /// # Errors
             ///
-            /// [`Disconnected`](crate::ErrorKind::Disconnected) when the server is gone.
+            /// [`Disconnected`](crate::ErrorKind::Disconnected) if the server has exited.
             pub fn acquire(&self) -> Result<()> {
                 self.0.ask(acquire, &WaitLimit::Forever)
             }
 
-            /// Takes a permit if there is one.
+            /// Takes a permit if one is available.
             ///
             /// # Errors
             ///
-            /// [`WouldBlock`](crate::ErrorKind::WouldBlock) if there is none; else as
-            /// [`acquire`](Self::acquire).
+            /// [`WouldBlock`](crate::ErrorKind::WouldBlock) if no permit is available; else fails
+            /// like [`acquire`](Self::acquire).
             pub fn try_acquire(&self) -> Result<()> {
                 self.0.ask(acquire, &WaitLimit::Never)
             }
 
-            /// Takes a permit, waiting at most `limit`.
+            /// Takes a permit. Blocks for at most `limit`.
             ///
             /// # Errors
             ///
-            /// [`TimedOut`](crate::ErrorKind::TimedOut); else as [`acquire`](Self::acquire).
+            /// [`TimedOut`](crate::ErrorKind::TimedOut) if no permit is available in time; else
+            /// fails like [`acquire`](Self::acquire).
             pub fn acquire_timeout(&self, limit: Duration) -> Result<()> {
                 self.0.ask(acquire, &WaitLimit::AtMost(limit))
             }
 
-            /// Gives a permit back, or one more.
+            /// Adds a permit.
             ///
             /// # Errors
             ///
-            /// [`InvalidInput`](crate::ErrorKind::InvalidInput) when there are as many as there may
-            /// be; else as [`acquire`](Self::acquire).
+            /// [`InvalidInput`](crate::ErrorKind::InvalidInput) if the number of permits is at its
+            /// maximum; else fails like [`acquire`](Self::acquire).
             pub fn release(&self) -> Result<()> {
                 self.0.ask(release, &())
             }
 
-            /// How many permits there are.
+            /// Returns the number of available permits.
             ///
             /// # Errors
             ///
-            /// As [`acquire`](Self::acquire).
+            /// Fails like [`acquire`](Self::acquire).
             pub fn value(&self) -> Result<usize> {
                 self.0.ask(value, &())
             }
@@ -116,13 +117,13 @@ fn create_with(
     server.create(ServerSemaphore(Arc::new(Mutex::new(state))), call)
 }
 
-/// Makes one with so many permits.
+/// Creates a semaphore without a maximum.
 pub(in crate::manager) fn create(server: &Server, call: &mut Invocation<'_>) -> HandlerResult {
     let permits = call.decode()?;
     create_with(server, permits, usize::MAX, call)
 }
 
-/// Makes one with so many permits and never more.
+/// Creates a semaphore whose initial number of permits is its maximum.
 pub(in crate::manager) fn create_bounded(
     server: &Server,
     call: &mut Invocation<'_>,
@@ -139,7 +140,8 @@ fn acquire(semaphore: &ServerSemaphore, call: &mut Invocation<'_>) -> HandlerRes
     };
     let session = Session::of(call);
     let taken = wait_until(&semaphore.0, |it| &mut it.waiters, session, wait, attempt);
-    taken.map_err(|it| it.into_call_error(wait, ErrorKind::WouldBlock, "there is no permit"))?;
+    taken
+        .map_err(|it| it.into_call_error(wait, ErrorKind::WouldBlock, "no permit is available"))?;
     let state = Arc::clone(&semaphore.0);
     session.on_undelivered(move || {
         let mut state = state.lock();
@@ -152,7 +154,7 @@ fn acquire(semaphore: &ServerSemaphore, call: &mut Invocation<'_>) -> HandlerRes
 fn release(semaphore: &ServerSemaphore, _: &mut Invocation<'_>) -> HandlerResult {
     let mut state = semaphore.0.lock();
     if state.permits == state.max_permits {
-        let message = "the semaphore has as many permits as it may have";
+        let message = "the semaphore has its maximum number of permits";
         return Err(CallError::Refused(
             ErrorKind::InvalidInput,
             message.to_owned(),

@@ -7,9 +7,9 @@ use serde::{Deserialize, Serialize};
 use std::ops::RangeBounds;
 
 proxy! {
-    /// A value in a manager's server, made by [`Manager::value`](crate::Manager::value).
+    /// A value in a manager's server, created by [`Manager::value`](crate::Manager::value).
     ///
-    /// Its errors are those of [`Proxy::call`](crate::Proxy::call).
+    /// Methods fail like [`Proxy::call`](crate::Proxy::call).
     ///
     /// ```
     /// let manager = procpool::Manager::start()?;
@@ -23,11 +23,11 @@ proxy! {
 }
 
 impl<T: Wire + Send + 'static> ValueProxy<T> {
-    /// A copy of the value.
+    /// Returns a copy of the value.
     ///
     /// # Errors
     ///
-    /// As [`Proxy::call`](crate::Proxy::call), here and in all other methods.
+    /// Fails like [`Proxy::call`](crate::Proxy::call), as do all other methods.
     pub fn get(&self) -> Result<T> {
         self.0.ask(copy::<T>, &())
     }
@@ -37,23 +37,23 @@ impl<T: Wire + Send + 'static> ValueProxy<T> {
         self.0.apply(|place, value| *place = value, &value)
     }
 
-    /// Replaces the value; what it was before.
+    /// Replaces the value and returns the previous one.
     pub fn replace(&self, value: T) -> Result<T> {
         self.0
             .apply(|place, value| std::mem::replace(place, value), &value)
     }
 
-    /// Calls a function on the value, in the server, while nobody else uses it.
+    /// Runs `f` on the value in the server, with exclusive access.
     pub fn call<A: Wire, R: Wire>(&self, f: fn(&mut T, A) -> R, arg: A) -> Result<R> {
         self.0.apply(f, &arg)
     }
 }
 
 proxy! {
-    /// An array in a manager's server, which keeps its length, made by
+    /// An array of fixed length in a manager's server, created by
     /// [`Manager::array`](crate::Manager::array).
     ///
-    /// Its errors are those of [`Proxy::call`](crate::Proxy::call).
+    /// Methods fail like [`Proxy::call`](crate::Proxy::call).
     ///
     /// ```
     /// let manager = procpool::Manager::start()?;
@@ -66,25 +66,25 @@ proxy! {
 }
 
 impl<T: Wire + Send + 'static> ArrayProxy<T> {
-    /// How many items there are.
+    /// Returns the number of items.
     ///
     /// # Errors
     ///
-    /// As [`Proxy::call`](crate::Proxy::call), here and in all other methods.
+    /// Fails like [`Proxy::call`](crate::Proxy::call), as do all other methods.
     pub fn len(&self) -> Result<usize> {
         self.0.apply(|array: &mut Vec<T>, ()| array.len(), &())
     }
 
-    /// Whether there are none.
+    /// Whether the array is empty.
     pub fn is_empty(&self) -> Result<bool> {
         Ok(self.len()? == 0)
     }
 
-    /// A copy of an item.
+    /// Returns a copy of an item.
     ///
     /// # Errors
     ///
-    /// [`InvalidInput`](ErrorKind::InvalidInput) behind the end.
+    /// [`InvalidInput`](ErrorKind::InvalidInput) if `index` is out of bounds.
     pub fn get(&self, index: usize) -> Result<T> {
         let item = super::list::item(&self.0, index)?;
         item.ok_or_else(|| err_out_of_range(index))
@@ -94,36 +94,36 @@ impl<T: Wire + Send + 'static> ArrayProxy<T> {
     ///
     /// # Errors
     ///
-    /// [`InvalidInput`](ErrorKind::InvalidInput) behind the end.
+    /// [`InvalidInput`](ErrorKind::InvalidInput) if `index` is out of bounds.
     pub fn set(&self, index: usize, value: T) -> Result<()> {
         let set = |array: &mut Vec<T>, placed| set(array, placed);
         let is_set = self.0.apply(set, &IndexedValue { index, value })?;
         is_set.then_some(()).ok_or_else(|| err_out_of_range(index))
     }
 
-    /// Copies of the items in a range, of which what lies behind the end is left out, in one
-    /// message; a range that ends before it starts has none.
+    /// Returns copies of the items in a range, without the part of the range that is out of bounds,
+    /// in one message. A range whose end is before its start is empty.
     pub fn slice(&self, range: impl RangeBounds<usize>) -> Result<Vec<T>> {
         super::list::items(&self.0, range)
     }
 
-    /// Replaces the items from an index on, in one message.
+    /// Replaces the items from `index` on, in one message.
     ///
     /// # Errors
     ///
-    /// [`InvalidInput`](ErrorKind::InvalidInput), and nothing was replaced, if some would lie
-    /// behind the end.
+    /// [`InvalidInput`](ErrorKind::InvalidInput) if some items would be out of bounds; no item is
+    /// replaced.
     pub fn set_slice(&self, index: usize, values: Vec<T>) -> Result<()> {
         let end = index.saturating_add(values.len());
         let set = |array: &mut Vec<T>, (index, values): (usize, Vec<T>)| {
             let places = array
                 .get_mut(index..)
-                .and_then(|it| it.get_mut(..values.len()));
+                .and_then(|tail| tail.get_mut(..values.len()));
             let replace = |places: &mut [T]| {
                 places
                     .iter_mut()
                     .zip(values)
-                    .for_each(|(place, it)| *place = it)
+                    .for_each(|(place, value)| *place = value)
             };
             places.map(replace).is_some()
         };
@@ -133,13 +133,13 @@ impl<T: Wire + Send + 'static> ArrayProxy<T> {
             .ok_or_else(|| err_out_of_range(end.saturating_sub(1).max(index)))
     }
 
-    /// Copies of all items, in one message.
+    /// Returns copies of all items, in one message.
     pub fn to_vec(&self) -> Result<Vec<T>> {
         self.0.ask(copy::<Vec<T>>, &())
     }
 }
 
-/// An item and where it goes.
+/// An item and its index.
 #[derive(Serialize, Deserialize)]
 struct IndexedValue<T> {
     index: usize,
@@ -148,10 +148,10 @@ struct IndexedValue<T> {
 
 fn set<T>(array: &mut [T], IndexedValue { index, value }: IndexedValue<T>) -> bool {
     let place = array.get_mut(index);
-    place.map(|it| *it = value).is_some()
+    place.map(|place| *place = value).is_some()
 }
 
 fn err_out_of_range(index: usize) -> Error {
-    let message = format!("there is no place {index} in the array");
+    let message = format!("index {index} is out of bounds for the array");
     Error::new(ErrorKind::InvalidInput, message)
 }

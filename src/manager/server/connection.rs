@@ -11,10 +11,10 @@ use std::{
     time::{Duration, Instant},
 };
 
-/// How long a client may take for its greeting, for which it has nothing to wait.
+/// The time limit for a client's greeting; a client has nothing to wait for.
 const GREETING_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// Serves a client, until it is gone or talks nonsense.
+/// Serves a client until it disconnects or violates the protocol.
 pub(super) fn serve(
     server: &Server,
     monitor: &PeerMonitor,
@@ -27,7 +27,7 @@ pub(super) fn serve(
         return refuse(
             connection,
             ErrorKind::Full,
-            "the manager's server has no room for another client",
+            "the manager's server cannot serve another client",
         );
     };
     let served = greet(server, connection, limits)
@@ -37,22 +37,22 @@ pub(super) fn serve(
     {
         refuse(connection, ErrorKind::InvalidInput, &error.to_string());
     }
-    // What it was sent last may end with it, and a destructor of the user's may panic.
+    // Dropping the session may drop the last reply's values, and a user's destructor may panic.
     let _ = panic::catch(|| drop(session));
 }
 
-/// Tells a client why it is not served.
+/// Tells a client why it is refused.
 pub(super) fn refuse(connection: &Connection<(), ()>, kind: ErrorKind, why: &str) {
     let mut reply = ReplyBuffer::new();
     reply.set_error(&TaskError::Refused(kind, why.to_owned()));
-    // A client that is gone needs not know.
+    // Fails if the client has disconnected.
     let _ = send(connection, &mut reply);
 }
 
 fn greet(server: &Server, connection: &Connection<(), ()>, limits: ServerLimits) -> Result<()> {
     let deadline = Instant::now() + GREETING_TIMEOUT;
     let hello = connection.recv_message(Hello::SIZE, Some(deadline))?;
-    let hello = hello.ok_or_else(|| Error::new(ErrorKind::TimedOut, "no greeting has come"))?;
+    let hello = hello.ok_or_else(|| Error::new(ErrorKind::TimedOut, "no greeting arrived"))?;
     let mut reply = ReplyBuffer::new();
     let checked = Hello::check(hello.payload());
     match &checked {
@@ -108,7 +108,7 @@ impl ReplyBuffer {
             server: server.name(),
             message_limit: limits.message as u64,
         };
-        // Two numbers cannot fail to encode.
+        // Encoding two numbers cannot fail.
         let _ = codec::encode(&welcome, &mut self.buffer);
     }
 }

@@ -1,6 +1,6 @@
-//! What nobody refers to any more is dropped by a thread of its own: a destructor of the user's may
-//! take its time, or wait for the very client whose reference went. One after the other, so that
-//! one which panics keeps no other object.
+//! The thread that drops objects without references. A user's destructor may take long, or wait for
+//! the client whose reference was dropped. The thread drops one object at a time, and catches a
+//! panic so that it affects no other object.
 
 use super::object::ServerObject;
 use crate::process::panic;
@@ -13,11 +13,12 @@ use std::{
     thread,
 };
 
-/// How many may wait for that: more are dropped by whoever lets go of them, so that no more piles
-/// up than is dropped, and a destructor which never ends keeps no others.
+/// Maximum number of queued objects. Above it, the thread that released the object drops it. So the
+/// queue cannot grow faster than it drains, and a destructor that never returns keeps no other
+/// objects.
 const MAX_QUEUED: usize = 64;
 
-/// Where references go that the server lets go of.
+/// The queue of released references.
 #[derive(Debug)]
 pub(super) struct DropThread(SyncSender<Arc<ServerObject>>);
 
@@ -31,7 +32,7 @@ impl DropThread {
 
     pub(super) fn drop_all(&self, objects: impl IntoIterator<Item = Arc<ServerObject>>) {
         for object in objects {
-            // The thread is there as long as the server.
+            // The thread lives as long as the server.
             if let Err(TrySendError::Full(object)) = self.0.try_send(object) {
                 drop_object(object);
             }
@@ -39,7 +40,7 @@ impl DropThread {
     }
 }
 
-/// What a destructor panics with has been reported, and is nobody else's business.
+/// The panic hook has already reported a panic of the destructor, which affects no other object.
 fn drop_object(object: Arc<ServerObject>) {
     let _ = panic::catch(|| drop(object));
 }

@@ -1,14 +1,14 @@
-//! The fuzz target of a manager: requests of any argument to any object, and replies to a client.
+//! The fuzz target of a manager: requests with any argument to any object, and replies to a client.
 //!
-//! Which functions there are is not the script's to say: who has the key may name any of the
-//! program, and is believed. So the methods are those that the proxies have asked for, of a server
-//! in this process.
+//! The script does not choose the functions: a client with the key may name any function of the
+//! program, and is trusted. So only the methods of the proxies are called, on a server in this
+//! process.
 
 use super::{ReplyBuffer, Server, Session, connection, peer_monitor::PeerMonitor};
 use crate::error::Result;
 use crate::ipc::{Address, AuthKey, Connection, Listener};
 use crate::manager::{
-    Manager,
+    ListProxy, Manager,
     client::transport::decode_reply,
     protocol::{
         CallRequest, Hello, ROOT, ServerLimits, VALUE, Welcome, decode_option, take_len_prefixed,
@@ -25,7 +25,7 @@ use std::{sync::LazyLock, thread, time::Duration};
 
 type Words = Vec<(String, u64)>;
 
-/// Calls in one input.
+/// Maximum number of calls in one input.
 const MOST_CALLS: usize = 100;
 
 const LIMITS: ServerLimits = ServerLimits {
@@ -33,17 +33,17 @@ const LIMITS: ServerLimits = ServerLimits {
     message: 1 << 20,
 };
 
-/// The requests that were made so far, while somebody wants to know.
+/// The requests so far, while a recording runs.
 static NOTED: Mutex<Option<Vec<Vec<u8>>>> = Mutex::new(None);
 
-/// Notes a request that is about to be answered.
+/// Records a request before it is handled.
 pub(super) fn note(request: &[u8]) {
     if let Some(noted) = NOTED.lock().as_mut() {
         noted.push(request.to_vec());
     }
 }
 
-/// A server of this process, and one request of each kind.
+/// A server in this process, and one request of each kind.
 struct Recorded {
     server: &'static Server,
     requests: Vec<Vec<u8>>,
@@ -70,7 +70,10 @@ fn record() -> Result<Recorded> {
     let noted = NOTED.lock().take().unwrap_or_default();
     let mut requests: Vec<Vec<u8>> = Vec::new();
     for request in noted {
-        if !requests.iter().any(|it| method(it) == method(&request)) {
+        if !requests
+            .iter()
+            .any(|known| method(known) == method(&request))
+        {
             requests.push(request);
         }
     }
@@ -81,14 +84,22 @@ fn serve(server: &'static Server, watcher: &'static PeerMonitor, connection: Con
     thread::spawn(move || connection::serve(server, watcher, &connection, LIMITS));
 }
 
-/// The method of a request of the crate's own, and its argument.
+/// Returns the method and the argument of a request that names a function of this crate.
 fn method(request: &[u8]) -> (WireMethod, &[u8]) {
-    let request = CallRequest::parse(request).expect("a client has sent it");
+    let request = CallRequest::parse(request).expect("the request was sent by a client");
     (request.method, request.argument)
 }
 
-/// Calls what can be called through proxies.
+/// Calls every method that proxies have.
 fn exercise(manager: &Manager) -> Result<()> {
+    let list = exercise_list(manager)?;
+    exercise_dict(manager)?;
+    exercise_queue(manager)?;
+    exercise_synchronisation(manager)?;
+    exercise_values(manager, list)
+}
+
+fn exercise_list(manager: &Manager) -> Result<ListProxy<u64>> {
     let list = manager.list::<u64>()?;
     list.push(3)?;
     list.extend([5, 4])?;
@@ -125,10 +136,11 @@ fn exercise(manager: &Manager) -> Result<()> {
         list.take()?,
         list.clear()?,
     ));
-    ignore(list.call(|it, more: u64| it.push(more), 1)?);
-    exercise_dict(manager)?;
-    exercise_queue(manager)?;
-    exercise_synchronisation(manager)?;
+    ignore(list.call(|items, item: u64| items.push(item), 1)?);
+    Ok(list)
+}
+
+fn exercise_values(manager: &Manager, list: ListProxy<u64>) -> Result<()> {
     let names = manager.namespace()?;
     names.set("a", Tree::example(None))?;
     names.set("list", list)?;
@@ -234,7 +246,7 @@ fn exercise_synchronisation(manager: &Manager) -> Result<()> {
     condition.notify_all()
 }
 
-/// Two clients, which have gone: none of their calls waits.
+/// Two disconnected clients, so that their calls never wait.
 struct Fuzzed {
     recorded: &'static Recorded,
     sessions: [Session; 2],
@@ -277,7 +289,7 @@ impl Fuzzed {
             .unwrap_or(ROOT)
     }
 
-    /// Calls a method of the crate's own, with its argument or the script's.
+    /// Calls a method of this crate, with its recorded argument or one from the script.
     fn call(&mut self, script: &mut Script<'_>) {
         let (number, target, flags) = (script.byte(), script.byte(), script.byte());
         let requests = &self.recorded.requests;
@@ -315,7 +327,7 @@ fn take_requests(script: &mut Script<'_>) {
     }
 }
 
-/// What a client makes of what a server has answered, as it asked for this or that.
+/// Decodes any bytes as a server's reply to one of the requests.
 fn take_reply(script: &mut Script<'_>) {
     let (kind, given) = (
         script.byte(),
@@ -323,24 +335,30 @@ fn take_reply(script: &mut Script<'_>) {
     );
     let reply = script.0;
     match kind % 8 {
-        0 => ignore(decode_reply(reply, given, |it| {
-            codec::decode::<Welcome>(it)
+        0 => ignore(decode_reply(reply, given, |reply| {
+            codec::decode::<Welcome>(reply)
         })),
-        1 => ignore(decode_reply(reply, given, |it| {
-            codec::decode::<(u64, u64)>(it)
+        1 => ignore(decode_reply(reply, given, |reply| {
+            codec::decode::<(u64, u64)>(reply)
         })),
-        2 => ignore(decode_reply(reply, given, |it| codec::decode::<Words>(it))),
+        2 => ignore(decode_reply(reply, given, |reply| {
+            codec::decode::<Words>(reply)
+        })),
         3 => ignore(decode_reply(reply, given, decode_option::<Tree>)),
-        4 => ignore(decode_reply(reply, given, |it| codec::decode::<Tree>(it))),
+        4 => ignore(decode_reply(reply, given, |reply| {
+            codec::decode::<Tree>(reply)
+        })),
         5 => ignore(decode_reply(reply, given, take_len_prefixed)),
-        6 => ignore(decode_reply(reply, given, |it| codec::decode::<()>(it))),
-        _ => ignore(decode_reply(reply, given, |it| {
-            codec::decode::<Vec<u8>>(it)
+        6 => ignore(decode_reply(reply, given, |reply| {
+            codec::decode::<()>(reply)
+        })),
+        _ => ignore(decode_reply(reply, given, |reply| {
+            codec::decode::<Vec<u8>>(reply)
         })),
     }
 }
 
-/// What a server makes of what may be no client's message.
+/// Parses any bytes as a client's message.
 fn take_message(bytes: &[u8]) {
     ignore(Hello::check(bytes));
     if let Some(request) = CallRequest::parse(bytes) {
@@ -354,22 +372,22 @@ fn seeds() -> Vec<Vec<u8>> {
     let is_of_server = |it: &&Vec<u8>| it.starts_with(&ROOT.to_le_bytes());
     let makers = 0..requests.iter().filter(is_of_server).count();
     let numbers: Vec<usize> = (0..requests.len()).collect();
-    // Whatever makes an object, then each method on each of the first of them.
-    let of_server = |it: &usize| is_of_server(&&requests[*it]);
+    // First the requests that create an object, then each method on each of the first objects.
+    let of_server = |number: &usize| is_of_server(&&requests[*number]);
     let make: Vec<u8> = numbers
         .iter()
-        .filter(|it| of_server(it))
-        .flat_map(|it| call(*it, 0))
+        .filter(|number| of_server(number))
+        .flat_map(|number| call(*number, 0))
         .collect();
     let made = makers.len() as u8;
-    let methods = numbers.iter().filter(|it| !of_server(it)).copied();
+    let methods = numbers.iter().filter(|number| !of_server(number)).copied();
     let parts: Vec<usize> = methods.collect();
     let mut seeds: Vec<Vec<u8>> = parts
         .chunks(8)
         .map(|part| {
             let calls = part
                 .iter()
-                .flat_map(|it| (0..made).flat_map(move |to| call(*it, to)));
+                .flat_map(|number| (0..made).flat_map(move |to| call(*number, to)));
             let calls: Vec<u8> = calls.take(3 * MOST_CALLS).collect();
             [&[0][..], &make, &calls].concat()
         })

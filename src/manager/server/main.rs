@@ -1,4 +1,4 @@
-//! How a server comes to be: a process of the program's own, which says where it listens.
+//! The start of a server: a process of the same program, which reports its address.
 
 use super::{Server, connection, peer_monitor::PeerMonitor};
 use crate::error::{Error, ErrorKind, Result};
@@ -28,17 +28,17 @@ use std::{
     time::Duration,
 };
 
-/// What the process of a server is told.
+/// The arguments of a server process.
 #[derive(Serialize, Deserialize)]
 struct ServerConfig {
     address: Address,
     key: Vec<u8>,
     limits: ServerLimits,
-    /// The owner's process: the server ends with it.
+    /// The owner's process. The server exits after it.
     owner: Descriptor,
-    /// Where the owner says that it is time to end, or hangs up.
+    /// The server exits when the owner sends a message here or hangs up.
     shutdown: Receiver<()>,
-    /// Where the server says where it listens, or why it does not.
+    /// Reports the server's address, or the reason for a failed start.
     report: Sender<Result<Address, TaskError>>,
 }
 
@@ -50,17 +50,17 @@ pub(in crate::manager) struct StartedServer {
     pub(in crate::manager) address: Address,
 }
 
-/// Starts a server, and waits until it listens.
+/// Starts a server. Blocks until it listens.
 ///
-/// Its process is no daemon, which would be killed at the owner's end: it ends by itself then, and
-/// takes its socket's file along.
+/// The process is not a daemon, which would be killed when the owner exits. It exits by itself and
+/// removes its socket's file first.
 pub(in crate::manager) fn start(
     address: Address,
     key: &AuthKey,
     limits: ServerLimits,
 ) -> Result<StartedServer> {
     let owner = PidFd::open(pid::current());
-    let owner = owner.map_err(|it| Error::io("failed to open this process", it))?;
+    let owner = owner.map_err(|error| Error::io("failed to open this process", error))?;
     let (shutdown, shutdown_sender) = one_way()?;
     let (reported, report) = one_way()?;
     let config = ServerConfig {
@@ -77,7 +77,7 @@ pub(in crate::manager) fn start(
         .start_method(StartMethod::ForkServer)
         .start()?;
     let address = reported.recv().map_err(|error| {
-        let message = format!("the manager's server has ended before it began: {error}");
+        let message = format!("the manager's server exited before it listened: {error}");
         Error::new(ErrorKind::StartFailed, message)
     })?;
     Ok(StartedServer {
@@ -87,7 +87,7 @@ pub(in crate::manager) fn start(
     })
 }
 
-/// The server's process.
+/// The main function of the server process.
 fn run(config: ServerConfig) {
     let ServerConfig {
         address,
@@ -101,7 +101,7 @@ fn run(config: ServerConfig) {
     let (server, listener, monitor) = match prepared {
         Ok(prepared) => prepared,
         Err(error) => {
-            // An owner that is gone needs not know.
+            // Fails if the owner has exited.
             let _ = report.send(&Err(TaskError::Refused(error.kind(), error.to_string())));
             return;
         }
@@ -119,8 +119,8 @@ fn run(config: ServerConfig) {
         monitor.run();
     }
     remove_file(server.address());
-    // Not by returning: the threads of clients may be anywhere, and nothing of theirs is to be
-    // waited for.
+    // Exits without returning: the threads of clients may block anywhere, and the server does not
+    // wait for their user code.
     child::exit_now(0);
 }
 
@@ -140,16 +140,17 @@ fn prepare(
         monitor.stop_on(shutdown.as_fd())?;
         Ok(monitor)
     });
-    let monitor = prepared.map_err(|it| Error::io("failed to prepare a manager's server", it))?;
+    let monitor =
+        prepared.map_err(|error| Error::io("failed to prepare a manager's server", error))?;
     let listener = Listener::bind(address, Some(key))?.expect_clients(limits.clients);
     let server = Server::init(listener.address().clone())?;
     Ok((server, listener, monitor))
 }
 
-/// Removes the file of the server's socket, and its folder if that was made for it.
+/// Removes the file of the server's socket, and the directory if it was created for the socket.
 fn remove_file(address: &Address) {
     if let Address::Unix(path) = address {
-        // The owner does the same.
+        // The owner may have removed them already.
         let _ = fs::remove_file(path);
         if let Some(folder) = path.parent().filter(|it| is_private_dir(it)) {
             let _ = fs::remove_dir(folder);
@@ -157,7 +158,7 @@ fn remove_file(address: &Address) {
     }
 }
 
-/// Begins the name of a folder that is made for a socket.
+/// The prefix of the names of directories that are created for sockets.
 pub(in crate::manager) const DIR_PREFIX: &str = "procpool-manager-";
 
 fn is_private_dir(folder: &std::path::Path) -> bool {
@@ -165,13 +166,13 @@ fn is_private_dir(folder: &std::path::Path) -> bool {
     name.is_some_and(|it| it.starts_with(DIR_PREFIX))
 }
 
-/// The socket in such a folder.
+/// Returns the path of the socket in such a directory.
 pub(in crate::manager) fn socket_path(folder: &std::path::Path) -> PathBuf {
     folder.join("socket")
 }
 
-/// How long nobody is accepted when there is no room for a descriptor, instead of asking all the
-/// time.
+/// How long the server waits before it accepts again when it has no free descriptors. Otherwise it
+/// would spin.
 const ACCEPT_RETRY_DELAY: Duration = Duration::from_millis(10);
 
 fn accept_loop(
@@ -185,7 +186,7 @@ fn accept_loop(
         match listener.accept() {
             Ok(connection) => admit(server, connection, monitor, &permits, limits),
             Err(error) if error.kind() == ErrorKind::Io => thread::sleep(ACCEPT_RETRY_DELAY),
-            // A client that was refused, or has hung up.
+            // The client was refused or has disconnected.
             Err(_) => {}
         }
     }
@@ -201,13 +202,13 @@ fn admit(
     let permit = ClientPermit::acquire(permits);
     if permit.number > limits.clients {
         let why = format!(
-            "the manager's server has {} clients already",
+            "the manager's server already has {} clients",
             limits.clients
         );
         return connection::refuse(&connection, ErrorKind::Full, &why);
     }
     let monitor = Arc::clone(monitor);
-    // Shared, so that it is there to refuse by when there is no thread.
+    // Shared, so that the client can still be refused if no thread starts.
     let connection = Arc::new(connection);
     let theirs = Arc::clone(&connection);
     let serve = move || {
@@ -215,12 +216,12 @@ fn admit(
         connection::serve(server, &monitor, &theirs, limits);
     };
     if thread::Builder::new().spawn(serve).is_err() {
-        let why = "the manager's server has no thread for another client";
+        let why = "the manager's server failed to start a thread for another client";
         connection::refuse(&connection, ErrorKind::Full, why);
     }
 }
 
-/// A client's place among as many as there may be.
+/// Counts a client towards the limit until it is dropped.
 struct ClientPermit {
     in_use: Arc<AtomicUsize>,
     number: usize,

@@ -1,8 +1,8 @@
-//! The server: the process that has the objects, and runs what is called on them.
+//! The server: the process that holds the objects and runs the calls on them.
 //!
-//! One thread takes connections, one watches for ends, and each connection has a thread of its own,
-//! so that a call may block. Locks are taken for a few steps, never while anything of the user's
-//! runs or is dropped; a call waits for nothing but the turn at its object.
+//! One thread accepts connections, one watches for disconnects, and each connection has its own
+//! thread, so that a call may block. Locks are held for a few steps, never while user code runs or
+//! user values are dropped. A call waits only for exclusive access to its object.
 
 mod connection;
 mod drop_thread;
@@ -49,42 +49,42 @@ use std::{
 };
 use transit_refs::TransitRefs;
 
-/// The server that this process is, if it is one.
+/// The server in this process, if there is one.
 static SERVER: OnceLock<Server> = OnceLock::new();
 
 thread_local! {
-    /// The session in whose name this thread acts; 0 for none.
+    /// The session for which this thread acts; 0 outside of sessions.
     static CURRENT_SESSION: Cell<u64> = const { Cell::new(0) };
-    /// The tokens in the reply that this thread makes.
+    /// The tokens in the reply that this thread creates.
     static REPLY_TOKENS: RefCell<Vec<u64>> = const { RefCell::new(Vec::new()) };
 }
 
-/// The objects of a server process.
+/// The state of a server process.
 #[derive(Debug)]
 pub(super) struct Server {
-    /// Tells it from every other.
+    /// Identifies this server among all servers.
     name: u64,
     address: Address,
     objects: RwLock<HashMap<u64, Weak<ServerObject>>>,
     last_id: AtomicU64,
     transit_refs: Mutex<TransitRefs>,
     drop_thread: DropThread,
-    /// The namespace that is there from the start.
+    /// The namespace that every server has from the start.
     globals: OnceLock<Arc<ServerObject>>,
 }
 
 impl Server {
-    /// The server that this process is, if it is one.
+    /// Returns the server in this process, if there is one.
     pub(super) fn current() -> Option<&'static Self> {
         SERVER.get()
     }
 
-    /// Makes this process one.
+    /// Makes this process a server.
     fn init(address: Address) -> Result<&'static Self> {
         let name = getrandom::u64()
-            .map_err(|it| Error::io("failed to name a manager's server", it.into()))?;
+            .map_err(|error| Error::io("failed to name a manager's server", error.into()))?;
         let drop_thread = DropThread::spawn()
-            .map_err(|it| Error::io("failed to start a thread of a manager's server", it))?;
+            .map_err(|error| Error::io("failed to start a thread of a manager's server", error))?;
         let server = SERVER.get_or_init(|| Self {
             name,
             address,
@@ -109,10 +109,10 @@ impl Server {
     }
 
     pub(super) fn globals(&self) -> &Arc<ServerObject> {
-        self.globals.get().expect("it is there from the start")
+        self.globals.get().expect("`init` has set the globals")
     }
 
-    /// Adds an object, which is gone with the last reference to it.
+    /// Adds an object, which is dropped after the last reference to it.
     pub(super) fn add(&self, value: impl Any + Send + Sync) -> Arc<ServerObject> {
         let id = self.last_id.fetch_add(1, Ordering::Relaxed) + 1;
         let object = Arc::new(ServerObject::new(id, value));
@@ -124,12 +124,12 @@ impl Server {
         self.objects.write().remove(&id);
     }
 
-    /// The object that an id names, if it is still there.
+    /// Returns the object with this id, if it still exists.
     pub(super) fn find(&self, id: u64) -> Option<Arc<ServerObject>> {
         self.objects.read().get(&id).and_then(Weak::upgrade)
     }
 
-    /// Keeps an object until a proxy that names it has arrived: the token that the proxy carries.
+    /// Returns a token, which keeps an object until the proxy that carries it arrives.
     pub(super) fn issue_token(&self, object: &Arc<ServerObject>) -> u64 {
         let pinned = self
             .transit_refs
@@ -140,20 +140,21 @@ impl Server {
         token
     }
 
-    /// As [`issue_token`](Self::issue_token), until the client has read the reply that is made now:
-    /// it claims what is in there before it asks for anything else on the same connection.
+    /// Like [`issue_token`](Self::issue_token), but the token lasts only until the client has read
+    /// the current reply: the client claims it before it sends another request on the same
+    /// connection.
     pub(super) fn issue_reply_token(&self, object: &Arc<ServerObject>) -> u64 {
         let pinned = REPLY_TOKENS.try_with(|replied| {
             let token = self.transit_refs.lock().add_to_reply(Arc::clone(object));
             replied.borrow_mut().push(token);
             token
         });
-        // At the end of a thread of the user's, in a destructor of which a proxy is used, there is
-        // no list.
+        // The list is unavailable while a thread exits, for example if a destructor of a
+        // thread-local uses a proxy.
         pinned.unwrap_or_else(|_| self.issue_token(object))
     }
 
-    /// Nobody claims tokens in the last reply of a session any more.
+    /// Drops the tokens of a session's last reply, which the client can no longer claim.
     fn drop_reply_tokens(&self, session: &Session) {
         for token in session.take_reply_tokens() {
             let object = self.transit_refs.lock().claim(token);
@@ -161,13 +162,16 @@ impl Server {
         }
     }
 
-    /// The object of a proxy that has arrived, by its token or, if somebody was faster, its id.
+    /// Claims the object of a received proxy by its token, or by its id if the token was already
+    /// claimed.
     pub(super) fn claim(&self, id: u64, token: u64) -> Option<Arc<ServerObject>> {
         let pinned = self.transit_refs.lock().claim(token);
-        pinned.filter(|it| it.id() == id).or_else(|| self.find(id))
+        pinned
+            .filter(|object| object.id() == id)
+            .or_else(|| self.find(id))
     }
 
-    /// Adds an object, and answers with it.
+    /// Adds an object and replies with it.
     pub(super) fn create(
         &self,
         value: impl Any + Send + Sync,
@@ -176,12 +180,12 @@ impl Server {
         self.reply_with(&self.add(value), call)
     }
 
-    /// Answers with an object's id, and a token for it.
+    /// Replies with an object's id and a token for it.
     fn reply_with(&self, object: &Arc<ServerObject>, call: &mut Invocation<'_>) -> HandlerResult {
         call.encode(&(object.id(), self.issue_reply_token(object)))
     }
 
-    /// A session has ended, and with it its references.
+    /// Ends a session and drops its references.
     fn end_session(&self, session: &Session) {
         self.drop_reply_tokens(session);
         let released = self.transit_refs.lock().end_maker(session.number());
@@ -189,8 +193,7 @@ impl Server {
         self.drop_thread.drop_all(session.take_references());
     }
 
-    /// Does what a request asks for, and leaves the reply. Nothing of the user's that panics gets
-    /// further than here.
+    /// Handles a request and writes the reply. Panics of user code are caught here.
     pub(super) fn handle_request(
         &self,
         session: &Session,
@@ -243,20 +246,20 @@ impl Server {
     }
 }
 
-/// Sets the tokens in the reply that this thread makes; what they were. None at the end of a thread
-/// of the user's.
+/// Sets the tokens in the reply that this thread creates. Returns the previous ones, or an empty
+/// list while the thread exits.
 fn replace_reply_tokens(tokens: Vec<u64>) -> Vec<u64> {
     let replaced = REPLY_TOKENS.try_with(|it| it.replace(tokens));
     replaced.unwrap_or_default()
 }
 
-/// What has become of an object that is no longer there.
+/// Returns the error for an object that no longer exists.
 fn err_object_gone() -> CallError {
-    let message = "the manager's object is gone: nobody has referred to it any more";
+    let message = "the manager's object no longer exists: its last reference was dropped";
     CallError::Refused(ErrorKind::Disconnected, message.to_owned())
 }
 
-/// Refers to an object in the name of a client: a proxy has arrived there.
+/// Adds a client's reference to an object: a proxy has arrived there.
 pub(super) fn claim(server: &Server, call: &mut Invocation<'_>) -> HandlerResult {
     let (id, token) = call.decode()?;
     let object = server.claim(id, token).ok_or_else(err_object_gone)?;
@@ -266,7 +269,7 @@ pub(super) fn claim(server: &Server, call: &mut Invocation<'_>) -> HandlerResult
     Ok(())
 }
 
-/// As [`claim`], for several. Those that are there are referred to, also if others are not.
+/// Like [`claim`], for several objects. Claims the existing ones even if others no longer exist.
 pub(super) fn claim_all(server: &Server, call: &mut Invocation<'_>) -> HandlerResult {
     let arrived: Vec<(u64, u64)> = call.decode()?;
     let session = Session::of(call);
@@ -280,20 +283,20 @@ pub(super) fn claim_all(server: &Server, call: &mut Invocation<'_>) -> HandlerRe
     all_found.then_some(()).ok_or_else(err_object_gone)
 }
 
-/// Refers to what is still there of these objects: the client's last connection for its references
-/// was cut.
+/// Adds references to those of the objects that still exist. The client's previous reference
+/// connection was cut.
 pub(super) fn claim_again(server: &Server, call: &mut Invocation<'_>) -> HandlerResult {
     let ids: Vec<u64> = call.decode()?;
     let found = ids.into_iter().filter_map(|it| server.find(it));
-    found.for_each(|it| {
+    found.for_each(|object| {
         server
             .drop_thread
-            .drop_all(Session::of(call).add_reference(it))
+            .drop_all(Session::of(call).add_reference(object))
     });
     Ok(())
 }
 
-/// Takes a reference back: the client has dropped its last proxy.
+/// Drops a client's reference: the client has dropped its last proxy.
 pub(super) fn release(server: &Server, call: &mut Invocation<'_>) -> HandlerResult {
     let id = call.decode()?;
     server
@@ -302,13 +305,13 @@ pub(super) fn release(server: &Server, call: &mut Invocation<'_>) -> HandlerResu
     Ok(())
 }
 
-/// Makes a token: a proxy is about to leave the client.
+/// Creates a token: a proxy is about to leave the client.
 pub(super) fn issue_token(server: &Server, call: &mut Invocation<'_>) -> HandlerResult {
     let object = server.find(call.decode()?).ok_or_else(err_object_gone)?;
     call.encode(&server.issue_token(&object))
 }
 
-/// Drops a token: the proxy that carried it was dropped before it was used.
+/// Drops a token: the proxy that carried it was dropped before its first use.
 pub(super) fn unpin(server: &Server, call: &mut Invocation<'_>) -> HandlerResult {
     let token = call.decode()?;
     let object = server.transit_refs.lock().claim(token);
@@ -316,12 +319,12 @@ pub(super) fn unpin(server: &Server, call: &mut Invocation<'_>) -> HandlerResult
     Ok(())
 }
 
-/// The namespace that is there from the start.
+/// Replies with the namespace that every server has from the start.
 pub(super) fn find_globals(server: &Server, call: &mut Invocation<'_>) -> HandlerResult {
     server.reply_with(server.globals(), call)
 }
 
-/// Where replies are made, one after the other.
+/// The buffer in which a connection creates its replies, one at a time.
 #[derive(Debug)]
 pub(super) struct ReplyBuffer {
     buffer: Buffer,
@@ -329,7 +332,7 @@ pub(super) struct ReplyBuffer {
 }
 
 impl ReplyBuffer {
-    /// Bytes; what a connection keeps for its next reply.
+    /// Maximum size of the buffer that a connection keeps for its next reply, in bytes.
     const MAX_KEPT: usize = 1 << 20;
 
     pub(super) fn new() -> Self {
@@ -350,7 +353,7 @@ impl ReplyBuffer {
     fn set_error(&mut self, error: &TaskError) {
         self.clear();
         self.buffer.put(&[ERROR]);
-        // Text in memory cannot fail to encode.
+        // Encoding text into memory cannot fail.
         let _ = codec::encode(&error.clone().truncated(), &mut self.buffer);
     }
 
@@ -363,7 +366,7 @@ impl ReplyBuffer {
     }
 }
 
-/// Replies go through a socket, whatever their size.
+/// Sends every reply through the socket, regardless of its size.
 struct NoSharedSlabs;
 
 impl SlabSource for NoSharedSlabs {

@@ -1,5 +1,5 @@
-//! The objects of a server: each lives as long as anybody refers to it, and has its users take
-//! turns.
+//! The objects of a server: each lives as long as a reference to it exists. Calls on one object run
+//! one at a time.
 
 use super::Server;
 use crate::error::ErrorKind;
@@ -7,7 +7,7 @@ use crate::process::function::{CallError, Exclusive};
 use parking_lot::ReentrantMutex;
 use std::{any::Any, cell::RefCell, fmt};
 
-/// An object, which those who refer to it share.
+/// An object that its references share.
 pub(in crate::manager) struct ServerObject {
     id: u64,
     value: Box<dyn Any + Send + Sync>,
@@ -46,8 +46,7 @@ impl fmt::Debug for ServerObject {
     }
 }
 
-/// A value that one call uses at a time. A call that panics leaves it as it is then, and the next
-/// one finds it so.
+/// A value that one call uses at a time. A call that panics leaves its changes for the next call.
 pub(in crate::manager) struct Guarded<T>(ReentrantMutex<RefCell<T>>);
 
 impl<T> Guarded<T> {
@@ -58,13 +57,13 @@ impl<T> Guarded<T> {
 
 impl<T> Exclusive<T> for Guarded<T> {
     fn with<X>(&self, turn: impl FnOnce(&mut T) -> X) -> Result<X, CallError> {
-        // The lock lets its own thread in again, so that this is an error and not a thread that
-        // waits for itself.
+        // The lock is reentrant, so that a second use by the same thread is an error instead of a
+        // deadlock.
         self.0.lock().with(turn)
     }
 }
 
-/// A value inside an object whose turn it is.
+/// A value inside an object that the current call has locked.
 impl<T> Exclusive<T> for RefCell<T> {
     fn with<X>(&self, turn: impl FnOnce(&mut T) -> X) -> Result<X, CallError> {
         let mut value = self.try_borrow_mut().map_err(|_| {

@@ -1,4 +1,4 @@
-//! The other end of a connection: whether it is there, and what waits in its name.
+//! The client of a connection: whether it is alive, and the thread that waits for it.
 
 use crate::sys::{child::PidFd, poll};
 use std::{
@@ -10,12 +10,12 @@ use std::{
     thread::Thread,
 };
 
-/// What tells whether a client is there.
+/// The handles that show whether a client is alive.
 #[derive(Debug)]
 pub(super) struct Peer {
     pub(super) socket: OwnedFd,
-    /// The process that connected, on this machine. A copy of it that it has forked may hold the
-    /// socket open.
+    /// The process that connected, if it is on this machine. A forked copy of it may keep the
+    /// socket open after its death.
     pub(super) process: Option<PidFd>,
 }
 
@@ -25,17 +25,16 @@ impl Peer {
     }
 }
 
-/// Whoever waits in a client's name, as the monitor knows it: nothing of the client's ends with
-/// this.
+/// A thread that waits for a client, as the monitor sees it. It owns nothing of the client.
 #[derive(Debug, Default)]
 pub(super) struct SessionWaiter {
-    /// Set when the client has gone; who waits looks at it. Nothing else is read on its account.
+    /// Set after the client has disconnected or died; a waiter reads it. It guards no other memory.
     pub(super) is_gone: AtomicBool,
     pub(super) thread: OnceLock<Thread>,
 }
 
 impl SessionWaiter {
-    /// The client has gone: a wait in its name ends.
+    /// Marks the client as gone and wakes the waiter.
     pub(super) fn hang_up(&self) {
         self.is_gone.store(true, Ordering::Release);
         if let Some(thread) = self.thread.get() {

@@ -1,5 +1,4 @@
-//! The thread that notices whose end nobody reads about: clients that hang up while a call of
-//! theirs waits, and the owner.
+//! The thread that notices the end of clients while their calls wait, and the end of the owner.
 
 use super::{
     peer::{Peer, SessionWaiter},
@@ -13,14 +12,15 @@ use crate::sys::{
 use parking_lot::Mutex;
 use std::{collections::HashMap, io, os::fd::AsFd, sync::Arc};
 
-/// The number of what ends the server when it can be read from: the owner's process, or its word.
+/// The epoll token of the sources that stop the server: the owner's process and its shutdown
+/// message.
 const STOP_TOKEN: u64 = 0;
 
-/// Watches clients.
+/// Watches clients and the owner.
 #[derive(Debug)]
 pub(super) struct PeerMonitor {
     poller: Poller,
-    /// By the numbers of their sessions.
+    /// The clients, by the numbers of their sessions.
     clients: Mutex<HashMap<u64, MonitoredClient>>,
 }
 
@@ -38,7 +38,7 @@ impl PeerMonitor {
         })
     }
 
-    /// Watches for what ends the server.
+    /// Stops the server when `source` becomes readable.
     pub(super) fn stop_on(&self, source: impl AsFd) -> io::Result<()> {
         self.poller.add(source, STOP_TOKEN, Interest::Read)
     }
@@ -50,7 +50,7 @@ impl PeerMonitor {
         socket: impl AsFd,
     ) -> io::Result<MonitorGuard<'a>> {
         let number = session.number();
-        let process = socket::peer(&socket).and_then(|it| PidFd::open(it).ok());
+        let process = socket::peer(&socket).and_then(|peer| PidFd::open(peer).ok());
         let socket = socket.as_fd().try_clone_to_owned()?;
         self.poller.add(&socket, number, Interest::HangUp)?;
         if let Some(process) = &process {
@@ -66,11 +66,11 @@ impl PeerMonitor {
         Ok(MonitorGuard(self, number))
     }
 
-    /// Watches, until the server is to end.
+    /// Watches until the server stops.
     pub(super) fn run(&self) {
         let mut ready = Vec::new();
         loop {
-            // It fails only for lack of memory, and then for a while.
+            // Waiting fails only if memory is short, which is temporary.
             let waited = self.poller.wait(None, &mut ready);
             if waited.is_err() {
                 ready.clear();
@@ -90,7 +90,7 @@ impl PeerMonitor {
             let Some(client) = clients.get(&number) else {
                 return;
             };
-            // Also when a copy of the client holds the socket open: nobody is to talk in its name.
+            // A forked copy of the client may keep the socket open: it must not act as the client.
             socket::shut_down(&client.peer.socket);
             Arc::clone(&client.waiter)
         };
@@ -98,7 +98,7 @@ impl PeerMonitor {
     }
 }
 
-/// A client that is watched.
+/// Stops watching a client when it is dropped.
 pub(super) struct MonitorGuard<'a>(&'a PeerMonitor, u64);
 
 impl Drop for MonitorGuard<'_> {

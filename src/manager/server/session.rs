@@ -1,5 +1,5 @@
-//! What the server knows of one connection: what is referred to and held through it, and whether
-//! its client is there.
+//! The server's state of one connection: its references and held locks, and whether its client is
+//! alive.
 
 use super::{
     Server,
@@ -18,22 +18,22 @@ use std::{
     thread::Thread,
 };
 
-/// Something that a client can hold, and that must go on without it.
+/// A lock that a session can hold and that outlives the session.
 pub(in crate::manager) trait Holdable: Send + Sync {
-    /// The session has ended while it held this.
+    /// Releases the lock after the session that held it has ended.
     fn release_gone_holder(&self, session: u64);
 }
 
 type Undo = Box<dyn FnOnce() + Send>;
 
-/// A client, as far as one of its connections goes. It ends with the connection.
+/// A client on one of its connections. It ends with the connection.
 pub(in crate::manager) struct Session {
     number: u64,
     waiter: Arc<SessionWaiter>,
     peer: OnceLock<Arc<Peer>>,
     references: Mutex<HashMap<u64, Arc<ServerObject>>>,
     held_locks: Mutex<Vec<Arc<dyn Holdable>>>,
-    /// What takes the last call back if its reply cannot be delivered.
+    /// Undoes the last call if its reply cannot be delivered.
     undo: Mutex<Option<Undo>>,
     /// The tokens in the last reply.
     reply_tokens: Mutex<Vec<u64>>,
@@ -53,34 +53,35 @@ impl Session {
         }
     }
 
-    /// The session in which a handler is called.
+    /// Returns the session in which a handler is called.
     pub(in crate::manager) fn of<'a>(call: &Invocation<'a>) -> &'a Self {
         let session = call.context.and_then(|it| it.downcast_ref());
         session.expect("every handler is called in a session")
     }
 
-    /// Its number, which no other has.
+    /// Returns the unique number of the session.
     pub(in crate::manager) fn number(&self) -> u64 {
         self.number
     }
 
     pub(super) fn set_peer(&self, peer: &Arc<Peer>) {
-        // Each session has one client, and this is said once.
+        // Set once: each session has one client.
         let _ = self.peer.set(Arc::clone(peer));
     }
 
-    /// As [`is_gone`](Self::is_gone), also before the monitor has noticed.
+    /// Like [`is_gone`](Self::is_gone), but also checks the client itself, in case the monitor has
+    /// not noticed its end yet.
     pub(in crate::manager) fn probe_gone(&self) -> bool {
         self.is_gone() || self.peer.get().is_some_and(|it| it.is_gone())
     }
 
-    /// Whether nobody waits for what is done in its name.
+    /// Whether the client is gone, so that no call needs to wait for it.
     pub(in crate::manager) fn is_gone(&self) -> bool {
         self.waiter.is_gone.load(Ordering::Acquire)
     }
 
     pub(super) fn set_thread(&self, thread: Thread) {
-        // Each session has one thread, and this is said once.
+        // Set once: each session has one thread.
         let _ = self.waiter.thread.set(thread);
     }
 
@@ -88,12 +89,12 @@ impl Session {
         Arc::clone(&self.waiter)
     }
 
-    /// Refers to an object in the client's name; the reference that there was before.
+    /// Adds a reference of the client. Returns the previous reference to the same object.
     pub(super) fn add_reference(&self, object: Arc<ServerObject>) -> Option<Arc<ServerObject>> {
         self.references.lock().insert(object.id(), object)
     }
 
-    /// Takes a reference back.
+    /// Removes a reference of the client.
     pub(super) fn remove_reference(&self, id: u64) -> Option<Arc<ServerObject>> {
         self.references.lock().remove(&id)
     }
@@ -110,25 +111,25 @@ impl Session {
         mem::take(&mut *self.reply_tokens.lock())
     }
 
-    /// Notes what is held in its name.
+    /// Records a lock that the session holds.
     pub(in crate::manager) fn add_held(&self, what: Arc<dyn Holdable>) {
         self.held_locks.lock().push(what);
     }
 
-    /// Forgets it again.
+    /// Removes a recorded lock.
     pub(in crate::manager) fn remove_held(&self, what: &Arc<dyn Holdable>) {
         let mut held = self.held_locks.lock();
-        if let Some(index) = held.iter().rposition(|it| Arc::ptr_eq(it, what)) {
+        if let Some(index) = held.iter().rposition(|held| Arc::ptr_eq(held, what)) {
             held.swap_remove(index);
         }
     }
 
-    /// Says what to do if the reply of this call cannot be delivered.
+    /// Sets the action that undoes this call if its reply cannot be delivered.
     pub(in crate::manager) fn on_undelivered(&self, undo: impl FnOnce() + Send + 'static) {
         *self.undo.lock() = Some(Box::new(undo));
     }
 
-    /// The last reply could not be delivered.
+    /// Undoes the last call, after its reply could not be delivered.
     pub(super) fn undo_last_call(&self) {
         let undo = self.undo.lock().take();
         if let Some(undo) = undo {
@@ -136,7 +137,7 @@ impl Session {
         }
     }
 
-    /// Drops what the client was sent.
+    /// Drops the undo action, after the client has received the reply.
     pub(in crate::manager) fn discard_undo(&self) {
         let undo = self.undo.lock().take();
         drop(undo);

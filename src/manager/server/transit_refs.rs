@@ -1,11 +1,11 @@
-//! Tokens for objects whose proxies are on their way: what was encoded and nobody has decoded yet.
+//! Tokens for objects whose proxies are in transit: encoded, but not claimed yet.
 //!
-//! | a token | keeps its object until |
+//! | token | keeps its object until |
 //! |---|---|
 //! | in a reply | it is claimed, or the connection is used again or ends |
-//! | whose maker is there | it is claimed |
-//! | whose maker has gone | it is claimed, or [`SENDER_GONE_GRACE`] has passed |
-//! | behind which there are [`MAX_IN_TRANSIT`] others | then: what is encoded and thrown away must not fill the server |
+//! | of a live maker | it is claimed |
+//! | of an ended maker | it is claimed, or [`SENDER_GONE_GRACE`] has passed |
+//! | older than [`MAX_IN_TRANSIT`] others | there are that many: tokens must not fill the server |
 
 use super::object::ServerObject;
 use std::{
@@ -14,37 +14,36 @@ use std::{
     time::{Duration, Instant},
 };
 
-/// How long a proxy may be on its way, or lie unused where it has arrived, when its sender has
-/// ended.
+/// How long a proxy may be in transit, or be unused after its arrival, after its sender has ended.
 const SENDER_GONE_GRACE: Duration = Duration::from_secs(3600);
 
-/// Proxies that may be on their way at once, in any case.
+/// Maximum number of proxies in transit.
 const MAX_IN_TRANSIT: usize = 1 << 20;
 
 /// The tokens of a server.
 #[derive(Debug, Default)]
 pub(super) struct TransitRefs {
     last_token: u64,
-    /// In the order in which they were made.
+    /// In the order of creation.
     in_transit: BTreeMap<u64, TransitRef>,
-    /// How many of those each session has made.
+    /// The number of those tokens for each session.
     makers: HashMap<u64, usize>,
     in_replies: HashMap<u64, Arc<ServerObject>>,
-    /// When the first of those may go whose makers have.
+    /// The earliest expiry of a token of an ended session.
     next_expiry: Option<Instant>,
 }
 
 #[derive(Debug)]
 struct TransitRef {
     object: Arc<ServerObject>,
-    /// The session in which it was made.
+    /// The session that created the token.
     maker: u64,
     expires_at: Option<Instant>,
 }
 
 impl TransitRefs {
-    /// Makes a token for one that goes somewhere. What comes with it is to be dropped without the
-    /// lock.
+    /// Creates a token for an object whose proxy leaves a process. The caller drops the returned
+    /// objects after it has released the lock.
     pub(super) fn add(
         &mut self,
         object: Arc<ServerObject>,
@@ -68,7 +67,7 @@ impl TransitRefs {
         (token, released)
     }
 
-    /// Makes a token for one that goes to a client in a reply.
+    /// Creates a token for an object whose proxy goes to a client in a reply.
     pub(super) fn add_to_reply(&mut self, object: Arc<ServerObject>) -> u64 {
         let token = self.next_token();
         self.in_replies.insert(token, object);
@@ -80,7 +79,7 @@ impl TransitRefs {
         self.last_token
     }
 
-    /// Takes a token back.
+    /// Removes a token and returns its object.
     pub(super) fn claim(&mut self, token: u64) -> Option<Arc<ServerObject>> {
         if let Some(object) = self.in_replies.remove(&token) {
             return Some(object);
@@ -95,15 +94,20 @@ impl TransitRefs {
         Some(object)
     }
 
-    /// A session has ended. What comes back is to be dropped without the lock.
+    /// Handles the end of a session. The caller drops the returned objects after it has released
+    /// the lock.
     pub(super) fn end_maker(&mut self, maker: u64) -> Vec<Arc<ServerObject>> {
         let now = Instant::now();
-        // Of nearly all there are none, and nothing is to be searched.
+        // Most sessions have no tokens, and need no search.
         if self.makers.remove(&maker).is_none() {
             return self.take_expired(now);
         }
         let until = now + SENDER_GONE_GRACE;
-        for transit_ref in self.in_transit.values_mut().filter(|it| it.maker == maker) {
+        let of_maker = self
+            .in_transit
+            .values_mut()
+            .filter(|transit_ref| transit_ref.maker == maker);
+        for transit_ref in of_maker {
             transit_ref.expires_at = Some(until);
             self.next_expiry.get_or_insert(until);
         }
@@ -111,13 +115,18 @@ impl TransitRefs {
     }
 
     fn take_expired(&mut self, now: Instant) -> Vec<Arc<ServerObject>> {
-        if self.next_expiry.is_none_or(|it| it > now) {
+        if self.next_expiry.is_none_or(|expiry| expiry > now) {
             return Vec::new();
         }
-        let is_over = |it: &TransitRef| it.expires_at.is_some_and(|it| it <= now);
-        let over = self.in_transit.iter().filter(|it| is_over(it.1));
-        let over: Vec<u64> = over.map(|(token, _)| *token).collect();
-        let released = over.into_iter().filter_map(|it| self.claim(it)).collect();
+        let expired = self
+            .in_transit
+            .iter()
+            .filter(|(_, transit_ref)| transit_ref.expires_at.is_some_and(|expiry| expiry <= now));
+        let expired: Vec<u64> = expired.map(|(token, _)| *token).collect();
+        let released = expired
+            .into_iter()
+            .filter_map(|it| self.claim(it))
+            .collect();
         self.next_expiry = self
             .in_transit
             .values()
@@ -133,13 +142,13 @@ mod tests {
 
     #[test]
     fn a_token_outlives_its_maker_for_a_while() {
-        let mut pins = TransitRefs::default();
+        let mut tokens_of_server = TransitRefs::default();
         let objects = [1, 2].map(|id| Arc::new(ServerObject::new(id, ())));
-        let tokens = objects.map(|it| pins.add(it, 7).0);
-        assert!(pins.end_maker(7).is_empty());
-        assert_eq!(pins.claim(tokens[0]).map(|it| it.id()), Some(1));
-        let released = pins.take_expired(Instant::now() + SENDER_GONE_GRACE);
+        let tokens = objects.map(|object| tokens_of_server.add(object, 7).0);
+        assert!(tokens_of_server.end_maker(7).is_empty());
+        assert_eq!(tokens_of_server.claim(tokens[0]).map(|it| it.id()), Some(1));
+        let released = tokens_of_server.take_expired(Instant::now() + SENDER_GONE_GRACE);
         assert_eq!(released.len(), 1);
-        assert!(pins.claim(tokens[1]).is_none() && pins.makers.is_empty());
+        assert!(tokens_of_server.claim(tokens[1]).is_none() && tokens_of_server.makers.is_empty());
     }
 }

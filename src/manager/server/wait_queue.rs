@@ -1,10 +1,10 @@
-//! Waiting in the server, in the name of a client: in line, with a limit, and no longer than the
-//! client is there.
+//! Waiting in the server for a client: in a queue, with a time limit, and no longer than the client
+//! is alive.
 //!
-//! Who waits is parked, and looks again whenever it is woken: at what it waits for, whether its
-//! client has gone, at the clock. A change wakes the head of a line, or all of a crowd; who leaves
-//! a line for any reason wakes the next head. So no wake-up is lost with a client that dies: it
-//! leaves, and the next one looks.
+//! A waiter parks. After each wake-up it checks its condition, its client and the clock. A change
+//! wakes the first waiter of a FIFO queue, or all waiters of a broadcast queue. A waiter that
+//! leaves a FIFO queue for any reason wakes the next first waiter. So a client that dies loses no
+//! wake-up.
 
 use crate::error::ErrorKind;
 use crate::manager::server::Session;
@@ -34,7 +34,8 @@ impl WaitLimit {
         }
     }
 
-    /// The failure of a call that has waited long enough; `kind` is that of one that must not wait.
+    /// Returns the error of a call that has timed out; `kind` is the kind for a call that must not
+    /// wait.
     pub(in crate::manager) fn timeout_error(self, kind: ErrorKind, what: &str) -> CallError {
         match self {
             Self::AtMost(limit) => {
@@ -46,10 +47,10 @@ impl WaitLimit {
     }
 }
 
-/// Why a wait has ended without what was waited for.
+/// The reason why a wait has ended without success.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(in crate::manager) enum WaitError {
-    /// The client has gone: nobody will hear of it.
+    /// The client is gone and receives no reply.
     ClientGone,
     TimedOut,
 }
@@ -63,24 +64,24 @@ impl WaitError {
     ) -> CallError {
         match self {
             Self::ClientGone => {
-                CallError::Refused(ErrorKind::Disconnected, "the client has gone".to_owned())
+                CallError::Refused(ErrorKind::Disconnected, "the client is gone".to_owned())
             }
             Self::TimedOut => wait.timeout_error(kind, what),
         }
     }
 }
 
-/// Who waits for one thing.
+/// The waiters for one condition.
 #[derive(Debug)]
 pub(in crate::manager) struct WaitQueue {
     last_ticket: u64,
     waiting: VecDeque<(u64, Thread)>,
-    /// Whether they are served one after the other, and not all at once.
+    /// Whether waiters are served in order, one at a time, instead of all at once.
     is_fifo: bool,
 }
 
 impl WaitQueue {
-    /// One in which the first is served first.
+    /// Returns a queue that serves waiters in the order of their arrival.
     pub(in crate::manager) fn fifo() -> Self {
         Self {
             last_ticket: 0,
@@ -89,7 +90,7 @@ impl WaitQueue {
         }
     }
 
-    /// One in which a change is for everybody.
+    /// Returns a queue in which a change wakes all waiters.
     pub(in crate::manager) fn broadcast() -> Self {
         Self {
             is_fifo: false,
@@ -97,14 +98,17 @@ impl WaitQueue {
         }
     }
 
-    /// Something has changed.
+    /// Wakes the first waiter, or all waiters of a broadcast queue, after a change.
     pub(in crate::manager) fn wake(&self) {
         let count = if self.is_fifo { 1 } else { usize::MAX };
-        self.waiting.iter().take(count).for_each(|it| it.1.unpark());
+        self.waiting
+            .iter()
+            .take(count)
+            .for_each(|(_, thread)| thread.unpark());
     }
 
     fn may_proceed(&self, ticket: Option<u64>) -> bool {
-        let first = self.waiting.front().map(|it| it.0);
+        let first = self.waiting.front().map(|(first, _)| *first);
         !self.is_fifo || first.is_none() || first == ticket
     }
 
@@ -117,7 +121,7 @@ impl WaitQueue {
 
     fn remove(&mut self, ticket: Option<u64>) {
         if ticket.is_some() {
-            self.waiting.retain(|it| Some(it.0) != ticket);
+            self.waiting.retain(|(waiting, _)| Some(*waiting) != ticket);
             if self.is_fifo {
                 self.wake();
             }
@@ -125,8 +129,8 @@ impl WaitQueue {
     }
 }
 
-/// Waits in a queue until `attempt` gives something. It is tried under the lock, and once more when
-/// the time is up, whosever turn it is.
+/// Waits in a queue until `attempt` returns a value. `attempt` runs under the lock, and once more
+/// at the deadline even if the waiter is not first.
 pub(in crate::manager) fn wait_until<S, T>(
     state: &Mutex<S>,
     queue: impl Fn(&mut S) -> &mut WaitQueue,
@@ -137,11 +141,13 @@ pub(in crate::manager) fn wait_until<S, T>(
     let deadline = wait.deadline();
     let mut ticket = None;
     loop {
-        // What comes now may come just after a death: whoever has waited makes sure, so that it is
-        // the next one's.
+        // The client may have died without notice: 1. the client of the first waiter dies; 2. an
+        // item arrives and wakes that waiter; 3. the waiter runs before the monitor has set
+        // `is_gone`. It would take the item and lose it. So a waiter that has slept checks the
+        // client itself, and leaves the item to the next one.
         let has_gone = ticket.is_some() && session.probe_gone();
         let mut inside = state.lock();
-        let is_over = deadline.is_some_and(|it| it <= Instant::now());
+        let is_over = deadline.is_some_and(|deadline| deadline <= Instant::now());
         let may_try = !has_gone && (is_over || queue(&mut inside).may_proceed(ticket));
         let found = may_try.then(|| attempt(&mut inside)).flatten();
         let ended = match found {
@@ -160,7 +166,7 @@ pub(in crate::manager) fn wait_until<S, T>(
     }
 }
 
-/// Sleeps until somebody unparks this thread, or for no reason at all.
+/// Parks this thread until it is unparked or the deadline has passed; may return spuriously.
 pub(in crate::manager) fn park(deadline: Option<Instant>) {
     match deadline {
         None => thread::park(),

@@ -1,4 +1,4 @@
-//! What the methods of a dict's proxy do in the server.
+//! The handlers of a dict's methods in the server.
 
 use super::{
     ServerDict,
@@ -12,20 +12,20 @@ use crate::process::function::{CallError, Exclusive, Invocation, Retain, WireMet
 use crate::wire::{Wire, codec};
 use std::{cell::RefCell, sync::Arc};
 
-/// The argument is a key.
+/// Decodes an argument that is a key.
 fn decode_key(call: &mut Invocation<'_>) -> Result<Vec<u8>, CallError> {
     use codec::ByteSource;
     let out_of_memory = || CallError::Decode("out of memory".to_owned());
     call.argument.take_all().ok_or_else(out_of_memory)
 }
 
-/// The argument is a key and a value.
+/// Decodes an argument that is a key and a value.
 fn decode_key_and_value<V: Wire>(call: &mut Invocation<'_>) -> Result<(Vec<u8>, V), CallError> {
     let key = take_len_prefixed(&mut call.argument).map_err(CallError::Decode)?;
     Ok((key, call.decode()?))
 }
 
-/// Makes one without keys.
+/// Creates an empty dict.
 pub(in crate::manager) fn create<K, V>(server: &Server, call: &mut Invocation<'_>) -> HandlerResult
 where
     K: Wire + Send + 'static,
@@ -39,7 +39,7 @@ pub(super) fn insert<K: DictPart, V: DictPart>(
     call: &mut Invocation<'_>,
 ) -> HandlerResult {
     let (key, value) = decode_key_and_value(call)?;
-    let before = dict.with(|it| it.insert(&key, value))??;
+    let before = dict.with(|table| table.insert(&key, value))??;
     encode_option(before.as_ref(), call)
 }
 
@@ -48,7 +48,7 @@ pub(super) fn get<K: DictPart, V: DictPart>(
     call: &mut Invocation<'_>,
 ) -> HandlerResult {
     let key = decode_key(call)?;
-    dict.with(|it| encode_option(it.get(&key).map(|it| &*it), call))?
+    dict.with(|table| encode_option(table.get(&key).map(|value| &*value), call))?
 }
 
 pub(super) fn get_or_insert<K: DictPart, V: DictPart>(
@@ -56,11 +56,13 @@ pub(super) fn get_or_insert<K: DictPart, V: DictPart>(
     call: &mut Invocation<'_>,
 ) -> HandlerResult {
     let (key, value) = decode_key_and_value(call)?;
-    dict.with(|it| {
-        if it.get(&key).is_none() {
-            it.insert(&key, value)?;
+    dict.with(|table| {
+        if table.get(&key).is_none() {
+            table.insert(&key, value)?;
         }
-        let value = it.get(&key).expect("it is there now, if it was not before");
+        let value = table
+            .get(&key)
+            .expect("it was inserted if table was missing");
         call.encode(value)
     })?
 }
@@ -70,7 +72,7 @@ pub(super) fn remove<K: DictPart, V: DictPart>(
     call: &mut Invocation<'_>,
 ) -> HandlerResult {
     let key = decode_key(call)?;
-    let value = dict.with(|it| it.remove(&key))?;
+    let value = dict.with(|table| table.remove(&key))?;
     encode_option(value.as_ref(), call)
 }
 
@@ -79,8 +81,8 @@ pub(super) fn get_many<K: DictPart, V: DictPart>(
     call: &mut Invocation<'_>,
 ) -> HandlerResult {
     let keys: Vec<EncodedKey> = call.decode()?;
-    dict.with(|it| {
-        let value = |key: &EncodedKey| Some(&it.entries.get(it.numbers.get(&*key.0)?)?.value);
+    dict.with(|table| {
+        let value = |key: &EncodedKey| Some(&table.entries.get(table.numbers.get(&*key.0)?)?.value);
         call.encode(&keys.iter().map(value).collect::<Vec<Option<&RefCell<V>>>>())
     })?
 }
@@ -90,22 +92,25 @@ pub(super) fn remove_many<K: DictPart, V: DictPart>(
     call: &mut Invocation<'_>,
 ) -> HandlerResult {
     let keys: Vec<EncodedKey> = call.decode()?;
-    let values = dict.with(|it| keys.iter().map(|key| it.remove(&key.0)).collect())?;
+    let values = dict.with(|table| keys.iter().map(|key| table.remove(&key.0)).collect())?;
     call.encode::<Vec<Option<V>>>(&values)
 }
 
 impl<K: Wire, V> Retain<K, V> for ServerDict<K, V> {
     fn retain(&self, mut keep: impl FnMut(&K, &mut V) -> bool) -> Result<(), CallError> {
-        let dropped: Vec<V> = self.with(|it| {
-            let entries = it.entries.values_mut();
+        let dropped: Vec<V> = self.with(|table| {
+            let entries = table.entries.values_mut();
             let unwanted = entries.filter_map(|entry| {
                 let is_kept = keep(&entry.key, entry.value.get_mut());
                 (!is_kept).then(|| Arc::clone(&entry.bytes))
             });
             let unwanted: Vec<_> = unwanted.collect();
-            unwanted.iter().filter_map(|key| it.remove(key)).collect()
+            unwanted
+                .iter()
+                .filter_map(|key| table.remove(key))
+                .collect()
         })?;
-        // The user's, and nobody else's turn is held up by it.
+        // The values' destructors are user code and run without the lock.
         drop(dropped);
         Ok(())
     }
@@ -115,9 +120,9 @@ pub(super) fn pop_first<K: DictPart, V: DictPart>(
     dict: &ServerDict<K, V>,
     call: &mut Invocation<'_>,
 ) -> HandlerResult {
-    let item = dict.with(|it| {
-        let (_, entry) = it.entries.pop_first()?;
-        Some(it.take_item(entry))
+    let item = dict.with(|table| {
+        let (_, entry) = table.entries.pop_first()?;
+        Some(table.take_item(entry))
     })?;
     call.encode(&item)
 }
@@ -126,9 +131,9 @@ pub(super) fn pop_last<K: DictPart, V: DictPart>(
     dict: &ServerDict<K, V>,
     call: &mut Invocation<'_>,
 ) -> HandlerResult {
-    let item = dict.with(|it| {
-        let (_, entry) = it.entries.pop_last()?;
-        Some(it.take_item(entry))
+    let item = dict.with(|table| {
+        let (_, entry) = table.entries.pop_last()?;
+        Some(table.take_item(entry))
     })?;
     call.encode(&item)
 }
@@ -138,7 +143,7 @@ pub(super) fn contains_key<K: DictPart, V: DictPart>(
     call: &mut Invocation<'_>,
 ) -> HandlerResult {
     let key = decode_key(call)?;
-    let is_there = dict.with(|it| it.numbers.contains_key(&*key))?;
+    let is_there = dict.with(|table| table.numbers.contains_key(&*key))?;
     call.encode(&is_there)
 }
 
@@ -153,9 +158,9 @@ where
     if !call.argument.take(&mut method) {
         return Err(CallError::Decode("the message ends too early".to_owned()));
     }
-    dict.with(|it| {
-        let number = it.numbers.get(&*key);
-        let Some(entry) = number.and_then(|number| it.entries.get(number)) else {
+    dict.with(|table| {
+        let number = table.numbers.get(&*key);
+        let Some(entry) = number.and_then(|number| table.entries.get(number)) else {
             return encode_option::<()>(None, call);
         };
         encode_option(Some(&()), call)?;
@@ -164,7 +169,7 @@ where
 }
 
 pub(super) fn len<K, V>(dict: &ServerDict<K, V>, call: &mut Invocation<'_>) -> HandlerResult {
-    let len = dict.with(|it| it.entries.len())?;
+    let len = dict.with(|table| table.entries.len())?;
     call.encode(&len)
 }
 
@@ -172,16 +177,16 @@ pub(super) fn keys<K: DictPart, V: DictPart>(
     dict: &ServerDict<K, V>,
     call: &mut Invocation<'_>,
 ) -> HandlerResult {
-    dict.with(|it| call.encode_items(it.entries.values().map(|it| &it.key)))?
+    dict.with(|table| call.encode_items(table.entries.values().map(|entry| &entry.key)))?
 }
 
 pub(super) fn values<K: DictPart, V: DictPart>(
     dict: &ServerDict<K, V>,
     call: &mut Invocation<'_>,
 ) -> HandlerResult {
-    dict.with(|it| {
-        let values = it.entries.values_mut();
-        call.encode_items(values.map(|it| &*it.value.get_mut()))
+    dict.with(|table| {
+        let values = table.entries.values_mut();
+        call.encode_items(values.map(|entry| &*entry.value.get_mut()))
     })?
 }
 
@@ -189,9 +194,9 @@ pub(super) fn items<K: DictPart, V: DictPart>(
     dict: &ServerDict<K, V>,
     call: &mut Invocation<'_>,
 ) -> HandlerResult {
-    dict.with(|it| {
-        let items = it.entries.values_mut();
-        let items = items.map(|it| (&it.key, &*it.value.get_mut()));
+    dict.with(|table| {
+        let items = table.entries.values_mut();
+        let items = items.map(|entry| (&entry.key, &*entry.value.get_mut()));
         call.encode(&items.collect::<Vec<(&K, &V)>>())
     })?
 }
@@ -202,7 +207,7 @@ pub(super) fn take<K: DictPart, V: DictPart>(
 ) -> HandlerResult {
     let table = dict.with(std::mem::take)?;
     let entries = table.entries.into_values();
-    let items = entries.map(|it| (it.key, it.value.into_inner()));
+    let items = entries.map(|entry| (entry.key, entry.value.into_inner()));
     call.encode(&items.collect::<Vec<(K, V)>>())
 }
 
@@ -211,9 +216,9 @@ pub(super) fn update<K: DictPart, V: DictPart>(
     call: &mut Invocation<'_>,
 ) -> HandlerResult {
     let items: Vec<(EncodedKey, V)> = call.decode()?;
-    dict.with(|it| {
+    dict.with(|table| {
         for (EncodedKey(key), value) in items {
-            it.insert(&key, value)?;
+            table.insert(&key, value)?;
         }
         Ok(())
     })?

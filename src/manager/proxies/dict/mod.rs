@@ -1,4 +1,4 @@
-//! A dict in the server, in the order of insertion.
+//! A dict in the server, in insertion order.
 
 mod handlers;
 mod table;
@@ -21,22 +21,24 @@ use std::cell::RefCell;
 use table::{EncodedKey, Table};
 
 proxy! {
-    /// A dict in a manager's server, made by [`Manager::dict`](crate::Manager::dict).
+    /// A dict in a manager's server, created by [`Manager::dict`](crate::Manager::dict).
     ///
-    /// Its methods are those of `HashMap`, each one message there and back and none in the middle
-    /// of another. Keys need not implement `Hash`: two are the same when they are encoded to the
-    /// same bytes (`0.0` and `-0.0` are not). Items are in the order in which their keys came.
-    /// Clones, and copies that were sent elsewhere, mean the same dict. It may hold proxies.
+    /// Its methods are those of `HashMap`. Each sends one message, waits for the reply, and is
+    /// atomic. Keys need not implement `Hash`: two keys are equal if they encode to the same bytes
+    /// (`0.0` and `-0.0` do not). Items are in insertion order. Clones and copies in other
+    /// processes refer to the same dict. The dict may hold proxies.
     ///
-    /// Its errors are those of [`Proxy::call`](crate::Proxy::call).
+    /// Methods fail like [`Proxy::call`](crate::Proxy::call).
     ///
     /// ```
     /// use procpool::{DictProxy, Manager, Process};
     ///
     /// let manager = Manager::start()?;
     /// let words = manager.dict::<String, u64>()?;
-    /// words.update(["one", "two"].map(|it| (it.to_owned(), 1)))?;
-    /// let count = |words: DictProxy<String, u64>| words.modify(&"two".to_owned(), |count, by| *count += by, 1).is_ok();
+    /// words.update(["one", "two"].map(|word| (word.to_owned(), 1)))?;
+    /// let count = |words: DictProxy<String, u64>| {
+    ///     words.modify(&"two".to_owned(), |count, by| *count += by, 1).is_ok()
+    /// };
     /// assert!(Process::start(count, words.clone())?.result()?);
     /// assert_eq!(words.items()?, [("one".to_owned(), 1), ("two".to_owned(), 2)]);
     /// # Ok::<(), procpool::Error>(())
@@ -47,45 +49,45 @@ proxy! {
 type ServerDict<K, V> = Guarded<Table<K, V>>;
 
 impl<K: Wire + Send + 'static, V: Wire + Send + 'static> DictProxy<K, V> {
-    /// Sets the value of a key; what it was before.
+    /// Sets the value of a key. Returns its previous value.
     ///
     /// # Errors
     ///
-    /// As [`Proxy::call`](crate::Proxy::call), here and in all other methods.
+    /// Fails like [`Proxy::call`](crate::Proxy::call), as do all other methods.
     pub fn insert(&self, key: K, value: V) -> Result<Option<V>> {
         self.with_value(handlers::insert::<K, V>, &key, &value, decode_option)
     }
 
-    /// A copy of the value of a key.
+    /// Returns a copy of the value of a key.
     pub fn get(&self, key: &K) -> Result<Option<V>> {
         self.with_key(handlers::get::<K, V>, key, decode_option)
     }
 
-    /// The value of a key, which is set to this one if it has none.
+    /// Returns a copy of the value of a key, after setting it to `value` if the key is missing.
     pub fn get_or_insert(&self, key: K, value: V) -> Result<V> {
         self.with_value(handlers::get_or_insert::<K, V>, &key, &value, |reply| {
             codec::decode(reply)
         })
     }
 
-    /// Takes a key out; what its value was.
+    /// Removes a key. Returns its value.
     pub fn remove(&self, key: &K) -> Result<Option<V>> {
         self.with_key(handlers::remove::<K, V>, key, decode_option)
     }
 
-    /// Copies of the values of several keys, in one message.
+    /// Returns copies of the values of several keys, in one message.
     pub fn get_many<'a>(&self, keys: impl IntoIterator<Item = &'a K>) -> Result<Vec<Option<V>>> {
         self.with_keys(handlers::get_many::<K, V>, keys)
     }
 
-    /// Takes several keys out, in one message; what their values were.
+    /// Removes several keys, in one message. Returns their values.
     pub fn remove_many<'a>(&self, keys: impl IntoIterator<Item = &'a K>) -> Result<Vec<Option<V>>> {
         self.with_keys(handlers::remove_many::<K, V>, keys)
     }
 
-    /// Drops the keys that a function, called in the server with each key and its value, says no
-    /// to. Nobody else uses the dict meanwhile. If the function panics, nothing is dropped, but
-    /// what it has changed stays so.
+    /// Removes the keys for which `f` returns false. The server runs `f` on each key and value,
+    /// with exclusive access to the dict. If `f` panics, no key is removed, but its changes to
+    /// values stay.
     ///
     /// ```
     /// let manager = procpool::Manager::start()?;
@@ -103,25 +105,25 @@ impl<K: Wire + Send + 'static, V: Wire + Send + 'static> DictProxy<K, V> {
         )
     }
 
-    /// Takes out the key that came first.
+    /// Removes and returns the oldest key and its value.
     pub fn pop_first(&self) -> Result<Option<(K, V)>> {
         self.0.ask(handlers::pop_first::<K, V>, &())
     }
 
-    /// Takes out the key that came last.
+    /// Removes and returns the newest key and its value.
     pub fn pop_last(&self) -> Result<Option<(K, V)>> {
         self.0.ask(handlers::pop_last::<K, V>, &())
     }
 
-    /// Whether a key is there.
+    /// Whether the dict has this key.
     pub fn contains_key(&self, key: &K) -> Result<bool> {
         self.with_key(handlers::contains_key::<K, V>, key, |reply| {
             codec::decode(reply)
         })
     }
 
-    /// Calls a function on the value of a key, in the server, while nobody else uses the dict; none
-    /// if the key is not there.
+    /// Runs `f` on the value of a key in the server, with exclusive access to the dict. Returns
+    /// `None` if the key is missing.
     pub fn modify<A: Wire, R: Wire>(
         &self,
         key: &K,
@@ -140,32 +142,32 @@ impl<K: Wire + Send + 'static, V: Wire + Send + 'static> DictProxy<K, V> {
         )
     }
 
-    /// How many keys there are.
+    /// Returns the number of keys.
     pub fn len(&self) -> Result<usize> {
         self.0.ask(handlers::len::<K, V>, &())
     }
 
-    /// Whether there are none.
+    /// Whether the dict is empty.
     pub fn is_empty(&self) -> Result<bool> {
         Ok(self.len()? == 0)
     }
 
-    /// Copies of all keys, in one message.
+    /// Returns copies of all keys, in one message.
     pub fn keys(&self) -> Result<Vec<K>> {
         self.0.ask(handlers::keys::<K, V>, &())
     }
 
-    /// Copies of all values, in one message.
+    /// Returns copies of all values, in one message.
     pub fn values(&self) -> Result<Vec<V>> {
         self.0.ask(handlers::values::<K, V>, &())
     }
 
-    /// Copies of all keys and values, in one message.
+    /// Returns copies of all keys and values, in one message.
     pub fn items(&self) -> Result<Vec<(K, V)>> {
         self.0.ask(handlers::items::<K, V>, &())
     }
 
-    /// Takes everything out.
+    /// Removes and returns all keys and values.
     pub fn take(&self) -> Result<Vec<(K, V)>> {
         self.0.ask(handlers::take::<K, V>, &())
     }
@@ -184,7 +186,7 @@ impl<K: Wire + Send + 'static, V: Wire + Send + 'static> DictProxy<K, V> {
         )
     }
 
-    /// Drops everything.
+    /// Removes all keys.
     pub fn clear(&self) -> Result<()> {
         self.0.ask(handlers::clear::<K, V>, &())
     }
@@ -197,7 +199,7 @@ impl<K: Wire + Send + 'static, V: Wire + Send + 'static> DictProxy<K, V> {
         self.0.call(
             WireMethod::handler(handler)?,
             |message| {
-                let keys = keys.into_iter().map(|it| encode_key(it).map(EncodedKey));
+                let keys = keys.into_iter().map(|key| encode_key(key).map(EncodedKey));
                 codec::encode(
                     &keys.collect::<Result<Vec<EncodedKey>, CodecErrorText>>()?,
                     message,

@@ -1,4 +1,4 @@
-//! What a dict is in the server: entries that know their order, and how keys travel.
+//! The table of a dict in the server: entries in insertion order, and the wire form of keys.
 
 use crate::process::encoded_call::bytes;
 use crate::process::function::CallError;
@@ -11,13 +11,13 @@ use std::{
     sync::Arc,
 };
 
-/// What keys and values are.
+/// The bounds of keys and values.
 pub(super) trait DictPart: Wire + Send {}
 
 impl<T: Wire + Send> DictPart for T {}
 
-/// The entries by the order in which their keys came, and where each key is. Taking one out costs
-/// the logarithm of how many there are, which a vector of entries in order would not.
+/// The entries in insertion order, and the position of each key. Removing a key takes logarithmic
+/// time; a vector of entries would take linear time.
 pub(in crate::manager) struct Table<K, V> {
     pub(super) numbers: HashMap<Arc<[u8]>, u64>,
     pub(super) entries: BTreeMap<u64, DictEntry<K, V>>,
@@ -28,7 +28,7 @@ pub(super) struct DictEntry<K, V> {
     /// The encoded key.
     pub(super) bytes: Arc<[u8]>,
     pub(super) key: K,
-    /// In a cell, which a user's function can be given.
+    /// In a cell, so that a user's function can borrow it.
     pub(super) value: RefCell<V>,
 }
 
@@ -67,7 +67,8 @@ impl<K: Wire, V> Table<K, V> {
 
     pub(super) fn remove(&mut self, key: &[u8]) -> Option<V> {
         let number = self.numbers.remove(key)?;
-        self.entries.remove(&number).map(|it| it.value.into_inner())
+        let entry = self.entries.remove(&number)?;
+        Some(entry.value.into_inner())
     }
 
     pub(super) fn take_item(&mut self, entry: DictEntry<K, V>) -> (K, V) {
@@ -76,7 +77,7 @@ impl<K: Wire, V> Table<K, V> {
     }
 }
 
-/// An encoded key among others, in one piece: serde's own way is an element at a time.
+/// An encoded key in a sequence, as one byte string; serde would encode each element by itself.
 pub(super) struct EncodedKey(pub(super) Vec<u8>);
 
 impl Serialize for EncodedKey {
