@@ -1,8 +1,8 @@
 //! The error type of the crate, its kinds, and the details of a panic or a dead process.
 
 use crate::sys::{
-    child::WaitStatus,
     crash,
+    pidfd::WaitStatus,
     stack::{Frames, Trace},
 };
 use serde::{Deserialize, Serialize};

@@ -9,8 +9,9 @@ use super::{
 };
 use crate::error::{Error, Result};
 use crate::sys::{
-    child::{PidFd, WaitStatus},
-    pid, poll, signal,
+    pid,
+    pidfd::{PidFd, WaitStatus},
+    poll, signal,
 };
 use parking_lot::Mutex;
 use std::{

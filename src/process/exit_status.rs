@@ -1,6 +1,6 @@
 //! The exit status of a process.
 
-use crate::sys::child::WaitStatus;
+use crate::sys::pidfd::WaitStatus;
 use std::fmt;
 
 /// The exit status of a [`Process`](crate::Process).

@@ -17,10 +17,7 @@
 //! invite other processes before it is ready: a constructor that builds a pool would start an
 //! endless chain of processes.
 
-use crate::sys::{
-    child::{self, PidFd},
-    environment, fd, socket,
-};
+use crate::sys::{child, environment, fd, pidfd::PidFd, socket};
 use std::{
     ffi::OsString,
     os::fd::{BorrowedFd, OwnedFd},

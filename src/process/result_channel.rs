@@ -11,8 +11,8 @@ use super::{
 };
 use crate::shm::{Buffer, Cursor, SPILL, Slab};
 use crate::sys::{
-    child::WaitStatus,
     crash::{self, OverflowNote},
+    pidfd::WaitStatus,
     poll, socket,
 };
 use crate::wire::{codec, handle::Attached};

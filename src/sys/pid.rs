@@ -8,7 +8,7 @@
 //! And an identity that no later process has, for those who must know whether a process has ended
 //! whose number may be another's by then.
 
-use super::{child::PidFd, poll, procfs};
+use super::{pidfd::PidFd, poll, procfs};
 use std::{
     io,
     ptr::{self, NonNull},

@@ -4,7 +4,7 @@
 //! leaves it so. /proc of an outer namespace is translated; in that of an unrelated one, no process
 //! is found.
 
-use super::child::PidFd;
+use super::pidfd::PidFd;
 use std::{
     fs, io,
     os::fd::{AsFd, AsRawFd},

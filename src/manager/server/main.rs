@@ -10,9 +10,11 @@ use crate::process::{
     task_error::TaskError,
 };
 use crate::sys::{
-    child::{self, PidFd},
+    child,
     fd::{self, Stdio},
-    pid, signal,
+    pid,
+    pidfd::PidFd,
+    signal,
 };
 use crate::wire::handle::Descriptor;
 use serde::{Deserialize, Serialize};

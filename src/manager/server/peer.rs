@@ -1,6 +1,6 @@
 //! The client of a connection: whether it is alive, and the thread that waits for it.
 
-use crate::sys::{child::PidFd, poll};
+use crate::sys::{pidfd::PidFd, poll};
 use std::{
     os::fd::OwnedFd,
     sync::{

@@ -5,7 +5,7 @@ use super::{
     session::Session,
 };
 use crate::sys::{
-    child::PidFd,
+    pidfd::PidFd,
     poll::{Interest, Poller},
     socket,
 };

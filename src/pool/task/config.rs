@@ -75,7 +75,7 @@ impl Attempts {
 mod tests {
     use super::*;
     use crate::error::WorkerExit;
-    use crate::sys::child::WaitStatus;
+    use crate::sys::pidfd::WaitStatus;
 
     #[test]
     fn the_last_error_tells_of_those_before_it() {

@@ -9,7 +9,7 @@ use crate::pool::{
     },
 };
 use crate::process::start::Child;
-use crate::sys::child::PidFd;
+use crate::sys::pidfd::PidFd;
 use parking_lot::Mutex;
 use std::{
     os::fd::{AsFd, OwnedFd},

@@ -4,7 +4,7 @@
 
 use crate::pool::protocol::fds::FdMessage;
 use crate::shm::Slab;
-use crate::sys::child::WaitStatus;
+use crate::sys::pidfd::WaitStatus;
 use crate::wire::handle::Attached;
 use std::{
     fmt, io,

@@ -30,7 +30,7 @@ use crate::pool::{
 };
 use crate::process::start::spawner::Spawner;
 use crate::shm::{LivenessToken, Slab};
-use crate::sys::child::WaitStatus;
+use crate::sys::pidfd::WaitStatus;
 use crate::wire::codec;
 use std::{
     collections::{HashMap, VecDeque},

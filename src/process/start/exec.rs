@@ -9,7 +9,7 @@ use crate::process::{
     function::{self, ChildArgs, ChildMain, CodeLocation},
     start::{MAX_INLINE_LEN, SpawnHeader, fork_server::server::KeepOnly},
 };
-use crate::sys::{child, fd, socket, threads};
+use crate::sys::{fd, socket, spawn, threads};
 use std::{
     convert::Infallible,
     io,
@@ -32,7 +32,7 @@ pub(super) fn exec(request: SpawnHeader, args: &ChildArgs) -> io::Result<Infalli
         fd::keep_over_exec(mark)?;
     }
     let (name, value) = entry::invitation_variable(theirs.as_raw_fd());
-    child::execute_self(name, &value, theirs.as_fd())
+    spawn::execute_self(name, &value, theirs.as_fd())
 }
 
 /// The new image of the program, before it runs its main function.

@@ -15,8 +15,10 @@ use crate::process::{
 };
 use crate::shm;
 use crate::sys::{
-    child::{self, Forked, PidFd, Threads},
-    parent_death, socket, threads,
+    child::{self, Forked, Threads},
+    parent_death,
+    pidfd::PidFd,
+    socket, threads,
 };
 use std::{
     io,

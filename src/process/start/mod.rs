@@ -16,8 +16,9 @@ mod start_error;
 use crate::error::Result;
 use crate::process::function::{ChildArgs, ChildMain, CodeLocation};
 use crate::sys::{
-    child::{self, PidFd, WaitStatus},
-    fd, pipe,
+    child, fd,
+    pidfd::{PidFd, WaitStatus},
+    pipe,
     signal::IgnoredSignals,
     socket,
 };

@@ -7,7 +7,7 @@ use super::{
 };
 use crate::error::Result;
 use crate::process::{function::ChildMain, start_method::StartMethod};
-use crate::sys::child::{PidFd, Threads};
+use crate::sys::{child::Threads, pidfd::PidFd};
 use std::{
     io,
     os::fd::{AsFd, BorrowedFd, OwnedFd},

@@ -2,7 +2,7 @@
 //! it.
 
 use crate::error::{Error, ErrorKind};
-use crate::sys::child::{self, PidFd};
+use crate::sys::{child, pidfd::PidFd};
 use std::{fmt, io};
 
 /// Creates the error of a process that could not be started.

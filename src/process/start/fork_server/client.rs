@@ -16,10 +16,10 @@ use crate::process::{
     },
 };
 use crate::sys::{
-    child::{self, PidFd},
+    pidfd::PidFd,
     poll,
     signal::{self, IgnoredSignals},
-    socket,
+    socket, spawn,
 };
 use parking_lot::Mutex;
 use std::{
@@ -162,11 +162,11 @@ impl ForkServer {
         // Sent before the server starts, because the server reads the greeting without waiting.
         socket::send(&control, GREETING, &[own.as_fd()])?;
         let (name, value) = entry::invitation_variable(theirs.as_raw_fd());
-        let pid = child::spawn_self(name, &value, theirs.as_fd())?;
+        let pid = spawn::spawn_self(name, &value, theirs.as_fd())?;
         drop(theirs);
         let ready = Self::wait_for_ready(control);
         if ready.is_err() {
-            child::exit_if_abandoned(pid, name, &value);
+            spawn::exit_if_abandoned(pid, name, &value);
         }
         ready
     }

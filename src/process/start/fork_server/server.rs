@@ -22,8 +22,10 @@ use crate::process::{
 };
 use crate::shm;
 use crate::sys::{
-    child::{self, Forked, PidFd, Threads},
-    fd, pid, poll,
+    child::{self, Forked, Threads},
+    fd, pid,
+    pidfd::PidFd,
+    poll,
     signal::{self, ChildDeaths, IgnoredSignals},
     socket, threads,
 };

@@ -12,8 +12,9 @@ use crate::process::{
     start::{Child, SpawnArgs, fork, start_error::start_error},
 };
 use crate::sys::{
-    child::{self, PidFd, Threads},
+    child::{self, Threads},
     fd,
+    pidfd::PidFd,
     signal::{self, IgnoredSignals},
     socket,
 };

@@ -1,0 +1,174 @@
+//! Processes by descriptors, which never mean another process.
+
+use super::{
+    fd::{above_stdio, cvt, retry},
+    poll, signal,
+};
+use std::{
+    io,
+    os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd},
+    time::Duration,
+};
+
+/// How long a killed process may take to end: it waits for a core, for seconds on a busy machine.
+/// The limit is for one that the kernel holds on to.
+const KILLED_LIMIT: Duration = Duration::from_secs(5);
+
+/// How a process ended, as `wait` encodes it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct WaitStatus(pub(crate) i32);
+
+impl WaitStatus {
+    pub(crate) fn signal(self) -> Option<i32> {
+        libc::WIFSIGNALED(self.0).then(|| libc::WTERMSIG(self.0))
+    }
+
+    /// Of a process that gave this code to `exit`.
+    pub(crate) fn of_code(code: i32) -> Self {
+        Self((code & 0xff) << 8)
+    }
+
+    /// Of a process that was killed by this signal.
+    fn of_signal(signal: i32) -> Self {
+        Self(signal)
+    }
+
+    pub(crate) fn exit_code(self) -> Option<i32> {
+        libc::WIFEXITED(self.0).then(|| libc::WEXITSTATUS(self.0))
+    }
+}
+
+/// A process, by a descriptor that never means another one.
+#[derive(Debug)]
+pub(crate) struct PidFd(OwnedFd);
+
+impl PidFd {
+    /// Whether the system call exists here: neither the kernel nor what the process runs under
+    /// lacks it.
+    pub(crate) fn is_available() -> bool {
+        Self::open(std::process::id()).is_ok()
+    }
+
+    /// The caller must know that `pid` has not been reaped: its own child, itself, or a process
+    /// that was there just now.
+    pub(crate) fn open(pid: u32) -> io::Result<Self> {
+        // SAFETY: pidfd_open takes plain numbers and returns a new descriptor, closed on exec.
+        let fd = unsafe { libc::syscall(libc::SYS_pidfd_open, pid, 0) };
+        let fd = cvt(libc::c_int::try_from(fd).expect("a descriptor is an int"))?;
+        // SAFETY: the kernel has just made it for us.
+        Ok(Self(above_stdio(unsafe { OwnedFd::from_raw_fd(fd) })?))
+    }
+
+    pub(crate) fn from_fd(fd: OwnedFd) -> Self {
+        Self(fd)
+    }
+
+    pub(crate) fn into_fd(self) -> OwnedFd {
+        self.0
+    }
+
+    /// Whether the process has ended.
+    pub(crate) fn is_dead(&self) -> bool {
+        poll::is_readable(&self.0, Some(Duration::ZERO)).unwrap_or(true)
+    }
+
+    /// Takes the status of a child of this process that has ended, if nobody else has.
+    pub(crate) fn take_status(&self) -> Option<WaitStatus> {
+        use nix::sys::wait::{Id, WaitPidFlag, WaitStatus as Ended, waitid};
+        let flags = WaitPidFlag::WEXITED | WaitPidFlag::WNOHANG;
+        // The host program may have reaped it, or may ignore SIGCHLD.
+        match retry(|| waitid(Id::PIDFd(self.0.as_fd()), flags)).ok()? {
+            Ended::Exited(_, code) => Some(WaitStatus::of_code(code)),
+            Ended::Signaled(_, signal, _) => Some(WaitStatus::of_signal(signal as i32)),
+            _ => None,
+        }
+    }
+
+    /// Sends a signal; nothing happens to a process that has ended.
+    ///
+    /// Fails if this process has become another user since it started the other, or where a sandbox
+    /// refuses the system call.
+    pub(crate) fn send(&self, signal: libc::c_int) -> io::Result<()> {
+        let fd = self.0.as_raw_fd();
+        let info = std::ptr::null::<libc::siginfo_t>();
+        // SAFETY: plain numbers and no siginfo.
+        let sent = unsafe { libc::syscall(libc::SYS_pidfd_send_signal, fd, signal, info, 0) };
+        match cvt(if sent == 0 { 0 } else { -1 }) {
+            // A process that has ended and is not reaped may be refused, too.
+            Err(error) if !self.is_dead() => Err(error),
+            _ => Ok(()),
+        }
+    }
+
+    /// Whether it is a child of this process, which has not been reaped.
+    pub(crate) fn is_child(&self) -> bool {
+        use nix::sys::wait::{Id, WaitPidFlag, waitid};
+        let flags = WaitPidFlag::WEXITED | WaitPidFlag::WNOHANG | WaitPidFlag::WNOWAIT;
+        retry(|| waitid(Id::PIDFd(self.0.as_fd()), flags)).is_ok()
+    }
+
+    /// Ends a child of this process, and takes its status. Fails, and leaves it alone, if it cannot
+    /// be killed.
+    pub(crate) fn kill_and_reap(&self) -> io::Result<()> {
+        self.send(signal::KILL)?;
+        self.wait_and_reap();
+        Ok(())
+    }
+
+    /// Takes the status of a child that ends within moments.
+    pub(crate) fn wait_and_reap(&self) {
+        // A failed wait is as good as one that was too long.
+        let _ = poll::is_readable(&self.0, Some(KILLED_LIMIT));
+        self.reap();
+    }
+
+    /// Reaps the process if it is a child of this one that has ended and nobody else took its
+    /// status.
+    fn reap(&self) {
+        use nix::sys::wait::{Id, WaitPidFlag, waitid};
+        let flags = WaitPidFlag::WEXITED | WaitPidFlag::WNOHANG;
+        // The host program may have reaped it, or may ignore SIGCHLD: there is nothing left to do
+        // then.
+        let _ = retry(|| waitid(Id::PIDFd(self.0.as_fd()), flags));
+    }
+
+    /// How a process ended that somebody has reaped (PIDFD_GET_INFO, Linux 6.15).
+    pub(crate) fn status_after_reaping(&self) -> Option<WaitStatus> {
+        const EXIT: u64 = libc::PIDFD_INFO_EXIT as u64;
+        // SAFETY: the structure is plain numbers.
+        let mut info: libc::pidfd_info = unsafe { std::mem::zeroed() };
+        info.mask = EXIT;
+        let fd = self.0.as_raw_fd();
+        // The request is `_IOWR(0xff, 11, struct pidfd_info)` of linux/pidfd.h, which libc puts
+        // together as the architecture does: mips, powerpc and sparc have another layout than the
+        // rest. SAFETY: the kernel writes no more than the size in the request, that of a local.
+        let done = unsafe { libc::ioctl(fd, libc::PIDFD_GET_INFO, &raw mut info) };
+        (done == 0 && info.mask & EXIT != 0).then_some(WaitStatus(info.exit_code))
+    }
+}
+
+impl AsFd for PidFd {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.0.as_fd()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::process::Command;
+
+    #[test]
+    fn how_a_process_ended_is_known_after_it_was_reaped() {
+        let mut child = Command::new("sh").args(["-c", "exit 7"]).spawn();
+        let child = child.as_mut().expect("a shell");
+        let pidfd = PidFd::open(child.id()).expect("a child of this process");
+        child.wait().expect("a child of this process");
+        // Older kernels do not say.
+        let status = pidfd.status_after_reaping();
+        assert!(
+            status.is_none_or(|it| it.exit_code() == Some(7)),
+            "{status:?}"
+        );
+    }
+}
