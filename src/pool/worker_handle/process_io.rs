@@ -9,8 +9,9 @@ use crate::pool::{
 use crate::process::start::Child;
 use crate::shm::Slab;
 use crate::sys::{
-    child::{PidFd, WaitStatus},
-    clock, fd, pid, pipe,
+    clock, fd, pid,
+    pidfd::{PidFd, WaitStatus},
+    pipe,
     poll::{Interest, Poller},
     socket,
 };

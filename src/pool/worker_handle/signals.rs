@@ -1,7 +1,7 @@
 //! Signals to a worker, which this process may be refused to send.
 
 use crate::pool::worker_handle::{WorkerHandle, io::WorkerIo};
-use crate::sys::{child::PidFd, signal};
+use crate::sys::{pidfd::PidFd, signal};
 use std::{io, sync::Arc};
 
 /// Whether the pool can end a worker.
