@@ -1,4 +1,4 @@
-//! Lock-free numbers and flags.
+//! Lock-free integers and flags in shared memory.
 
 use super::handle::{Handle, handle};
 use crate::error::Result;
@@ -13,10 +13,10 @@ use std::{
     },
 };
 
-/// An integer or `bool` in shared memory, which processes change without a lock.
+/// An integer or `bool` in shared memory that processes change without a lock.
 ///
-/// As those of `std::sync::atomic`, with the same orderings and the same panics for orderings that
-/// make no sense. A process that dies has done an operation or has not.
+/// Works like the types of `std::sync::atomic`, with the same orderings and the same panics for
+/// invalid orderings. If a process dies during an operation, the operation has happened or not.
 ///
 /// # Examples
 ///
@@ -42,17 +42,17 @@ pub struct Atomic<T> {
     value: PhantomData<fn() -> T>,
 }
 
-/// The types that an [`Atomic`] can hold: the integers and `bool`.
+/// A type that an [`Atomic`] can hold: an integer or `bool`.
 pub trait AtomicPrimitive: sealed::SealedPrimitive {}
 
-/// The types of an [`Atomic`] that can be calculated with.
+/// A type of an [`Atomic`] that supports arithmetic: an integer.
 pub trait AtomicInteger: AtomicPrimitive + sealed::SealedInteger {}
 
-/// The operations, by the names of the standard library.
+/// The operations, named as in the standard library.
 mod sealed {
     use super::{AtomicWord, Debug, Ordering};
 
-    #[expect(private_bounds, reason = "nobody else names it")]
+    #[expect(private_bounds, reason = "no other crate names it")]
     pub trait SealedPrimitive: Copy + Debug + Send + Sync + 'static {
         type Word: AtomicWord;
         fn load(word: &Self::Word, order: Ordering) -> Self;
@@ -145,7 +145,7 @@ macro_rules! primitive {
 macro_rules! integers {
     ($($type:ty: $word:ty),*) => {
         $(
-            primitive!($type, $word, |it| it, |it| it);
+            primitive!($type, $word, |value| value, |value| value);
 
             impl AtomicInteger for $type {}
 
@@ -178,22 +178,22 @@ integers!(
     u8: AtomicU8, u16: AtomicU16, u32: AtomicU32, u64: AtomicU64, usize: AtomicUsize,
     i8: AtomicI8, i16: AtomicI16, i32: AtomicI32, i64: AtomicI64, isize: AtomicIsize
 );
-// A byte, of which any bits are valid, unlike those of an `AtomicBool`.
-primitive!(bool, AtomicU8, u8::from, |it| it != 0);
+// A byte, because any bits are valid for it, unlike for an `AtomicBool`.
+primitive!(bool, AtomicU8, u8::from, |byte| byte != 0);
 
 impl<T: AtomicPrimitive> Atomic<T> {
-    /// Makes one with a value in it.
+    /// Creates an atomic with an initial value.
     ///
     /// # Errors
     ///
-    /// [`ErrorKind::Io`](crate::ErrorKind::Io) when the system gives no memory or no descriptor.
+    /// [`ErrorKind::Io`](crate::ErrorKind::Io) if the memory or the descriptor cannot be created.
     pub fn new(value: T) -> Result<Self> {
         let atomic = Self::of(Object::create(
             Self::KIND,
             fingerprint::<T>(),
             size_of::<T>(),
         )?);
-        // Relaxed: nobody else knows it yet.
+        // Relaxed: no other process has it yet.
         atomic.store(value, Ordering::Relaxed);
         Ok(atomic)
     }
@@ -203,7 +203,7 @@ impl<T: AtomicPrimitive> Atomic<T> {
         self.object.view().word(Object::BODY)
     }
 
-    /// Its value.
+    /// Loads the value.
     #[must_use]
     #[inline]
     pub fn load(&self, order: Ordering) -> T {
@@ -216,17 +216,17 @@ impl<T: AtomicPrimitive> Atomic<T> {
         T::store(self.word(), value, order);
     }
 
-    /// Stores a value; the one that was there.
+    /// Stores a value and returns the previous one.
     #[inline]
     pub fn swap(&self, value: T, order: Ordering) -> T {
         T::swap(self.word(), value, order)
     }
 
-    /// Stores `new` if the value is `current`; the value that was there.
+    /// Stores `new` if the value is `current`. Returns the previous value.
     ///
     /// # Errors
     ///
-    /// The value that is there, if it is another.
+    /// The current value, if it is not `current`.
     #[inline]
     pub fn compare_exchange(
         &self,
@@ -238,12 +238,12 @@ impl<T: AtomicPrimitive> Atomic<T> {
         T::exchange(self.word(), [current, new], [success, failure])
     }
 
-    /// As [`compare_exchange`](Self::compare_exchange), but it may fail for nothing, which is
-    /// faster on some machines.
+    /// Like [`compare_exchange`](Self::compare_exchange), but may fail spuriously, which is faster
+    /// on some platforms.
     ///
     /// # Errors
     ///
-    /// The value that is there.
+    /// The current value.
     #[inline]
     pub fn compare_exchange_weak(
         &self,
@@ -255,12 +255,12 @@ impl<T: AtomicPrimitive> Atomic<T> {
         T::exchange_weak(self.word(), [current, new], [success, failure])
     }
 
-    /// Stores what `f` makes of the value, called again when another was faster; the value that was
-    /// there.
+    /// Stores the result of `f(value)`, and calls `f` again if the value has changed in between.
+    /// Returns the previous value.
     ///
     /// # Errors
     ///
-    /// The value that is there, if `f` makes nothing of it.
+    /// The current value, if `f` returns `None` for it.
     pub fn fetch_update(
         &self,
         set_order: Ordering,
@@ -277,19 +277,19 @@ impl<T: AtomicPrimitive> Atomic<T> {
         Err(current)
     }
 
-    /// Stores `value & operand`, bit by bit; the value that was there.
+    /// Computes the bitwise `value & operand`, stores it, and returns the previous value.
     #[inline]
     pub fn fetch_and(&self, operand: T, order: Ordering) -> T {
         T::and(self.word(), operand, order)
     }
 
-    /// Stores `value | operand`, bit by bit; the value that was there.
+    /// Computes the bitwise `value | operand`, stores it, and returns the previous value.
     #[inline]
     pub fn fetch_or(&self, operand: T, order: Ordering) -> T {
         T::or(self.word(), operand, order)
     }
 
-    /// Stores `value ^ operand`, bit by bit; the value that was there.
+    /// Computes the bitwise `value ^ operand`, stores it, and returns the previous value.
     #[inline]
     pub fn fetch_xor(&self, operand: T, order: Ordering) -> T {
         T::xor(self.word(), operand, order)
@@ -297,25 +297,25 @@ impl<T: AtomicPrimitive> Atomic<T> {
 }
 
 impl<T: AtomicInteger> Atomic<T> {
-    /// Adds to the value, wrapping around; the value that was there.
+    /// Adds to the value, wrapping around on overflow. Returns the previous value.
     #[inline]
     pub fn fetch_add(&self, operand: T, order: Ordering) -> T {
         T::add(self.word(), operand, order)
     }
 
-    /// Subtracts from the value, wrapping around; the value that was there.
+    /// Subtracts from the value, wrapping around on overflow. Returns the previous value.
     #[inline]
     pub fn fetch_sub(&self, operand: T, order: Ordering) -> T {
         T::sub(self.word(), operand, order)
     }
 
-    /// Stores the greater of value and operand; the value that was there.
+    /// Stores the maximum of value and operand. Returns the previous value.
     #[inline]
     pub fn fetch_max(&self, operand: T, order: Ordering) -> T {
         T::max(self.word(), operand, order)
     }
 
-    /// Stores the lesser of value and operand; the value that was there.
+    /// Stores the minimum of value and operand. Returns the previous value.
     #[inline]
     pub fn fetch_min(&self, operand: T, order: Ordering) -> T {
         T::min(self.word(), operand, order)

@@ -1,30 +1,33 @@
-//! Barriers: parties that wait for each other, round after round.
+//! Barriers: parties that wait for each other in rounds.
 //!
-//! One word holds the round, and is stored once for each step, under a robust mutex of the
-//! barrier's own:
+//! One word holds the state of the round. Each step stores it once, under a robust mutex of the
+//! barrier:
 //!
-//! | bits | | |
+//! | bits | field | meaning |
 //! |---|---|---|
-//! | 0 | broken | nobody may wait until a reset |
-//! | 1..32 | how the last 31 rounds ended, the last one lowest | 1: broken off |
-//! | 32..64 | the number of the round | from 1 |
+//! | 0 | broken | no party may wait until a reset |
+//! | 1..32 | outcomes of the last 31 rounds, the latest in the lowest bit | 1: broken off |
+//! | 32..64 | number of the round | starts at 1 |
 //!
-//! A round ends when it is complete, broken off (a party's time is up, `abort`) or reset; the
-//! number goes up by one each time. Who waits looks for its round's end in the bits (one that is 31
-//! rounds late believes that its own was complete, as nearly all are).
+//! A round ends when it is complete, broken off (a party times out, or `abort`) or reset. Its
+//! number then grows by one. A waiting party looks for the outcome of its own round in the bits. A
+//! party that is more than 31 rounds late assumes that its round was complete, as nearly all are.
 //!
 //! # Places
 //!
-//! There is a place for each party: a robust mutex, and the number of the round for which it was
-//! last taken. A party that waits holds its place's mutex, then writes the round, both under the
-//! barrier's mutex. So a place of this round whose mutex is not held has lost its party, by a
-//! death, and is free; whoever would complete the round takes this roll call first. A round is
-//! begun by its number alone: nothing has to be cleared.
+//! Each party has a seat: a robust mutex, and the number of the round for which the seat was last
+//! taken. A waiting party holds the mutex of its seat, then writes the round; it does both under
+//! the barrier's mutex. If the mutex of a seat of this round is free, its party has died and the
+//! seat is free. A party that would complete the round checks all seats first. Starting a round
+//! changes only its number: no seat has to be cleared.
 //!
-//! A party of an earlier round may still hold its place when it is slow to wake up. Where that
-//! leaves none for a newcomer, because more threads than parties come here, it waits until one
-//! rings in leaving.
+//! A party of an earlier round that wakes up late may still hold its seat. If this leaves no seat
+//! for a newcomer, because more threads than parties use the barrier, the newcomer waits until a
+//! leaving party wakes it.
 
+mod round;
+
+use self::round::{Outcome, Round};
 use super::{
     event_count::{Backoff, EventCount, SpinState},
     handle::{Handle, handle},
@@ -45,58 +48,19 @@ const ROUND_EVENT: usize = ROUND + 8;
 const SEATS_EVENT: usize = ROUND + 16;
 const SEATS: usize = ROUND + 64;
 
-/// Bytes of a place: its mutex, and in the next cache line its round.
+/// Length of a seat in bytes: its mutex, and its round in the next cache line.
 const SEAT_LEN: usize = 128;
 const SEAT_ROUND: usize = RobustMutex::SIZE;
 
-/// Threads that a machine can have at a time (the kernel's `PID_MAX_LIMIT`). The places of more
-/// parties would only fill memory.
+/// Maximum number of threads of a machine (the kernel's `PID_MAX_LIMIT`). Seats for more parties
+/// would only use memory.
 const MAX_PARTIES: usize = 4 << 20;
 
-const BROKEN: u64 = 1;
-const ENDS: u64 = 0xffff_fffe;
-
-/// How the last rounds ended, and which one it is.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-struct Round(u64);
-
-impl Round {
-    const FIRST: Self = Self(1 << 32);
-
-    fn number(self) -> u32 {
-        (self.0 >> 32) as u32
-    }
-
-    fn is_broken(self) -> bool {
-        self.0 & BROKEN != 0
-    }
-
-    /// The next round, after this one was complete or not.
-    fn ended(self, broken_off: bool) -> Self {
-        let ends = (self.0 & ENDS) << 1 & ENDS | u64::from(broken_off) << 1;
-        let number = self.number().wrapping_add(1);
-        Self(u64::from(number) << 32 | ends)
-    }
-
-    fn broken(self) -> Self {
-        Self(self.ended(true).0 | BROKEN)
-    }
-
-    /// Whether round `number` was complete; none if it has not ended.
-    fn outcome_of(self, number: u32) -> Option<bool> {
-        match self.number().wrapping_sub(number) {
-            0 => None,
-            age @ 1..=31 => Some(self.0 >> age & 1 == 0),
-            _ => Some(true),
-        }
-    }
-}
-
-/// Holds processes up until a number of them has come.
+/// Blocks parties until a given number of them has arrived.
 ///
-/// A party that is killed while it waits gives its place back: one more has to come. One that is
-/// killed before it comes is missing, and the others wait, each until its time is up (which breaks
-/// the barrier), or until somebody comes in its place.
+/// If a party is killed while it waits, its seat is free again and another party must come. If a
+/// party is killed before it arrives, the others wait until another party comes instead, or until
+/// one of them times out, which breaks the barrier.
 ///
 /// # Examples
 ///
@@ -104,20 +68,21 @@ impl Round {
 /// use procpool::{Barrier, Process};
 ///
 /// let barrier = Barrier::new(2)?;
-/// let other = Process::start(|it: Barrier| it.wait().map_or(9, |turn| turn.index()), barrier.clone())?;
+/// let wait = |barrier: Barrier| barrier.wait().map_or(9, |turn| turn.index());
+/// let other = Process::start(wait, barrier.clone())?;
 /// let ours = barrier.wait()?.index();
 /// assert_eq!(ours + other.result()?, 1); // One is 0, and the other 1.
 /// # Ok::<(), procpool::Error>(())
 /// ```
 pub struct Barrier {
     object: Object,
-    /// As many as the object has places.
+    /// The number of seats in the object.
     parties: usize,
     mutex: RobustMutex,
     spin_state: SpinState,
 }
 
-/// What a party learns of its round.
+/// The result of a completed round for one party.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct BarrierWaitResult(usize);
 
@@ -126,36 +91,36 @@ impl BarrierWaitResult {
         Self(index)
     }
 
-    /// Its own number among the parties, from 0 to one less than there are.
+    /// Returns this party's index in the round: from 0 to the number of parties less 1.
     #[must_use]
     pub fn index(&self) -> usize {
         self.0
     }
 
-    /// True for one of the parties: the one whose index is 0.
+    /// Whether this party is the leader of the round: the party with index 0.
     #[must_use]
     pub fn is_leader(&self) -> bool {
         self.0 == 0
     }
 }
 
-/// Where a party waits.
+/// The seat of a waiting party.
 struct Seat {
     mutex: RobustMutex,
     index: usize,
     round: u32,
 }
 
-/// What becomes of a party that has come.
+/// The outcome of a party's arrival.
 enum Arrival {
     Completed(BarrierWaitResult),
     Waits(Seat),
-    /// Every free place is still held.
+    /// All free seats are still held by parties of earlier rounds.
     NoSeat,
     Broken,
 }
 
-/// Holds the barrier's own mutex, for a few steps.
+/// The barrier's state. Holds the barrier's own mutex, for a few steps.
 struct BarrierState<'a>(&'a Barrier);
 
 impl Drop for BarrierState<'_> {
@@ -165,84 +130,85 @@ impl Drop for BarrierState<'_> {
 }
 
 impl Barrier {
-    /// Makes one for so many parties.
+    /// Creates a barrier for `parties` parties.
     ///
     /// # Errors
     ///
-    /// [`ErrorKind::InvalidInput`] for 0 parties, or more than there can be threads (4194304);
-    /// [`ErrorKind::Io`] when the system gives no memory or no descriptor.
+    /// [`ErrorKind::InvalidInput`] if `parties` is 0 or more than the maximum number of threads
+    /// (4194304); [`ErrorKind::Io`] if the memory or the descriptor cannot be created.
     pub fn new(parties: usize) -> Result<Self> {
         if !(1..=MAX_PARTIES).contains(&parties) {
-            let message = format!("a barrier cannot be for {parties} parties");
+            let message = format!("a barrier cannot have {parties} parties");
             return Err(Error::new(ErrorKind::InvalidInput, message));
         }
         let object = Object::create(Self::KIND, 0, seat(parties) - Object::BODY)?;
         for at in std::iter::once(MUTEX).chain((0..parties).map(seat)) {
             let mutex = RobustMutex::create(object.mapping().clone(), at, MutexKind::ErrorCheck);
-            mutex.map_err(|it| Error::io("failed to create a Barrier", it))?;
+            mutex.map_err(|error| Error::io("failed to create a Barrier", error))?;
         }
-        // Relaxed: nobody else knows it yet.
+        // Relaxed: no other process has it yet.
         let round = object.view().atomic_u64(ROUND);
         round.store(Round::FIRST.0, Ordering::Relaxed);
         Ok(Self::of(object))
     }
 
-    /// Waits until all parties have come.
+    /// Waits until all parties have arrived.
     ///
     /// # Errors
     ///
-    /// [`ErrorKind::BrokenBarrier`] if it is broken, or is broken or reset before all have come;
-    /// else as [`reset`](Self::reset).
+    /// [`ErrorKind::BrokenBarrier`] if the barrier is broken, or is broken or reset before all
+    /// parties have arrived; otherwise like [`reset`](Self::reset).
     pub fn wait(&self) -> Result<BarrierWaitResult> {
         self.wait_until(None, Duration::MAX)
     }
 
-    /// As [`wait`](Self::wait), at most for `limit`; then the barrier is broken for all.
+    /// Like [`wait`](Self::wait), but waits for at most `limit`. A timeout breaks the barrier for
+    /// all parties.
     ///
     /// # Errors
     ///
-    /// As there; [`ErrorKind::TimedOut`] for the party whose time is up.
+    /// [`ErrorKind::TimedOut`] for the party that times out; otherwise like [`wait`](Self::wait).
     pub fn wait_timeout(&self, limit: Duration) -> Result<BarrierWaitResult> {
         self.wait_until(Instant::now().checked_add(limit), limit)
     }
 
-    /// Breaks the round off, for those who wait, and makes a broken barrier usable again.
+    /// Breaks off the current round, so that its waiting parties fail, and makes a broken barrier
+    /// usable again.
     ///
     /// # Errors
     ///
     /// [`ErrorKind::Io`] if something else has written to the barrier's memory.
     pub fn reset(&self) -> Result<()> {
-        let inside = self.enter()?;
-        inside.end(self.round().ended(true));
+        let state = self.enter()?;
+        state.end(self.round().ended(Outcome::BrokenOff));
         Ok(())
     }
 
-    /// Breaks the barrier: those who wait and those who come get an error, until a
-    /// [`reset`](Self::reset).
+    /// Breaks the barrier: waiting parties and later ones fail until a [`reset`](Self::reset).
     ///
     /// # Errors
     ///
-    /// As [`reset`](Self::reset).
+    /// Like [`reset`](Self::reset).
     pub fn abort(&self) -> Result<()> {
-        let inside = self.enter()?;
-        inside.end(self.round().broken());
+        let state = self.enter()?;
+        state.end(self.round().broken());
         Ok(())
     }
 
-    /// How many have to come.
+    /// Returns the number of parties of a round.
     #[must_use]
     pub fn parties(&self) -> usize {
         self.parties
     }
 
-    /// How many wait at this moment.
+    /// Returns the number of waiting parties.
     #[must_use]
     pub fn waiting(&self) -> usize {
-        // 0 where something else has written to the memory.
-        self.enter().map_or(0, |it| it.free_seats().0)
+        // Returns 0 if something else has written to the memory.
+        self.enter().map_or(0, |state| state.free_seats().0)
     }
 
-    /// Whether nobody may wait.
+    /// Whether the barrier is broken: no party may wait until a [`reset`](Self::reset).
     #[must_use]
     pub fn is_broken(&self) -> bool {
         self.round().is_broken()
@@ -251,6 +217,8 @@ impl Barrier {
     fn wait_until(&self, deadline: Option<Instant>, limit: Duration) -> Result<BarrierWaitResult> {
         let mut backoff = Backoff::new(&self.spin_state);
         let seat = loop {
+            // The ticket comes first: a seat that is released after the check below, but before the
+            // sleep, changes the word, and the party does not fall asleep.
             let event = self.event_count(SEATS_EVENT);
             let ticket = event.ticket();
             match self.arrive()? {
@@ -268,17 +236,17 @@ impl Barrier {
     }
 
     fn arrive(&self) -> Result<Arrival> {
-        let inside = self.enter()?;
+        let state = self.enter()?;
         let round = self.round();
         if round.is_broken() {
             return Ok(Arrival::Broken);
         }
-        let free = inside.free_seats().1;
+        let (_, free) = state.free_seats();
         if let [last] = *free {
-            inside.end(round.ended(false));
+            state.end(round.ended(Outcome::Complete));
             return Ok(Arrival::Completed(BarrierWaitResult(last)));
         }
-        let seat = free.into_iter().find_map(|it| inside.take(it, round));
+        let seat = free.into_iter().find_map(|index| state.take(index, round));
         Ok(seat.map_or(Arrival::NoSeat, Arrival::Waits))
     }
 
@@ -288,43 +256,46 @@ impl Barrier {
             let event = self.event_count(ROUND_EVENT);
             let ticket = event.ticket();
             match self.round().outcome_of(round) {
-                Some(true) => return Ok(()),
-                Some(false) => return Err(broken()),
+                Some(Outcome::Complete) => return Ok(()),
+                Some(Outcome::BrokenOff) => return Err(broken()),
                 None if event.wait(ticket, deadline, &mut backoff) => {}
                 None => match self.abort_after_timeout(Some(round), limit) {
-                    // It ended at the last moment.
-                    _ if self.round().outcome_of(round) == Some(true) => return Ok(()),
+                    // The round was completed between the timeout and this check.
+                    _ if self.round().outcome_of(round) == Some(Outcome::Complete) => return Ok(()),
                     error => return Err(error),
                 },
             }
         }
     }
 
-    /// Breaks the barrier, if the round that the party has waited in still goes on.
+    /// Breaks the barrier, unless the round in which the party waited has ended.
     fn abort_after_timeout(&self, waited_in: Option<u32>, limit: Duration) -> Error {
-        let inside = match self.enter() {
-            Ok(inside) => inside,
+        let state = match self.enter() {
+            Ok(state) => state,
             Err(error) => return error,
         };
+        // Without this check a late party would break a round that is not its own:
+        // 1. Its wait times out. 2. The last party arrives and completes the round. 3. The late
+        // party gets the mutex, and finds the number of the next round.
         let round = self.round();
-        if waited_in.is_none_or(|it| it == round.number()) {
-            inside.end(round.broken());
-            let message = format!("not all parties have come to the barrier within {limit:?}");
+        if waited_in.is_none_or(|number| number == round.number()) {
+            state.end(round.broken());
+            let message = format!("not all parties arrived at the barrier within {limit:?}");
             return Error::new(ErrorKind::TimedOut, message);
         }
         broken()
     }
 
-    /// Fails only if something else has written to the mutex, or in a handler of a signal that came
-    /// inside.
+    /// Locks the state. Fails only if something else has written to the mutex, or in a signal
+    /// handler that interrupted a holder of it.
     fn enter(&self) -> Result<BarrierState<'_>> {
-        // Whoever died in here has stored the round, or has not.
+        // A holder that died has stored the round, or has not: nothing needs repair.
         let entered = self.mutex.lock().map(|_| BarrierState(self));
-        entered.map_err(|it| lock_error(it, Self::KIND, LockWait::Forever))
+        entered.map_err(|error| lock_error(error, Self::KIND, LockWait::Forever))
     }
 
     fn round(&self) -> Round {
-        // Acquire: what a party did before it came is seen by those whom it let go on.
+        // Acquire: a released party sees the writes of all parties before they arrived.
         Round(self.object.view().atomic_u64(ROUND).load(Ordering::Acquire))
     }
 
@@ -338,14 +309,14 @@ impl Barrier {
 }
 
 impl BarrierState<'_> {
-    /// How many parties wait in this round, and which places are not theirs.
+    /// Returns how many parties wait in this round, and the indices of the free seats.
     fn free_seats(&self) -> (usize, Vec<usize>) {
         let seats = 0..self.0.parties();
-        let (taken, free): (Vec<usize>, _) = seats.partition(|it| self.is_taken(*it));
+        let (taken, free): (Vec<usize>, _) = seats.partition(|index| self.is_taken(*index));
         (taken.len(), free)
     }
 
-    /// Whether a living party waits at this place.
+    /// Whether a living party waits in this seat.
     fn is_taken(&self, index: usize) -> bool {
         if self.seat_round(index).load(Ordering::Relaxed) != u64::from(self.0.round().number()) {
             return false;
@@ -361,7 +332,7 @@ impl BarrierState<'_> {
         }
     }
 
-    /// Waits at a place, unless a party of an earlier round is still there.
+    /// Takes a seat, unless a party of an earlier round still holds it.
     fn take(&self, index: usize, round: Round) -> Option<Seat> {
         let mutex = self.seat_mutex(index);
         mutex.try_lock().ok()?;
@@ -392,7 +363,7 @@ impl BarrierState<'_> {
     }
 }
 
-/// Where a place lies.
+/// Returns the offset of a seat.
 fn seat(index: usize) -> usize {
     SEATS + index * SEAT_LEN
 }
@@ -424,26 +395,3 @@ impl Handle for Barrier {
 }
 
 handle!(Barrier);
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn how_each_of_the_last_rounds_ended_is_known() {
-        let mut round = Round(u64::from(u32::MAX - 20) << 32);
-        let mut ends = Vec::new();
-        for turn in 0..40u32 {
-            let (number, complete) = (round.number(), turn % 3 != 0);
-            assert_eq!(round.outcome_of(number), None);
-            ends.push((number, complete));
-            round = round.ended(!complete);
-            for (number, complete) in ends.iter().rev().take(31) {
-                assert_eq!(round.outcome_of(*number), Some(*complete));
-            }
-        }
-        assert!(!round.is_broken() && round.broken().is_broken());
-        assert!(!round.broken().ended(true).is_broken());
-        assert_eq!(round.broken().outcome_of(round.number()), Some(false));
-    }
-}

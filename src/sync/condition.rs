@@ -1,33 +1,32 @@
-//! Conditions: a lock, and waiting for what others change under it.
+//! Conditions: a lock, and waiting for changes made under it.
 //!
-//! Beside the lock there is one word, of which every step is one compare-and-swap, so that whoever
-//! dies has done all of a step or nothing:
+//! Next to the lock there is one word. Every step changes it by one compare-and-swap, so a process
+//! that dies has done a step completely or not at all:
 //!
-//! | bits | | |
+//! | bits | field | meaning |
 //! |---|---|---|
-//! | 0..16 | `waiting` | how many are registered |
-//! | 16..32 | `granted` | to how many of them it was said that they may go on; never more than `waiting` |
-//! | 32..64 | `epoch` | how many notifications took effect; what waiters sleep on |
+//! | 0..16 | `waiting` | number of registered waiters |
+//! | 16..32 | `granted` | how many of them may continue; never more than `waiting` |
+//! | 32..64 | `epoch` | number of effective notifications; waiters sleep on it |
 //!
-//! | step | by | |
+//! | step | by | then |
 //! |---|---|---|
-//! | `waiting` + 1 | a waiter that holds the lock | registers; it remembers the epoch, and lets the lock go |
-//! | `waiting` - 1, `granted` - 1, if `granted` > 0 and the epoch is not the one that it remembers | waiter | goes on |
-//! | `waiting` - 1, if the above cannot be | waiter | its time is up |
+//! | `waiting` + 1 | a waiter that holds the lock | remembers the epoch and releases the lock |
+//! | both - 1, if `granted` > 0 and the epoch has changed | the waiter | continues |
+//! | `waiting` - 1, if that is impossible | the waiter | fails with a timeout |
 //! | `granted` + 1, `epoch` + 1, if `granted` < `waiting` | `notify_one` | then wakes one |
 //! | `granted` = `waiting`, `epoch` + 1, if `granted` < `waiting` | `notify_all` | then wakes all |
 //!
-//! A notification is for those who waited at that time: that is what the epoch is for. Who is woken
-//! and may not go on, as it registered too late, has perhaps been woken in the place of another,
-//! and wakes all, once.
+//! The epoch makes sure that a notification is for the waiters of that time. A waiter that is woken
+//! but may not continue, because it registered too late, may have been woken instead of another: it
+//! wakes all, once.
 //!
 //! # Deaths
 //!
-//! A waiter that dies stays in `waiting`, and so may a grant that was meant for it: it can be taken
-//! by any other that waited then, so that no notification is lost, and the worst that comes of it
-//! is that somebody goes on later for nothing, which makes up for one that has died. The wake-up
-//! itself may be lost with a process that dies between the word and the call, or with a dying one
-//! that the kernel picks: sleepers look again by themselves
+//! A waiter that dies stays in `waiting`, and a grant meant for it may stay, too. Any other waiter
+//! of that time can take the grant, so no notification is lost; at worst, a later waiter continues
+//! spuriously. The wake-up itself is lost if the notifier dies between the word and the system
+//! call, or if the kernel picks a dying waiter. Sleepers therefore check again by themselves
 //! ([`Backoff`](super::event_count::Backoff)).
 
 use super::{
@@ -50,20 +49,21 @@ use std::{
 /// Offsets in bytes.
 const MUTEX: usize = Object::BODY;
 const WORD: usize = MUTEX + RobustMutex::SIZE;
-/// The half of the word with the epoch in it.
+/// The half of the word that holds the epoch.
 const EPOCH: usize = WORD + if cfg!(target_endian = "little") { 4 } else { 0 };
 const BYTES: usize = 128;
 
-/// A lock between processes and a way to wait, holding it, until somebody changes what it protects.
+/// A lock between processes, and a way to wait under it until another process changes the protected
+/// state.
 ///
-/// What is waited for lies in shared memory of the user's, as an [`Atomic`](crate::Atomic) or
-/// [`Value`](crate::Value), and is changed with the lock held. [`wait`](ConditionGuard::wait) may
-/// return for nothing, most of all after a death: [`wait_while`](ConditionGuard::wait_while) looks
-/// again.
+/// The state is kept in other shared memory, for example an [`Atomic`](crate::Atomic) or a
+/// [`Value`](crate::Value), and is changed under the lock. [`wait`](ConditionGuard::wait) may
+/// return spuriously, mostly after a death, so call it in a loop, or use
+/// [`wait_while`](ConditionGuard::wait_while).
 ///
-/// A process that dies while it holds the lock is told of as by [`Lock`](crate::Lock). One that
-/// dies while it waits takes no notification with it, but it may be a second until another notices
-/// that the notification is its own.
+/// The death of a process that holds the lock is reported like for a [`Lock`](crate::Lock). A
+/// process that dies while it waits takes no notification with it, but another waiter may receive
+/// that notification up to a second late.
 ///
 /// # Examples
 ///
@@ -92,14 +92,14 @@ pub struct Condition {
 }
 
 /// Holds the lock of a [`Condition`] until it is dropped.
-#[must_use = "dropping a guard lets its lock go"]
+#[must_use = "dropping a guard releases its lock"]
 #[derive(Debug)]
 pub struct ConditionGuard<'a> {
     condition: &'a Condition,
     held: HeldMutex<'a>,
 }
 
-/// The word, taken apart.
+/// The fields of the word.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 struct Waiters {
     waiting: u16,
@@ -108,7 +108,7 @@ struct Waiters {
 }
 
 impl Waiters {
-    /// More grants than waiters are in no word but one that something else has written.
+    /// Clamps `granted` to `waiting`: only a foreign write can exceed it.
     fn of(word: u64) -> Self {
         let waiting = word as u16;
         Self {
@@ -127,10 +127,10 @@ impl Waiters {
         Some(self)
     }
 
-    /// For one that registered in that epoch, or in one with the same number long ago. It also goes
-    /// on if nobody is registered: something else has written the word, and no notification would
-    /// come.
-    fn gone_on(mut self, registered_in: u32) -> Option<Self> {
+    /// Returns the state after a waiter of epoch `registered_in` continues; `None` if it may not.
+    /// The epoch may be equal after it has wrapped around. Also continues if no waiter is
+    /// registered: something else has written the word, and no notification would come.
+    fn after_grant(mut self, registered_in: u32) -> Option<Self> {
         if self.waiting == 0 {
             return Some(self);
         }
@@ -154,24 +154,24 @@ impl Waiters {
 }
 
 impl Condition {
-    /// Makes one whose lock nobody holds.
+    /// Creates a condition whose lock is free.
     ///
     /// # Errors
     ///
-    /// [`ErrorKind::Io`] when the system gives no memory or no descriptor.
+    /// [`ErrorKind::Io`] if the memory or the descriptor cannot be created.
     pub fn new() -> Result<Self> {
         let object = Object::create(Self::KIND, 0, BYTES)?;
         let mutex = RobustMutex::create(object.mapping().clone(), MUTEX, MutexKind::ErrorCheck);
-        mutex.map_err(|it| Error::io("failed to create a Condition", it))?;
+        mutex.map_err(|error| Error::io("failed to create a Condition", error))?;
         Ok(Self::of(object))
     }
 
-    /// Takes the lock, waiting as long as it takes.
+    /// Takes the lock. Blocks until it is free.
     ///
     /// # Errors
     ///
-    /// [`ErrorKind::OwnerDied`], with the lock in the error; [`ErrorKind::InvalidInput`] if this
-    /// thread holds it already.
+    /// [`ErrorKind::OwnerDied`], with the lock in the error, if the last holder died;
+    /// [`ErrorKind::InvalidInput`] if this thread holds it already.
     pub fn lock(&self) -> LockResult<ConditionGuard<'_>> {
         HeldMutex::acquire(&self.mutex, Self::KIND, LockWait::Forever, |held| {
             ConditionGuard {
@@ -181,15 +181,14 @@ impl Condition {
         })
     }
 
-    /// Wakes one of those who wait; does nothing if nobody does. Never blocks, with the lock held
-    /// or not.
+    /// Wakes one waiter, if there is one. Never blocks, with or without the lock held.
     pub fn notify_one(&self) {
         if self.change(|it| it.notified(1)).is_ok() {
             futex::wake_one(self.epoch());
         }
     }
 
-    /// Wakes all who wait at this moment. Never blocks, with the lock held or not.
+    /// Wakes all current waiters. Never blocks, with or without the lock held.
     pub fn notify_all(&self) {
         if self.change(|it| it.notified(u16::MAX)).is_ok() {
             futex::wake_all(self.epoch());
@@ -197,7 +196,7 @@ impl Condition {
     }
 
     fn epoch(&self) -> &AtomicU32 {
-        // Never loaded or stored: the kernel compares it.
+        // Never loaded or stored: only the kernel compares it.
         self.object.view().atomic_u32(EPOCH)
     }
 
@@ -205,10 +204,11 @@ impl Condition {
         self.object.view().atomic_u64(WORD)
     }
 
-    /// One step; what was there before it, or, if it cannot be done, what is there.
+    /// Applies one step. Returns the previous state, or as an error the current state if the step
+    /// is impossible.
     fn change(&self, step: impl Fn(Waiters) -> Option<Waiters>) -> Result<Waiters, Waiters> {
         let step = |word| step(Waiters::of(word)).map(Waiters::to_word);
-        // AcqRel: a notification without the lock held is to show what was done before it.
+        // AcqRel: a notification without the lock held publishes all earlier writes.
         let changed = self
             .word()
             .fetch_update(Ordering::AcqRel, Ordering::Acquire, step);
@@ -218,27 +218,31 @@ impl Condition {
     fn register(&self) -> Result<u32> {
         let before = self.change(Waiters::registered);
         before.map(|it| it.epoch).map_err(|_| {
-            let message = "65535 wait for the Condition, or were killed while they did";
+            let message = "the Condition has 65535 waiters, including killed ones";
             Error::new(ErrorKind::InvalidInput, message)
         })
     }
 
-    /// Waits for a grant; false if the deadline passed before there was one.
+    /// Waits for a grant. Returns false at the deadline.
     fn sleep(&self, registered_in: u32, deadline: Option<Instant>) -> bool {
         let mut backoff = Backoff::new(&self.spin_state);
         let mut may_wake_others = true;
         loop {
-            let Err(now) = self.change(|it| it.gone_on(registered_in)) else {
+            let Err(now) = self.change(|waiters| waiters.after_grant(registered_in)) else {
                 return true;
             };
             if has_passed(deadline) {
                 return self.give_up(registered_in);
             }
-            // Every change that lets this one go on changes the epoch, so that this cannot fall
+            // Every change that lets this waiter continue also changes the epoch, so it cannot fall
             // asleep too late.
             backoff.wait(self.epoch(), now.epoch, deadline, || {
                 Waiters::of(self.word().load(Ordering::Relaxed)).epoch != now.epoch
             });
+            // The kernel may wake this waiter instead of the granted one:
+            // 1. A sleeps. 2. `notify_one` grants A and changes the epoch. 3. This waiter registers
+            // in the new epoch and sleeps. 4. The system call of `notify_one` picks this waiter.
+            // It passes the wake-up on, once, or two such waiters would wake each other forever.
             if may_wake_others && self.is_granted_to_others(registered_in) {
                 may_wake_others = false;
                 futex::wake_all(self.epoch());
@@ -251,40 +255,46 @@ impl Condition {
         now.granted > 0 && now.epoch == registered_in
     }
 
-    /// Leaves with the grant that came at the last moment, or without one.
+    /// Deregisters at the deadline. Returns whether a grant came at the last moment.
     fn give_up(&self, registered_in: u32) -> bool {
-        let leave = |it: Waiters| it.gone_on(registered_in).or(Some(it.after_give_up()));
+        let leave = |waiters: Waiters| {
+            let granted = waiters.after_grant(registered_in);
+            granted.or(Some(waiters.after_give_up()))
+        };
         let before = self.change(leave);
-        before.is_ok_and(|it| it.gone_on(registered_in).is_some())
+        before.is_ok_and(|waiters| waiters.after_grant(registered_in).is_some())
     }
 }
 
 impl ConditionGuard<'_> {
-    /// Lets the lock go, waits for a notification, and takes the lock again.
+    /// Releases the lock, waits for a notification, and takes the lock again.
     ///
     /// # Errors
     ///
-    /// [`ErrorKind::OwnerDied`] if a process died meanwhile that held the lock;
-    /// [`ErrorKind::InvalidInput`] if 65535 others wait. The lock is held again in any case.
-    /// [`ErrorKind::Io`] if something else has written to its memory: then it is not.
+    /// [`ErrorKind::OwnerDied`] if a process died while it held the lock during the wait;
+    /// [`ErrorKind::InvalidInput`] if there are 65535 waiters already. The lock is held again in
+    /// both cases. [`ErrorKind::Io`] if something else has written to the condition's memory; the
+    /// lock is not held then.
     ///
     /// # Panics
     ///
-    /// In a copy of the process that holds the lock, as do all calls that wait.
+    /// If called in a forked copy of the process that holds the lock. The same holds for every
+    /// method that waits.
     pub fn wait(&mut self) -> Result<()> {
         self.wait_until(None).map(drop)
     }
 
-    /// As [`wait`](Self::wait), at most for `limit`, and then as long as it takes to get the lock
-    /// again.
+    /// Like [`wait`](Self::wait), but waits for at most `limit`, and then as long as it takes to
+    /// get the lock again.
     ///
     /// # Errors
     ///
-    /// As there; [`ErrorKind::TimedOut`].
+    /// [`ErrorKind::TimedOut`] if no notification came in time; otherwise like
+    /// [`wait`](Self::wait).
     ///
     /// # Panics
     ///
-    /// As there.
+    /// Like [`wait`](Self::wait).
     pub fn wait_timeout(&mut self, limit: Duration) -> Result<()> {
         match self.wait_until(Instant::now().checked_add(limit))? {
             true => Ok(()),
@@ -292,15 +302,15 @@ impl ConditionGuard<'_> {
         }
     }
 
-    /// Waits as long as `condition`, which is asked with the lock held, says yes.
+    /// Waits while `condition` returns true. It is called with the lock held.
     ///
     /// # Errors
     ///
-    /// As [`wait`](Self::wait).
+    /// Like [`wait`](Self::wait).
     ///
     /// # Panics
     ///
-    /// As there.
+    /// Like [`wait`](Self::wait).
     pub fn wait_while(&mut self, mut condition: impl FnMut() -> bool) -> Result<()> {
         while condition() {
             self.wait()?;
@@ -308,15 +318,16 @@ impl ConditionGuard<'_> {
         Ok(())
     }
 
-    /// As [`wait_while`](Self::wait_while), at most for `limit`.
+    /// Like [`wait_while`](Self::wait_while), but waits for at most `limit`.
     ///
     /// # Errors
     ///
-    /// As there; [`ErrorKind::TimedOut`] if the condition still says yes then.
+    /// [`ErrorKind::TimedOut`] if `condition` still returns true then; otherwise like
+    /// [`wait`](Self::wait).
     ///
     /// # Panics
     ///
-    /// As there.
+    /// Like [`wait`](Self::wait).
     pub fn wait_while_timeout(
         &mut self,
         limit: Duration,
@@ -333,11 +344,11 @@ impl ConditionGuard<'_> {
         Ok(())
     }
 
-    /// False if the deadline passed.
+    /// Returns false at the deadline.
     fn wait_until(&mut self, deadline: Option<Instant>) -> Result<bool> {
         assert!(
             self.held.is_own_process(),
-            "this is a copy of the process that holds the Condition, and cannot wait in its place"
+            "a forked copy of the process that holds the Condition cannot wait on it"
         );
         let condition = self.condition;
         let epoch = condition.register()?;
@@ -347,7 +358,7 @@ impl ConditionGuard<'_> {
 }
 
 fn timed_out(limit: Duration) -> Error {
-    let message = format!("the wait for the Condition was not over within {limit:?}");
+    let message = format!("the wait on the Condition did not end within {limit:?}");
     Error::new(ErrorKind::TimedOut, message)
 }
 

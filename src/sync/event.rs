@@ -1,4 +1,4 @@
-//! Events: something has happened, or has not.
+//! Events: a flag that processes wait for.
 
 use super::{
     event_count::{Backoff, EventCount, SpinState},
@@ -18,17 +18,17 @@ const BYTES: usize = 64;
 /// The lowest bit of the state.
 const IS_SET: u32 = 1;
 
-/// What one `set` adds to the state.
+/// The increment of the generation, which is above the flag.
 const GENERATION: u32 = 2;
 
 /// A flag that processes wait for until one of them sets it.
 ///
-/// Whoever waits when it is set goes on, also when it is cleared right after. A process that dies
-/// changes nothing; if it dies in the middle of [`set`](Self::set), the event is set or not, and
-/// others may notice up to a second late.
+/// Setting it releases all current waiters, even if it is cleared right after. A process that dies
+/// while it waits changes nothing. If a process dies during [`set`](Self::set), the event is set or
+/// not, and waiters may notice up to a second late.
 ///
-/// Its state is one word, (generation, is set), which each `set` of an event that is not set makes
-/// (generation + 1, true), and `clear` (generation, false).
+/// Its state is one word, (generation, is set). Each `set` of a cleared event stores (generation +
+/// 1, true), and each `clear` stores (generation, false).
 ///
 /// # Examples
 ///
@@ -48,11 +48,11 @@ pub struct Event {
 }
 
 impl Event {
-    /// Makes one that is not set.
+    /// Creates an event that is not set.
     ///
     /// # Errors
     ///
-    /// [`ErrorKind::Io`] when the system gives no memory or no descriptor.
+    /// [`ErrorKind::Io`] if the memory or the descriptor cannot be created.
     pub fn new() -> Result<Self> {
         Object::create(Self::KIND, 0, BYTES).map(Self::of)
     }
@@ -69,48 +69,48 @@ impl Event {
         }
     }
 
-    /// Sets it, and wakes all who wait. Never blocks.
+    /// Sets the event and wakes all waiters. Never blocks.
     pub fn set(&self) {
         let set = |state: u32| match state & IS_SET {
             0 => Some(state.wrapping_add(GENERATION) | IS_SET),
-            // Stored again, so that what was done before is seen by whoever finds it set, whoever
-            // has set it.
+            // Store it again: a process that finds the event set must see the writes before any
+            // `set`, not only before the first one.
             _ => Some(state),
         };
         let before = self
             .state()
             .fetch_update(Ordering::Release, Ordering::Relaxed, set);
-        if before.is_ok_and(|it| it & IS_SET == 0) {
+        if before.is_ok_and(|state| state & IS_SET == 0) {
             self.event_count().notify_all();
         }
     }
 
-    /// Makes it not set. Never blocks.
+    /// Clears the event. Never blocks.
     pub fn clear(&self) {
         self.state().fetch_and(!IS_SET, Ordering::Relaxed);
     }
 
-    /// Whether it is set at this moment.
+    /// Whether the event is set.
     #[must_use]
     pub fn is_set(&self) -> bool {
         self.state().load(Ordering::Acquire) & IS_SET != 0
     }
 
-    /// Waits until it is set. Returns at once if it is.
+    /// Waits until the event is set. Returns at once if it is.
     ///
     /// # Errors
     ///
-    /// None at present.
+    /// Currently never fails.
     pub fn wait(&self) -> Result<()> {
         self.wait_until(None);
         Ok(())
     }
 
-    /// Waits until it is set, at most `limit`.
+    /// Waits until the event is set, for at most `limit`.
     ///
     /// # Errors
     ///
-    /// [`ErrorKind::TimedOut`].
+    /// [`ErrorKind::TimedOut`] if it is not set in time.
     pub fn wait_timeout(&self, limit: Duration) -> Result<()> {
         if self.wait_until(Instant::now().checked_add(limit)) {
             return Ok(());
@@ -119,7 +119,7 @@ impl Event {
         Err(Error::new(ErrorKind::TimedOut, message))
     }
 
-    /// False when the deadline has passed.
+    /// Returns false at the deadline.
     fn wait_until(&self, deadline: Option<Instant>) -> bool {
         let before = self.state().load(Ordering::Acquire);
         let mut backoff = Backoff::new(&self.spin_state);

@@ -1,47 +1,46 @@
-//! A bell in shared memory: sleeping until it is rung, without missing a ring and without believing
-//! that anybody lives.
+//! An eventcount in shared memory: processes sleep until a notification. None is missed, even if
+//! processes die at any instant.
 //!
-//! Whoever waits takes a ticket, looks whether what it waits for is there, and else sleeps until
-//! the bell has been rung since the ticket was taken. Whoever has something to tell stores it
-//! first, then rings.
+//! A waiter takes a ticket, checks its condition, and sleeps until a notification that came after
+//! the ticket. A notifier first makes the condition true, then notifies.
 //!
 //! # The words
 //!
-//! | `word` | how often it was rung (it may wrap) |
+//! | `word` | number of notifications (it may wrap) |
 //! |---|---|
 //!
-//! | `sleepers` | meaning | who stores it |
+//! | `sleepers` | meaning | stored by |
 //! |---|---|---|
-//! | 0 | nobody sleeps whom the next change of `word` would not wake: a ring costs no system call | a ringer, *before* it changes `word` and wakes all |
-//! | 1 | somebody may sleep | a waiter before it sleeps |
+//! | 0 | the next change of `word` wakes every sleeper, without a system call | a notifier, before (f) |
+//! | 1 | a waiter may sleep | a waiter, in (3) |
 //!
 //! # No ring is missed by the living
 //!
-//! A waiter does: (1) read `word`, its ticket; (2) look; (3) `sleepers` = 1; (4) sleep if `word` is
-//! still the ticket, which the kernel finds out in one step with queueing the sleeper. A ringer
-//! does: (a) store what it has to tell; (b) `word` + 1; (c) read `sleepers`; (d) if that is 1,
+//! A waiter does: (1) load `word`, its ticket; (2) check the condition; (3) `sleepers` = 1; (4)
+//! sleep if `word` still equals the ticket, which the kernel checks and queues in one step. A
+//! notifier does: (a) make the condition true; (b) `word` + 1; (c) load `sleepers`; (d) if it is 1,
 //! wake.
 //!
-//! - (b) before (1): what was stored in (a) is found in (2).
+//! - (b) before (1): the waiter sees in (2) what (a) stored.
 //! - (b) between (1) and (4): the waiter does not fall asleep.
-//! - (b) after (4): then (3) is before (c), so that the ringer wakes. All four are sequentially
-//!   consistent for this: with (3) and (c) weaker, each side could miss the other.
+//! - (b) after (4): then (3) is before (c), so the notifier wakes. All four are sequentially
+//!   consistent for this reason: with a weaker (3) and (c), each side could miss the other.
 //!
-//! `sleepers` is taken back by a ringer that wakes all, or that finds nobody to wake: (e)
-//! `sleepers` = 0; (f) `word` + 1; (g) wake all. Whoever said in (3) that it may sleep, before (e),
-//! has a ticket from before (f): it is woken in (g), or it does not fall asleep; either way it says
-//! so again before it next sleeps. Whoever says so after (e) is not forgotten. A second ringer that
-//! reads 0 between (e) and (g) need not wake, as (g) is yet to come.
+//! A notifier that wakes all, or that finds no waiter to wake, clears `sleepers`: (e) `sleepers` =
+//! 0; (f) `word` + 1; (g) wake all. A waiter whose (3) is before (e) has a ticket from before (f):
+//! it is woken in (g), or does not fall asleep. It stores 1 again before it next sleeps. A waiter
+//! whose (3) is after (e) leaves `sleepers` at 1. A second notifier that loads 0 between (e) and
+//! (g) need not wake, because (g) is still to come.
 //!
-//! The test walks through every interleaving of two waiters and two ringers. `tests/loom/sync` runs
-//! this file in weaker orders, too, as processors have them.
+//! The test explores every interleaving of two waiters and two notifiers. `tests/loom/sync` also
+//! runs this file under the weaker orders that processors allow.
 //!
 //! # Deaths
 //!
-//! A ringer may die between (a) and (d), and the one that `FUTEX_WAKE` picks may be dying. So
-//! nobody sleeps for ever: a sleeper looks again by itself, after 10 ms at first and each second at
-//! last ([`Backoff`]). That is how long a death can delay others, and all that an idle waiter
-//! costs.
+//! A notifier may die between (a) and (d), and `FUTEX_WAKE` may pick a dying waiter. No waiter
+//! sleeps forever because of this: it checks again by itself, after 10 ms at first and later once a
+//! second ([`Backoff`]). This bounds the delay that a death can cause, and is the only cost of an
+//! idle waiter.
 
 use crate::sys::{
     atomic::{AtomicU32, Ordering},
@@ -51,16 +50,16 @@ use crate::sys::{
 use parking_lot::Mutex;
 use std::time::{Duration, Instant};
 
-/// After this time a sleeper looks for the first time whether somebody died who should have rung.
+/// Time until a sleeper first checks for a notification that a dead process did not deliver.
 const MIN_RECHECK: Duration = Duration::from_millis(10);
 
-/// The time doubles with each look, up to this.
+/// The time doubles with each check, up to this.
 const MAX_RECHECK: Duration = Duration::from_secs(1);
 
-/// Whether it pays in this process to wait awake; one for each handle.
+/// Whether spinning pays in this process; one for each handle.
 pub(crate) type SpinState = Mutex<Spin>;
 
-/// How one wait goes on sleeping.
+/// The recheck interval and spin state of one wait.
 #[derive(Debug)]
 pub(crate) struct Backoff<'a> {
     spin: &'a SpinState,
@@ -75,8 +74,8 @@ impl<'a> Backoff<'a> {
         }
     }
 
-    /// Waits while the word is the same, or for nothing at all, until the next look or the
-    /// deadline.
+    /// Waits while the word equals `expected`, until the next recheck or the deadline. May return
+    /// early.
     pub(super) fn wait(
         &mut self,
         word: &AtomicU32,
@@ -89,11 +88,11 @@ impl<'a> Backoff<'a> {
         }
     }
 
-    /// Waits awake, as long as that pays; true if it is ready. One thread of a process at a time
-    /// does so.
+    /// Spins as long as that pays. Returns true if the wait is over. Only one thread of a process
+    /// spins at a time.
     fn spin(&self, ready: impl FnMut() -> bool) -> bool {
         let spin_state = self.spin.try_lock();
-        spin_state.is_some_and(|mut it| it.spin_until(ready))
+        spin_state.is_some_and(|mut spin| spin.spin_until(ready))
     }
 
     fn sleep(&mut self, word: &AtomicU32, expected: u32, deadline: Option<Instant>) {
@@ -103,9 +102,9 @@ impl<'a> Backoff<'a> {
     }
 }
 
-/// Nothing, when the deadline has passed.
+/// Returns zero after the deadline.
 fn time_left(deadline: Option<Instant>) -> Duration {
-    let left = deadline.map(|it| it.saturating_duration_since(Instant::now()));
+    let left = deadline.map(|deadline| deadline.saturating_duration_since(Instant::now()));
     left.unwrap_or(Duration::MAX)
 }
 
@@ -114,7 +113,7 @@ pub(super) fn has_passed(deadline: Option<Instant>) -> bool {
     time_left(deadline).is_zero()
 }
 
-/// Two words of shared memory, as the module describes them.
+/// Two words of shared memory; the module documentation describes the protocol.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct EventCount<'a> {
     pub(crate) word: &'a AtomicU32,
@@ -122,15 +121,15 @@ pub(crate) struct EventCount<'a> {
 }
 
 impl EventCount<'_> {
-    /// To be taken before looking whether there is something to wait for.
+    /// Returns a ticket. Take it before checking the condition.
     #[inline]
     pub(crate) fn ticket(&self) -> u32 {
-        // SeqCst, as everywhere here: see the module.
+        // SeqCst, like everywhere here: see the module documentation.
         self.word.load(Ordering::SeqCst)
     }
 
-    /// Waits until the bell has been rung since the ticket was taken, or for nothing at all: look
-    /// again. False, at once, when the deadline has passed.
+    /// Waits until a notification after the ticket, or returns early: check the condition again.
+    /// Returns false without waiting after the deadline.
     pub(crate) fn wait(
         &self,
         ticket: u32,
@@ -140,23 +139,26 @@ impl EventCount<'_> {
         if has_passed(deadline) {
             return false;
         }
-        // Acquire: as the load of a ticket, it may be the last look before something is read.
+        // Acquire: like the load of a ticket, this may be the last load before the condition is
+        // checked.
         if !backoff.spin(|| self.word.load(Ordering::Acquire) != ticket) {
+            // Steps (3) and (4).
             self.sleepers.store(1, Ordering::SeqCst);
             backoff.sleep(self.word, ticket, deadline);
         }
         true
     }
 
-    /// Wakes one who waits, if anybody does.
+    /// Wakes one waiter, if there is one.
     #[inline]
     pub(crate) fn notify_one(&self) {
+        // Step (d). If no waiter sleeps, clear `sleepers`: the next call then needs no system call.
         if self.advance() && !futex::wake_one(self.word) {
             self.wake_all();
         }
     }
 
-    /// Wakes all who wait.
+    /// Wakes all waiters.
     #[inline]
     pub(crate) fn notify_all(&self) {
         if self.advance() {
@@ -164,14 +166,16 @@ impl EventCount<'_> {
         }
     }
 
-    /// Changes the word; true if somebody may sleep.
+    /// Changes the word. Returns true if a waiter may sleep.
     #[inline]
     fn advance(&self) -> bool {
+        // Steps (b) and (c).
         self.word.fetch_add(1, Ordering::SeqCst);
         self.sleepers.load(Ordering::SeqCst) != 0
     }
 
     fn wake_all(&self) {
+        // Steps (e), (f) and (g), in this order: see the module documentation.
         self.sleepers.store(0, Ordering::SeqCst);
         self.word.fetch_add(1, Ordering::SeqCst);
         futex::wake_all(self.word);
@@ -183,26 +187,26 @@ mod tests {
     use super::*;
     use std::{collections::HashSet, sync::atomic::AtomicU64, thread};
 
-    /// Every state that two waiters and two ringers can get into, one step at a time; each ringer
-    /// tells one thing, each waiter wants one.
+    /// A state of two waiters and two notifiers, which move one step at a time. Each notifier adds
+    /// one item, and each waiter takes one.
     #[derive(Clone, Copy, PartialEq, Eq, Hash)]
     struct ModelState {
-        told: u8,
+        items: u8,
         word: u8,
         sleepers: u8,
-        /// Step, ticket. 4 is asleep, 5 is done.
+        /// Step and ticket. Step 4 is asleep, 5 is done.
         waiters: [(u8, u8); 2],
         /// Step; 9 is done.
-        ringers: [u8; 2],
+        notifiers: [u8; 2],
     }
 
-    /// The steps of the module's text.
-    fn wait(mut s: ModelState, who: usize) -> Option<ModelState> {
-        let (step, ticket) = s.waiters[who];
-        s.waiters[who] = match step {
+    /// The steps of the module documentation.
+    fn wait(mut s: ModelState, index: usize) -> Option<ModelState> {
+        let (step, ticket) = s.waiters[index];
+        s.waiters[index] = match step {
             0 => (1, s.word),
-            1 if s.told > 0 => {
-                s.told -= 1;
+            1 if s.items > 0 => {
+                s.items -= 1;
                 (5, 0)
             }
             1 => (2, ticket),
@@ -217,30 +221,32 @@ mod tests {
         Some(s)
     }
 
-    fn ring(mut s: ModelState, who: usize, all: bool) -> Vec<ModelState> {
-        let step = s.ringers[who];
-        s.ringers[who] = step + 1;
+    fn woken_by(mut s: ModelState, waiter: usize, notifier: usize) -> ModelState {
+        s.waiters[waiter] = (0, 0);
+        s.notifiers[notifier] = 9;
+        s
+    }
+
+    fn notify(mut s: ModelState, index: usize, all: bool) -> Vec<ModelState> {
+        let step = s.notifiers[index];
+        s.notifiers[index] = step + 1;
         match step {
-            0 => s.told += 1,
+            0 => s.items += 1,
             1 | 5 => s.word += 1,
-            2 if s.sleepers == 0 => s.ringers[who] = 9,
-            2 if all => s.ringers[who] = 4,
+            2 if s.sleepers == 0 => s.notifiers[index] = 9,
+            2 if all => s.notifiers[index] = 4,
             2 => {}
             3 => {
-                let asleep = (0..2).filter(|it| s.waiters[*it].0 == 4);
-                let woken = asleep.map(|it| {
-                    let mut s = s;
-                    (s.waiters[it], s.ringers[who]) = ((0, 0), 9);
-                    s
-                });
-                let woken: Vec<ModelState> = woken.collect();
+                let asleep = (0..2).filter(|waiter: &usize| s.waiters[*waiter].0 == 4);
+                let woken: Vec<ModelState> =
+                    asleep.map(|waiter| woken_by(s, waiter, index)).collect();
                 return if woken.is_empty() { vec![s] } else { woken };
             }
             4 => s.sleepers = 0,
             6 => {
-                let asleep = s.waiters.iter_mut().filter(|it| it.0 == 4);
-                asleep.for_each(|it| *it = (0, 0));
-                s.ringers[who] = 9;
+                let asleep = s.waiters.iter_mut().filter(|waiter| waiter.0 == 4);
+                asleep.for_each(|waiter| *waiter = (0, 0));
+                s.notifiers[index] = 9;
             }
             _ => return Vec::new(),
         }
@@ -248,21 +254,21 @@ mod tests {
     }
 
     #[test]
-    fn no_interleaving_leaves_a_sleeper_with_something_to_take() {
+    fn no_interleaving_leaves_a_sleeper_with_an_item_to_take() {
         for all in [[false, false], [false, true], [true, true]] {
             let start = ModelState {
-                told: 0,
+                items: 0,
                 word: 0,
                 sleepers: 0,
                 waiters: [(0, 0); 2],
-                ringers: [0; 2],
+                notifiers: [0; 2],
             };
             let (mut seen, mut next) = (HashSet::from([start]), vec![start]);
             while let Some(state) = next.pop() {
-                let waits = (0..2).filter_map(|it| wait(state, it));
-                let rings = (0..2).flat_map(|it| ring(state, it, all[it]));
-                let steps: Vec<ModelState> = waits.chain(rings).collect();
-                assert!(!steps.is_empty() || state.waiters.iter().all(|it| it.0 == 5));
+                let wait_steps = (0..2).filter_map(|index| wait(state, index));
+                let notify_steps = (0..2).flat_map(|index| notify(state, index, all[index]));
+                let steps: Vec<ModelState> = wait_steps.chain(notify_steps).collect();
+                assert!(!steps.is_empty() || state.waiters.iter().all(|waiter| waiter.0 == 5));
                 next.extend(steps.into_iter().filter(|it| seen.insert(*it)));
             }
             assert!(seen.len() > 1000);
@@ -270,7 +276,7 @@ mod tests {
     }
 
     #[test]
-    fn every_ring_arrives_without_the_timer() {
+    fn every_notification_arrives_without_the_timer() {
         let [word, sleepers] = [0, 0].map(AtomicU32::new);
         let event = EventCount {
             word: &word,
@@ -284,14 +290,14 @@ mod tests {
                 let mut ticket = event.ticket();
                 while take().is_err() {
                     sleepers.store(1, Ordering::SeqCst);
-                    // A ring that was missed would be waited for for ever.
+                    // A missed notification would block this forever.
                     futex::wait(&word, ticket, Duration::MAX);
                     ticket = event.ticket();
                 }
             }
         };
-        thread::scope(|it| {
-            let consumers = [it.spawn(consume), it.spawn(consume)];
+        thread::scope(|scope| {
+            let consumers = [scope.spawn(consume), scope.spawn(consume)];
             for _ in 0..2 * rounds {
                 permits.fetch_add(1, Ordering::SeqCst);
                 event.notify_one();

@@ -1,30 +1,30 @@
-//! What all handles have in common: they are cloned, printed, and sent as the object that they
-//! refer to.
+//! Code that all handles share: they are cloned, printed, and sent as the object that they refer
+//! to.
 
 use crate::shm::{Object, ObjectKind};
 
-/// A handle to an [`Object`], and what this process keeps beside it.
+/// A handle to an [`Object`], with state of this process.
 pub(super) trait Handle: Sized {
     const KIND: ObjectKind;
 
-    /// Of the type of what lies in the object.
+    /// Returns the fingerprint of the type that the object holds.
     fn fingerprint() -> u64 {
         0
     }
 
-    /// Bytes of the smallest object of this kind.
+    /// Returns the minimum length of an object of this kind in bytes.
     fn least() -> usize;
 
     fn object(&self) -> &Object;
 
-    /// Another handle, to an object of this kind and type.
+    /// Returns a handle to an object of this kind and type.
     fn of(object: Object) -> Self;
 }
 
-/// Implements for a [`Handle`] what every one is.
+/// Implements the traits of a handle for a [`Handle`] type.
 macro_rules! handle {
     ($name:ident $(<$item:ident>)?) => {
-        /// Another handle to the same.
+        /// Returns another handle to the same object.
         impl$(<$item>)? Clone for $name$(<$item>)? {
             fn clone(&self) -> Self {
                 Self::of(self.object().clone())
@@ -76,7 +76,7 @@ mod tests {
         }
     }
 
-    /// What a peer makes of an object.
+    /// Decodes an object as a peer would.
     fn decoded<T: Wire>(object: &Object, kind: ObjectKind) -> Result<T, String> {
         let (mut bytes, mut descriptors) = (Vec::new(), Vec::new());
         let sent = Sent(object, kind);
@@ -111,7 +111,7 @@ mod tests {
         assert!(decoded::<Atomic<u64>>(&object, ObjectKind::Atomic).is_err());
     }
 
-    /// Overwrites each word behind `start` in a new object, and uses that.
+    /// Overwrites each word after `start` in a new object, and uses the object each time.
     fn overwrite<T: super::Handle>(start: usize, make: impl Fn() -> T, use_it: impl Fn(&T)) {
         let length = make().object().view().len();
         for word in (start..length).step_by(8) {
@@ -125,68 +125,63 @@ mod tests {
     }
 
     #[test]
-    fn any_word_may_be_overwritten_and_every_call_ends() {
-        let body = Object::BODY;
-        overwrite(
-            body,
-            || Semaphore::new(1).expect("one"),
-            |it| {
-                let _ = (
-                    it.acquire_timeout(SOON),
-                    it.release(),
-                    it.value(),
-                    it.release(),
-                );
-            },
-        );
-        overwrite(
-            body,
-            || Event::new().expect("one"),
-            |it| {
-                let _ = (it.wait_timeout(SOON), it.set(), it.is_set(), it.clear());
-            },
-        );
-        overwrite(
-            body + 64,
-            || Condition::new().expect("one"),
-            |it| {
-                it.notify_one();
-                let _ = it.lock().expect("a lock").wait_timeout(SOON);
-                it.notify_all();
-            },
-        );
-        overwrite(
-            body + 64,
-            || Barrier::new(2).expect("one"),
-            |it| {
-                let _ = (
-                    it.parties(),
-                    it.waiting(),
-                    it.wait_timeout(SOON),
-                    it.abort(),
-                );
-                let _ = (it.reset(), it.wait_timeout(SOON));
-            },
-        );
-        overwrite(
-            body + 72,
-            || Array::<u64>::new(4).expect("one"),
-            |it| {
-                let _ = (it.clone().len(), it.to_vec(), it.get(3), it.set(3, 1));
-            },
-        );
-        overwrite(
-            body + 72,
-            || Value::new(1u64).expect("one"),
-            |it| {
-                let _ = (it.clone().get(), it.set(2));
-            },
-        );
+    fn any_word_of_a_semaphore_may_be_overwritten_and_every_call_ends() {
+        let make = || Semaphore::new(1).expect("a semaphore");
+        overwrite(Object::BODY, make, |semaphore| {
+            let _ = (semaphore.acquire_timeout(SOON), semaphore.release());
+            let _ = (semaphore.value(), semaphore.release());
+        });
+    }
+
+    #[test]
+    fn any_word_of_an_event_may_be_overwritten_and_every_call_ends() {
+        let make = || Event::new().expect("an event");
+        overwrite(Object::BODY, make, |event| {
+            let _ = (event.wait_timeout(SOON), event.set());
+            let _ = (event.is_set(), event.clear());
+        });
+    }
+
+    #[test]
+    fn any_word_of_a_condition_may_be_overwritten_and_every_call_ends() {
+        let make = || Condition::new().expect("a condition");
+        overwrite(Object::BODY + 64, make, |condition| {
+            condition.notify_one();
+            let _ = condition.lock().expect("a lock").wait_timeout(SOON);
+            condition.notify_all();
+        });
+    }
+
+    #[test]
+    fn any_word_of_a_barrier_may_be_overwritten_and_every_call_ends() {
+        let make = || Barrier::new(2).expect("a barrier");
+        overwrite(Object::BODY + 64, make, |barrier| {
+            let _ = (barrier.parties(), barrier.waiting());
+            let _ = (barrier.wait_timeout(SOON), barrier.abort());
+            let _ = (barrier.reset(), barrier.wait_timeout(SOON));
+        });
+    }
+
+    #[test]
+    fn any_word_of_an_array_may_be_overwritten_and_every_call_ends() {
+        let make = || Array::<u64>::new(4).expect("an array");
+        overwrite(Object::BODY + 72, make, |array| {
+            let _ = (array.clone().len(), array.to_vec());
+            let _ = (array.get(3), array.set(3, 1));
+        });
+    }
+
+    #[test]
+    fn any_word_of_a_value_may_be_overwritten_and_every_call_ends() {
+        let make = || Value::new(1u64).expect("a value");
+        overwrite(Object::BODY + 72, make, |value| {
+            let _ = (value.clone().get(), value.set(2));
+        });
     }
 
     #[test]
     fn a_waiter_that_was_overwritten_goes_on() {
-        let condition = Condition::new().expect("one");
+        let condition = Condition::new().expect("a condition");
         let word = |view: &View| view.atomic_u64(Object::BODY + 64).load(Ordering::Relaxed);
         std::thread::scope(|scope| {
             let waiter = scope.spawn(|| condition.lock().expect("a lock").wait().is_ok());

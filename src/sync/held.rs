@@ -1,4 +1,4 @@
-//! Taking a robust mutex in the user's words, and holding it.
+//! Taking and holding a robust mutex, with the errors of this crate.
 
 use super::lock_error::{LockError, LockResult};
 use crate::error::{Error, ErrorKind, Result};
@@ -21,13 +21,13 @@ pub(super) enum LockWait {
     Timeout(Duration),
 }
 
-/// A mutex that this thread of this process holds.
+/// A robust mutex that this thread of this process holds.
 #[derive(Debug)]
 pub(super) struct HeldMutex<'a> {
     mutex: &'a RobustMutex,
-    /// A copy of this process has a copy of this value, and holds nothing.
+    /// The process that took the mutex. A forked copy of this value does not hold it.
     process: u32,
-    /// The mutex is its thread's.
+    /// A robust mutex belongs to its thread.
     bound_to_thread: PhantomData<*const ()>,
 }
 
@@ -41,7 +41,7 @@ impl<'a> HeldMutex<'a> {
         }
     }
 
-    /// Takes a mutex, and makes a guard of it.
+    /// Takes a mutex and wraps it in a guard.
     #[inline]
     pub(super) fn acquire<G>(
         mutex: &'a RobustMutex,
@@ -90,13 +90,13 @@ impl<'a> HeldMutex<'a> {
         }
     }
 
-    /// Whether this is the process that took the mutex, and not a copy of it.
+    /// Whether this is the process that took the mutex, and not a forked copy.
     #[inline]
     pub(super) fn is_own_process(&self) -> bool {
         self.process == pid::current()
     }
 
-    /// Lets the mutex go while `wait` runs; true if a holder died meanwhile.
+    /// Runs `wait` with the mutex released, then takes it again.
     pub(super) fn unlocked<T>(&mut self, wait: impl FnOnce() -> T) -> (T, Result<()>) {
         self.mutex.unlock();
         let outcome = wait();
@@ -107,10 +107,11 @@ impl<'a> HeldMutex<'a> {
         match self.mutex.lock() {
             Ok(LockState::Clean) => Ok(()),
             Ok(LockState::OwnerDied) => {
-                let message = "a process died that held the Condition while this one waited";
+                let message = "a holder of the Condition died during the wait";
                 Err(Error::new(ErrorKind::OwnerDied, message))
             }
-            // Something else has written to the mutex. It is not held: to let it go does nothing.
+            // Something else has written to the mutex. It is not held, and unlocking it does
+            // nothing.
             Err(refusal) => Err(lock_error(
                 refusal,
                 ObjectKind::Condition,
@@ -130,7 +131,7 @@ impl Drop for HeldMutex<'_> {
 }
 
 fn err_timed_out(kind: ObjectKind, limit: Duration) -> Error {
-    let message = format!("the {kind} was not to be had within {limit:?}");
+    let message = format!("the {kind} was not free within {limit:?}");
     Error::new(ErrorKind::TimedOut, message)
 }
 
@@ -141,12 +142,12 @@ pub(super) fn lock_error(refusal: MutexError, kind: ObjectKind, wait: LockWait) 
             Error::io(format_args!("failed to take the {kind}"), error)
         }
         (MutexError::Held | MutexError::HeldByThisThread, LockWait::Never) => {
-            Error::new(ErrorKind::WouldBlock, format!("the {kind} is taken"))
+            Error::new(ErrorKind::WouldBlock, format!("the {kind} is held already"))
         }
         (MutexError::Held, LockWait::Timeout(limit)) => err_timed_out(kind, limit),
         (MutexError::HeldByThisThread | MutexError::Held, _) => {
             let message = format!(
-                "this thread holds the {kind} already and would wait for itself: an RLock can be taken again"
+                "this thread holds the {kind} already and would block forever: use an RLock"
             );
             Error::new(ErrorKind::InvalidInput, message)
         }

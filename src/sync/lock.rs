@@ -1,4 +1,4 @@
-//! Locks: one process at a time, and whoever comes after a death is told.
+//! Locks between processes, which report the death of a holder to the next one.
 
 use super::{
     handle::{Handle, handle},
@@ -10,14 +10,15 @@ use crate::shm::{Object, ObjectKind};
 use crate::sys::robust::{MutexKind, RobustMutex};
 use std::time::Duration;
 
-/// A lock between processes and threads, whose guard holds it.
+/// A lock between processes and threads. Its guard holds it.
 ///
-/// When a process dies, or a thread ends, that holds it, the next taker gets it in an error of the
-/// kind [`OwnerDied`](crate::ErrorKind::OwnerDied); see [`LockError`](crate::LockError).
+/// If a process dies or a thread ends while it holds the lock, the next holder receives the lock in
+/// an error of kind [`OwnerDied`](crate::ErrorKind::OwnerDied); see
+/// [`LockError`](crate::LockError).
 ///
-/// A guard belongs to its thread. Where it is copied with its process (`fork`), the copy holds
-/// nothing and lets nothing go. A thread must not hold more than 2048 locks at a time: for more of
-/// them the kernel does not let go when it dies.
+/// A guard belongs to its thread. A guard that is copied by `fork` holds nothing and releases
+/// nothing in the copy. A thread must not hold more than 2048 locks at a time: the kernel does not
+/// release more of them when the thread dies.
 ///
 /// # Examples
 ///
@@ -39,10 +40,9 @@ pub struct Lock {
     mutex: RobustMutex,
 }
 
-/// A lock that the thread which holds it may take again; it is free when each of its guards is
-/// gone.
+/// A lock that its holder may take again. It is free when all guards of the holder are dropped.
 ///
-/// In everything else it is as [`Lock`].
+/// Otherwise it works like [`Lock`].
 ///
 /// # Examples
 ///
@@ -52,9 +52,9 @@ pub struct Lock {
 /// let inner = lock.try_acquire()?;
 /// drop(outer);
 /// let taken = || lock.try_acquire().is_ok();
-/// assert!(!std::thread::scope(|it| it.spawn(taken).join().expect("no panic")));
+/// assert!(!std::thread::scope(|scope| scope.spawn(taken).join().expect("no panic")));
 /// drop(inner);
-/// assert!(std::thread::scope(|it| it.spawn(taken).join().expect("no panic")));
+/// assert!(std::thread::scope(|scope| scope.spawn(taken).join().expect("no panic")));
 /// # Ok::<(), procpool::Error>(())
 /// ```
 pub struct RLock {
@@ -63,103 +63,108 @@ pub struct RLock {
 }
 
 /// Holds a [`Lock`] until it is dropped.
-#[must_use = "dropping a guard lets its lock go"]
+#[must_use = "dropping a guard releases its lock"]
 #[derive(Debug)]
 pub struct LockGuard<'a>(#[expect(dead_code, reason = "it is held")] HeldMutex<'a>);
 
 /// Holds an [`RLock`] until it is dropped.
-#[must_use = "dropping a guard lets its lock go"]
+#[must_use = "dropping a guard releases its lock"]
 #[derive(Debug)]
 pub struct RLockGuard<'a>(#[expect(dead_code, reason = "it is held")] HeldMutex<'a>);
 
-/// Makes an object of a robust mutex alone.
+/// Creates an object that consists of a robust mutex.
 fn create(kind: ObjectKind, reentry: MutexKind) -> Result<Object> {
     let object = Object::create(kind, 0, RobustMutex::SIZE)?;
     let mutex = RobustMutex::create(object.mapping().clone(), Object::BODY, reentry);
-    mutex.map_err(|it| Error::io(format_args!("failed to create a {kind}"), it))?;
+    mutex.map_err(|error| Error::io(format_args!("failed to create a {kind}"), error))?;
     Ok(object)
 }
 
 impl Lock {
-    /// Makes one that nobody holds.
+    /// Creates a lock that is free.
     ///
     /// # Errors
     ///
-    /// [`ErrorKind::Io`](crate::ErrorKind::Io) when the system gives no memory or no descriptor.
+    /// [`ErrorKind::Io`](crate::ErrorKind::Io) if the memory or the descriptor cannot be created.
     pub fn new() -> Result<Self> {
         create(Self::KIND, MutexKind::ErrorCheck).map(Self::of)
     }
 
-    /// Takes the lock, waiting as long as it takes.
+    /// Takes the lock. Blocks until it is free.
     ///
     /// # Errors
     ///
-    /// [`OwnerDied`](crate::ErrorKind::OwnerDied), with the lock in the error;
-    /// [`InvalidInput`](crate::ErrorKind::InvalidInput) if this thread holds it already.
+    /// [`OwnerDied`](crate::ErrorKind::OwnerDied), with the lock in the error, if the last holder
+    /// died; [`InvalidInput`](crate::ErrorKind::InvalidInput) if this thread holds it already.
     #[inline]
     pub fn acquire(&self) -> LockResult<LockGuard<'_>> {
         HeldMutex::acquire(&self.mutex, Self::KIND, LockWait::Forever, LockGuard)
     }
 
-    /// Takes the lock if it is free.
+    /// Takes the lock if it is free. Does not block.
     ///
     /// # Errors
     ///
-    /// [`WouldBlock`](crate::ErrorKind::WouldBlock) if it is not, also if this thread holds it;
-    /// [`OwnerDied`](crate::ErrorKind::OwnerDied), with the lock in the error.
+    /// [`WouldBlock`](crate::ErrorKind::WouldBlock) if it is held, also by this thread;
+    /// [`OwnerDied`](crate::ErrorKind::OwnerDied), with the lock in the error, if the last holder
+    /// died.
     #[inline]
     pub fn try_acquire(&self) -> LockResult<LockGuard<'_>> {
         HeldMutex::acquire(&self.mutex, Self::KIND, LockWait::Never, LockGuard)
     }
 
-    /// Takes the lock, waiting at most `limit`.
+    /// Takes the lock. Blocks for at most `limit`.
     ///
     /// # Errors
     ///
-    /// [`TimedOut`](crate::ErrorKind::TimedOut), also if this thread holds it;
-    /// [`OwnerDied`](crate::ErrorKind::OwnerDied), with the lock in the error.
+    /// [`TimedOut`](crate::ErrorKind::TimedOut) if it is not free in time, also if this thread
+    /// holds it; [`OwnerDied`](crate::ErrorKind::OwnerDied), with the lock in the error, if the
+    /// last holder died.
     pub fn acquire_timeout(&self, limit: Duration) -> LockResult<LockGuard<'_>> {
         HeldMutex::acquire(&self.mutex, Self::KIND, LockWait::Timeout(limit), LockGuard)
     }
 }
 
 impl RLock {
-    /// Makes one that nobody holds.
+    /// Creates a lock that is free.
     ///
     /// # Errors
     ///
-    /// As [`Lock::new`].
+    /// Like [`Lock::new`].
     pub fn new() -> Result<Self> {
         create(Self::KIND, MutexKind::Recursive).map(Self::of)
     }
 
-    /// Takes the lock, waiting as long as another thread has it.
+    /// Takes the lock. Blocks while another thread holds it.
     ///
     /// # Errors
     ///
-    /// [`OwnerDied`](crate::ErrorKind::OwnerDied), with the lock in the error.
+    /// [`OwnerDied`](crate::ErrorKind::OwnerDied), with the lock in the error, if the last holder
+    /// died.
     #[inline]
     pub fn acquire(&self) -> LockResult<RLockGuard<'_>> {
         HeldMutex::acquire(&self.mutex, Self::KIND, LockWait::Forever, RLockGuard)
     }
 
-    /// Takes the lock unless another thread has it.
+    /// Takes the lock unless another thread holds it. Does not block.
     ///
     /// # Errors
     ///
-    /// [`WouldBlock`](crate::ErrorKind::WouldBlock) if one has;
-    /// [`OwnerDied`](crate::ErrorKind::OwnerDied), with the lock in the error.
+    /// [`WouldBlock`](crate::ErrorKind::WouldBlock) if another thread holds it;
+    /// [`OwnerDied`](crate::ErrorKind::OwnerDied), with the lock in the error, if the last holder
+    /// died.
     #[inline]
     pub fn try_acquire(&self) -> LockResult<RLockGuard<'_>> {
         HeldMutex::acquire(&self.mutex, Self::KIND, LockWait::Never, RLockGuard)
     }
 
-    /// Takes the lock, waiting at most `limit` for another thread that has it.
+    /// Takes the lock. Blocks for at most `limit` while another thread holds it.
     ///
     /// # Errors
     ///
-    /// [`TimedOut`](crate::ErrorKind::TimedOut);
-    /// [`OwnerDied`](crate::ErrorKind::OwnerDied), with the lock in the error.
+    /// [`TimedOut`](crate::ErrorKind::TimedOut) if it is not free in time;
+    /// [`OwnerDied`](crate::ErrorKind::OwnerDied), with the lock in the error, if the last holder
+    /// died.
     pub fn acquire_timeout(&self, limit: Duration) -> LockResult<RLockGuard<'_>> {
         HeldMutex::acquire(
             &self.mutex,

@@ -1,19 +1,20 @@
-//! What comes back when a lock is not simply taken: an error, and the lock itself where its last
-//! holder died.
+//! The error of calls that take a lock. It holds the lock itself if the last holder died.
 
 use crate::error::{Error, ErrorKind, Result};
 use std::fmt;
 
-/// What the calls that take a lock return, as `std::sync::LockResult`.
+/// The result of calls that take a lock, like `std::sync::LockResult`.
 pub type LockResult<G> = std::result::Result<G, LockError<G>>;
 
-/// Why a lock was not simply taken.
+/// The error of a call that takes a lock.
 ///
-/// Of the kind [`OwnerDied`](ErrorKind::OwnerDied), it holds the lock: what the lock protects may
-/// be half changed, which is for the caller to mend. [`into_inner`](Self::into_inner) goes on with
-/// it, dropping the error lets it go; whoever takes it next is told nothing. Of any other kind, the
-/// lock is not held. `?` makes an [`Error`] of it, which holds nothing; in a function with another
-/// error type that is `lock.acquire().map_err(procpool::Error::from)?`.
+/// If its kind is [`OwnerDied`](ErrorKind::OwnerDied), it holds the lock. The protected data may be
+/// half changed, and the caller should repair it. [`into_inner`](Self::into_inner) returns the
+/// guard; dropping the error releases the lock. The next holder is not told again. With any other
+/// kind, the lock is not held.
+///
+/// `?` converts it to an [`Error`], which releases the lock. In a function with another error type,
+/// write `lock.acquire().map_err(procpool::Error::from)?`.
 ///
 /// ```
 /// let lock = procpool::Lock::new()?;
@@ -28,21 +29,21 @@ pub struct LockError<G> {
 }
 
 impl<G> LockError<G> {
-    pub(crate) fn owner_died(what: impl fmt::Display, guard: G) -> Self {
-        let message = format!("the last holder of the {what} died while it held it");
+    pub(crate) fn owner_died(kind: impl fmt::Display, guard: G) -> Self {
+        let message = format!("the last holder of the {kind} died while it held it");
         Self {
             error: Error::new(ErrorKind::OwnerDied, message),
             guard: Some(guard),
         }
     }
 
-    /// What sort of failure this is.
+    /// Returns the kind of the error.
     #[must_use]
     pub fn kind(&self) -> ErrorKind {
         self.error.kind()
     }
 
-    /// Goes on with the lock whose holder died.
+    /// Returns the guard of the lock whose last holder died.
     ///
     /// # Errors
     ///
@@ -52,14 +53,14 @@ impl<G> LockError<G> {
     }
 }
 
-/// The lock is not held.
+/// Creates an error that does not hold the lock.
 impl<G> From<Error> for LockError<G> {
     fn from(error: Error) -> Self {
         Self { error, guard: None }
     }
 }
 
-/// Lets the lock go, if it is held.
+/// Releases the lock, if it is held.
 impl<G> From<LockError<G>> for Error {
     fn from(refused: LockError<G>) -> Self {
         refused.error

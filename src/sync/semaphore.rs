@@ -1,4 +1,4 @@
-//! Semaphores: a number of permits, one atomic word.
+//! Semaphores: a number of permits in one atomic word.
 
 use super::{
     event_count::{Backoff, EventCount, SpinState},
@@ -9,19 +9,20 @@ use crate::shm::{Object, ObjectKind};
 use crate::sys::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
-/// Offsets in bytes: how many permits are free, and how many there may be at most; waiters read the
-/// bell, takers do not.
+/// Offsets in bytes: the number of free permits, the maximum number of permits, and the eventcount,
+/// in a cache line that only waiters read.
 const FREE: usize = Object::BODY;
 const MAX_PERMITS: usize = Object::BODY + 8;
 const WORD: usize = Object::BODY + 64;
 const SLEEPERS: usize = Object::BODY + 68;
 const BYTES: usize = 128;
 
-/// Counts permits, which any process may take, and any, not only who has taken one, may give back.
+/// Counts permits. Any process may take one, and any process may release one, even if it has taken
+/// none.
 ///
-/// So a permit is nobody's: those that a process has when it dies are gone until somebody releases
-/// them in its place. One that dies while it waits takes none with it; others may notice up to a
-/// second late that it was to get one.
+/// A permit has no owner: the permits of a process that dies are lost until another process
+/// releases them instead. A process that dies while it waits takes none with it, but another waiter
+/// may notice up to a second late that it can have the permit.
 ///
 /// # Examples
 ///
@@ -36,7 +37,7 @@ const BYTES: usize = 128;
 /// ```
 pub struct Semaphore(Permits);
 
-/// A [`Semaphore`] that never has more permits than at first: to release one too many is an error.
+/// A [`Semaphore`] whose permits never exceed the initial number: releasing too many is an error.
 ///
 /// # Examples
 ///
@@ -49,7 +50,7 @@ pub struct Semaphore(Permits);
 /// ```
 pub struct BoundedSemaphore(Permits);
 
-/// What both are.
+/// The state of both types.
 struct Permits {
     object: Object,
     spin_state: SpinState,
@@ -58,7 +59,7 @@ struct Permits {
 impl Permits {
     fn create(kind: ObjectKind, free: usize, most: usize) -> Result<Object> {
         let object = Object::create(kind, 0, BYTES)?;
-        // Relaxed: nobody else knows it yet.
+        // Relaxed: no other process has it yet.
         let store = |at, count| object.view().atomic_u64(at).store(count, Ordering::Relaxed);
         store(FREE, free as u64);
         store(MAX_PERMITS, most as u64);
@@ -86,20 +87,22 @@ impl Permits {
 
     #[inline]
     fn try_take(&self) -> bool {
-        // Acquire: what was done before a release is seen by whoever takes the permit.
+        // Acquire: a process that takes a permit sees all writes before its release.
         let taken = self
             .free()
             .fetch_update(Ordering::Acquire, Ordering::Relaxed, |it| it.checked_sub(1));
         taken.is_ok()
     }
 
-    /// Takes a permit; false when the deadline has passed.
+    /// Takes a permit. Returns false at the deadline.
     fn take(&self, deadline: Option<Instant>) -> bool {
         if self.try_take() {
             return true;
         }
         let mut backoff = Backoff::new(&self.spin_state);
         loop {
+            // Check again after taking the ticket: a release before the ticket does not wake this
+            // waiter, and a release after the ticket keeps it from falling asleep.
             let ticket = self.event_count().ticket();
             if self.try_take() {
                 return true;
@@ -114,7 +117,7 @@ impl Permits {
         if self.take(Instant::now().checked_add(limit)) {
             return Ok(());
         }
-        let message = format!("no permit of the semaphore was to be had within {limit:?}");
+        let message = format!("the semaphore had no free permit within {limit:?}");
         Err(Error::new(ErrorKind::TimedOut, message))
     }
 
@@ -127,18 +130,15 @@ impl Permits {
     }
 
     fn release(&self) -> Result<()> {
-        let most = self
-            .object
-            .view()
-            .atomic_u64(MAX_PERMITS)
-            .load(Ordering::Relaxed);
-        let more = |free: u64| free.checked_add(1).filter(|it| *it <= most);
+        let max_word = self.object.view().atomic_u64(MAX_PERMITS);
+        let max = max_word.load(Ordering::Relaxed);
+        let add_one = |free: u64| free.checked_add(1).filter(|count| *count <= max);
         // Release: see `try_take`.
         let released = self
             .free()
-            .fetch_update(Ordering::Release, Ordering::Relaxed, more);
+            .fetch_update(Ordering::Release, Ordering::Relaxed, add_one);
         released.map_err(|free| {
-            let message = format!("the semaphore has all of its {free} permits already");
+            let message = format!("all {free} permits of the semaphore are free already");
             Error::new(ErrorKind::InvalidInput, message)
         })?;
         self.event_count().notify_one();
@@ -151,53 +151,53 @@ impl Permits {
 }
 
 impl Semaphore {
-    /// Makes one with so many free permits.
+    /// Creates a semaphore with `permits` free permits.
     ///
     /// # Errors
     ///
-    /// [`ErrorKind::Io`] when the system gives no memory or no descriptor.
+    /// [`ErrorKind::Io`] if the memory or the descriptor cannot be created.
     pub fn new(permits: usize) -> Result<Self> {
         Permits::create(Self::KIND, permits, usize::MAX).map(Self::of)
     }
 
-    /// Takes a permit, waiting as long as there is none.
+    /// Takes a permit. Blocks until one is free.
     ///
     /// # Errors
     ///
-    /// None at present.
+    /// Currently never fails.
     pub fn acquire(&self) -> Result<()> {
         self.0.take(None);
         Ok(())
     }
 
-    /// Takes a permit if there is one.
+    /// Takes a permit if one is free. Does not block.
     ///
     /// # Errors
     ///
-    /// [`ErrorKind::WouldBlock`] if not.
+    /// [`ErrorKind::WouldBlock`] if none is free.
     pub fn try_acquire(&self) -> Result<()> {
         self.0.try_acquire()
     }
 
-    /// Takes a permit, waiting at most `limit` for one.
+    /// Takes a permit. Blocks for at most `limit`.
     ///
     /// # Errors
     ///
-    /// [`ErrorKind::TimedOut`].
+    /// [`ErrorKind::TimedOut`] if no permit is free in time.
     pub fn acquire_timeout(&self, limit: Duration) -> Result<()> {
         self.0.acquire_timeout(limit)
     }
 
-    /// Gives a permit back, or a new one, and wakes one who waits. Never blocks.
+    /// Releases a permit, which may be a new one, and wakes one waiter. Never blocks.
     ///
     /// # Errors
     ///
-    /// [`ErrorKind::InvalidInput`] if there are `usize::MAX`.
+    /// [`ErrorKind::InvalidInput`] if `usize::MAX` permits are free.
     pub fn release(&self) -> Result<()> {
         self.0.release()
     }
 
-    /// How many permits are free at this moment.
+    /// Returns the number of free permits.
     #[must_use]
     pub fn value(&self) -> usize {
         self.0.value()
@@ -205,53 +205,53 @@ impl Semaphore {
 }
 
 impl BoundedSemaphore {
-    /// Makes one with so many permits, all free.
+    /// Creates a semaphore with `permits` permits, all of them free.
     ///
     /// # Errors
     ///
-    /// As [`Semaphore::new`].
+    /// Like [`Semaphore::new`].
     pub fn new(permits: usize) -> Result<Self> {
         Permits::create(Self::KIND, permits, permits).map(Self::of)
     }
 
-    /// As [`Semaphore::acquire`].
+    /// Takes a permit, like [`Semaphore::acquire`].
     ///
     /// # Errors
     ///
-    /// The same.
+    /// The same as there.
     pub fn acquire(&self) -> Result<()> {
         self.0.take(None);
         Ok(())
     }
 
-    /// As [`Semaphore::try_acquire`].
+    /// Takes a permit without blocking, like [`Semaphore::try_acquire`].
     ///
     /// # Errors
     ///
-    /// The same.
+    /// The same as there.
     pub fn try_acquire(&self) -> Result<()> {
         self.0.try_acquire()
     }
 
-    /// As [`Semaphore::acquire_timeout`].
+    /// Takes a permit within `limit`, like [`Semaphore::acquire_timeout`].
     ///
     /// # Errors
     ///
-    /// The same.
+    /// The same as there.
     pub fn acquire_timeout(&self, limit: Duration) -> Result<()> {
         self.0.acquire_timeout(limit)
     }
 
-    /// Gives a permit back, and wakes one who waits. Never blocks.
+    /// Releases a permit, and wakes one waiter. Never blocks.
     ///
     /// # Errors
     ///
-    /// [`ErrorKind::InvalidInput`] if all are free already.
+    /// [`ErrorKind::InvalidInput`] if all permits are free already.
     pub fn release(&self) -> Result<()> {
         self.0.release()
     }
 
-    /// How many permits are free at this moment.
+    /// Returns the number of free permits.
     #[must_use]
     pub fn value(&self) -> usize {
         self.0.value()

@@ -1,4 +1,4 @@
-//! Plain data behind a lock: a value, an array.
+//! Plain data protected by a lock: a value, an array.
 
 use super::{
     handle::{Handle, handle},
@@ -11,18 +11,19 @@ use crate::sys::robust::LockState;
 use bytemuck::Pod;
 use std::ops::{Deref, DerefMut};
 
-/// A value in shared memory, which is touched with its lock held alone.
+/// A value in shared memory, accessible only under its lock.
 ///
-/// Its type is plain data ([`Pod`]): a process may be killed in the middle of a change, and what it
-/// leaves is a value still. Then the next taker is told, once, as by [`Lock`](crate::Lock). Derive
-/// `Pod` for structs of your own with the `bytemuck` crate and its feature `derive`.
+/// Its type is plain data ([`Pod`]): if a process is killed in the middle of a change, the bytes
+/// are still a valid value. The next holder is told of the death, once, like by
+/// [`Lock`](crate::Lock). Derive `Pod` for your own structs with the `bytemuck` crate and its
+/// `derive` feature.
 ///
-/// No copy of the process is made (`StartMethod::Fork`, [`fork_map`](crate::fork_map)) while it
-/// holds a guard, or has leaked one whose handle lives: the copy would have the guard's references,
-/// too.
+/// This process cannot be forked (`StartMethod::Fork`, [`fork_map`](crate::fork_map)) while it
+/// holds a guard, or has leaked one whose handle still exists: the copy would have the guard's
+/// references, too.
 ///
-/// A thread must not end with a guard that was leaked (`mem::forget`) while its handle lives: what
-/// the guard gave out might be in use, so that nobody gets the value again.
+/// A thread must not end with a leaked guard (`mem::forget`) while its handle exists. References
+/// from that guard might still be in use, so the value becomes inaccessible to all processes.
 ///
 /// # Examples
 ///
@@ -30,7 +31,11 @@ use std::ops::{Deref, DerefMut};
 /// use procpool::{Process, Value};
 ///
 /// let counter = Value::new(0u64)?;
-/// let add = |counter: Value<u64>| (0..100).for_each(|_| *counter.lock().expect("nobody died") += 1);
+/// let add = |counter: Value<u64>| {
+///     for _ in 0..100 {
+///         *counter.lock().expect("no holder died") += 1;
+///     }
+/// };
 /// let process = Process::start(add, counter.clone())?;
 /// add(counter.clone());
 /// process.result()?;
@@ -42,9 +47,9 @@ pub struct Value<T> {
     cells: Cells<T>,
 }
 
-/// Items in shared memory, as many as at first, which are touched with their lock held alone.
+/// A fixed number of items in shared memory, accessible only under their lock.
 ///
-/// In everything else as [`Value`].
+/// Otherwise it works like [`Value`].
 ///
 /// # Examples
 ///
@@ -61,39 +66,39 @@ pub struct Array<T> {
     cells: Cells<T>,
 }
 
-/// Holds a [`Value`] until it is dropped.
+/// Holds the lock of a [`Value`] until it is dropped.
 ///
 /// # Panics
 ///
-/// When it is looked into in a copy of the process that holds the value.
-#[must_use = "dropping a guard lets its lock go"]
+/// If it is dereferenced in a forked copy of the process that holds the lock.
+#[must_use = "dropping a guard releases its lock"]
 #[derive(Debug)]
 pub struct ValueGuard<'a, T>(CellsGuard<'a, T>);
 
-/// Holds an [`Array`] until it is dropped.
+/// Holds the lock of an [`Array`] until it is dropped.
 ///
 /// # Panics
 ///
-/// When it is looked into in a copy of the process that holds the array.
-#[must_use = "dropping a guard lets its lock go"]
+/// If it is dereferenced in a forked copy of the process that holds the lock.
+#[must_use = "dropping a guard releases its lock"]
 #[derive(Debug)]
 pub struct ArrayGuard<'a, T>(CellsGuard<'a, T>);
 
-/// Makes an object of so many items.
+/// Creates an object of `count` items.
 fn create<T>(kind: ObjectKind, count: usize) -> Result<Object> {
     let bytes = Cells::<T>::size(Object::BODY, count).ok_or_else(|| {
-        let message = format!("{count} items are more than memory can hold");
+        let message = format!("memory cannot hold {count} items");
         Error::new(ErrorKind::InvalidInput, message)
     })?;
     let object = Object::create(kind, fingerprint::<T>(), bytes)?;
     let cells = Cells::<T>::create(object.view().clone(), Object::BODY, kind, count);
-    cells.map_err(|it| Error::io(format_args!("failed to create a {kind}"), it))?;
+    cells.map_err(|error| Error::io(format_args!("failed to create a {kind}"), error))?;
     Ok(object)
 }
 
-/// Bytes of an object of so many items.
+/// Returns the length in bytes of an object of `count` items.
 fn least<T>(count: usize) -> usize {
-    Cells::<T>::size(Object::BODY, count).map_or(usize::MAX, |it| Object::BODY + it)
+    Cells::<T>::size(Object::BODY, count).map_or(usize::MAX, |size| Object::BODY + size)
 }
 
 #[inline]
@@ -110,7 +115,7 @@ fn lock<'a, T: Pod, G>(
         }
         Err(CellsError::Leaked) => {
             let message = format!(
-                "a thread has ended and left a guard of the {kind} behind, which may be in use"
+                "the {kind} is inaccessible: a thread ended with a leaked guard that may be in use"
             );
             Err(Error::new(ErrorKind::OwnerDied, message).into())
         }
@@ -118,42 +123,42 @@ fn lock<'a, T: Pod, G>(
 }
 
 impl<T: Pod> Value<T> {
-    /// Makes one.
+    /// Creates a value.
     ///
     /// # Errors
     ///
-    /// [`ErrorKind::Io`] when the system gives no memory or no descriptor.
+    /// [`ErrorKind::Io`] if the memory or the descriptor cannot be created.
     pub fn new(value: T) -> Result<Self> {
         let made = create::<T>(Self::KIND, 1).map(Self::of)?;
         made.set(value)?;
         Ok(made)
     }
 
-    /// Waits for the lock.
+    /// Takes the lock. Blocks until it is free.
     ///
     /// # Errors
     ///
-    /// [`ErrorKind::OwnerDied`], with the lock in the error; [`ErrorKind::InvalidInput`] if this
-    /// thread holds it already.
+    /// [`ErrorKind::OwnerDied`], with the lock in the error, if the last holder died;
+    /// [`ErrorKind::InvalidInput`] if this thread holds it already.
     #[inline]
     pub fn lock(&self) -> LockResult<ValueGuard<'_, T>> {
         lock(&self.cells, Self::KIND, ValueGuard)
     }
 
-    /// A copy of the value, for which the lock is waited for.
+    /// Returns a copy of the value. Blocks until the lock is free.
     ///
     /// # Errors
     ///
-    /// As [`lock`](Self::lock); the next call is told nothing of a death.
+    /// Like [`lock`](Self::lock); after `OwnerDied`, the next call succeeds.
     pub fn get(&self) -> Result<T> {
         Ok(*self.lock()?)
     }
 
-    /// Changes the value, for which the lock is waited for.
+    /// Changes the value. Blocks until the lock is free.
     ///
     /// # Errors
     ///
-    /// As [`get`](Self::get), and the value is not changed then.
+    /// Like [`get`](Self::get). The value is unchanged then.
     pub fn set(&self, value: T) -> Result<()> {
         *self.lock()? = value;
         Ok(())
@@ -161,75 +166,75 @@ impl<T: Pod> Value<T> {
 }
 
 impl<T: Pod> Array<T> {
-    /// Makes one of so many items, of which all bytes are zero. It may be empty.
+    /// Creates an array of `len` items whose bytes are all zero. It may be empty.
     ///
     /// # Errors
     ///
-    /// [`ErrorKind::Io`] when the system gives no memory or no descriptor;
-    /// [`ErrorKind::InvalidInput`] for more items than memory can hold.
+    /// [`ErrorKind::Io`] if the memory or the descriptor cannot be created;
+    /// [`ErrorKind::InvalidInput`] if memory cannot hold that many items.
     pub fn new(len: usize) -> Result<Self> {
         create::<T>(Self::KIND, len).map(Self::of)
     }
 
-    /// Makes one of copies of these items.
+    /// Creates an array with copies of these items.
     ///
     /// # Errors
     ///
-    /// As [`new`](Self::new).
+    /// Like [`new`](Self::new).
     pub fn from_slice(items: &[T]) -> Result<Self> {
         let made = Self::new(items.len())?;
         made.lock()?.copy_from_slice(items);
         Ok(made)
     }
 
-    /// How many items there are.
+    /// Returns the number of items.
     #[must_use]
     pub fn len(&self) -> usize {
         self.cells.count()
     }
 
-    /// Whether there are none.
+    /// Whether there are no items.
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.len() == 0
     }
 
-    /// Waits for the lock.
+    /// Takes the lock. Blocks until it is free.
     ///
     /// # Errors
     ///
-    /// As [`Value::lock`].
+    /// Like [`Value::lock`].
     #[inline]
     pub fn lock(&self) -> LockResult<ArrayGuard<'_, T>> {
         lock(&self.cells, Self::KIND, ArrayGuard)
     }
 
-    /// A copy of one item, for which the lock is waited for.
+    /// Returns a copy of one item. Blocks until the lock is free.
     ///
     /// # Errors
     ///
-    /// [`ErrorKind::InvalidInput`] if there is none with this index; else as [`Value::get`].
+    /// [`ErrorKind::InvalidInput`] if the index is out of bounds; otherwise like [`Value::get`].
     pub fn get(&self, index: usize) -> Result<T> {
         self.check(index)?;
         Ok(self.lock()?[index])
     }
 
-    /// Changes one item, for which the lock is waited for.
+    /// Changes one item. Blocks until the lock is free.
     ///
     /// # Errors
     ///
-    /// As [`get`](Self::get), and the item is not changed then.
+    /// Like [`get`](Self::get). The item is unchanged then.
     pub fn set(&self, index: usize, value: T) -> Result<()> {
         self.check(index)?;
         self.lock()?[index] = value;
         Ok(())
     }
 
-    /// A copy of all items, as they are at one moment.
+    /// Returns a copy of all items, all from the same moment.
     ///
     /// # Errors
     ///
-    /// As [`Value::get`].
+    /// Like [`Value::get`].
     pub fn to_vec(&self) -> Result<Vec<T>> {
         Ok(self.lock()?.to_vec())
     }
@@ -238,7 +243,10 @@ impl<T: Pod> Array<T> {
         if index < self.len() {
             return Ok(());
         }
-        let message = format!("there is no item {index} in an array of {}", self.len());
+        let message = format!(
+            "index {index} is out of bounds for an array of length {}",
+            self.len()
+        );
         Err(Error::new(ErrorKind::InvalidInput, message))
     }
 }
