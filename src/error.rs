@@ -192,7 +192,7 @@ impl Error {
         error
     }
 
-    /// Like [`worker_died`](Self::worker_died), but for a [`Process`](crate::Process).
+    /// Like [`worker_died`](Self::worker_died), for a [`Process`](crate::Process).
     pub(crate) fn process_died(exit: WorkerExit) -> Self {
         let message = format!("process {} {exit} before its function returned", exit.pid);
         let mut error = Self::new(ErrorKind::WorkerDied, message);

@@ -34,7 +34,7 @@ static PAUSED_IN: AtomicU32 = AtomicU32::new(0);
 /// Keeps the threads paused until it is dropped.
 pub(crate) struct PauseGuard(Option<Vec<Arc<dyn BackgroundThreads>>>);
 
-/// Pauses the threads of all owners. Pauses none if another thread has paused them: that thread
+/// Pauses the threads of all owners. Does nothing if another thread has paused them: that thread
 /// itself prevents the fork.
 pub(crate) fn pause() -> PauseGuard {
     let own = pid::current();

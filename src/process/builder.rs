@@ -192,8 +192,8 @@ impl<A: Wire, R: Wire> ProcessBuilder<A, R> {
         let child = start::fork_server::client::start(start, directory.as_fd());
         let child = child.and_then(|child| go().map(|()| child));
         // 1. The server forks a child. 2. Its reply is late or lost, so `start` fails here. 3. The
-        //    child waits for `Go`. `Stop` ends it. If `Stop` cannot be sent, there is no child, or
-        //    the child sees the end of the socket.
+        //    child waits for `Go`. `Stop` ends it. If `Stop` cannot be sent, the child does not
+        //    exist, or the child sees the end of the socket.
         child.inspect_err(|_| drop(ParentMessage::Stop.send(socket)))
     }
 

@@ -67,7 +67,7 @@ impl ChildProcess {
         self.pid
     }
 
-    /// Whether this process is a fork of the one that started the child.
+    /// Whether this process is a fork of the child's parent.
     pub(super) fn is_foreign(&self) -> bool {
         pid::current() != self.owner
     }
@@ -111,7 +111,7 @@ impl ChildProcess {
     }
 
     fn take_status(&self) -> Option<WaitStatus> {
-        // The process that started the child would miss what is taken here.
+        // Taking the status here would lose it for the process that started the child.
         if self.is_foreign() {
             return self.pidfd.status_after_reaping();
         }

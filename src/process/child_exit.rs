@@ -9,7 +9,7 @@ use crate::sys::child;
 use std::panic;
 
 /// The code "internal software error" of sysexits.h. The inviter sees the end of the socket,
-/// whatever the code is.
+/// for any code.
 pub(crate) const EX_SOFTWARE: i32 = 70;
 
 /// Runs a child's main function and exits with its code.

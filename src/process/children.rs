@@ -1,4 +1,4 @@
-//! The children of this process: the running ones, and the detached ones that must still be reaped.
+//! The children of this process: running, or detached and not yet reaped.
 
 use super::{child::ChildProcess, identity::ChildInfo};
 use crate::sys::pid;
@@ -78,7 +78,7 @@ pub(super) fn kill_forked_daemons() {
 }
 
 /// Returns the running processes that this one started as a [`Process`](crate::Process), also
-/// detached ones, but not the workers of pools. Reaps those that have exited.
+/// detached ones, but not the workers of pools. Also reaps children that have exited.
 ///
 /// ```
 /// use procpool::{Process, active_children};

@@ -6,7 +6,7 @@
 //! | [`ParentMessage::Go`], [`ParentMessage::Stop`] | the parent | the child runs its function, or exits |
 //! | [`ChildMessage::Handles`] | the child | a socket that contains the descriptors in its result is attached |
 //! | [`ChildMessage::Value`], [`ChildMessage::LargeValue`] | the child | the return value of its function |
-//! | [`ChildMessage::Error`], [`ChildMessage::LargeError`] | the child | the reason why there is no value |
+//! | [`ChildMessage::Error`], [`ChildMessage::LargeError`] | the child | the error that it has instead of a value |
 //! | [`ChildMessage::StackOverflow`] | the child's signal handler | the child is about to die of a stack overflow |
 //! | an [`ExitRecord`] | the fork server | the exit status of the child; nothing follows |
 

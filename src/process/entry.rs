@@ -24,7 +24,7 @@ use crate::process::{
     child_exit::{EX_SOFTWARE, run_and_exit},
     function::{ChildArgs, ChildMain},
     invitation::{self, Invitation},
-    start::{exec, fork_server::server},
+    start::{exec, fork_server::pending},
 };
 use crate::sys::{
     child, environment, fd, modules, new_threads,
@@ -182,7 +182,7 @@ fn run_server(
 ) -> ! {
     let served = panic::catch_unwind(move || -> std::io::Result<()> {
         let invitation =
-            server::accept_invitation(control).ok_or(std::io::ErrorKind::InvalidData)?;
+            pending::accept_invitation(control).ok_or(std::io::ErrorKind::InvalidData)?;
         // SAFETY: `claim_process` has found that this process has one thread, and that thread never
         // leaves this function. Code that uses a descriptor kept by a constructor finds it closed,
         // as documented.

@@ -5,8 +5,8 @@ use std::fmt;
 
 /// The exit status of a [`Process`](crate::Process).
 ///
-/// Has neither a code nor a signal if other code of this program reaped the process, or if the fork
-/// server was killed before it could.
+/// [`code`](Self::code) and [`signal`](Self::signal) are both `None` if other code of this program
+/// reaped the process, or if the fork server was killed before it could.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub struct ExitStatus(pub(super) Option<WaitStatus>);
 

@@ -1,8 +1,8 @@
 //! `fork_map`: maps a function over a slice in copies of this process that are forked for one call.
 //!
-//! The copies inherit the function, what it borrows, and the items; only results are encoded. Each
-//! copy takes the next index from a shared counter and appends its results to shared memory. So a
-//! copy that dies loses only the item it was running.
+//! The copies inherit the function, the data it borrows, and the items; only results are encoded.
+//! Each copy takes the next index from a shared counter and appends its results to shared memory.
+//! So a copy that dies loses only the item it was running.
 
 use super::{
     child_exit,
@@ -189,7 +189,7 @@ fn encode_result<R: Wire>(value: &R) -> Result<Vec<u8>, TaskError> {
 /// Bytes before a result: the index of the item, whether a value follows, and the length.
 const RECORD_HEADER_LEN: usize = 24;
 
-/// Appends a result at `at` and returns the new end. Returns `None` if there is no memory.
+/// Appends a result at `at` and returns the new end. Returns `None` if memory is exhausted.
 fn write_result(
     slab: &mut Slab,
     at: usize,

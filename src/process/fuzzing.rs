@@ -7,7 +7,7 @@ use super::{
     identity::ChildIdentity,
     launch::{ChildSetup, LaunchData},
     result_channel::{ChildResult, ResultReceiver},
-    start::{exec, fork_server::server},
+    start::{exec, fork_server::pending},
     start_method::StartMethod,
 };
 use crate::shm::{Buffer, FreshSlabs};
@@ -99,7 +99,7 @@ fn accept(script: &mut Script<'_>) {
     if exec::is_invitation(&ours) {
         ignore(exec::accept(ours));
     } else {
-        ignore(server::accept_invitation(ours));
+        ignore(pending::accept_invitation(ours));
     }
 }
 

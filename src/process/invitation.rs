@@ -41,7 +41,7 @@ pub(super) enum Invitation {
 }
 
 impl Invitation {
-    /// Reads the variable for this copy of the crate; `None` if there is none.
+    /// Reads the variable for this copy of the crate; `None` if it is not set for it.
     pub(super) fn find(copy: &str) -> Option<Self> {
         let value = environment::trusted(VARIABLE)?;
         let (rest, socket) = value.to_str()?.rsplit_once(':')?;

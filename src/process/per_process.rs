@@ -6,7 +6,7 @@ use std::sync::OnceLock;
 /// A static with one value for each process.
 ///
 /// A fork of the process finds the value of its parent and creates its own. So it does not use what
-/// belongs to the parent, and does not wait for a lock that none of its threads holds. The
+/// belongs to the parent, and does not wait for a lock that its threads do not hold. The
 /// exception is a fork at the very moment when the parent creates the value. The parent's value is
 /// never dropped in the fork.
 pub(crate) struct PerProcess<T>(OnceLock<ForkNode<T>>);

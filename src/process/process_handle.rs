@@ -72,7 +72,7 @@ use std::{
 /// # Ok::<(), procpool::Error>(())
 /// ```
 ///
-/// A closure must not capture anything: pass what it needs as the argument.
+/// A closure must not capture anything: pass its data as the argument.
 ///
 /// ```compile_fail,E0308
 /// let factor = 3;

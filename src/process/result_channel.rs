@@ -78,7 +78,7 @@ impl ResultSender {
         }
     }
 
-    /// Sends the reason why there is no value.
+    /// Sends an error instead of a value.
     pub(super) fn send_error(&self, error: &TaskError) {
         let kinds = [ChildMessage::Error, ChildMessage::LargeError];
         if self.send_payload(kinds, &encode_error(error)).is_err() {

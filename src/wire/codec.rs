@@ -23,7 +23,7 @@ const CONFIG: Configuration<LittleEndian, Fixint> =
 
 /// A destination of encoded bytes.
 pub(crate) trait ByteSink {
-    /// Appends `bytes`. Returns false if there is no memory.
+    /// Appends `bytes`. Returns false if memory is exhausted.
     fn put(&mut self, bytes: &[u8]) -> bool;
 }
 
@@ -32,7 +32,7 @@ pub(crate) trait ByteSource {
     /// Copies the next `into.len()` bytes. Returns false and takes nothing if fewer are left.
     fn take(&mut self, into: &mut [u8]) -> bool;
 
-    /// Takes all remaining bytes. Returns `None` if there is no memory.
+    /// Takes all remaining bytes. Returns `None` if memory is exhausted.
     fn take_all(&mut self) -> Option<Vec<u8>>;
 
     /// Returns the number of remaining bytes.

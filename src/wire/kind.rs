@@ -48,7 +48,7 @@ impl ObjectKind {
         Self::Descriptor,
     ];
 
-    /// Returns the kind with this number; `None` if there is none.
+    /// Returns the kind with this number; `None` for any other number.
     pub(super) fn of_number(number: u8) -> Option<Self> {
         let mut kinds = Self::ALL.into_iter();
         kinds.find(|kind| *kind as u8 == number)

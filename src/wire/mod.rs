@@ -8,6 +8,7 @@ mod attribute;
 pub(crate) mod codec;
 mod decoder;
 pub(crate) mod depth;
+mod descriptor;
 mod encoder;
 #[cfg(fuzzing)]
 pub(crate) mod fuzzing;
@@ -21,7 +22,7 @@ use serde::{Serialize, de::DeserializeOwned};
 /// Implemented for every type that implements both serde traits and owns its contents. The encoding
 /// is not self-describing. A type with a serde attribute that inspects the data first (`flatten`,
 /// `untagged`, `tag`, `tag` with `content`) fails with
-/// [`ErrorKind::Codec`](crate::ErrorKind::Codec), and so does one that omits fields
+/// [`ErrorKind::Codec`](crate::ErrorKind::Codec), and so does a type that omits fields
 /// (`skip_serializing_if`). The message names the type and the attribute. A field with only one of
 /// `skip_serializing` and `skip_deserializing` is the same error, and so is a value nested deeper
 /// than [`max_depth`](crate::max_depth) levels.

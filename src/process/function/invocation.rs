@@ -101,6 +101,6 @@ pub(crate) trait Exclusive<T> {
 
 /// A collection of keys and values that can drop some of them.
 pub(crate) trait Retain<K, V> {
-    /// Drops the entries for which `keep` returns false. Drops none if `keep` panics.
+    /// Drops the entries for which `keep` returns false. Drops nothing if `keep` panics.
     fn retain(&self, keep: impl FnMut(&K, &mut V) -> bool) -> Result<(), CallError>;
 }

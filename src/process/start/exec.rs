@@ -7,7 +7,7 @@
 use crate::process::{
     entry,
     function::{self, ChildArgs, ChildMain, CodeLocation},
-    start::{MAX_INLINE_LEN, SpawnHeader, fork_server::server::KeepOnly},
+    start::{MAX_INLINE_LEN, SpawnHeader, fork_server::pending::KeepOnly},
 };
 use crate::sys::{fd, socket, spawn, threads};
 use std::{

@@ -1,4 +1,4 @@
-//! Start methods: what they share.
+//! The common part of the start methods.
 //!
 //! Relies on: the fork server (`fork_server`), whose children may execute the program again
 //! (`exec`); or a fork of this process (`fork`), which may serve as the fork server of a pool
@@ -29,7 +29,7 @@ use std::{
     os::fd::{BorrowedFd, OwnedFd},
 };
 
-/// What a new child receives.
+/// The arguments of a new child.
 ///
 /// The first descriptor is the writing end of a pipe, or one end of a socket. The fork server keeps
 /// a copy of it, and writes an [`ExitRecord`] there after it has reaped the child.

@@ -11,7 +11,7 @@ use crate::process::{
     per_process::PerProcess,
     start::{
         Child, SignalRequest, SpawnArgs, SpawnHeader,
-        fork_server::server::{GREETING, READY, SpawnReply},
+        fork_server::protocol::{GREETING, READY, SpawnReply},
         start_error::start_error,
     },
 };
@@ -279,7 +279,7 @@ fn receive_timeout(
 }
 
 impl Drop for ForkServer {
-    /// Kills a server that is no longer used and reaps it: it is a child of this process.
+    /// Kills and reaps an unused server: it is a child of this process.
     fn drop(&mut self) {
         if self.pidfd.kill_and_reap().is_err() {
             // It may not be killed, but exits when it sees the end of its socket.

@@ -15,19 +15,22 @@
 //!   (PDEATHSIG; the server has one thread, so the signal that follows the thread follows the
 //!   process). The owner sees the end of the socket and starts another server.
 
+use super::{
+    pending::can_be_copied,
+    protocol::{READY, SpawnReply},
+};
 use crate::process::{
     child_exit, entry,
     function::{self, ChildArgs, ChildMain},
     start::{ExitRecord, MAX_INLINE_LEN, SignalRequest, SpawnFlags, SpawnHeader, exec},
 };
-use crate::shm;
 use crate::sys::{
     child::{self, Forked, Threads},
-    fd, pid,
+    pid,
     pidfd::PidFd,
     poll,
     signal::{self, ChildDeaths, IgnoredSignals},
-    socket, threads,
+    socket,
 };
 use std::{
     cell::Cell,
@@ -36,11 +39,6 @@ use std::{
     time::{Duration, Instant},
 };
 
-/// The message that the owner puts into the socket before the server starts.
-pub(super) const GREETING: &[u8] = b"procpool fork server 1";
-/// The message that the server can take requests. A pidfd of the server is attached.
-pub(super) const READY: &[u8] = b"ready";
-
 /// The errno of a failure that is not the system's.
 const EIO: i32 = 5;
 /// The errno if a process is not a child of the server.
@@ -48,105 +46,10 @@ const ECHILD: i32 = 10;
 /// The errno if a process has too many descriptors.
 const EMFILE: i32 = 24;
 
-/// The reply to a request: a child, whose pidfd is attached, or the errno.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct SpawnReply {
-    /// The number of the request.
-    pub(super) number: u32,
-    pub(super) pid: u32,
-    pub(super) errno: i32,
-}
-
-impl SpawnReply {
-    pub(super) const SIZE: usize = 12;
-
-    pub(super) fn to_bytes(self) -> [u8; Self::SIZE] {
-        let (number, pid) = (u128::from(self.number), u128::from(self.pid));
-        let word = number | pid << 32 | u128::from(self.errno.cast_unsigned()) << 64;
-        *word.to_le_bytes().first_chunk().expect("it is longer")
-    }
-
-    pub(super) fn from_bytes(bytes: [u8; Self::SIZE]) -> Self {
-        let field = |at: usize| u32::from_le_bytes(*bytes[at..].first_chunk().expect("a field"));
-        Self {
-            number: field(0),
-            pid: field(4),
-            errno: field(8).cast_signed(),
-        }
-    }
-}
-
 /// How long killed children may take to exit when the server shuts down. A killed process must run
 /// once more: next to 40 runnable processes, one waited for a core for 0.8 s in vain. The owner
 /// waits longer (`END_LIMIT`).
 const KILL_TIMEOUT: Duration = Duration::from_secs(4);
-
-/// A process that was invited to become a fork server.
-pub(crate) struct PendingServer {
-    control: OwnedFd,
-    owner: OwnedFd,
-}
-
-/// A function that closes every descriptor except those it receives.
-pub(crate) type KeepOnly = fn(Vec<OwnedFd>) -> io::Result<Vec<OwnedFd>>;
-
-/// Receives the greeting and the owner's pidfd from the socket of an invitation. Returns `None` if
-/// the greeting is not for a server, or if the pidfd is missing.
-pub(crate) fn accept_invitation(control: OwnedFd) -> Option<PendingServer> {
-    let mut greeting = [0; GREETING.len() + 1];
-    let (len, mut passed) = socket::try_receive(&control, &mut greeting).ok()?;
-    let owner = passed.pop().filter(|_| greeting[..len] == *GREETING);
-    if owner.is_none() {
-        // If this fails, the owner sees the end of the socket instead.
-        let _ = socket::try_send(
-            &control,
-            b"the copy of the program has no room for a descriptor",
-            &[],
-        );
-    }
-    Some(PendingServer {
-        control,
-        owner: owner?,
-    })
-}
-
-/// Whether this process can be forked. If not, tells the owner what constructors of the program did
-/// to prevent it.
-fn can_be_copied(control: &OwnedFd) -> io::Result<bool> {
-    let Some(obstacle) = obstacle()? else {
-        return Ok(true);
-    };
-    let reason = format!("a constructor of the program has {obstacle}");
-    socket::send(control, reason.as_bytes(), &[])?;
-    Ok(false)
-}
-
-/// Returns what a constructor did that prevents forking. Children of a process with threads inherit
-/// the locks of the other threads. Children of a process with guards share the references.
-fn obstacle() -> io::Result<Option<String>> {
-    if threads::count()? != 1 {
-        return Ok(Some("started a thread".to_owned()));
-    }
-    let guards = shm::guards();
-    Ok(guards.map(|guards| format!("leaked {guards}")))
-}
-
-impl PendingServer {
-    /// Closes every other descriptor with `keep_only` and makes this process a subreaper. Fails if
-    /// this process cannot be forked.
-    pub(crate) fn claim_process(self, keep_only: KeepOnly) -> io::Result<ForkServerProcess> {
-        if !can_be_copied(&self.control)? {
-            return Err(io::ErrorKind::Unsupported.into());
-        }
-        fd::fill_stdio()?;
-        let mut kept = keep_only(vec![self.control, self.owner])?;
-        let owner = PidFd::from_fd(kept.pop().expect("two were kept"));
-        let control = kept.pop().expect("two were kept");
-        child::set_name("procpool-server");
-        child::become_subreaper()?;
-        Ok(ForkServerProcess::new(control, owner, false))
-    }
-}
 
 /// The state of the server process.
 pub(crate) struct ForkServerProcess {
@@ -160,7 +63,7 @@ pub(crate) struct ForkServerProcess {
     is_template: bool,
 }
 
-/// What the loop does after a request.
+/// The next step of the loop after a request.
 enum Next {
     /// Continues to serve.
     Serve,
@@ -199,7 +102,7 @@ impl ForkServerProcess {
         Ok(Self::new(control, owner, true))
     }
 
-    fn new(control: OwnedFd, owner: PidFd, is_template: bool) -> Self {
+    pub(super) fn new(control: OwnedFd, owner: PidFd, is_template: bool) -> Self {
         Self {
             control,
             owner,
@@ -339,12 +242,14 @@ impl ForkServerProcess {
             Some(pidfd) => self.signal(request, &pidfd),
             None => Err(io::Error::from_raw_os_error(EMFILE)),
         };
-        let errno = sent.err();
-        let errno = errno.map(|error| error.raw_os_error().unwrap_or(EIO));
+        let errno = match sent {
+            Ok(()) => 0,
+            Err(error) => error.raw_os_error().unwrap_or(EIO),
+        };
         let reply = SpawnReply {
             number: request.number,
             pid: request.pid,
-            errno: errno.unwrap_or(0),
+            errno,
         };
         socket::send(&self.control, &reply.to_bytes(), &[])
     }
@@ -433,8 +338,8 @@ impl ForkServerProcess {
         true
     }
 
-    /// Returns the orphans of dead children, except those that must keep running; `None` if
-    /// interrupted.
+    /// Returns the orphans of dead children, except marked processes, which are not daemons; `None`
+    /// if interrupted.
     fn orphans(&self, interrupted: impl FnMut() -> bool) -> Option<Vec<u32>> {
         // Without /proc no orphan can be found.
         let mut children = child::children(interrupted).unwrap_or(Some(Vec::new()))?;
