@@ -1,4 +1,4 @@
-//! Alternate stacks: where a thread runs the handler of a signal when its own stack has overflowed.
+//! Alternate stacks, on which a thread handles a signal after its own stack has overflowed.
 
 use super::memory;
 use std::{
@@ -6,11 +6,11 @@ use std::{
     ptr::{self, NonNull},
 };
 
-/// Bytes beside the kernel's record of a signal; the handler of a crash needs a tenth of them. Only
-/// what is used takes memory.
+/// Bytes in addition to the kernel's record of a signal. The crash handler needs a tenth of them.
+/// Only touched pages take memory.
 const ROOM: usize = 64 << 10;
 
-/// Returns how many bytes a stack has.
+/// Returns the size of a stack in bytes.
 ///
 /// The kernel's record holds all registers: on ARM up to 8 KiB of vectors and a matrix of 64 KiB.
 fn size() -> usize {
@@ -19,13 +19,13 @@ fn size() -> usize {
     ROOM + usize::try_from(record).unwrap_or(0)
 }
 
-/// A stack that lies behind a guard page. It stays mapped until it is told otherwise.
+/// A stack with a guard page below it. It stays mapped until [`unmap`](Self::unmap).
 #[derive(Debug, Clone, Copy)]
 pub(super) struct AlternateStack(NonNull<c_void>);
 
 impl AlternateStack {
-    /// Maps a stack; `None` if there is no memory for it. Takes no lock and nothing from the
-    /// allocator.
+    /// Maps a stack. Returns `None` if there is no memory for it. Takes no lock and does not
+    /// allocate on the heap.
     pub(super) fn map() -> Option<Self> {
         let page = memory::page_size().ok()?;
         let (protection, flags) = (
@@ -37,44 +37,44 @@ impl AlternateStack {
         if start == libc::MAP_FAILED {
             return None;
         }
-        // SAFETY: the first page of the mapping, which is not in use yet. Where this fails, the
+        // SAFETY: the first page of the new mapping, which is not in use yet. After a failure the
         // stack has no guard.
         unsafe { libc::mprotect(start, page, libc::PROT_NONE) };
         NonNull::new(start.wrapping_byte_add(page)).map(Self)
     }
 
-    /// Returns its lowest address, which is free for other uses until the stack is
-    /// [used](Self::use_here).
+    /// Returns the lowest address. Its memory is free for other uses until
+    /// [`use_here`](Self::use_here).
     pub(super) fn start(self) -> NonNull<c_void> {
         self.0
     }
 
-    /// Returns the stack that starts there.
+    /// Returns the stack that starts at this address.
     ///
     /// # Safety
     ///
-    /// It must be the [start](Self::start) of one that is still mapped.
+    /// `start` must be the [start](Self::start) of a mapped stack.
     pub(super) unsafe fn from_start(start: NonNull<c_void>) -> Self {
         Self(start)
     }
 
-    /// Makes it the calling thread's.
+    /// Makes it the calling thread's alternate stack.
     pub(super) fn use_here(self) {
         let stack = libc::stack_t {
             ss_sp: self.0.as_ptr(),
             ss_flags: 0,
             ss_size: size(),
         };
-        // SAFETY: the stack is mapped, and no other thread uses it. It fails only while a handler
-        // runs on another.
+        // SAFETY: the stack is mapped, and no other thread uses it. The call fails only while a
+        // handler runs on another alternate stack.
         unsafe { libc::sigaltstack(&raw const stack, ptr::null_mut()) };
     }
 
-    /// Unmaps it, and takes it from the calling thread before if that has it.
+    /// Unmaps the stack, after removing it from the calling thread if it is set there.
     ///
     /// # Safety
     ///
-    /// It must be mapped, and no other thread may have it.
+    /// The stack must be mapped, and no other thread may use it.
     pub(super) unsafe fn unmap(self) {
         if of_this_thread().is_some_and(|it| it.ss_sp == self.0.as_ptr()) {
             let none = libc::stack_t {
@@ -87,12 +87,12 @@ impl AlternateStack {
         }
         let page = memory::page_size().unwrap_or(0);
         let start = self.0.as_ptr().wrapping_byte_sub(page);
-        // SAFETY: the mapping is this stack's, and no thread uses it, says the caller.
+        // SAFETY: the mapping is this stack's, and no thread uses it, by the caller's contract.
         unsafe { libc::munmap(start, page + size()) };
     }
 }
 
-/// Gives the calling thread an alternate stack for the rest of its life, if it has none.
+/// Sets an alternate stack for the rest of the calling thread's life, if the thread has none.
 pub(super) fn give() {
     if of_this_thread().is_none()
         && let Some(stack) = AlternateStack::map()

@@ -1,6 +1,6 @@
-//! What orders accesses in the protocols between threads and processes.
+//! Atomics and fences of the protocols between threads and processes.
 //!
-//! Code that the models of `tests/loom` run names these: there they are loom's.
+//! The models of `tests/loom` replace them by loom's.
 
 pub(crate) use parking_lot::Mutex;
 pub(crate) use std::sync::atomic::{

@@ -1,8 +1,8 @@
-//! A lock for a value that one thread uses all the time and others hardly ever.
+//! A lock for a value that one thread uses constantly and other threads rarely.
 //!
-//! Taking it costs the owner two plain stores and a load. A visitor pays for that: it has the
-//! kernel run a memory barrier on every core that runs a thread of this process (`membarrier`).
-//! Where the kernel offers none, the owner runs one each time.
+//! Taking it costs the owner two plain stores and a load. A visitor pays for that: it makes the
+//! kernel run a memory barrier on every core that runs a thread of this process (`membarrier`). If
+//! the kernel has no such barrier, the owner runs one each time.
 //!
 //! | `is_open` | `is_wanted` | meaning |
 //! |---|---|---|
@@ -49,7 +49,7 @@ pub(crate) struct Owner<T>(Arc<BiasedLock<T>>);
 /// Access to the value for other threads, as long as its owner exists.
 pub(crate) struct Visitor<T>(Weak<BiasedLock<T>>);
 
-/// What became of a visit.
+/// The outcome of a visit.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) enum VisitResult<U> {
     Done(U),
@@ -98,7 +98,7 @@ impl<T> Owner<T> {
     }
 }
 
-/// The value in its owner's hands.
+/// Access to the value for its owner.
 pub(crate) struct OwnerGuard<'a, T>(&'a mut Owner<T>);
 
 impl<T> Deref for OwnerGuard<'_, T> {
@@ -122,21 +122,20 @@ impl<T> DerefMut for OwnerGuard<'_, T> {
 impl<T> Drop for OwnerGuard<'_, T> {
     #[inline]
     fn drop(&mut self) {
-        // Release: a visitor that finds it open finds the value as it was left.
+        // Release: a visitor that sees it open sees the owner's changes to the value.
         self.0.0.is_open.store(true, Ordering::Release);
     }
 }
 
 impl<T> Visitor<T> {
-    /// Runs `f` on the value if the owner is away from it. An owner that comes back waits
-    /// meanwhile.
+    /// Runs `f` on the value if the owner is not using it. The owner waits until `f` returns.
     pub(crate) fn visit<U>(&self, f: impl FnOnce(&mut T) -> U) -> VisitResult<U> {
         let Some(biased) = self.0.upgrade() else {
             return VisitResult::Gone;
         };
         let _visit = biased.visit.lock();
         let _wanted = WantedFlag::new(&biased.is_wanted);
-        // It fails only if the kernel does not keep what it offered: then every visit is in vain.
+        // It fails only if the kernel revokes the barrier. Then every visit fails.
         if biased.is_cheap && barrier_in_all_threads().is_err() {
             return VisitResult::Gone;
         }
@@ -156,7 +155,7 @@ impl<T> fmt::Debug for Visitor<T> {
     }
 }
 
-/// Sets the flag until it is dropped, also by a panic.
+/// Sets the flag until it is dropped, including by a panic.
 struct WantedFlag<'a>(&'a AtomicBool);
 
 impl<'a> WantedFlag<'a> {
@@ -168,7 +167,7 @@ impl<'a> WantedFlag<'a> {
 
 impl Drop for WantedFlag<'_> {
     fn drop(&mut self) {
-        // Release: an owner that finds the flag down finds the value as it was left.
+        // Release: an owner that sees the flag cleared sees the visitor's changes to the value.
         self.0.store(false, Ordering::Release);
     }
 }
@@ -197,7 +196,7 @@ mod tests {
         let visits = thread::spawn(move || {
             let mut done = 0;
             loop {
-                match visitor.visit(|it| it.each_mut().map(|it| *it += 1)) {
+                match visitor.visit(|it| it.each_mut().map(|count| *count += 1)) {
                     VisitResult::Done(_) => done += 1,
                     VisitResult::Busy => {}
                     VisitResult::Gone => return done,

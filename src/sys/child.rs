@@ -29,34 +29,35 @@ pub(crate) fn has_proc() -> bool {
     std::path::Path::new("/proc/self").exists()
 }
 
-/// Which side of a fork this is.
+/// The side of a fork.
 #[derive(Debug)]
 pub(crate) enum Forked {
     Child,
     Parent(u32),
 }
 
-/// Which threads a process that forks may have.
+/// The threads that a forking process may have.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub(crate) enum Threads {
-    /// The one that forks: else locks may be held in the copy by threads that do not exist there.
+    /// Only the forking thread. Other threads may hold locks that no thread of the copy would
+    /// release.
     #[default]
     One,
-    /// Any others. Only a caller of an `unsafe` method has this, who has promised that the child
-    /// does not need what they hold, and uses no reference of a guard.
+    /// Any threads. Only callers of an `unsafe` method choose this. They guarantee that the child
+    /// does not need what the other threads hold, and uses no reference of a guard.
     Any,
 }
 
-/// Forks by libc's `fork()`: a raw `clone` would leave glibc's cached thread id stale, and robust
-/// locks lost.
+/// Forks with libc's `fork()`: a raw `clone` would leave glibc's cached thread id stale and lose
+/// robust locks.
 pub(crate) fn fork(threads: Threads) -> io::Result<Forked> {
     if threads == Threads::One && threads::count()? != 1 {
         return Err(io::Error::other(
-            "another thread runs in the process to be forked",
+            "the process to be forked has another thread",
         ));
     }
-    // SAFETY: this process has one thread, so the child is a whole copy of it; or whoever allowed
-    // others has promised what `Threads::Any` says.
+    // SAFETY: this process has one thread, so the child is a complete copy of it; otherwise the
+    // caller guarantees the requirements of `Threads::Any`.
     match unsafe { nix::unistd::fork() }? {
         nix::unistd::ForkResult::Child => {
             coverage::begin_in_child();
@@ -68,73 +69,75 @@ pub(crate) fn fork(threads: Threads) -> io::Result<Forked> {
     }
 }
 
-/// The parent's process id; it changes when the parent dies.
+/// Returns the parent's process id. It changes when the parent dies.
 pub(crate) fn parent() -> u32 {
     nix::unistd::getppid().as_raw().cast_unsigned()
 }
 
-/// The user by whose rights this process acts.
+/// Returns the effective user id of this process.
 pub(crate) fn effective_user() -> u32 {
     nix::unistd::geteuid().as_raw()
 }
 
-/// Has the kernel kill this process when the *thread* that forked it ends: for children of
+/// Makes the kernel kill this process when the *thread* that forked it exits: for children of
 /// single-threaded processes.
 pub(crate) fn die_with_parent() -> io::Result<()> {
     Ok(prctl::set_pdeathsig(Signal::SIGKILL)?)
 }
 
-/// Has the kernel kill this process, which `parent` has just forked, when that ends; false if it
-/// has ended already.
+/// Makes the kernel kill this process when `parent`, which has just forked it, dies. Returns false
+/// if the parent has already died.
 pub(crate) fn ends_with(parent_id: u32) -> bool {
     die_with_parent().is_ok() && parent() == parent_id
 }
 
-/// The name of a file that a process holds open which is not to be killed as a left-over.
+/// The name of a file that marks the processes which have it open: the fork server does not kill
+/// them as left-overs.
 const RUNS_ON: &CStr = c"procpool-runs-on";
 
-/// What marks a process that is to run on when the one that started it has ended, as long as it has
-/// it open.
+/// Creates the mark of a process that outlives its starter. It counts as long as the process has it
+/// open.
 ///
-/// Made before the fork: between that and its own first step, its starter may end, and whoever
-/// adopts it would kill it.
+/// It is created before the fork: if the starter exits before the child's first step, the process
+/// that adopts the child would kill it.
 pub(crate) fn run_on_mark() -> io::Result<OwnedFd> {
     above_stdio(memfd_create(RUNS_ON, MFdFlags::MFD_CLOEXEC)?)
 }
 
-/// Whether a process, or one that it was forked from, is marked so.
+/// Whether a process has the mark, which it may have inherited by a fork.
 pub(crate) fn runs_on(pid: u32) -> bool {
-    // It is missed by a look during which it is closed under one number and stays open under
-    // another. That happens twice: as a new image of the program takes it over, and as it moves out
-    // of the way of others.
+    // A single check may miss the mark: 1. the check lists the descriptors; 2. the process
+    // duplicates the mark to another number and closes the first; 3. the check reads the first.
+    // This happens twice in a process: when its new program image takes the mark over, and when it
+    // moves the mark to a high number.
     (0..3).any(|_| has_mark(pid))
 }
 
 fn has_mark(pid: u32) -> bool {
     let name = format!("/memfd:{} ", RUNS_ON.to_string_lossy());
-    let open = procfs::folder_of(pid).and_then(|it| std::fs::read_dir(it.join("fd")));
+    let open = procfs::folder_of(pid).and_then(|folder| std::fs::read_dir(folder.join("fd")));
     let mut open = open.into_iter().flatten().flatten();
-    open.any(|it| {
-        let target = std::fs::read_link(it.path()).unwrap_or_default();
+    open.any(|entry| {
+        let target = std::fs::read_link(entry.path()).unwrap_or_default();
         target.as_os_str().as_bytes().starts_with(name.as_bytes())
     })
 }
 
-/// Has orphans among this process's descendants become its own children.
+/// Makes orphaned descendants of this process its own children.
 pub(crate) fn become_subreaper() -> io::Result<()> {
     Ok(prctl::set_child_subreaper(true)?)
 }
 
-/// The name in `ps` and `top`, cut to 15 bytes.
+/// Sets the name in `ps` and `top`, truncated to 15 bytes.
 pub(crate) fn set_name(name: &str) {
     if let Ok(name) = CString::new(name) {
-        // It cannot fail for a valid string, and a name is no reason to stop.
+        // It cannot fail for a valid string, and a missing name is harmless.
         let _ = prctl::set_name(&name);
     }
 }
 
-/// Ends this process at once: no destructor, no exit handler, nothing flushed. Names of shared
-/// memory that it has made go, and its coverage is written.
+/// Exits this process at once: runs no destructors and exit handlers, and flushes nothing. Removes
+/// its names of shared memory and writes its coverage.
 pub(crate) fn exit_now(code: i32) -> ! {
     named::remove_own();
     coverage::write();
@@ -142,13 +145,14 @@ pub(crate) fn exit_now(code: i32) -> ! {
     unsafe { libc::_exit(code) }
 }
 
-/// Writes out what C libraries hold in stdio buffers.
+/// Flushes the stdio buffers of C libraries.
 pub(crate) fn flush_c_stdio() {
-    // SAFETY: fflush(NULL) is defined at any time; it locks each stream.
+    // SAFETY: fflush(NULL) may be called at any time; it locks each stream.
     unsafe { libc::fflush(std::ptr::null_mut()) };
 }
 
-/// Takes the status of any one child that has ended. Only for a process that is entirely ours.
+/// Takes the status of any child that has ended. Only for a process that this crate owns
+/// completely.
 pub(crate) fn reap_any() -> Option<(u32, WaitStatus)> {
     let mut status = 0;
     // SAFETY: the status is written to a local.
@@ -156,26 +160,27 @@ pub(crate) fn reap_any() -> Option<(u32, WaitStatus)> {
     (pid > 0).then(|| (pid.cast_unsigned(), WaitStatus(status)))
 }
 
-/// Kills a child of this process by its number, which cannot be another's before it is reaped.
+/// Kills a child of this process by its id, which cannot be reused before the child is reaped.
 pub(crate) fn kill_child(pid: u32) {
-    // A child that has become another user's, or that a sandbox protects, ends with this process.
+    // It fails for a child that has changed its user or that a sandbox protects. Such a child ends
+    // together with this process.
     let _ = signal_child(pid, signal::KILL);
 }
 
-/// Sends a signal to a child of this process by its number, as [`kill_child`] does.
+/// Sends a signal to a child of this process by its id, like [`kill_child`].
 pub(crate) fn signal_child(pid: u32, signal: libc::c_int) -> io::Result<()> {
     // SAFETY: kill takes plain numbers.
     cvt(unsafe { libc::kill(pid.cast_signed(), signal) })?;
     Ok(())
 }
 
-/// Waits for a child of this process that ends, and takes its status.
+/// Waits until a child of this process ends, and takes its status.
 pub(crate) fn reap(pid: u32) {
-    // The host program may have done so.
+    // The host program may have reaped it.
     let _ = retry(|| nix::sys::wait::waitpid(Pid::from_raw(pid.cast_signed()), None));
 }
 
-/// Whether this process has a child of this number, which cannot become another's before it is
+/// Whether this process has a child with this id, which cannot be reused before the child is
 /// reaped.
 pub(crate) fn is_child(pid: u32) -> bool {
     use nix::sys::wait::{Id, WaitPidFlag, waitid};
@@ -183,15 +188,14 @@ pub(crate) fn is_child(pid: u32) -> bool {
     retry(|| waitid(Id::Pid(Pid::from_raw(pid.cast_signed())), flags)).is_ok()
 }
 
-/// Returns the living and dead children of this process, which must have one thread, or `None` if
-/// `interrupted` says on the way that there is something else to do.
+/// Returns the living and dead children of this process, which must have one thread. Returns `None`
+/// if `interrupted` returns true during the search.
 pub(crate) fn children(interrupted: impl FnMut() -> bool) -> io::Result<Option<Vec<u32>>> {
-    // It is exact, as nobody takes a child away meanwhile: this thread alone reaps. Not every
-    // kernel has it.
+    // The list is exact because only this thread reaps children. Some kernels lack it.
     let numbers = match std::fs::read_to_string("/proc/thread-self/children") {
         Ok(list) => {
             let numbers = list.split_ascii_whitespace();
-            numbers.filter_map(|it| it.parse().ok()).collect()
+            numbers.filter_map(|number| number.parse().ok()).collect()
         }
         Err(_) => match walk_for_children(interrupted)? {
             Some(numbers) => numbers,
@@ -202,18 +206,23 @@ pub(crate) fn children(interrupted: impl FnMut() -> bool) -> io::Result<Option<V
     Ok(Some(pids.collect()))
 }
 
-/// Finds the numbers of the same in /proc by a walk through all of it, which takes a millisecond.
+/// Finds the children's numbers in /proc by a walk through all processes, which takes a
+/// millisecond.
 fn walk_for_children(mut interrupted: impl FnMut() -> bool) -> io::Result<Option<Vec<u32>>> {
     let own = procfs::own_number();
     let mut children = Vec::new();
     for entry in std::fs::read_dir("/proc")?.flatten() {
-        let Some(pid) = entry.file_name().to_str().and_then(|it| it.parse().ok()) else {
+        let Some(pid) = entry
+            .file_name()
+            .to_str()
+            .and_then(|name| name.parse().ok())
+        else {
             continue;
         };
         if interrupted() {
             return Ok(None);
         }
-        // A process that ends meanwhile has no file any more.
+        // A process that has ended meanwhile has no file.
         let stat = std::fs::read(entry.path().join("stat")).unwrap_or_default();
         if own.is_some() && parent_in_stat(&stat) == own {
             children.push(pid);
@@ -222,14 +231,15 @@ fn walk_for_children(mut interrupted: impl FnMut() -> bool) -> io::Result<Option
     Ok(Some(children))
 }
 
-/// The fourth field of `/proc/*/stat`; the second is a name in brackets with anything in it.
+/// Returns the fourth field of `/proc/*/stat`. The second is a name in parentheses that may contain
+/// any characters.
 fn parent_in_stat(stat: &[u8]) -> Option<u32> {
-    let after_name = stat.iter().rposition(|it| *it == b')')?;
+    let after_name = stat.iter().rposition(|byte| *byte == b')')?;
     let fields = std::str::from_utf8(&stat[after_name + 1..]).ok()?;
     fields.split_ascii_whitespace().nth(1)?.parse().ok()
 }
 
-/// The working directory as a descriptor, which stays right when it is renamed or removed.
+/// Returns the working directory as a descriptor, which stays valid if it is renamed or removed.
 pub(crate) fn working_directory() -> io::Result<OwnedFd> {
     use nix::{
         fcntl::{OFlag, open},
@@ -239,7 +249,7 @@ pub(crate) fn working_directory() -> io::Result<OwnedFd> {
     above_stdio(open(".", flags, Mode::empty())?)
 }
 
-/// Makes `directory` the working directory.
+/// Sets the working directory.
 pub(crate) fn set_working_directory(directory: impl AsFd) -> io::Result<()> {
     Ok(nix::unistd::fchdir(directory)?)
 }
@@ -265,7 +275,11 @@ mod tests {
         child.kill().expect("it runs");
         child.wait().expect("a child of this process");
         let afterwards = list();
-        assert!(while_it_runs.iter().all(|it| it.contains(&child.id())));
-        assert!(afterwards.iter().all(|it| !it.contains(&child.id())));
+        assert!(
+            while_it_runs
+                .iter()
+                .all(|found| found.contains(&child.id()))
+        );
+        assert!(afterwards.iter().all(|found| !found.contains(&child.id())));
     }
 }

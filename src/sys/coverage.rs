@@ -1,20 +1,19 @@
-//! The profile of a program that was built with `-C instrument-coverage`: written where no exit
-//! handler runs.
+//! The profile of a program that was built with `-C instrument-coverage`, for processes that exit
+//! without exit handlers.
 //!
-//! LLVM's runtime is part of such a program and of no other, so its functions are named weakly:
-//! their addresses are 0 where they are not linked in. They are hidden symbols, which `dlsym` does
-//! not find.
+//! Only such a program links LLVM's runtime, so its functions are weak symbols: their addresses are
+//! 0 if they are not linked. They are hidden symbols, which `dlsym` does not find.
 
 use std::{
     ffi::{CStr, c_char, c_int},
     mem, ptr,
 };
 
-/// The pattern that rustc compiles in, for a program whose environment names none.
+/// The default pattern of rustc, for a program whose environment has none.
 const DEFAULT_NAME: &CStr = c"default_%m_%p.profraw";
 
-/// Loads the address of a symbol that may not exist: 0 then, and on architectures for which this is
-/// not written.
+/// Loads the address of a symbol that may not exist. Returns 0 if it does not, or on other
+/// architectures.
 macro_rules! weak_address {
     ($name:literal) => {{
         #[cfg(target_arch = "x86_64")]
@@ -53,28 +52,28 @@ macro_rules! weak_address {
     }};
 }
 
-/// Writes the profile of this process to its file, if the program has one.
+/// Writes the profile of this process to its file, if the program has a profile.
 pub(crate) fn write() {
     let write = weak_address!("__llvm_profile_write_file");
     if !write.is_null() {
-        // SAFETY: the symbol is LLVM's, whose function has this signature.
+        // SAFETY: LLVM's function has this signature.
         let write = unsafe { mem::transmute::<*const (), extern "C" fn() -> c_int>(write) };
-        // A profile that cannot be written is reported by the runtime.
+        // The runtime reports a profile that it cannot write.
         write();
     }
 }
 
-/// Begins a profile of its own in a process that was just forked. The runtime has put its parent's
-/// id into the name of the file, and what the parent has run is in that one's.
+/// Starts a new profile in a process that was just forked. The runtime has put the parent's id into
+/// the file name, and the counters include the parent's run.
 pub(crate) fn begin_in_child() {
     let set_name = weak_address!("__llvm_profile_set_filename");
     let reset = weak_address!("__llvm_profile_reset_counters");
     if set_name.is_null() || reset.is_null() {
         return;
     }
-    // SAFETY: the symbol is LLVM's, whose function has this signature.
+    // SAFETY: LLVM's function has this signature.
     let set_name = unsafe { mem::transmute::<*const (), extern "C" fn(*const c_char)>(set_name) };
-    // The runtime does not look again at a name that it has already.
+    // The runtime does not evaluate a name again that is already set.
     set_name(c"".as_ptr());
     set_name(name().as_ptr());
     // SAFETY: as above.
@@ -82,14 +81,14 @@ pub(crate) fn begin_in_child() {
     reset();
 }
 
-/// Returns the pattern of the file's name.
+/// Returns the pattern of the file name.
 fn name() -> &'static CStr {
-    // SAFETY: the process was just forked by a thread that is alone in it, so nobody changes the
+    // SAFETY: the process was just forked and has one thread, so no other thread changes the
     // environment.
     let name = unsafe { libc::getenv(c"LLVM_PROFILE_FILE".as_ptr()) }.cast_const();
     if name.is_null() {
         return DEFAULT_NAME;
     }
-    // SAFETY: text that ends with a zero byte, and stays as it is while this process begins.
+    // SAFETY: text that ends with a zero byte, and does not change while this process starts.
     unsafe { CStr::from_ptr(name) }
 }

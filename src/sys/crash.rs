@@ -1,11 +1,11 @@
-//! Stack overflows: noted where another process finds them, before the signal ends this one.
+//! Stack overflows: recorded for another process before the signal ends this one.
 //!
-//! A handler of SIGSEGV and SIGBUS tells an overflow from another bad access, and hands every
-//! signal on to the handler that was there before. Without one the default action ends the process,
-//! with a core dump where those are wanted.
+//! A handler of SIGSEGV and SIGBUS distinguishes an overflow from other bad accesses, and forwards
+//! every signal to the previous handler. If there is none, the default action ends the process,
+//! with a core dump if those are enabled.
 //!
-//! The handler runs at any time, on the alternate stack of its thread: it reads atomics and makes
-//! system calls, nothing else.
+//! The handler runs at any time, on the alternate stack of its thread. It only reads atomics and
+//! makes system calls.
 
 use super::{alternate_stack, pid};
 use nix::errno::Errno;
@@ -16,52 +16,53 @@ use std::{
     sync::atomic::{AtomicPtr, AtomicU32, Ordering},
 };
 
-/// Where an overflow is noted.
+/// The place where an overflow is recorded.
 #[derive(Debug)]
 pub(crate) enum OverflowNote {
-    /// In a word of shared memory, which becomes 1.
+    /// A word of shared memory, which is set to 1.
     Word(&'static AtomicU32),
-    /// By a message of one byte into a socket.
+    /// A socket, into which a message of one byte is sent.
     Message(RawFd, u8),
 }
 
-/// Whose overflows are noted, and where.
+/// The process whose overflows are recorded, and the place.
 #[derive(Debug)]
 struct GuardPage {
     note: OverflowNote,
-    /// A copy of the process has this handler, too, and is not watched.
+    /// A copy of the process inherits this handler, but is not watched.
     pid: u32,
 }
 
-/// Null before there is one. Stored by the process that is watched, before its handler is set;
-/// never freed.
+/// Null until it is set. The watched process stores it before it sets its handler, and never frees
+/// it.
 static WATCHED: AtomicPtr<GuardPage> = AtomicPtr::new(ptr::null_mut());
 
 /// The signals of a bad access.
 const SIGNALS: [c_int; 2] = [libc::SIGSEGV, libc::SIGBUS];
 
-/// What was done at each of [`SIGNALS`] before. Null before the handler is set; never freed.
+/// The previous action of each of [`SIGNALS`]. Null until the handler is set; never freed.
 static PREVIOUS: [AtomicPtr<libc::sigaction>; 2] = [const { AtomicPtr::new(ptr::null_mut()) }; 2];
 
-/// Bytes below the stack pointer that code may touch before it moves that: at most a page, on any
-/// architecture.
+/// Bytes below the stack pointer that code may touch before it moves the pointer: at most a page,
+/// on any architecture.
 const BELOW: usize = 4096;
 
-/// Bytes above the stack pointer where a function with a large frame may touch its stack first.
+/// Bytes above the stack pointer within which a function with a large frame may first touch its
+/// stack.
 const ABOVE: usize = 1 << 20;
 
 type CrashHandler = extern "C" fn(c_int, *mut libc::siginfo_t, *mut c_void);
 
-/// Notes the stack overflow that ends this process. The calling thread gets an alternate stack, if
-/// it has none.
+/// Records the stack overflow that ends this process. Sets an alternate stack for the calling
+/// thread if it has none.
 ///
-/// It can be repeated, in a copy of a process say: then the last note counts.
+/// It can be called again, for example in a copy of a process: then the last call counts.
 pub(crate) fn note_overflow(note: OverflowNote) {
     let watched = GuardPage {
         note,
         pid: pid::current(),
     };
-    // Release: a handler that sees it sees what is in it.
+    // Release: a handler that reads the pointer sees the contents.
     WATCHED.store(Box::into_raw(Box::new(watched)), Ordering::Release);
     alternate_stack::give();
     for (signal, previous) in SIGNALS.into_iter().zip(&PREVIOUS) {
@@ -69,8 +70,8 @@ pub(crate) fn note_overflow(note: OverflowNote) {
     }
 }
 
-/// Whether the default action at this signal, or what std does at it, may end a process whose stack
-/// has overflowed.
+/// Whether a stack overflow may end a process with this signal, by the default action or by std's
+/// handler.
 pub(crate) fn may_be_of_overflow(signal: c_int) -> bool {
     SIGNALS.contains(&signal) || signal == libc::SIGABRT
 }
@@ -85,17 +86,16 @@ fn handle(signal: c_int, previous: &AtomicPtr<libc::sigaction>) {
     }
     // Release: as above. The handler is set afterwards.
     previous.store(Box::into_raw(Box::new(action)), Ordering::Release);
-    // The rest as it was, so that the handler before finds what it expects.
+    // The other fields stay unchanged, as the previous handler expects.
     action.sa_sigaction = note_and_hand_on as CrashHandler as usize;
     action.sa_flags |= libc::SA_SIGINFO | libc::SA_ONSTACK;
     action.sa_flags &= !libc::SA_RESETHAND;
-    // SAFETY: the handler does nothing that a handler may not do. Where this fails, overflows are
-    // not noted.
+    // SAFETY: the handler is async-signal-safe. If this fails, overflows are not recorded.
     unsafe { libc::sigaction(signal, &raw const action, ptr::null_mut()) };
 }
 
 extern "C" fn note_and_hand_on(signal: c_int, info: *mut libc::siginfo_t, context: *mut c_void) {
-    // What was interrupted may be about to read it.
+    // The interrupted code may be about to read it.
     let errno = Errno::last_raw();
     // SAFETY: null, or what the kernel passes to a handler, which lives until that returns.
     let fault = unsafe { info.as_ref() };
@@ -110,7 +110,7 @@ extern "C" fn note_and_hand_on(signal: c_int, info: *mut libc::siginfo_t, contex
     Errno::set_raw(errno);
 }
 
-/// Whether a thread has touched what lies beyond the end of its stack.
+/// Whether a thread has accessed memory beyond the end of its stack.
 fn is_overflow(fault: &libc::siginfo_t, thread: &libc::ucontext_t) -> bool {
     let Some(pointer) = stack_pointer(thread) else {
         return false;
@@ -120,21 +120,20 @@ fn is_overflow(fault: &libc::siginfo_t, thread: &libc::ucontext_t) -> bool {
     }
     // SAFETY: the signal comes from a fault, which has an address.
     let address = unsafe { fault.si_addr() }.addr();
-    // What lies just below the pointer can be touched unless the stack ends there. What lies above
-    // it belongs to the frame, and so does the place where the pointer is.
+    // Memory just below the pointer is accessible unless the stack ends there. Memory above the
+    // pointer belongs to the frame, and so does the pointer's own address.
     let is_below = (1..=BELOW).contains(&pointer.wrapping_sub(address));
     is_below || (address.wrapping_sub(pointer) < ABOVE && !is_readable(pointer))
 }
 
-/// Whether a process has sent the signal: it says nothing of what this one has done.
+/// Whether a process has sent the signal: then it does not come from a fault of this process.
 fn is_sent(fault: &libc::siginfo_t) -> bool {
     fault.si_code <= 0
 }
 
-/// Whether memory can be read there, as the kernel finds when it is to read a set of signals from
-/// it.
+/// Whether the address is readable. The kernel checks it when it reads a signal set from it.
 fn is_readable(address: usize) -> bool {
-    /// No way to change the mask: the kernel reads the set before it refuses this.
+    /// An invalid way to change the mask: the kernel reads the set before it fails.
     const NO_WAY: c_int = -1;
     const SET_BYTES: usize = 8;
     let set = address / SET_BYTES * SET_BYTES;
@@ -170,24 +169,24 @@ fn note() {
         return;
     }
     match &watched.note {
-        // Release: it is there before this process ends.
+        // Release: the store is visible before this process ends.
         OverflowNote::Word(word) => word.store(1, Ordering::Release),
         OverflowNote::Message(socket, byte) => {
             let flags = libc::MSG_DONTWAIT | libc::MSG_NOSIGNAL;
             let byte = ptr::from_ref(byte).cast();
-            // SAFETY: it reads one byte, which lives forever. Where this fails, there is no reader.
+            // SAFETY: it reads one byte, which lives forever. It fails if there is no reader.
             unsafe { libc::send(*socket, byte, 1, flags) };
         }
     }
 }
 
-/// Does what was done before at a signal.
+/// Runs the previous action of a signal.
 fn hand_on(signal: c_int, info: *mut libc::siginfo_t, context: *mut c_void) {
     let index = SIGNALS.iter().position(|it| *it == signal);
     // Acquire: pairs with the store in `handle`.
-    let previous = index.map(|it| PREVIOUS[it].load(Ordering::Acquire));
+    let previous = index.map(|index| PREVIOUS[index].load(Ordering::Acquire));
     // SAFETY: null, or what `handle` has stored, which lives forever.
-    let previous = previous.and_then(|it| unsafe { it.as_ref() });
+    let previous = previous.and_then(|action| unsafe { action.as_ref() });
     let Some(previous) = previous.filter(|it| it.sa_sigaction != libc::SIG_DFL) else {
         return end_by(signal, info);
     };
@@ -212,10 +211,10 @@ fn hand_on(signal: c_int, info: *mut libc::siginfo_t, context: *mut c_void) {
     }
 }
 
-/// Has the signal end this process by its default action, as soon as the handler returns.
+/// Makes the signal end this process by its default action when the handler returns.
 ///
-/// A bad access is made once more then, and the kernel finds the thread where it happened. What was
-/// sent is sent once more.
+/// A bad access is then repeated, and the kernel finds the thread at the faulting instruction. A
+/// signal that was sent is sent again.
 fn end_by(signal: c_int, info: *mut libc::siginfo_t) {
     // SAFETY: the default action runs no code of this process; a handler may call this.
     unsafe { libc::signal(signal, libc::SIG_DFL) };
@@ -224,8 +223,8 @@ fn end_by(signal: c_int, info: *mut libc::siginfo_t) {
         let own = std::process::id();
         // SAFETY: a plain number.
         let thread = unsafe { libc::syscall(libc::SYS_gettid) };
-        // SAFETY: plain numbers, and the signal's own information. It is blocked until the handler
-        // returns.
+        // SAFETY: plain numbers, and the signal's own information. The signal is blocked until the
+        // handler returns.
         unsafe { libc::syscall(libc::SYS_rt_tgsigqueueinfo, own, thread, signal, info) };
     }
 }

@@ -1,5 +1,5 @@
-//! The environment, as it travels to a child: one piece of `NAME=value`s, each with a zero byte
-//! behind it.
+//! The environment in the form that is sent to a child: a byte string of `NAME=value` entries, each
+//! followed by a zero byte.
 
 use super::threads;
 use std::{
@@ -9,15 +9,15 @@ use std::{
     os::unix::ffi::OsStrExt,
 };
 
-/// Returns a variable that changes what this crate does; `None` if [`is_strangers`].
+/// Returns a variable that changes the behaviour of this crate, or `None` if [`is_strangers`].
 pub(crate) fn trusted(name: &str) -> Option<OsString> {
     (!is_strangers()).then(|| std::env::var_os(name)).flatten()
 }
 
-/// Whether this program has more rights than the process that executed it, which has chosen the
+/// Whether this program has more rights than the process that executed it and chose its
 /// environment: a file that is set-user-ID or set-group-ID or has capabilities.
 pub(crate) fn is_strangers() -> bool {
-    // SAFETY: it reads what the kernel has told this program at its start.
+    // SAFETY: it reads a value that the kernel passed to this program at its start.
     unsafe { libc::getauxval(libc::AT_SECURE) != 0 }
 }
 
@@ -27,7 +27,7 @@ pub(crate) fn is_strangers_in_a_copy() -> bool {
     is_strangers() || getuid() != geteuid() || getgid() != getegid()
 }
 
-/// That of this process, with some variables set to other values.
+/// Returns the environment of this process with some variables changed.
 pub(crate) fn with(changes: &[(OsString, OsString)]) -> Vec<u8> {
     let is_changed = |name: &OsStr| changes.iter().any(|it| it.0 == name);
     let last = |at: usize| !changes[at + 1..].iter().any(|it| it.0 == changes[at].0);
@@ -41,14 +41,14 @@ pub(crate) fn with(changes: &[(OsString, OsString)]) -> Vec<u8> {
     all
 }
 
-/// Returns what a copy of this program is started with: the environment with which this program was
-/// started itself, and one variable more.
+/// Returns the environment for a copy of this program: the initial environment of this program with
+/// one more variable.
 ///
-/// The present environment may be one in which the program does not start: without the
-/// `LD_LIBRARY_PATH` that its loader needs, or with a variable that is longer than `execve` takes
-/// (128 KiB). It may also have secrets in it, which `/proc/*/environ` would show.
+/// The current environment may prevent the program from starting: it may lack the `LD_LIBRARY_PATH`
+/// that the loader needs, or have a variable that is too long for `execve` (128 KiB). It may also
+/// contain secrets, which `/proc/*/environ` would show.
 pub(crate) fn initial_with(name: &str, value: &OsStr) -> Vec<CString> {
-    // Unreadable for a process that has changed its user.
+    // Unreadable if the process has changed its user.
     let block = std::fs::read("/proc/self/environ").ok();
     let initial = block.and_then(|it| split(&it)).unwrap_or_else(present);
     let is_another = |it: &CString| {
@@ -63,8 +63,8 @@ pub(crate) fn initial_with(name: &str, value: &OsStr) -> Vec<CString> {
         .collect()
 }
 
-/// The variables in `/proc/self/environ`. `None` if the program has overwritten them, with a title
-/// for `ps` say.
+/// Splits `/proc/self/environ` into variables. Returns `None` if the program has overwritten them,
+/// for example with a title for `ps`.
 fn split(block: &[u8]) -> Option<Vec<CString>> {
     let variables = block.split_inclusive(|it| *it == 0).map(|it| {
         let variable = CStr::from_bytes_with_nul(it).ok();
@@ -87,7 +87,7 @@ pub(crate) fn can_be_set(name: &OsStr, value: &OsStr) -> bool {
     is_name && !value.as_bytes().contains(&0)
 }
 
-/// One without a name cannot be set.
+/// Appends a variable. Skips one without a name, which cannot be set.
 fn put(all: &mut Vec<u8>, name: &OsStr, value: &OsStr) {
     let name = name.as_bytes();
     if !name.is_empty() && !name.starts_with(b"=") {
@@ -98,10 +98,10 @@ fn put(all: &mut Vec<u8>, name: &OsStr, value: &OsStr) {
     }
 }
 
-/// Makes the environment of this process what [`with`] gave in another. Refused once it has
-/// threads.
+/// Replaces the environment of this process by one that [`with`] returned in another process. Fails
+/// if the process has several threads.
 ///
-/// Of two variables with one name, the first counts, as for `getenv`.
+/// If a name occurs twice, its first value counts, as for `getenv`.
 pub(crate) fn replace(wanted: &[u8]) -> io::Result<()> {
     if threads::count()? != 1 {
         if with(&[]) == wanted {
@@ -109,8 +109,9 @@ pub(crate) fn replace(wanted: &[u8]) -> io::Result<()> {
         }
         return Err(io::Error::other("another thread may read the environment"));
     }
-    // So it is nearly always: the fork server has its owner's.
-    // SAFETY: this process has one thread, as was just checked.
+    // The common case: the fork server has the environment of its owner.
+    // SAFETY: this process has
+    // one thread, as was just checked.
     if unsafe { is(wanted) } {
         return Ok(());
     }
@@ -132,8 +133,8 @@ pub(crate) fn replace(wanted: &[u8]) -> io::Result<()> {
     Ok(())
 }
 
-/// Whether this process's environment is just that. It takes no memory, each page of which is a
-/// fault where it was just forked.
+/// Whether the environment of this process is exactly this. Does not allocate: in a process that
+/// was just forked, each new page is a fault.
 ///
 /// # Safety
 ///
@@ -142,21 +143,21 @@ unsafe fn is(wanted: &[u8]) -> bool {
     unsafe extern "C" {
         static mut environ: *const *const c_char;
     }
-    // SAFETY: a word of the C library's, which only `setenv` and its kin change; no thread is in
-    // them now, says the caller.
+    // SAFETY: a word of the C library that only `setenv` and related functions change; no thread
+    // runs them now, by the caller's contract.
     let mut next = unsafe { environ };
     let mut left = wanted;
-    // SAFETY: null, or the place of an entry or of the null behind the last: the C library keeps it
-    // so.
+    // SAFETY: null, or the address of an entry or of the terminating null, which the C library
+    // maintains.
     while let Some(text) = unsafe { next.as_ref() }.filter(|it| !it.is_null()) {
-        // SAFETY: an entry that is not null is text with a zero byte behind its end: the C library
-        // keeps it so, and nobody changes it now, says the caller.
+        // SAFETY: an entry that is not null is text with a terminating zero byte, and does not
+        // change now, by the caller's contract.
         let text = unsafe { CStr::from_ptr(*text) };
         let Some(rest) = left.strip_prefix(text.to_bytes_with_nul()) else {
             return false;
         };
         left = rest;
-        // SAFETY: this place was not the one with null, so that there is another behind it.
+        // SAFETY: the current entry is not the terminating null, so that another entry follows it.
         next = unsafe { next.add(1) };
     }
     left.is_empty()

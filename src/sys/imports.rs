@@ -1,7 +1,7 @@
-//! What modules import: the slots in which they keep the addresses of functions of other modules.
+//! The imports of modules: the slots that hold the addresses of functions of other modules.
 //!
-//! Only for processes that are entirely ours: a slot that is written to changes what a module
-//! calls.
+//! Only for processes that this crate owns completely: writing to a slot changes which function a
+//! module calls.
 
 use super::{memory, modules};
 use std::{
@@ -19,7 +19,7 @@ const SLOT_TYPES: &[u64] = &[1025, 1026];
 #[cfg(not(any(target_arch = "x86_64", target_arch = "aarch64")))]
 const SLOT_TYPES: &[u64] = &[];
 
-/// Where a module keeps the address of a function that it imports.
+/// The place where a module keeps the address of an imported function.
 #[derive(Debug)]
 pub(super) struct Import {
     slot: usize,
@@ -32,29 +32,30 @@ impl Import {
     ///
     /// # Safety
     ///
-    /// A function of the same type must lie there, forever, and this process must have one thread.
+    /// A function of the same type must be there forever, and this process must have one thread.
     pub(super) unsafe fn redirect(&self, function: usize) -> io::Result<()> {
         let page = memory::page_size()?;
         let is_sealed = self.sealed.contains(&self.slot);
         let start = ptr::with_exposed_provenance_mut::<c_void>(self.slot / page * page);
         let protect = |protection| {
-            // SAFETY: the page is one of the module's data, which stay readable.
+            // SAFETY: the page holds data of the module, and stays readable.
             is_sealed && unsafe { libc::mprotect(start, page, protection) } != 0
         };
         if protect(libc::PROT_READ | libc::PROT_WRITE) {
             return Err(io::Error::last_os_error());
         }
         let slot = ptr::with_exposed_provenance_mut::<usize>(self.slot);
-        // SAFETY: the loader's own slot for this function, and no other thread reads it, says the
-        // caller.
+        // SAFETY: the loader's slot for this function; no other thread reads it, by the caller's
+        // contract.
         unsafe { slot.write_volatile(function) };
-        // A page that stays writable is one that others leave so, too.
+        // After a failure the page stays writable, like the pages of modules without this
+        // protection.
         protect(libc::PROT_READ);
         Ok(())
     }
 }
 
-/// Returns the slots for the function of this name in all loaded modules.
+/// Returns the slots for the function with this name in all loaded modules.
 pub(super) fn of(name: &CStr) -> Vec<Import> {
     let Ok(page) = memory::page_size() else {
         return Vec::new();
@@ -64,14 +65,14 @@ pub(super) fn of(name: &CStr) -> Vec<Import> {
         page,
         found: Vec::new(),
     };
-    // SAFETY: `collect` is called before this returns, with the search that is passed here.
+    // SAFETY: `collect` runs only before this returns, with the search that is passed here.
     unsafe { libc::dl_iterate_phdr(Some(collect), (&raw mut search).cast()) };
     search.found
 }
 
 struct ImportSearch<'a> {
     name: &'a CStr,
-    /// Bytes of a page.
+    /// The size of a page in bytes.
     page: usize,
     found: Vec<Import>,
 }
@@ -83,7 +84,7 @@ unsafe extern "C" fn collect(
 ) -> c_int {
     // SAFETY: the loader passes a valid record, which it does not change during the call.
     let info = unsafe { &*info };
-    // SAFETY: `of` passes its search and does not touch it during the call.
+    // SAFETY: `of` passes its search and does not access it during the call.
     let search = unsafe { &mut *search.cast::<ImportSearch<'_>>() };
     // SAFETY: the loader's record names `dlpi_phnum` headers from `dlpi_phdr` on.
     let headers = unsafe { slice::from_raw_parts(info.dlpi_phdr, info.dlpi_phnum.into()) };
@@ -114,7 +115,7 @@ fn sealed(relro: Range<usize>, page: usize) -> Range<usize> {
     relro.start..relro.end / page * page
 }
 
-/// The tables by which the loader links a module.
+/// The tables with which the loader links a module.
 #[derive(Debug, Default)]
 struct DynamicTables {
     /// Addresses.
@@ -122,7 +123,7 @@ struct DynamicTables {
     names: usize,
     /// The addresses of both tables of relocations, and their lengths in bytes.
     relocations: [(usize, usize); 2],
-    /// How many at the start of the first table name no symbol.
+    /// The number of relocations without a symbol at the start of the first table.
     nameless: usize,
 }
 
@@ -135,8 +136,8 @@ struct Relocation {
     addend: i64,
 }
 
-/// Bytes of an entry of the table of symbols, which begins with the name's place among the names,
-/// in 32 bits.
+/// The size of an entry of the symbol table, in bytes. It starts with the offset of the name in the
+/// string table, in 32 bits.
 const SYMBOL: usize = 24;
 
 impl DynamicTables {
@@ -153,7 +154,7 @@ impl DynamicTables {
             }
         };
         let mut tables = Self::default();
-        // SAFETY: says the caller.
+        // SAFETY: by the caller's contract.
         for [tag, value] in unsafe { modules::dynamic_entries(dynamic) } {
             let value = value as usize;
             match tag {
@@ -171,7 +172,7 @@ impl DynamicTables {
         tables
     }
 
-    /// Returns the slots of a function, from the module's base on.
+    /// Returns the slots of a function, as offsets from the module's base.
     ///
     /// # Safety
     ///
@@ -184,7 +185,7 @@ impl DynamicTables {
                 continue;
             }
             let start = ptr::with_exposed_provenance::<Relocation>(start);
-            // SAFETY: the module's dynamic section says so.
+            // SAFETY: the module's dynamic section names this table.
             let relocations = unsafe { slice::from_raw_parts(start, count) };
             for relocation in &relocations[skipped..] {
                 let is_slot = SLOT_TYPES.contains(&(relocation.info & u64::from(u32::MAX)));
@@ -199,14 +200,14 @@ impl DynamicTables {
 
     /// # Safety
     ///
-    /// The module must be loaded, and have so many symbols.
+    /// The module must be loaded, and must have this symbol.
     unsafe fn name_of(&self, symbol: u64) -> &CStr {
         let symbol = self.symbols + symbol as usize * SYMBOL;
         let symbol = ptr::with_exposed_provenance::<u32>(symbol);
-        // SAFETY: says the caller.
+        // SAFETY: by the caller's contract.
         let name = self.names + unsafe { *symbol } as usize;
         let name = ptr::with_exposed_provenance(name);
-        // SAFETY: a symbol's name lies among the module's names, and ends with a zero.
+        // SAFETY: a symbol's name is in the module's string table, and ends with a zero.
         unsafe { CStr::from_ptr(name) }
     }
 }

@@ -1,23 +1,22 @@
-//! What the kernel is asked to limit for this process, and which CPUs it runs on.
+//! Resource limits of this process, and its CPUs.
 
 use super::fd::cvt;
 use nix::sys::resource::{Resource, setrlimit};
 use std::{io, mem};
 
-/// Limits a resource for this process and those that it starts. Neither can raise it again.
+/// Limits a resource for this process and its children. Neither can raise it again.
 pub(crate) fn set(resource: Resource, soft: u64, hard: u64) -> io::Result<()> {
     Ok(setrlimit(resource, soft, hard)?)
 }
 
-/// Has this process yield to others the more, the higher the number is (-20 to 19).
+/// Sets the niceness of this process (-20 to 19). A higher number yields more to other processes.
 pub(crate) fn set_niceness(nice: i32) -> io::Result<()> {
     // SAFETY: setpriority takes plain numbers.
     cvt(unsafe { libc::setpriority(libc::PRIO_PROCESS, 0, nice) })?;
     Ok(())
 }
 
-/// Keeps this process on one of the CPUs that it may use: the one of this number, counted round and
-/// round.
+/// Pins this process to one of its allowed CPUs: the one with index `number`, modulo their count.
 pub(crate) fn pin_to_cpu(number: usize) -> io::Result<()> {
     let size = size_of::<libc::cpu_set_t>();
     // SAFETY: all zeros are an empty set.
@@ -34,7 +33,7 @@ pub(crate) fn pin_to_cpu(number: usize) -> io::Result<()> {
     };
     // SAFETY: as above.
     let mut only: libc::cpu_set_t = unsafe { mem::zeroed() };
-    // SAFETY: the number is one that the kernel has just told.
+    // SAFETY: the kernel has just returned this number.
     unsafe { libc::CPU_SET(*cpu, &mut only) };
     // SAFETY: the kernel reads a local of that size.
     cvt(unsafe { libc::sched_setaffinity(0, size, &raw const only) })?;

@@ -1,4 +1,4 @@
-//! A memory barrier that one thread runs in all others of its process.
+//! A memory barrier that one thread runs in all threads of its process.
 
 use std::{io, sync::OnceLock};
 
@@ -7,17 +7,18 @@ const QUERY: libc::c_int = 0;
 const PRIVATE_EXPEDITED: libc::c_int = 1 << 3;
 const REGISTER_PRIVATE_EXPEDITED: libc::c_int = 1 << 4;
 
-/// Whether [`barrier_in_all_threads`] works here: not below an old kernel, a strict seccomp filter
-/// or an emulator.
+/// Whether [`barrier_in_all_threads`] works here. It does not on an old kernel, with a strict
+/// seccomp filter, or in an emulator.
 pub(super) fn has_remote_barrier() -> bool {
     static HAS: OnceLock<bool> = OnceLock::new();
     *HAS.get_or_init(|| membarrier(QUERY).is_ok_and(|it| it & PRIVATE_EXPEDITED != 0))
 }
 
-/// Runs a full memory barrier in every running thread of this process, and in this one.
+/// Runs a full memory barrier in every running thread of this process, including this one.
 pub(super) fn barrier_in_all_threads() -> io::Result<libc::c_int> {
     membarrier(PRIVATE_EXPEDITED).or_else(|_| {
-        // The process was not registered. That is once, and takes milliseconds with many threads.
+        // The process is not registered yet. This happens once, and takes milliseconds with many
+        // threads.
         membarrier(REGISTER_PRIVATE_EXPEDITED)?;
         membarrier(PRIVATE_EXPEDITED)
     })

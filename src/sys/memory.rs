@@ -19,8 +19,8 @@ use std::{
     sync::{Arc, Weak},
 };
 
-/// An anonymous file of `bytes` zeros that can never become shorter, so that no mapping of it can
-/// fault. Nobody can seal it further, against writing say.
+/// Creates an anonymous file of `bytes` zeros that can never shrink, so that accesses to its
+/// mappings never fault. No process can add more seals, for example against writing.
 pub(crate) fn anonymous_file(bytes: usize) -> io::Result<OwnedFd> {
     let file = unsealed_file(bytes)?;
     seal(&file, SealFlag::F_SEAL_SHRINK | SealFlag::F_SEAL_SEAL)?;
@@ -39,13 +39,13 @@ fn seal(file: &OwnedFd, seals: SealFlag) -> io::Result<()> {
     Ok(())
 }
 
-/// Whether the file is one that is sealed against becoming shorter.
+/// Whether the file is sealed against shrinking.
 pub(crate) fn is_sealed(file: impl AsFd) -> bool {
     fcntl(&file, FcntlArg::F_GET_SEALS)
         .is_ok_and(|seals| SealFlag::from_bits_retain(seals).contains(SealFlag::F_SEAL_SHRINK))
 }
 
-/// Makes the file so long, with zeros at its end.
+/// Sets the length of the file, with zeros at its end.
 pub(crate) fn set_len(file: impl AsFd, bytes: usize) -> io::Result<()> {
     check_limit(bytes)?;
     let length = libc::off_t::try_from(bytes).map_err(|_| io::ErrorKind::InvalidInput)?;
@@ -54,13 +54,13 @@ pub(crate) fn set_len(file: impl AsFd, bytes: usize) -> io::Result<()> {
     Ok(())
 }
 
-/// The file's length in bytes.
+/// Returns the file's length in bytes.
 pub(crate) fn len(file: impl AsFd) -> io::Result<usize> {
     let stat = nix::sys::stat::fstat(&file)?;
     usize::try_from(stat.st_size).map_err(|_| io::ErrorKind::InvalidData.into())
 }
 
-/// The kernel ends a process by a signal that makes a file longer than it must, or writes so far.
+/// Checks the file size limit: the kernel would kill a process that exceeds it.
 fn check_limit(bytes: usize) -> io::Result<()> {
     match bytes <= longest_file()? {
         true => Ok(()),
@@ -68,14 +68,14 @@ fn check_limit(bytes: usize) -> io::Result<()> {
     }
 }
 
-/// Bytes; a longer file this process must not make.
+/// Returns the maximum length of a file of this process, in bytes.
 pub(crate) fn longest_file() -> io::Result<usize> {
     let (limit, _) = getrlimit(Resource::RLIMIT_FSIZE)?;
     Ok(usize::try_from(limit).unwrap_or(usize::MAX))
 }
 
-/// Gives the memory of a range of a file back to the system: of the pages that are in it as a
-/// whole. They hold zeros then.
+/// Returns the memory of a range of a file to the system, in whole pages. The pages then hold
+/// zeros.
 pub(crate) fn punch_hole(file: impl AsFd, range: Range<usize>) -> io::Result<()> {
     let page = page_size()?;
     let (start, end) = (range.start.next_multiple_of(page), range.end / page * page);
@@ -94,7 +94,7 @@ pub(super) fn page_size() -> io::Result<usize> {
     size.ok_or_else(|| io::ErrorKind::Unsupported.into())
 }
 
-/// Fills `into` from `offset` on; an error of the kind `UnexpectedEof` when the file ends before.
+/// Fills `into` from `offset` on. Fails with `UnexpectedEof` if the file ends earlier.
 pub(crate) fn read_at(file: impl AsFd, mut offset: usize, mut into: &mut [u8]) -> io::Result<()> {
     while !into.is_empty() {
         let at = libc::off_t::try_from(offset).map_err(|_| io::ErrorKind::InvalidInput)?;
@@ -108,7 +108,7 @@ pub(crate) fn read_at(file: impl AsFd, mut offset: usize, mut into: &mut [u8]) -
     Ok(())
 }
 
-/// Writes all of `bytes` to `offset`.
+/// Writes all of `bytes` at `offset`.
 pub(crate) fn write_at(file: impl AsFd, mut offset: usize, mut bytes: &[u8]) -> io::Result<()> {
     check_limit(offset.saturating_add(bytes.len()))?;
     while !bytes.is_empty() {
@@ -120,7 +120,7 @@ pub(crate) fn write_at(file: impl AsFd, mut offset: usize, mut bytes: &[u8]) -> 
     Ok(())
 }
 
-/// Bytes of memory that this process has and uses.
+/// Returns the resident memory of this process, in bytes.
 pub(crate) fn resident() -> io::Result<u64> {
     let text = std::fs::read_to_string("/proc/self/statm")?;
     let pages = text.split(' ').nth(1).and_then(|it| it.parse::<u64>().ok());
@@ -132,31 +132,31 @@ pub(crate) fn resident() -> io::Result<u64> {
         .ok_or_else(|| io::ErrorKind::InvalidData.into())
 }
 
-/// Gives back memory that this process can do without while it waits: what the allocator holds
-/// free, and mapped pages of code, which the page cache has anyway. Touching them again costs a
-/// minor fault each.
+/// Releases memory that this process does not need while it waits: free memory of the allocator,
+/// and mapped pages of code, which stay in the page cache. Touching them again costs a minor fault
+/// each.
 pub(crate) fn release_unused() {
     #[cfg(target_env = "gnu")]
     // SAFETY: malloc_trim may be called at any time; it locks each arena.
     unsafe {
         libc::malloc_trim(0)
     };
-    // Another thread might unmap what is listed, and map something else there.
+    // Another thread might unmap a listed range and map another file there.
     if super::threads::listed().ok() != Some(1) {
         return;
     }
-    // Without the list nothing is released, and nothing is lost.
+    // Without the list no memory is released.
     let list = std::fs::read_to_string("/proc/self/smaps").unwrap_or_default();
     for code in unchanged_code(&list) {
-        // SAFETY: these pages are executable, not writable, mapped from a file, and none differs
-        // from its file (a debugger's breakpoint would be a difference), as the list says, which no
-        // other thread has changed since: dropping them changes nothing but where they are read
-        // from next.
+        // SAFETY: these pages are executable, not writable, mapped from a file, and identical to it
+        // (a debugger's breakpoint would be a difference). The list says so, and no other thread
+        // has changed the mappings since. Dropping them only makes the next access read them from
+        // the file.
         unsafe { libc::madvise(code.start as *mut _, code.len(), libc::MADV_DONTNEED) };
     }
 }
 
-/// The mappings in /proc/self/smaps that hold code as it is in their file.
+/// Returns the mappings in /proc/self/smaps with code that is identical to its file.
 fn unchanged_code(list: &str) -> Vec<Range<usize>> {
     let mut code = Vec::new();
     let mut candidate = None;
@@ -173,7 +173,7 @@ fn unchanged_code(list: &str) -> Vec<Range<usize>> {
     code
 }
 
-/// `55d0a000-55d0b000 r-xp …`: the addresses, in a line that begins a mapping.
+/// Parses the addresses in the first line of a mapping, such as `55d0a000-55d0b000 r-xp …`.
 pub(super) fn mapping_in(line: &str) -> Option<Range<usize>> {
     let (start, end) = line.split_ascii_whitespace().next()?.split_once('-')?;
     let address = |text| usize::from_str_radix(text, 16).ok();
@@ -182,39 +182,39 @@ pub(super) fn mapping_in(line: &str) -> Option<Range<usize>> {
 
 const READ_AND_WRITE: ProtFlags = ProtFlags::PROT_READ.union(ProtFlags::PROT_WRITE);
 
-/// A part of an anonymous file, mapped shared, readable and mostly writable. File and mapping go
-/// with the last clone; other processes keep theirs.
+/// A part of an anonymous file, mapped shared, readable and usually writable. File and mapping are
+/// released with the last clone; those of other processes stay.
 ///
-/// The file is sealed against becoming shorter and reaches at least as far as the mapping, so that
-/// no access faults.
+/// The file is sealed against shrinking and is at least as long as the mapping, so that no access
+/// faults.
 #[derive(Debug, Clone)]
 pub(crate) struct Mapping {
     region: Arc<Region>,
-    // The region's, at hand: one step less for whoever reads a word.
+    // A copy of the region's address, which saves an indirection for each access.
     start: NonNull<u8>,
     length: NonZeroUsize,
 }
 
-/// What the clones of a mapping share.
+/// The state that the clones of a mapping share.
 #[derive(Debug)]
 struct Region {
-    /// `None` once it was closed.
+    /// `None` after it was closed.
     file: Option<Arc<OwnedFd>>,
     start: NonNull<u8>,
     length: NonZeroUsize,
 }
 
-// SAFETY: the mapping is not tied to a thread; the bytes behind it are only reached through raw
-// pointers and atomics.
+// SAFETY: the mapping is not tied to a thread; its bytes are only accessed through raw pointers and
+// atomics.
 unsafe impl Send for Mapping {}
-// SAFETY: as above; a `&Mapping` gives out an address and a length, nothing that reads or writes.
+// SAFETY: as above; a `&Mapping` returns only an address and a length, and accesses no bytes.
 unsafe impl Sync for Mapping {}
 // SAFETY: as for `Mapping`.
 unsafe impl Send for Region {}
 // SAFETY: as for `Mapping`.
 unsafe impl Sync for Region {}
 
-/// Finds a mapping as long as somebody else keeps it.
+/// Finds a mapping as long as a clone of it exists.
 #[derive(Debug, Clone)]
 pub(crate) struct WeakMapping(Weak<Region>);
 
@@ -229,33 +229,32 @@ impl WeakMapping {
 }
 
 impl Mapping {
-    /// Maps the whole file, as long as it is now.
+    /// Maps the whole file at its current length.
     pub(crate) fn new(file: OwnedFd) -> io::Result<Self> {
         let bytes = len(&file)?;
         Self::part(Arc::new(file), 0, bytes)
     }
 
-    /// Maps a new anonymous file of `bytes` zeros, to which nobody can write but through this
-    /// mapping.
+    /// Maps a new anonymous file of `bytes` zeros that can be written only through this mapping.
     pub(crate) fn written_here(bytes: usize) -> io::Result<Self> {
         let file = unsealed_file(bytes)?;
         seal(&file, SealFlag::F_SEAL_SHRINK)?;
         let mapping = Self::new(file)?;
         let later = SealFlag::from_bits_retain(libc::F_SEAL_FUTURE_WRITE);
-        // Linux before 5.1 does not know it: then others can write, and only do if they break the
-        // protocol.
+        // Linux before 5.1 does not know the seal. Other processes can then write, if they violate
+        // the protocol.
         let _ = seal(mapping.file(), later);
         seal(mapping.file(), SealFlag::F_SEAL_SEAL)?;
         Ok(mapping)
     }
 
-    /// Maps the whole file, as long as it is now, to be read only: a write to it faults.
+    /// Maps the whole file at its current length, read-only: a write faults.
     pub(crate) fn read_only(file: OwnedFd) -> io::Result<Self> {
         let bytes = len(&file)?;
         Self::checked_part(Arc::new(file), 0, bytes, ProtFlags::PROT_READ)
     }
 
-    /// Maps so many bytes of the file; `offset` must be a multiple of the page size.
+    /// Maps `bytes` bytes of the file; `offset` must be a multiple of the page size.
     pub(crate) fn part(file: Arc<OwnedFd>, offset: usize, bytes: usize) -> io::Result<Self> {
         Self::checked_part(file, offset, bytes, READ_AND_WRITE)
     }
@@ -276,8 +275,8 @@ impl Mapping {
         Self::map(file, offset, bytes, access)
     }
 
-    /// As [`part`](Self::part), of a file that may end before the mapping does: reading and writing
-    /// may fault.
+    /// Like [`part`](Self::part), but for a file that may end before the mapping does: accesses may
+    /// fault.
     pub(crate) fn unchecked_part(
         file: Arc<OwnedFd>,
         offset: usize,
@@ -290,8 +289,7 @@ impl Mapping {
         use nix::sys::mman::{MapFlags, mmap};
         let length = NonZeroUsize::new(bytes).ok_or(io::ErrorKind::InvalidInput)?;
         let offset = libc::off_t::try_from(offset).map_err(|_| io::ErrorKind::InvalidInput)?;
-        // SAFETY: a fresh mapping at an address of the kernel's choice touches no memory that
-        // exists.
+        // SAFETY: a fresh mapping at an address of the kernel's choice touches no existing memory.
         let start = unsafe { mmap(None, length, access, MapFlags::MAP_SHARED, &file, offset) }?;
         Ok(Self::of_region(Arc::new(Region {
             file: Some(file),
@@ -312,17 +310,18 @@ impl Mapping {
         WeakMapping(Arc::downgrade(&self.region))
     }
 
-    /// Makes the file at least `bytes` long, and maps all of it. It may move. A failure changes
-    /// nothing.
+    /// Makes the file at least `bytes` long and maps all of it. The address may change. A failure
+    /// changes nothing.
     ///
-    /// Only for the one clone of a mapping of a whole file, as is
+    /// Only for the single clone of a mapping of a whole file, like
     /// [`follow_growth`](Self::follow_growth).
     pub(crate) fn grow(&mut self, bytes: usize) -> io::Result<()> {
         let file = Arc::clone(self.file());
         let (before, bytes) = (self.length, bytes.max(len(&file)?));
-        // The file comes second: it can never become shorter again, for the lack of addresses here
-        // or in another process. SAFETY: the file is made as long as that below, or the mapping as
-        // short as it was.
+        // The mapping grows first: the file can never shrink again if addresses are short, here or
+        // in another process.
+        // SAFETY: below, the file grows to this length, or the mapping shrinks
+        // back.
         unsafe { self.remap(bytes) }?;
         set_len(&file, bytes).or_else(|error| {
             // SAFETY: the file was that long before.
@@ -331,7 +330,7 @@ impl Mapping {
         })
     }
 
-    /// Maps what the file has grown by. It may move.
+    /// Maps the part by which the file has grown. The address may change.
     pub(crate) fn follow_growth(&mut self) -> io::Result<()> {
         let bytes = len(self.file())?;
         // SAFETY: the file is that long, and cannot become shorter.
@@ -340,7 +339,7 @@ impl Mapping {
 
     /// # Safety
     ///
-    /// The file must be so long when this mapping is next used.
+    /// The file must have this length when this mapping is next accessed.
     unsafe fn remap(&mut self, bytes: usize) -> io::Result<()> {
         use nix::sys::mman::{MRemapFlags, mremap};
         let Some(region) = Arc::get_mut(&mut self.region) else {
@@ -348,8 +347,8 @@ impl Mapping {
         };
         let length = NonZeroUsize::new(bytes).ok_or(io::ErrorKind::InvalidInput)?;
         let (start, flags) = (region.start.cast(), MRemapFlags::MREMAP_MAYMOVE);
-        // SAFETY: `&mut self` proves that no reference into this clone is alive, and there is no
-        // other, as was just seen, so it may move.
+        // SAFETY: `&mut self` proves that no reference into this clone exists, and it is the only
+        // clone, as was just checked. So it may move.
         let start = unsafe { mremap(start, region.length.get(), bytes, flags, None) }?;
         (region.start, region.length) = (start.cast(), length);
         (self.start, self.length) = (region.start, length);
@@ -364,8 +363,8 @@ impl Mapping {
         self.length.get()
     }
 
-    /// Closes the file, unless the mapping has clones. What is mapped stays so; it cannot grow or
-    /// be passed on any more.
+    /// Closes the file, unless the mapping has clones. The memory stays mapped, but it can no
+    /// longer grow or be sent.
     pub(crate) fn close_file(&mut self) {
         if let Some(region) = Arc::get_mut(&mut self.region) {
             region.file = None;
@@ -374,7 +373,7 @@ impl Mapping {
 
     pub(crate) fn file(&self) -> &Arc<OwnedFd> {
         let file = self.region.file.as_ref();
-        file.expect("a mapping is not asked for a file that was closed")
+        file.expect("the file of the mapping was closed")
     }
 }
 
@@ -405,7 +404,7 @@ mod tests {
         let mut theirs = Mapping::new(theirs).expect("a mapping");
         theirs.grow(1 << 20).expect("growth");
         assert_eq!(ours.length(), 4096);
-        // Less than there is by now, which the seal keeps there.
+        // Less than the current length, which the seal keeps.
         ours.grow(8192).expect("growth");
         assert_eq!(ours.length(), 1 << 20);
         theirs.follow_growth().expect("nothing to do");
@@ -438,7 +437,7 @@ mod tests {
     fn a_growth_that_fails_changes_nothing() {
         let file = anonymous_file(4096).expect("shared memory");
         let mut mapping = Mapping::new(file).expect("a mapping");
-        // More than addresses can tell apart, and more than a file can have.
+        // More than the address space, and more than a file can have.
         for bytes in [1 << 56, 1 << 62, usize::MAX] {
             assert!(mapping.grow(bytes).is_err());
             assert_eq!((mapping.length(), len(&mapping).ok()), (4096, Some(4096)));

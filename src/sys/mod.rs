@@ -1,10 +1,10 @@
 //! The operating system: every name of nix and libc, and most of the crate's `unsafe`.
 //!
-//! Relies on: Linux 5.4 or later with /proc mounted. Calls retry `EINTR` and report `io::Error`;
-//! the layers above say in the user's words what was being done.
+//! Relies on: Linux 5.4 or later with /proc mounted. Calls retry `EINTR` and return `io::Error`;
+//! the layers above add in the user's terms which operation failed.
 //!
-//! Invariant: knows nothing of this crate but its own files; no descriptor leaves it without
-//! `O_CLOEXEC` or below 3.
+//! Invariant: knows only its own files of this crate; no descriptor leaves it without `O_CLOEXEC`
+//! or with a number below 3.
 #![expect(unsafe_code, reason = "system calls that have no safe wrapper")]
 
 mod alternate_stack;

@@ -74,7 +74,7 @@ impl Module {
     ///
     /// The module must still be loaded.
     pub(crate) unsafe fn constructors_after(&self, address: usize) -> Vec<usize> {
-        // SAFETY: it is still loaded, says the caller, where `describe` has found it.
+        // SAFETY: it is still loaded, by the caller's contract, where `describe` has found it.
         let constructors = |dynamic| unsafe { constructors(self.base, dynamic) };
         let all = self.dynamic.map(constructors).unwrap_or_default();
         let own = all.iter().position(|it| *it == address);
@@ -215,7 +215,7 @@ unsafe fn file_name(path: *const c_char) -> String {
     if path.is_null() {
         return String::new();
     }
-    // SAFETY: says the caller.
+    // SAFETY: by the caller's contract.
     let path = unsafe { CStr::from_ptr(path) }.to_string_lossy();
     let name = path.rsplit('/').next().unwrap_or_default();
     name.to_owned()
@@ -275,7 +275,8 @@ unsafe fn describe(base: usize, headers: &[libc::Elf64_Phdr], is_program: bool) 
             segments(libc::PT_NOTE, libc::PF_R),
             segments(libc::PT_LOAD, libc::PF_R | libc::PF_X),
         );
-        // SAFETY: these segments are mapped, as the caller says, and readable, as their flags say.
+        // SAFETY: these segments are mapped, by the caller's contract, and readable, as their flags
+        // say.
         unsafe { identity(notes, code) }?
     };
     Some(Module {
@@ -312,14 +313,14 @@ unsafe fn identity(
     code: impl Iterator<Item = Range<usize>>,
 ) -> Option<ModuleId> {
     let mut hasher = DefaultHasher::new();
-    // SAFETY: says the caller.
+    // SAFETY: by the caller's contract.
     let build_id = notes.find_map(|it| build_id(unsafe { bytes(it) }));
     match build_id {
         Some(id) => id.hash(&mut hasher),
         None => {
             let mut code = code.peekable();
             code.peek()?;
-            // SAFETY: says the caller.
+            // SAFETY: by the caller's contract.
             code.for_each(|it| unsafe { bytes(it) }.hash(&mut hasher));
         }
     }
@@ -334,7 +335,7 @@ unsafe fn identity(
 /// at.
 unsafe fn bytes<'a>(segment: Range<usize>) -> &'a [u8] {
     let start = ptr::with_exposed_provenance(segment.start);
-    // SAFETY: says the caller.
+    // SAFETY: by the caller's contract.
     unsafe { slice::from_raw_parts(start, segment.len()) }
 }
 
@@ -367,8 +368,8 @@ fn build_id(mut notes: &[u8]) -> Option<&[u8]> {
 pub(super) unsafe fn dynamic_entries(dynamic: usize) -> impl Iterator<Item = [i64; 2]> {
     const DT_NULL: i64 = 0;
     let first = ptr::with_exposed_provenance::<[i64; 2]>(dynamic);
-    // SAFETY: the section is mapped, says the caller, and its end is an entry DT_NULL, behind which
-    // nothing is taken.
+    // SAFETY: the section is mapped, by the caller's contract, and its end is an entry DT_NULL,
+    // behind which nothing is taken.
     let entries = (0..).map(move |index| unsafe { *first.wrapping_add(index) });
     entries.take_while(|it| it[0] != DT_NULL)
 }
@@ -382,7 +383,7 @@ unsafe fn constructors(base: usize, dynamic: usize) -> Vec<usize> {
     const DT_INIT_ARRAY: i64 = 25;
     const DT_INIT_ARRAYSZ: i64 = 27;
     let (mut array, mut size) = (None, 0);
-    // SAFETY: says the caller.
+    // SAFETY: by the caller's contract.
     for entry in unsafe { dynamic_entries(dynamic) } {
         match entry {
             [DT_INIT_ARRAY, address] => array = Some(base.wrapping_add(address as usize)),

@@ -1,4 +1,4 @@
-//! Files of shared memory that have a name, and removing the names when this process ends.
+//! Named files of shared memory, whose names are removed when this process exits.
 
 use super::{exit, fd::above_stdio, memory, pid};
 use nix::{
@@ -14,20 +14,20 @@ use std::{
     time::Duration,
 };
 
-/// Where glibc's `shm_open` puts its files.
+/// The directory in which glibc's `shm_open` creates files.
 const DIRECTORY: &str = "/dev/shm";
 
-/// Tells this crate's names from others.
+/// The prefix of this crate's names.
 const PREFIX: &str = "procpool.";
 
-/// Bytes; as long as a file's name may be.
+/// Maximum length of a name in bytes: the limit of a file name without the prefix.
 pub(crate) const MAX_NAME_LEN: usize = 255 - PREFIX.len();
 
 fn path(name: &str) -> String {
     format!("{DIRECTORY}/{PREFIX}{name}")
 }
 
-/// A file of `bytes` zeros, for this user alone, that has no name yet.
+/// Creates a file of `bytes` zeros without a name, for this user alone.
 pub(crate) fn create(bytes: usize) -> io::Result<OwnedFd> {
     let flags = OFlag::O_TMPFILE | OFlag::O_RDWR | OFlag::O_CLOEXEC;
     let mode = Mode::S_IRUSR | Mode::S_IWUSR;
@@ -36,8 +36,8 @@ pub(crate) fn create(bytes: usize) -> io::Result<OwnedFd> {
     Ok(file)
 }
 
-/// The file with this name; an error of the kind `PermissionDenied` if it is another user's, who
-/// may have made it for anybody.
+/// Opens the file with this name. Fails with `PermissionDenied` if it belongs to another user,
+/// since any user can create files there.
 pub(crate) fn open(name: &str) -> io::Result<OwnedFd> {
     let flags = OFlag::O_RDWR | OFlag::O_CLOEXEC | OFlag::O_NOFOLLOW | OFlag::O_NONBLOCK;
     let file = above_stdio(nix_open(path(name).as_str(), flags, Mode::empty())?)?;
@@ -47,13 +47,12 @@ pub(crate) fn open(name: &str) -> io::Result<OwnedFd> {
     Ok(file)
 }
 
-/// Removes the name of a file, unless it is another's by now: that is an error of the kind
-/// `NotFound`.
+/// Removes the name of a file. Fails with `NotFound` if the name belongs to another file by now.
 pub(crate) fn remove(name: &str, file: impl AsFd) -> io::Result<()> {
     remove_file(name, id_of(&fstat(file)?))
 }
 
-/// Device and number.
+/// Device and inode number.
 type FileId = (u64, u64);
 
 fn id_of(stat: &FileStat) -> FileId {
@@ -68,24 +67,24 @@ fn remove_file(name: &str, file: FileId) -> io::Result<()> {
     Ok(unlink(path.as_str())?)
 }
 
-/// The name of a file that this process made. It goes with this value, or when the process ends
-/// without being killed.
+/// The name of a file that this process created. It is removed when this value is dropped, or when
+/// the process exits without being killed.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct OwnName {
     name: String,
     file: FileId,
-    /// A copy of the process owns nothing.
+    /// A copy of the process does not own the name.
     process: u32,
 }
 
 static OWN_NAMES: Mutex<Vec<OwnName>> = Mutex::new(Vec::new());
 
-/// At the end of the process, or in a copy of it, a thread may have the list that does not run any
-/// more.
+/// How long to wait for the list. While a process exits, or in a copy of it, a thread may hold the
+/// list that no longer runs.
 const PATIENCE: Duration = Duration::from_millis(100);
 
-/// Gives a file its name; an error of the kind `AlreadyExists` if another has it. With it appears
-/// all that was written before.
+/// Gives a file its name. Fails with `AlreadyExists` if another file has it. Earlier writes to the
+/// file are visible under the name.
 pub(crate) fn publish(name: &str, file: &OwnedFd) -> io::Result<UnlinkGuard> {
     let own = OwnName {
         name: name.to_owned(),
@@ -93,7 +92,7 @@ pub(crate) fn publish(name: &str, file: &OwnedFd) -> io::Result<UnlinkGuard> {
         process: pid::current(),
     };
     remove_at_exit()?;
-    // Before there is the name: it is never there without being on the list.
+    // The name is listed before it exists, so that no name exists without being listed.
     OWN_NAMES.lock().push(own.clone());
     let guard = UnlinkGuard(own);
     let source = format!("/proc/self/fd/{}", file.as_raw_fd());
@@ -103,7 +102,7 @@ pub(crate) fn publish(name: &str, file: &OwnedFd) -> io::Result<UnlinkGuard> {
     Ok(guard)
 }
 
-/// Keeps a name.
+/// Keeps a name on drop.
 #[derive(Debug)]
 pub(crate) struct UnlinkGuard(OwnName);
 
@@ -111,19 +110,20 @@ impl Drop for UnlinkGuard {
     fn drop(&mut self) {
         if self.0.process == pid::current() {
             OWN_NAMES.lock().retain(|it| *it != self.0);
-            // It may have been removed before.
+            // Fails if the name was already removed.
             let _ = remove_file(&self.0.name, self.0.file);
         }
     }
 }
 
-/// Removes the names that this process has made and not removed. For its end.
+/// Removes the names that this process has created and not removed. For its exit.
 pub(crate) fn remove_own() {
     let Some(names) = OWN_NAMES.try_lock_for(PATIENCE) else {
         return;
     };
     let own = pid::current();
-    // They stay on the list: a copy of a process with threads had better free no memory.
+    // The names stay on the list: a copy of a process with threads must not free memory, since the
+    // allocator's locks may be held.
     for name in names.iter().filter(|it| it.process == own) {
         // As above.
         let _ = remove_file(&name.name, name.file);

@@ -1,8 +1,8 @@
-//! The end of a process with that of its parent, whichever of the parent's threads has forked it.
+//! Ends this process when its parent dies, regardless of which of the parent's threads forked it.
 //!
-//! The kernel's signal for it (PDEATHSIG) comes when that *thread* ends. Its handler here looks
-//! whether the process goes on, whose child this one still is then: of another thread, at the end
-//! of which the signal comes again.
+//! The kernel's signal for this (PDEATHSIG) arrives when that *thread* exits. The handler checks
+//! whether the process is still alive. If so, this process is now a child of another of its
+//! threads, whose exit sends the signal again.
 
 use super::{child, fd::cvt};
 use std::{
@@ -10,22 +10,22 @@ use std::{
     sync::atomic::{AtomicU32, Ordering},
 };
 
-/// The process with which this one is to end.
+/// The process with which this one ends.
 static PARENT: AtomicU32 = AtomicU32::new(0);
 
-/// Runs at any time: it only asks for ids and ends the process.
+/// Runs at any time: it only reads ids and ends the process.
 extern "C" fn look(_signal: libc::c_int) {
     // Relaxed: it was written by this process before the signal could come.
     if child::parent() != PARENT.load(Ordering::Relaxed) {
-        // SAFETY: kill takes plain numbers, and may be called by a handler.
+        // SAFETY: kill takes plain numbers, and is async-signal-safe.
         unsafe { libc::kill(std::process::id().cast_signed(), libc::SIGKILL) };
     }
 }
 
-/// Has this process, which a thread of `parent` has just forked, end with that process; false if it
-/// has ended already.
+/// Makes this process, which a thread of `parent` has just forked, end with that process. Returns
+/// false if the parent has already died.
 ///
-/// Takes a real-time signal that nobody handles; the process must leave it unblocked.
+/// Uses a real-time signal without a handler; the process must leave it unblocked.
 pub(crate) fn ends_with_process(parent: u32) -> bool {
     PARENT.store(parent, Ordering::Relaxed);
     let armed = free_signal().and_then(|signal| {
@@ -36,7 +36,7 @@ pub(crate) fn ends_with_process(parent: u32) -> bool {
     armed.is_ok() && child::parent() == parent
 }
 
-/// The highest real-time signal with the default action.
+/// Returns the highest real-time signal with the default action.
 fn free_signal() -> io::Result<libc::c_int> {
     let is_free = |signal: &libc::c_int| {
         // SAFETY: all zeros are a valid action, and sigaction overwrites it.
@@ -51,16 +51,16 @@ fn free_signal() -> io::Result<libc::c_int> {
         .ok_or_else(|| io::Error::other("every signal is in use"))
 }
 
-/// Has `look` run at a signal, which is let through.
+/// Sets `look` as the handler of a signal, and unblocks the signal.
 fn handle(signal: libc::c_int) -> io::Result<()> {
     // SAFETY: all zeros are a valid action, with an empty mask.
     let mut action: libc::sigaction = unsafe { mem::zeroed() };
     action.sa_sigaction = look as extern "C" fn(libc::c_int) as usize;
     action.sa_flags = libc::SA_RESTART;
-    // SAFETY: the handler does what one may, and the action is ours.
+    // SAFETY: the handler is async-signal-safe, and the action is a local.
     cvt(unsafe { libc::sigaction(signal, &raw const action, ptr::null_mut()) })?;
     let mut set = action.sa_mask;
-    // SAFETY: the set is ours, and empty as the kernel knows it.
+    // SAFETY: the set is a local, and empty in the kernel's layout.
     cvt(unsafe { libc::sigaddset(&raw mut set, signal) })?;
     // SAFETY: the set is ours.
     cvt(unsafe { libc::sigprocmask(libc::SIG_UNBLOCK, &raw const set, ptr::null_mut()) })?;

@@ -1,12 +1,11 @@
-//! This process's id at the price of a load, right also in a copy made by foreign `fork` or
-//! `clone`.
+//! The id of this process for the cost of a load, correct also in a copy that a foreign `fork` or
+//! `clone` created.
 //!
-//! The cached number lies in a page that the kernel empties in every child (`MADV_WIPEONFORK`,
-//! Linux 4.14), so that a pool which is used in a fork of its owner notices without a system call
-//! for each task.
+//! The cached number is in a page that the kernel zeroes in every child (`MADV_WIPEONFORK`, Linux
+//! 4.14). So a pool in a fork of its owner detects the fork without a system call for each task.
 //!
-//! And an identity that no later process has, for those who must know whether a process has ended
-//! whose number may be another's by then.
+//! Also an identity that no later process shares, for checking whether a process has ended whose
+//! number may be reused.
 
 use super::{pidfd::PidFd, poll, procfs};
 use std::{
@@ -22,17 +21,17 @@ use std::{
 /// Bytes; any size is rounded up to a page.
 const PAGE: usize = 4096;
 
-/// The page; null before it is first wanted, and where the kernel gives none. It is never unmapped.
+/// The page. Null before the first use, and if the kernel refuses it. Never unmapped.
 static PAGE_OF_ID: AtomicPtr<AtomicU32> = AtomicPtr::new(ptr::null_mut());
 
-/// The id of the calling process.
+/// Returns the id of the calling process.
 #[inline]
 pub(crate) fn current() -> u32 {
     // Acquire: the page is mapped before its address is stored.
     let Some(word) = NonNull::new(PAGE_OF_ID.load(Ordering::Acquire)) else {
         return make_page();
     };
-    // SAFETY: the page is mapped for ever, aligned, and holds an atomic that is valid for every bit
+    // SAFETY: the page is mapped forever, aligned, and holds an atomic that is valid for every bit
     // pattern.
     let word = unsafe { word.as_ref() };
     // Relaxed: the number says nothing about other memory, and every writer writes the same.
@@ -49,7 +48,7 @@ fn remember(word: &AtomicU32) -> u32 {
     pid
 }
 
-/// Maps the page for the calls that follow.
+/// Maps the page for later calls.
 #[cold]
 fn make_page() -> u32 {
     static MADE: Once = Once::new();
@@ -57,7 +56,7 @@ fn make_page() -> u32 {
     std::process::id()
 }
 
-/// A page that is empty in every child; null if there is none.
+/// Maps a page that is zeroed in every child. Returns null if the kernel refuses it.
 fn map_page() -> *mut AtomicU32 {
     let access = libc::PROT_READ | libc::PROT_WRITE;
     let flags = libc::MAP_PRIVATE | libc::MAP_ANONYMOUS;
@@ -66,7 +65,7 @@ fn map_page() -> *mut AtomicU32 {
     if page == libc::MAP_FAILED {
         return ptr::null_mut();
     }
-    // SAFETY: the page was mapped just now, and nobody else knows it.
+    // SAFETY: the page was just mapped, and no other code uses it.
     let advised = unsafe { libc::madvise(page, PAGE, libc::MADV_WIPEONFORK) };
     if advised == 0 {
         page.cast()
@@ -75,13 +74,13 @@ fn map_page() -> *mut AtomicU32 {
     }
 }
 
-/// A process, by its id (in the lower half) and when it was started (clock ticks since boot, as far
-/// as they go; 0 if that is not known). Never 0.
+/// A process, by its id (in the lower half) and its start time (in clock ticks since boot,
+/// truncated; 0 if unknown). Never 0.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct ProcessIdentity(pub(crate) u64);
 
 impl ProcessIdentity {
-    /// The calling process's.
+    /// Returns the identity of the calling process.
     #[inline]
     pub(crate) fn current() -> Self {
         static CACHED: AtomicU64 = AtomicU64::new(0);
@@ -106,15 +105,15 @@ impl ProcessIdentity {
         self.0 as u32
     }
 
-    /// Whether the process has ended, with all of its threads; it may take until the limit to know
-    /// that it has not. An error where that cannot be found out, for the lack of descriptors say.
+    /// Whether the process has ended, with all of its threads. Blocks for at most `limit` if it has
+    /// not. Fails if this cannot be determined, for example for lack of descriptors.
     pub(crate) fn has_ended(self, limit: Duration) -> io::Result<bool> {
-        // Opened first: what is found out then is of the process of this descriptor, unless that
+        // Opened first: the start time then belongs to the process of this descriptor, unless that
         // has ended.
         match PidFd::open(self.pid()) {
             Ok(_) if !self.may_be(Self::of(self.pid())) => Ok(true),
             Ok(process) => poll::is_readable(&process, Some(limit)),
-            // Nobody has the number, or a thread has it by now.
+            // The number is unused, or belongs to a thread by now.
             Err(error) => match error.raw_os_error() {
                 Some(libc::ESRCH | libc::EINVAL | libc::ENOENT) => Ok(true),
                 _ => Err(error),
@@ -122,26 +121,27 @@ impl ProcessIdentity {
         }
     }
 
-    /// Whether both are one process, as far as is known: without a descriptor nobody learns when it
-    /// was started.
+    /// Whether both may be the same process. The start time is unknown in a process without a
+    /// descriptor.
     fn may_be(self, other: Self) -> bool {
         let starts = [self, other].map(|it| it.0 >> 32);
         self.pid() == other.pid() && (starts[0] == starts[1] || starts.contains(&0))
     }
 }
 
-/// The 22nd field of `/proc/*/stat`.
+/// Returns the 22nd field of `/proc/*/stat`.
 fn start_of(pid: u32) -> Option<u64> {
     field_of(pid, 19)?.parse().ok()
 }
 
-/// Whether the first thread of a process waits for something, as far as is known: it does not run,
-/// want to run, or stand still.
+/// Whether the first thread of a process sleeps: it does not run, is not runnable, and is not
+/// stopped.
 pub(crate) fn is_asleep(pid: u32) -> bool {
     field_of(pid, 0).as_deref() == Some("S")
 }
 
-/// A field of `/proc/*/stat` behind the second, which is a name in brackets with anything in it.
+/// Returns a field of `/proc/*/stat` after the second, which is a name in parentheses that may
+/// contain any characters.
 fn field_of(pid: u32, number: usize) -> Option<String> {
     let stat = std::fs::read(procfs::folder_of(pid).ok()?.join("stat")).ok()?;
     let after_name = stat.iter().rposition(|it| *it == b')')?;

@@ -1,4 +1,4 @@
-//! Processes by descriptors, which never mean another process.
+//! Processes by descriptors, which never refer to another process, and their wait statuses.
 
 use super::{
     fd::{above_stdio, cvt, retry},
@@ -10,11 +10,11 @@ use std::{
     time::Duration,
 };
 
-/// How long a killed process may take to end: it waits for a core, for seconds on a busy machine.
-/// The limit is for one that the kernel holds on to.
+/// How long a killed process may take to end: on a busy machine it waits for a core for seconds.
+/// The limit concerns processes that the kernel cannot end.
 const KILLED_LIMIT: Duration = Duration::from_secs(5);
 
-/// How a process ended, as `wait` encodes it.
+/// How a process ended, in the encoding of `wait`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct WaitStatus(pub(crate) i32);
 
@@ -23,12 +23,12 @@ impl WaitStatus {
         libc::WIFSIGNALED(self.0).then(|| libc::WTERMSIG(self.0))
     }
 
-    /// Of a process that gave this code to `exit`.
+    /// Returns the status of a process that passed this code to `exit`.
     pub(crate) fn of_code(code: i32) -> Self {
         Self((code & 0xff) << 8)
     }
 
-    /// Of a process that was killed by this signal.
+    /// Returns the status of a process that was killed by this signal.
     fn of_signal(signal: i32) -> Self {
         Self(signal)
     }
@@ -38,24 +38,23 @@ impl WaitStatus {
     }
 }
 
-/// A process, by a descriptor that never means another one.
+/// A process, by a descriptor that never refers to another one.
 #[derive(Debug)]
 pub(crate) struct PidFd(OwnedFd);
 
 impl PidFd {
-    /// Whether the system call exists here: neither the kernel nor what the process runs under
-    /// lacks it.
+    /// Whether the kernel and the sandbox support the system call.
     pub(crate) fn is_available() -> bool {
         Self::open(std::process::id()).is_ok()
     }
 
-    /// The caller must know that `pid` has not been reaped: its own child, itself, or a process
-    /// that was there just now.
+    /// Opens a process. The caller must know that `pid` has not been reaped: it is a child, this
+    /// process, or was alive just now.
     pub(crate) fn open(pid: u32) -> io::Result<Self> {
         // SAFETY: pidfd_open takes plain numbers and returns a new descriptor, closed on exec.
         let fd = unsafe { libc::syscall(libc::SYS_pidfd_open, pid, 0) };
         let fd = cvt(libc::c_int::try_from(fd).expect("a descriptor is an int"))?;
-        // SAFETY: the kernel has just made it for us.
+        // SAFETY: the kernel has just created it, and it has no other owner.
         Ok(Self(above_stdio(unsafe { OwnedFd::from_raw_fd(fd) })?))
     }
 
@@ -72,7 +71,7 @@ impl PidFd {
         poll::is_readable(&self.0, Some(Duration::ZERO)).unwrap_or(true)
     }
 
-    /// Takes the status of a child of this process that has ended, if nobody else has.
+    /// Takes the status of a child of this process that has ended, unless it was already reaped.
     pub(crate) fn take_status(&self) -> Option<WaitStatus> {
         use nix::sys::wait::{Id, WaitPidFlag, WaitStatus as Ended, waitid};
         let flags = WaitPidFlag::WEXITED | WaitPidFlag::WNOHANG;
@@ -84,9 +83,9 @@ impl PidFd {
         }
     }
 
-    /// Sends a signal; nothing happens to a process that has ended.
+    /// Sends a signal. Does nothing if the process has ended.
     ///
-    /// Fails if this process has become another user since it started the other, or where a sandbox
+    /// Fails if this process has changed its user since it started the other, or if a sandbox
     /// refuses the system call.
     pub(crate) fn send(&self, signal: libc::c_int) -> io::Result<()> {
         let fd = self.0.as_raw_fd();
@@ -94,54 +93,53 @@ impl PidFd {
         // SAFETY: plain numbers and no siginfo.
         let sent = unsafe { libc::syscall(libc::SYS_pidfd_send_signal, fd, signal, info, 0) };
         match cvt(if sent == 0 { 0 } else { -1 }) {
-            // A process that has ended and is not reaped may be refused, too.
+            // The call may also fail for a process that has ended and is not reaped.
             Err(error) if !self.is_dead() => Err(error),
             _ => Ok(()),
         }
     }
 
-    /// Whether it is a child of this process, which has not been reaped.
+    /// Whether it is a child of this process that was not reaped.
     pub(crate) fn is_child(&self) -> bool {
         use nix::sys::wait::{Id, WaitPidFlag, waitid};
         let flags = WaitPidFlag::WEXITED | WaitPidFlag::WNOHANG | WaitPidFlag::WNOWAIT;
         retry(|| waitid(Id::PIDFd(self.0.as_fd()), flags)).is_ok()
     }
 
-    /// Ends a child of this process, and takes its status. Fails, and leaves it alone, if it cannot
-    /// be killed.
+    /// Kills and reaps a child of this process. Fails, without reaping, if it cannot be killed.
     pub(crate) fn kill_and_reap(&self) -> io::Result<()> {
         self.send(signal::KILL)?;
         self.wait_and_reap();
         Ok(())
     }
 
-    /// Takes the status of a child that ends within moments.
+    /// Waits for a child that is about to end, and reaps it.
     pub(crate) fn wait_and_reap(&self) {
-        // A failed wait is as good as one that was too long.
+        // A failed wait is treated like a timeout.
         let _ = poll::is_readable(&self.0, Some(KILLED_LIMIT));
         self.reap();
     }
 
-    /// Reaps the process if it is a child of this one that has ended and nobody else took its
-    /// status.
+    /// Reaps the process if it is a child of this one that has ended and was not reaped.
     fn reap(&self) {
         use nix::sys::wait::{Id, WaitPidFlag, waitid};
         let flags = WaitPidFlag::WEXITED | WaitPidFlag::WNOHANG;
-        // The host program may have reaped it, or may ignore SIGCHLD: there is nothing left to do
-        // then.
+        // The host program may have reaped it, or may ignore SIGCHLD. Then there is nothing to
+        // reap.
         let _ = retry(|| waitid(Id::PIDFd(self.0.as_fd()), flags));
     }
 
-    /// How a process ended that somebody has reaped (PIDFD_GET_INFO, Linux 6.15).
+    /// Returns how a process ended that was already reaped (PIDFD_GET_INFO, Linux 6.15).
     pub(crate) fn status_after_reaping(&self) -> Option<WaitStatus> {
         const EXIT: u64 = libc::PIDFD_INFO_EXIT as u64;
-        // SAFETY: the structure is plain numbers.
+        // SAFETY: the structure consists of plain numbers.
         let mut info: libc::pidfd_info = unsafe { std::mem::zeroed() };
         info.mask = EXIT;
         let fd = self.0.as_raw_fd();
-        // The request is `_IOWR(0xff, 11, struct pidfd_info)` of linux/pidfd.h, which libc puts
-        // together as the architecture does: mips, powerpc and sparc have another layout than the
-        // rest. SAFETY: the kernel writes no more than the size in the request, that of a local.
+        // The request is `_IOWR(0xff, 11, struct pidfd_info)` of linux/pidfd.h. libc computes it
+        // for the architecture: mips, powerpc and sparc have another layout.
+        // SAFETY: the kernel
+        // writes at most the size in the request, which is that of a local.
         let done = unsafe { libc::ioctl(fd, libc::PIDFD_GET_INFO, &raw mut info) };
         (done == 0 && info.mask & EXIT != 0).then_some(WaitStatus(info.exit_code))
     }
@@ -164,10 +162,10 @@ mod tests {
         let child = child.as_mut().expect("a shell");
         let pidfd = PidFd::open(child.id()).expect("a child of this process");
         child.wait().expect("a child of this process");
-        // Older kernels do not say.
+        // Older kernels do not report it.
         let status = pidfd.status_after_reaping();
         assert!(
-            status.is_none_or(|it| it.exit_code() == Some(7)),
+            status.is_none_or(|status| status.exit_code() == Some(7)),
             "{status:?}"
         );
     }

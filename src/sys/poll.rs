@@ -1,4 +1,4 @@
-//! Waiting for descriptors: one, or a set that lasts.
+//! Waiting for descriptors: for a few at once, or with a lasting set.
 
 use super::fd::{above_stdio, retry};
 use nix::{
@@ -16,7 +16,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-/// Waits until `fd` is readable or its peer is gone; false when `limit` passed first.
+/// Waits until `fd` is readable or its peer has closed it. Returns false after `limit`.
 pub(crate) fn is_readable(fd: impl AsFd, limit: Option<Duration>) -> io::Result<bool> {
     let deadline = limit.and_then(|it| Instant::now().checked_add(it));
     loop {
@@ -32,20 +32,20 @@ pub(crate) fn is_readable(fd: impl AsFd, limit: Option<Duration>) -> io::Result<
     }
 }
 
-/// Waits for `limit`, or until the peer of `fd` is gone or a signal comes.
+/// Waits for `limit`, or until the peer of `fd` has closed it or a signal arrives.
 pub(crate) fn wait_for_hang_up(fd: impl AsFd, limit: Duration) {
     let mut fds = [PollFd::new(fd.as_fd(), PollFlags::empty())];
-    // Whatever ended the wait: the caller looks again.
+    // The caller checks its condition again, whatever ended the wait.
     let _ = nix::poll::poll(&mut fds, poll_timeout(Some(limit)));
 }
 
-/// Whether the peer of a Unix socket is gone, or the connection was ended.
+/// Whether the peer of a Unix socket has closed it, or the connection was shut down.
 pub(crate) fn has_hung_up(fd: impl AsFd) -> bool {
     let mut fds = [PollFd::new(fd.as_fd(), PollFlags::empty())];
     nix::poll::poll(&mut fds, PollTimeout::ZERO).is_ok_and(|it| it > 0)
 }
 
-/// Waits until one of `fds` is readable or at its end, and says which are.
+/// Waits until one of `fds` is readable or at its end, and returns which are.
 pub(crate) fn which_readable<const N: usize>(
     fds: [BorrowedFd<'_>; N],
     limit: Option<Duration>,
@@ -55,8 +55,8 @@ pub(crate) fn which_readable<const N: usize>(
     Ok(polled.map(|it| it.any().unwrap_or(true)))
 }
 
-/// Waits until one of `fds` is readable or at its end, and says which are; none when the deadline
-/// passed first.
+/// Waits until one of `fds` is readable or at its end, and returns which are. Returns no
+/// descriptors after the deadline.
 pub(crate) fn wait_readable(
     fds: &[BorrowedFd<'_>],
     deadline: Option<Instant>,
@@ -82,23 +82,23 @@ fn poll_timeout(limit: Option<Duration>) -> PollTimeout {
     let Some(limit) = limit else {
         return PollTimeout::NONE;
     };
-    // Rounded up: a wait of 0.3 ms must not become a busy loop of zeros.
+    // Rounded up: a wait of 0.3 ms must not become a busy loop of zero waits.
     let millis = limit.as_nanos().div_ceil(1_000_000);
     PollTimeout::try_from(millis).unwrap_or(PollTimeout::MAX)
 }
 
-/// What a descriptor in a [`Poller`] is watched for.
+/// The event of a descriptor that a [`Poller`] waits for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Interest {
-    /// Nothing, for now.
+    /// No event, for now.
     None,
     /// Bytes to read, or the end of file.
     Read,
-    /// The same, and nothing any more once it was reported.
+    /// Like `Read`, but no event after the first report.
     ReadOnce,
     /// Room to write.
     Write,
-    /// That the peer sends nothing more, once.
+    /// The peer sends nothing more; reported once.
     HangUp,
 }
 
@@ -114,7 +114,7 @@ impl Interest {
     }
 }
 
-/// A set of descriptors to wait for, each with a number of the caller's choice (epoll,
+/// A set of descriptors to wait for, each with a token that the caller chooses (epoll,
 /// level-triggered).
 #[derive(Debug)]
 pub(crate) struct Poller(Epoll);
@@ -135,14 +135,14 @@ impl Poller {
             .modify(fd, &mut EpollEvent::new(interest.flags(), token))?)
     }
 
-    /// Stops watching a descriptor, which other processes may hold open: closing it would not do.
+    /// Removes a descriptor. Closing it would not suffice, since other processes may have it open.
     pub(crate) fn remove(&self, fd: impl AsFd) {
-        // It fails only for a descriptor that is not in the set.
+        // It fails only if the descriptor is not in the set.
         let _ = self.0.delete(fd);
     }
 
-    /// Waits for at most `limit` and hands out the numbers of those that are ready; a signal ends
-    /// the wait early.
+    /// Waits for at most `limit` and stores the tokens of the ready descriptors. A signal ends the
+    /// wait early.
     pub(crate) fn wait(&self, limit: Option<Duration>, ready: &mut Vec<u64>) -> io::Result<()> {
         let mut events = [EpollEvent::empty(); 64];
         let millis = limit.map(|it| it.as_nanos().div_ceil(1_000_000));
@@ -166,7 +166,7 @@ impl AsFd for Poller {
     }
 }
 
-/// A counter to wake a thread that waits on a [`Poller`].
+/// A counter that wakes a thread waiting on a [`Poller`].
 #[derive(Debug)]
 pub(crate) struct Notifier(EventFd);
 
@@ -174,17 +174,17 @@ impl Notifier {
     pub(crate) fn new() -> io::Result<Self> {
         let flags = EfdFlags::EFD_CLOEXEC | EfdFlags::EFD_NONBLOCK;
         let fd = above_stdio(EventFd::from_value_and_flags(0, flags)?.into())?;
-        // SAFETY: the descriptor is the eventfd made just now, or a duplicate of it.
+        // SAFETY: the descriptor is the eventfd that was just created, or a duplicate of it.
         Ok(Self(unsafe { EventFd::from_owned_fd(fd) }))
     }
 
     pub(crate) fn notify(&self) {
-        // It fails only when the counter is full, and then it is raised.
+        // It fails only if the counter is at its maximum, where it is already readable.
         let _ = self.0.write(1);
     }
 
     pub(crate) fn clear(&self) {
-        // It fails only when the counter is zero, and then it is lowered.
+        // It fails only if the counter is zero, where it is already cleared.
         let _ = self.0.read();
     }
 }
@@ -195,7 +195,7 @@ impl AsFd for Notifier {
     }
 }
 
-/// A clock that wakes a thread which waits on a [`Poller`].
+/// A timer that wakes a thread waiting on a [`Poller`].
 #[derive(Debug)]
 pub(crate) struct Timer(TimerFd);
 
@@ -203,22 +203,22 @@ impl Timer {
     pub(crate) fn new() -> io::Result<Self> {
         let flags = TimerFlags::TFD_CLOEXEC | TimerFlags::TFD_NONBLOCK;
         let fd = above_stdio(TimerFd::new(ClockId::CLOCK_MONOTONIC, flags)?.into())?;
-        // SAFETY: the descriptor is the timer made just now, or a duplicate of it.
+        // SAFETY: the descriptor is the timer that was just created, or a duplicate of it.
         Ok(Self(unsafe { TimerFd::from_owned_fd(fd) }))
     }
 
-    /// Goes off once, after `delay`, and stays readable.
+    /// Fires once, after `delay`, and then stays readable.
     pub(crate) fn set(&self, delay: Duration) {
         // A delay of zero would disarm the timer.
         let delay = delay.max(Duration::from_nanos(1));
         let expiration = Expiration::OneShot(TimeSpec::from_duration(delay));
-        // It fails only for a time that is none.
+        // It fails only for an invalid time.
         let _ = self.0.set(expiration, TimerSetTimeFlags::empty());
     }
 
-    /// Is no longer readable after it went off.
+    /// Makes the timer unreadable after it has fired.
     pub(crate) fn clear(&self) {
-        // It fails only for a timer that has not gone off.
+        // It fails only if the timer has not fired.
         let _ = self.0.wait();
     }
 }

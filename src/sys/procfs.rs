@@ -1,8 +1,8 @@
-//! Processes in /proc, which may be mounted for another pid namespace than this process's.
+//! Processes in /proc, which may be mounted for another pid namespace than that of this process.
 //!
-//! There a process has another number than here: `unshare --pid --fork` without `--mount-proc`
-//! leaves it so. /proc of an outer namespace is translated; in that of an unrelated one, no process
-//! is found.
+//! In such a /proc, processes have other numbers: `unshare --pid --fork` without `--mount-proc`
+//! leads to this. Numbers in the /proc of an outer namespace are translated. In the /proc of an
+//! unrelated namespace, no process is found.
 
 use super::pidfd::PidFd;
 use std::{
@@ -11,18 +11,18 @@ use std::{
     path::PathBuf,
 };
 
-/// Returns the number that this process has in /proc, or `None` if it has none.
+/// Returns the number of this process in /proc, or `None` if it has none.
 pub(crate) fn own_number() -> Option<u32> {
     let link = fs::read_link("/proc/self").ok()?;
     link.to_str()?.parse().ok()
 }
 
-/// Whether processes have the numbers in /proc that they have here.
+/// Whether processes have the same numbers in /proc as in this namespace.
 fn is_of_this_namespace() -> bool {
     own_number() == Some(std::process::id())
 }
 
-/// Returns the folder in /proc of a process that has this number here.
+/// Returns the directory in /proc of the process with this number in this namespace.
 pub(crate) fn folder_of(pid: u32) -> io::Result<PathBuf> {
     let number = if is_of_this_namespace() {
         pid
@@ -33,8 +33,8 @@ pub(crate) fn folder_of(pid: u32) -> io::Result<PathBuf> {
     Ok(PathBuf::from(format!("/proc/{number}")))
 }
 
-/// Returns the number in /proc of the process behind a descriptor, or `None` if it has ended or is
-/// not shown there.
+/// Returns the number in /proc of a descriptor's process, or `None` if the process has ended or is
+/// not visible there.
 fn number_in_proc(process: &PidFd) -> Option<u32> {
     let number = process.as_fd().as_raw_fd();
     let info = fs::read_to_string(format!("/proc/self/fdinfo/{number}")).ok()?;
@@ -42,9 +42,10 @@ fn number_in_proc(process: &PidFd) -> Option<u32> {
     number.filter(|it| *it > 0)
 }
 
-/// Returns what makes the number here of a number in /proc.
+/// Returns the function that translates numbers in /proc to numbers in this namespace.
 pub(crate) fn translation() -> impl Fn(u32) -> Option<u32> {
-    // The numbers of a process are listed from the namespace of /proc inwards: so many lead here.
+    // A process's numbers are listed from the namespace of /proc inwards. This many lead to this
+    // namespace.
     let depth = (!is_of_this_namespace()).then(|| numbers_of("self").len());
     move |number| match depth {
         None => Some(number),
@@ -57,7 +58,7 @@ pub(crate) fn translation() -> impl Fn(u32) -> Option<u32> {
 
 /// Returns the numbers of a process in all namespaces from that of /proc inwards.
 fn numbers_of(process: &str) -> Vec<u32> {
-    // A process that has ended meanwhile has no file, and no number.
+    // A process that has ended has no file, and no number.
     let status = fs::read_to_string(format!("/proc/{process}/status")).unwrap_or_default();
     let numbers = field(&status, "NSpid:").unwrap_or_default();
     let numbers = numbers.split_ascii_whitespace().map(str::parse);

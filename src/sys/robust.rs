@@ -1,12 +1,12 @@
 //! Mutexes in shared memory that survive the death of their holder: pthread's robust,
-//! process-shared ones.
+//! process-shared mutexes.
 //!
-//! Each thread has a list of the mutexes that it holds, which the kernel walks when the thread
-//! ends, however it ends: those mutexes go to the next taker, who is told. Of the designs that were
-//! tried, only this one got a killed holder, a holder that nobody has reaped yet, and a thread that
-//! ends all right.
+//! Each thread has a list of its held mutexes. The kernel walks the list when the thread ends for
+//! any reason, and marks these mutexes, so that the next holder learns of the death. Of the tested
+//! designs, only this one handled a killed holder, a holder that was not reaped yet, and a thread
+//! that exits.
 //!
-//! The list runs through the mutexes themselves, so that the memory of a held one must never be
+//! The list is linked through the mutexes themselves, so the memory of a held mutex must never be
 //! unmapped: see [`RobustMutex`].
 
 use super::memory::Mapping;
@@ -17,12 +17,12 @@ use std::{
     time::Instant,
 };
 
-/// What a thread finds that takes a mutex it holds.
+/// The behaviour when a thread locks a mutex that it already holds.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum MutexKind {
     /// [`MutexError::HeldByThisThread`].
     ErrorCheck,
-    /// It has it once more, and lets it go as often as it has taken it.
+    /// Locks it again. The thread must unlock it as often as it has locked it.
     Recursive,
 }
 
@@ -30,29 +30,29 @@ pub(crate) enum MutexKind {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum LockState {
     Clean,
-    /// Whoever had it died with it. Said once.
+    /// The last holder died with it. Reported once.
     OwnerDied,
 }
 
-/// The mutex is not held by this call.
+/// The mutex was not locked by this call.
 #[derive(Debug)]
 pub(crate) enum MutexError {
-    /// Somebody else has it, and the deadline has passed.
+    /// Another thread holds it, and the deadline has passed.
     Held,
     HeldByThisThread,
     Failed(io::Error),
 }
 
-/// A robust mutex at a place of a mapping.
+/// A robust mutex at an offset in a mapping.
 ///
-/// As a thread's list of held mutexes has their addresses, one that is dropped while it is held
-/// (its guard was forgotten) leaves its mapping behind. `depth` tells without touching a reference
-/// count at each turn:
+/// A thread's list of held mutexes contains their addresses. So a mutex that is dropped while it is
+/// held (its guard was forgotten) leaks its mapping. `depth` shows this without a reference count
+/// for each lock operation:
 ///
 /// | `depth` | meaning |
 /// |---|---|
 /// | 0 | not held through this value |
-/// | n > 0 | taken n times through this value and not let go; or a thread of this process, or of the one that it is a copy of, has ended or been left behind with it: then no longer held, and the mapping is kept for nothing |
+/// | n > 0 | locked n times through this value; or a thread of this process, or of the process that it is a copy of, has ended with it or is missing in the copy. It is then no longer held, and the mapping is leaked without need |
 ///
 /// Only the holder writes it.
 #[derive(Debug)]
@@ -64,7 +64,7 @@ pub(crate) struct RobustMutex {
 
 type Raw = libc::pthread_mutex_t;
 
-/// Ends well or with what pthread functions return instead of setting errno.
+/// Converts the return value of pthread functions, which do not set errno.
 fn check(returned: libc::c_int) -> io::Result<()> {
     match returned {
         0 => Ok(()),
@@ -73,10 +73,11 @@ fn check(returned: libc::c_int) -> io::Result<()> {
 }
 
 impl RobustMutex {
-    /// Bytes; a cache line, in which the mutex fits on every architecture.
+    /// Bytes; a cache line, into which the mutex fits on every architecture.
     pub(crate) const SIZE: usize = 64;
 
-    /// Makes one in zeros that nobody else uses yet. `offset` must be a multiple of `SIZE`.
+    /// Creates a mutex in zeroed memory that is not in use yet. `offset` must be a multiple of
+    /// `SIZE`.
     pub(crate) fn create(mapping: Mapping, offset: usize, reentry: MutexKind) -> io::Result<Self> {
         let mutex = Self::open(mapping, offset);
         let mut attributes = MaybeUninit::uninit();
@@ -85,7 +86,7 @@ impl RobustMutex {
         // SAFETY: it has just been initialised.
         let attributes = unsafe { attributes.assume_init_mut() };
         let initialised = mutex.initialize(attributes, reentry);
-        // SAFETY: initialised above, and not used any more.
+        // SAFETY: initialised above, and not used afterwards.
         unsafe { libc::pthread_mutexattr_destroy(attributes) };
         initialised.map(|()| mutex)
     }
@@ -107,19 +108,19 @@ impl RobustMutex {
         let robust = libc::PTHREAD_MUTEX_ROBUST;
         // SAFETY: as above.
         check(unsafe { libc::pthread_mutexattr_setrobust(attributes, robust) })?;
-        // SAFETY: the place is inside the mapping and aligned, as `open` has checked, and nobody
-        // else uses it yet.
+        // SAFETY: the memory is inside the mapping and aligned, as `open` has checked, and not in
+        // use yet.
         check(unsafe { libc::pthread_mutex_init(self.raw(), attributes) })
     }
 
-    /// One that its maker has initialised.
+    /// Opens a mutex that its creator has initialised.
     pub(crate) fn open(mapping: Mapping, offset: usize) -> Self {
         const { assert!(size_of::<Raw>() <= Self::SIZE && align_of::<Raw>() <= Self::SIZE) };
         let end = offset.checked_add(Self::SIZE);
         let is_inside = end.is_some_and(|it| it <= mapping.length());
         assert!(
             is_inside && offset.is_multiple_of(Self::SIZE),
-            "no place for a mutex at {offset}"
+            "a mutex does not fit at offset {offset}"
         );
         Self {
             mapping,
@@ -128,7 +129,7 @@ impl RobustMutex {
         }
     }
 
-    /// Where it lies in its mapping.
+    /// Returns its offset in its mapping.
     #[inline]
     pub(crate) fn offset(&self) -> usize {
         self.offset
@@ -136,27 +137,27 @@ impl RobustMutex {
 
     #[inline]
     fn raw(&self) -> *mut Raw {
-        // SAFETY: the place is inside the mapping, as `open` has checked.
+        // SAFETY: the address is inside the mapping, as `open` has checked.
         unsafe { self.mapping.start().add(self.offset) }
             .cast()
             .as_ptr()
     }
 
-    /// Waits until the mutex is free, and takes it.
+    /// Blocks until the mutex is free, and locks it.
     #[inline]
     pub(crate) fn lock(&self) -> Result<LockState, MutexError> {
         // SAFETY: an initialised mutex, which stays mapped while it is held.
         self.into_result(unsafe { libc::pthread_mutex_lock(self.raw()) })
     }
 
-    /// Takes the mutex if it is free.
+    /// Locks the mutex if it is free.
     #[inline]
     pub(crate) fn try_lock(&self) -> Result<LockState, MutexError> {
         // SAFETY: as for `lock`.
         self.into_result(unsafe { libc::pthread_mutex_trylock(self.raw()) })
     }
 
-    /// As [`lock`](Self::lock), until the deadline. None is for ever.
+    /// Like [`lock`](Self::lock), but until the deadline; `None` means forever.
     pub(crate) fn lock_until(&self, deadline: Option<Instant>) -> Result<LockState, MutexError> {
         match deadline {
             None => self.lock(),
@@ -173,29 +174,29 @@ impl RobustMutex {
             libc::EDEADLK => return Err(MutexError::HeldByThisThread),
             code => return Err(MutexError::Failed(io::Error::from_raw_os_error(code))),
         };
-        // Relaxed: only whoever holds the mutex writes it, and a drop comes after all other uses
-        // anyway.
+        // Relaxed: only the holder writes it, and a drop happens after all other uses.
         let depth = self.depth.load(Ordering::Relaxed);
         self.depth.store(depth + 1, Ordering::Relaxed);
         Ok(taken)
     }
 
-    /// Makes a mutex usable whose holder died; otherwise it would be lost when it is next let go.
+    /// Makes a mutex usable whose holder died; otherwise the next unlock would make it permanently
+    /// unusable.
     #[cold]
     fn repair(&self) -> Result<LockState, MutexError> {
-        // SAFETY: this thread has just got the mutex, in need of this.
+        // SAFETY: this thread has just locked the mutex in the inconsistent state.
         check(unsafe { libc::pthread_mutex_consistent(self.raw()) }).map_err(MutexError::Failed)?;
         // The dead holder may have been a thread of this process.
         self.depth.store(0, Ordering::Relaxed);
         Ok(LockState::OwnerDied)
     }
 
-    /// Lets the mutex go. Does nothing in another thread or process than the holder's.
+    /// Unlocks the mutex. Does nothing in another thread or process than the holder's.
     #[inline]
     pub(crate) fn unlock(&self) {
         let depth = self.depth.load(Ordering::Relaxed);
         self.depth.store(depth.wrapping_sub(1), Ordering::Relaxed);
-        // SAFETY: an initialised mutex; robust ones check who lets them go.
+        // SAFETY: an initialised mutex; robust ones check that the caller is the holder.
         let refused = unsafe { libc::pthread_mutex_unlock(self.raw()) };
         if refused != 0 {
             self.depth.store(depth, Ordering::Relaxed);
@@ -206,21 +207,20 @@ impl RobustMutex {
 impl Drop for RobustMutex {
     fn drop(&mut self) {
         if *self.depth.get_mut() > 0 {
-            // It may be in a thread's list, which must never lead to an address where something
-            // else is by then.
+            // It may be in a thread's list, whose addresses must never be reused.
             mem::forget(self.mapping.clone());
         }
     }
 }
 
-/// Waiting by the clock of `Instant`, which nobody can set.
+/// Waiting with the clock of `Instant`, which cannot be set.
 #[cfg(target_env = "gnu")]
 mod clock {
     use super::{LockState, MutexError, Raw, RobustMutex};
     use std::time::Instant;
 
     unsafe extern "C" {
-        /// Since glibc 2.30; the libc crate does not have it.
+        /// Since glibc 2.30; the libc crate lacks it.
         fn pthread_mutex_clocklock(
             mutex: *mut Raw,
             clock: libc::clockid_t,
@@ -239,7 +239,7 @@ mod clock {
     }
 }
 
-/// Waiting by the wall clock, in slices, as that may be set meanwhile.
+/// Waiting with the wall clock, in slices, because it may be set during the wait.
 #[cfg(not(target_env = "gnu"))]
 mod clock {
     use super::{LockState, MutexError, RobustMutex};
@@ -265,14 +265,14 @@ mod clock {
     }
 }
 
-/// What a clock will show at that time.
+/// Returns the time of another clock at an `Instant`.
 fn on_clock(clock: libc::clockid_t, time: Instant) -> libc::timespec {
     let left = time.saturating_duration_since(Instant::now());
     let mut now = libc::timespec {
         tv_sec: 0,
         tv_nsec: 0,
     };
-    // SAFETY: it writes to a local; these clocks are there on every Linux.
+    // SAFETY: it writes to a local; every Linux has these clocks.
     unsafe { libc::clock_gettime(clock, &raw mut now) };
     let nanos = i64::from(left.subsec_nanos()) + now.tv_nsec;
     let seconds = i64::try_from(left.as_secs()).unwrap_or(i64::MAX);

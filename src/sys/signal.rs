@@ -1,4 +1,4 @@
-//! What a child does with signals.
+//! The signal handling of child processes.
 
 use super::fd::{above_stdio, cvt};
 use nix::sys::{
@@ -17,26 +17,25 @@ pub(crate) const TERMINATE: i32 = Signal::SIGTERM as i32;
 /// The number of SIGKILL.
 pub(crate) const KILL: i32 = Signal::SIGKILL as i32;
 
-/// Signals that ask a process to end, and that reach every process of a terminal, a group or a
-/// service.
+/// Signals that ask a process to end, and that are sent to all processes of a terminal, a group or
+/// a service.
 ///
-/// The crate's own processes leave the answer to their owner: they end when it does.
+/// The crate's own processes do not decide by themselves: they end when their owner does.
 const ENDING: [Signal; 3] = [Signal::SIGINT, Signal::SIGTERM, Signal::SIGHUP];
 
-/// Signals that suspend a process with the others of its terminal.
+/// Signals that suspend all processes of a terminal.
 const SUSPENDING: [Signal; 3] = [Signal::SIGTSTP, Signal::SIGTTIN, Signal::SIGTTOU];
 
 /// Signals that are not inherited as ignored: SIGCHLD reports how children end, SIGTERM is how this
 /// crate ends a process, and SIGPIPE is ignored in any case, as in every Rust program.
 const NEVER_IGNORED: [Signal; 3] = [Signal::SIGCHLD, Signal::SIGTERM, Signal::SIGPIPE];
 
-/// The signals that a process ignores: the processes that it starts ignore them, too, under `nohup`
-/// say.
+/// The signals that a process ignores. Its children ignore them too, for example under `nohup`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct IgnoredSignals(u64);
 
 impl IgnoredSignals {
-    /// Returns those of this process at this moment.
+    /// Returns the signals that this process ignores now.
     pub(crate) fn now() -> Self {
         let mut bits = 0;
         for signal in all().filter(|it| !NEVER_IGNORED.iter().any(|never| *never as i32 == *it)) {
@@ -55,8 +54,8 @@ impl IgnoredSignals {
         Self(bits)
     }
 
-    /// Makes this process ignore `others` instead of these. It must handle no signal, and may have
-    /// been forked just now.
+    /// Makes this process ignore `others` instead of these. It must have no signal handlers. It may
+    /// have been forked just now.
     pub(crate) fn replace_with(self, others: Self) {
         let changed = self.0 ^ others.0;
         for signal in all().filter(|it| changed & bit(*it) != 0) {
@@ -70,8 +69,8 @@ impl IgnoredSignals {
         } else {
             libc::SIG_DFL
         };
-        // SAFETY: it fails for SIGKILL and SIGSTOP, and changes nothing then; neither action runs
-        // code of this process.
+        // SAFETY: it fails for SIGKILL and SIGSTOP without a change; neither action runs code of
+        // this process.
         unsafe { libc::signal(signal, action) };
     }
 
@@ -84,13 +83,13 @@ fn bit(signal: libc::c_int) -> u64 {
     1 << (signal - 1)
 }
 
-/// The numbers of all signals except those that the C library keeps for itself.
+/// Returns the numbers of all signals except those that the C library reserves.
 fn all() -> impl Iterator<Item = libc::c_int> {
     let standard = Signal::iterator().map(|it| it as libc::c_int);
     standard.chain(libc::SIGRTMIN()..=libc::SIGRTMAX())
 }
 
-/// Returns what this process does at a signal.
+/// Returns the action of this process for a signal.
 fn action_of(signal: libc::c_int) -> Option<libc::sighandler_t> {
     // SAFETY: all zeros are a valid action, and sigaction overwrites it.
     let mut action: libc::sigaction = unsafe { std::mem::zeroed() };
@@ -105,10 +104,10 @@ pub(crate) fn reset(ignored: IgnoredSignals) {
     IgnoredSignals(bit(libc::SIGPIPE)).apply(libc::SIGPIPE);
 }
 
-/// Blocks every signal that could end this process, except SIGKILL and its own faults, which the
-/// kernel does not let it block.
+/// Blocks every signal that could end this process, except SIGKILL and the signals of its own
+/// faults, which the kernel does not allow to be blocked.
 ///
-/// Only for the fork server: its children unblock.
+/// Only for the fork server: its children unblock them.
 pub(crate) fn block_what_comes_from_outside() -> io::Result<()> {
     let mut mask = SigSet::all();
     SUSPENDING.iter().for_each(|it| mask.remove(*it));
@@ -134,27 +133,29 @@ extern "C" fn nothing(_signal: libc::c_int) {}
 /// Written once, by this process, before the handler is set.
 static TOLD_TO_END: AtomicPtr<AtomicU32> = AtomicPtr::new(std::ptr::null_mut());
 
-/// The process that has set `end_if_meant`; another number in a copy of it, which ends as by
+/// The process that has set `end_if_meant`. Another process is a copy of it, which ends as by
 /// default.
 static SET_BY: AtomicU32 = AtomicU32::new(0);
 
-/// Ends this process by the signal if the word says so, or if the process has sent it to itself.
+/// Ends this process by the signal if the word is set, or if the process has sent the signal to
+/// itself.
 ///
-/// Runs at any time: it only reads atomics, and makes system calls that a handler may make.
+/// Runs at any time: it only reads atomics and makes async-signal-safe system calls.
 extern "C" fn end_if_meant(
     signal: libc::c_int,
     info: *mut libc::siginfo_t,
     _context: *mut libc::c_void,
 ) {
     let own = std::process::id();
-    // Relaxed: it was written by this process before the handler was set.
+    // Relaxed: this process wrote it before it set the handler.
     let is_copy = SET_BY.load(Ordering::Relaxed) != own;
     let is_meant = is_copy || is_told_to_end() || sender_of(info) == Some(own);
-    // A handler that a task has set may call this one, the one before it: the task's decides.
+    // A handler that a task has set may call this one as the previous one. Then the task's handler
+    // decides.
     let is_own = action_of(signal) == Some(end_if_meant as SignalHandler as usize);
     if is_meant && is_own {
-        // SAFETY: the default action runs no code of this process; both calls may be made by a
-        // handler. The signal is blocked until this returns, and ends the process then.
+        // SAFETY: the default action runs no code of this process; both calls are
+        // async-signal-safe. The signal is blocked until this returns, and then ends the process.
         unsafe { libc::signal(signal, libc::SIG_DFL) };
         // SAFETY: as above.
         unsafe { libc::kill(own.cast_signed(), signal) };
@@ -172,21 +173,21 @@ fn is_told_to_end() -> bool {
     word.is_some_and(|it| it.load(Ordering::Acquire) != 0)
 }
 
-/// Returns the process that has sent a signal, if one did.
+/// Returns the process that sent a signal, or `None` if the kernel did.
 fn sender_of(info: *mut libc::siginfo_t) -> Option<u32> {
     // SAFETY: null, or what the kernel passes to a handler, which lives until that returns.
     let info = unsafe { info.as_ref() }?;
     let is_sent = [libc::SI_USER, libc::SI_TKILL, libc::SI_QUEUE].contains(&info.si_code);
-    // SAFETY: a signal that was sent names its sender.
+    // SAFETY: a signal that a process sent names its sender.
     is_sent.then(|| unsafe { info.si_pid() }.cast_unsigned())
 }
 
-/// Lets SIGINT, SIGTERM and SIGHUP from outside pass, as the owner ends this process, and unblocks
+/// Ignores SIGINT, SIGTERM and SIGHUP from outside, since the owner ends this process, and unblocks
 /// every signal.
 ///
-/// SIGTERM and SIGHUP end it if `told` is not 0, or if this process has sent them. What is ignored
-/// stays ignored. These are handlers, not `SIG_IGN`: a program that this process starts gets the
-/// default back by `exec`.
+/// SIGTERM and SIGHUP end it if `told` is not 0, or if this process has sent them. Ignored signals
+/// stay ignored. These are handlers, not `SIG_IGN`: `exec` restores the default for programs that
+/// this process starts.
 pub(crate) fn leave_the_end_to_the_owner(told: Option<&'static AtomicU32>) -> io::Result<()> {
     let told = told.map_or(std::ptr::null_mut(), |it| std::ptr::from_ref(it).cast_mut());
     SET_BY.store(std::process::id(), Ordering::Relaxed);
@@ -200,19 +201,19 @@ pub(crate) fn leave_the_end_to_the_owner(told: Option<&'static AtomicU32>) -> io
             _ => (SigHandler::SigAction(end_if_meant), SaFlags::SA_SIGINFO),
         };
         let action = SigAction::new(handler, flags | SaFlags::SA_RESTART, SigSet::empty());
-        // SAFETY: one handler does nothing, the other what one may.
+        // SAFETY: one handler is empty, the other is async-signal-safe.
         unsafe { sigaction(signal, &action) }?;
     }
     unblock_all()
 }
 
-/// Whether writing to a pipe that nobody reads ends this process: a program that is not Rust's, or
-/// has asked for that.
+/// Whether writing to a pipe without readers ends this process: the program is not written in Rust,
+/// or has set this action.
 pub(crate) fn broken_pipe_kills() -> bool {
     action_of(libc::SIGPIPE) == Some(libc::SIG_DFL)
 }
 
-/// Does something on this thread that may raise SIGPIPE, which then reaches nobody.
+/// Runs `action` on this thread without the SIGPIPE that it may raise.
 pub(crate) fn without_broken_pipe<T>(action: impl FnOnce() -> T) -> io::Result<T> {
     let mut pipe = SigSet::empty();
     pipe.add(Signal::SIGPIPE);
@@ -220,7 +221,7 @@ pub(crate) fn without_broken_pipe<T>(action: impl FnOnce() -> T) -> io::Result<T
     let before = pipe.thread_swap_mask(SigmaskHow::SIG_BLOCK)?;
     let outcome = action();
     if !was_pending && is_pending(&pipe)? {
-        // It is pending for this thread, so that this does not wait.
+        // The signal is pending for this thread, so this does not block.
         let _ = pipe.wait();
     }
     before.thread_set_mask()?;
@@ -237,7 +238,7 @@ fn is_pending(signals: &SigSet) -> io::Result<bool> {
     Ok(signals.iter().any(|it| pending.contains(it)))
 }
 
-/// Lets every signal through.
+/// Unblocks every signal.
 pub(crate) fn unblock_all() -> io::Result<()> {
     let mut all = SigSet::empty();
     // SAFETY: an all-zero set is a valid one, and sigfillset overwrites it.
@@ -249,12 +250,12 @@ pub(crate) fn unblock_all() -> io::Result<()> {
     Ok(sigprocmask(SigmaskHow::SIG_UNBLOCK, Some(&all), None)?)
 }
 
-/// The deaths of this process's children, as a descriptor that becomes readable.
+/// A descriptor that becomes readable when a child of this process dies.
 #[derive(Debug)]
 pub(crate) struct ChildDeaths(SignalFd);
 
 impl ChildDeaths {
-    /// Blocks SIGCHLD for good; only for a process that is entirely ours.
+    /// Blocks SIGCHLD permanently; only for a process that this crate owns completely.
     pub(crate) fn watch() -> io::Result<Self> {
         let mask = SigSet::from(Signal::SIGCHLD);
         sigprocmask(SigmaskHow::SIG_BLOCK, Some(&mask), None)?;
@@ -264,9 +265,9 @@ impl ChildDeaths {
         Ok(Self(unsafe { SignalFd::from_owned_fd(fd) }))
     }
 
-    /// Forgets the deaths so far.
+    /// Discards the deaths so far.
     pub(crate) fn clear(&self) {
-        // One read takes the one pending SIGCHLD; nothing pending is no error here.
+        // One read takes the single pending SIGCHLD. Without one the read fails harmlessly.
         let _ = self.0.read_signal();
     }
 }

@@ -1,4 +1,4 @@
-//! Unix sockets that carry descriptors beside bytes.
+//! Unix sockets that carry bytes and descriptors.
 
 use super::fd::{above_stdio, append, retry};
 use super::poll;
@@ -23,10 +23,10 @@ use std::{
     time::{Duration, Instant},
 };
 
-/// Descriptors a message; the kernel refuses more (`SCM_MAX_FD`).
+/// Maximum number of descriptors in a message; the kernel refuses more (`SCM_MAX_FD`).
 pub(crate) const MAX_FDS: usize = 253;
 
-/// Words of control data with as many descriptors.
+/// The size of control data with as many descriptors, in words.
 const CONTROL_WORDS: usize = control_words(MAX_FDS);
 
 const fn control_words(fds: usize) -> usize {
@@ -35,7 +35,7 @@ const fn control_words(fds: usize) -> usize {
     (bytes as usize).div_ceil(size_of::<u64>())
 }
 
-/// Two connected sockets that keep the borders of messages.
+/// Creates two connected sockets that preserve message boundaries.
 pub(crate) fn pair() -> io::Result<(OwnedFd, OwnedFd)> {
     let (a, b) = socketpair(
         AddressFamily::Unix,
@@ -46,12 +46,12 @@ pub(crate) fn pair() -> io::Result<(OwnedFd, OwnedFd)> {
     Ok((above_stdio(a)?, above_stdio(b)?))
 }
 
-/// Bytes that a socket's name may have in any folder: as many as an address has room for behind
-/// `/proc/self/fd/<number>/`.
+/// Maximum length of a socket's file name in any directory, in bytes: the size of an address
+/// without `/proc/self/fd/<number>/`.
 pub(crate) const MAX_NAME_LEN: usize = 107 - 14 - 10 - 1;
 
-/// The address of a path, which has room for 107 bytes: of a longer path by its folder, which must
-/// stay open meanwhile.
+/// Returns the address of a path. An address has room for 107 bytes; a longer path is addressed
+/// through its directory, which must stay open while the address is used.
 fn unix_address(path: &Path) -> io::Result<(UnixAddr, Option<OwnedFd>)> {
     match UnixAddr::new(path) {
         Err(Errno::ENAMETOOLONG) => {}
@@ -66,12 +66,13 @@ fn unix_address(path: &Path) -> io::Result<(UnixAddr, Option<OwnedFd>)> {
     Ok((UnixAddr::new(&Path::new(&short).join(name))?, Some(folder)))
 }
 
-/// A Unix socket that listens at a path, which becomes a file for its owner alone.
+/// Creates a Unix socket that listens at a path. Only its owner can access the file.
 pub(crate) fn listen_unix(path: &Path) -> io::Result<OwnedFd> {
     let flags = SockFlag::SOCK_CLOEXEC | SockFlag::SOCK_NONBLOCK;
     let socket = nix::sys::socket::socket(AddressFamily::Unix, SockType::Stream, flags, None)?;
     let socket = above_stdio(socket)?;
-    // The file gets the socket's mode; the mask of this process belongs to all its threads.
+    // The file gets the socket's mode. The umask is not used, since all threads of the process
+    // share it.
     nix::sys::stat::fchmod(&socket, Mode::S_IRUSR | Mode::S_IWUSR)?;
     let (address, _folder) = unix_address(path)?;
     nix::sys::socket::bind(socket.as_raw_fd(), &address)?;
@@ -79,14 +80,14 @@ pub(crate) fn listen_unix(path: &Path) -> io::Result<OwnedFd> {
     Ok(socket)
 }
 
-/// Connects to a Unix socket that listens at a path; `WouldBlock` when there is no room in its
-/// queue within `limit`.
+/// Connects to a Unix socket that listens at a path. Fails with `WouldBlock` if its queue has no
+/// room within `limit`.
 pub(crate) fn connect_unix(path: &Path, limit: Duration) -> io::Result<OwnedFd> {
     let flags = SockFlag::SOCK_CLOEXEC;
     let socket = nix::sys::socket::socket(AddressFamily::Unix, SockType::Stream, flags, None)?;
     let socket = above_stdio(socket)?;
-    // A socket that does not block fails at once when the queue is full, and there is nothing to
-    // poll.
+    // A nonblocking socket would fail at once if the queue is full, and there is no event to poll
+    // for.
     let micros = i64::try_from(limit.as_micros()).unwrap_or(i64::MAX).max(1);
     setsockopt(
         &socket,
@@ -99,26 +100,26 @@ pub(crate) fn connect_unix(path: &Path, limit: Duration) -> io::Result<OwnedFd> 
     Ok(socket)
 }
 
-/// Takes the next connection of a socket that listens and does not block; `WouldBlock` when none
-/// waits.
+/// Accepts the next connection of a nonblocking listening socket. Fails with `WouldBlock` if there
+/// is none.
 pub(crate) fn try_accept(socket: impl AsFd) -> io::Result<OwnedFd> {
     let socket = socket.as_fd().as_raw_fd();
     let accepted = retry(|| match accept4(socket, SockFlag::SOCK_CLOEXEC) {
-        // The connection has failed before it was taken: the next one.
+        // The connection failed before it was accepted. The loop tries the next one.
         Err(Errno::ECONNABORTED | Errno::EPROTO | Errno::EHOSTUNREACH | Errno::ENETUNREACH) => {
             Err(Errno::EINTR)
         }
         accepted => accepted,
     })?;
-    // SAFETY: accept has just returned this descriptor, and nobody else knows it.
+    // SAFETY: accept has just returned this descriptor, which has no other owner.
     above_stdio(unsafe { OwnedFd::from_raw_fd(accepted) })
 }
 
-/// Has a TCP socket send each message at once, and ask whether its peer's machine is still there
-/// when nothing comes for a minute: after another, it is gone.
+/// Makes a TCP socket send each message at once. Also enables keepalive probes after a minute of
+/// silence; the peer counts as dead after another minute.
 ///
-/// No `TCP_USER_TIMEOUT`: it would also end a connection whose peer is there and does not receive
-/// for a while.
+/// `TCP_USER_TIMEOUT` is not set: it would also end a connection whose peer is alive but does not
+/// receive for a while.
 pub(crate) fn set_up_tcp(socket: impl AsFd) -> io::Result<()> {
     setsockopt(&socket, sockopt::TcpNoDelay, &true)?;
     setsockopt(&socket, sockopt::TcpKeepIdle, &60)?;
@@ -127,39 +128,39 @@ pub(crate) fn set_up_tcp(socket: impl AsFd) -> io::Result<()> {
     Ok(setsockopt(&socket, sockopt::KeepAlive, &true)?)
 }
 
-/// The process at the other end of a Unix socket, as it was when it connected; none where it cannot
-/// be known.
+/// Returns the process at the other end of a Unix socket, as it was when it connected, or `None` if
+/// it is unknown.
 pub(crate) fn peer(socket: impl AsFd) -> Option<u32> {
     let (pid, _) = maker(socket).ok()?;
-    Some(pid).filter(|it| *it > 0)
+    Some(pid).filter(|pid| *pid > 0)
 }
 
-/// The process at the other end of a Unix socket, as in [`peer`], and its effective user: of a
-/// [`pair`], the one that made it. The process is 0 where it is of no pid namespace that this one
-/// sees.
+/// Returns the process at the other end of a Unix socket, like [`peer`], and its effective user.
+/// For a [`pair`] these are of the process that created it. The process is 0 if it is in a pid
+/// namespace that is not visible here.
 pub(crate) fn maker(socket: impl AsFd) -> io::Result<(u32, u32)> {
     let credentials = getsockopt(&socket, sockopt::PeerCredentials)?;
     Ok((credentials.pid().cast_unsigned(), credentials.uid()))
 }
 
-/// Ends a connection for every process that has a copy of this end.
+/// Shuts a connection down for every process that has a copy of this end.
 pub(crate) fn shut_down(socket: impl AsFd) {
-    // It fails only for a connection that has ended.
+    // It fails only for a connection that has already ended.
     let _ = nix::sys::socket::shutdown(socket.as_fd().as_raw_fd(), Shutdown::Both);
 }
 
-/// Sends one message; blocks while the socket's buffer is full.
+/// Sends one message. Blocks while the socket's buffer is full.
 pub(crate) fn send(socket: impl AsFd, bytes: &[u8], fds: &[BorrowedFd<'_>]) -> io::Result<()> {
     send_with(socket, bytes, fds, MsgFlags::empty())
 }
 
-/// As [`send`], but `WouldBlock` when the socket's buffer is full.
+/// Like [`send`], but fails with `WouldBlock` if the socket's buffer is full.
 pub(crate) fn try_send(socket: impl AsFd, bytes: &[u8], fds: &[BorrowedFd<'_>]) -> io::Result<()> {
     send_with(socket, bytes, fds, MsgFlags::MSG_DONTWAIT)
 }
 
-/// By libc: nix puts the control data together on the heap, which a process that has just forked
-/// pays for page by page.
+/// Sends with libc: nix builds the control data on the heap, which costs a process that was just
+/// forked a page fault for each page.
 fn send_with(
     socket: impl AsFd,
     bytes: &[u8],
@@ -179,13 +180,13 @@ fn send_with(
     }
     let socket = socket.as_fd().as_raw_fd();
     let flags = (flags | MsgFlags::MSG_NOSIGNAL).bits();
-    // SAFETY: the message names locals and a slice that is only read, with their lengths.
+    // SAFETY: the message refers to locals and a slice that is only read, with their lengths.
     retry(|| Errno::result(unsafe { libc::sendmsg(socket, &raw const message, flags) }))?;
     Ok(())
 }
 
-/// Puts descriptors into control data, and that into a message. An error if they are more than a
-/// message takes.
+/// Puts descriptors into control data, and the control data into a message. Fails if they are more
+/// than a message can carry.
 fn put_fds(
     message: &mut libc::msghdr,
     control: &mut [u64; CONTROL_WORDS],
@@ -197,7 +198,7 @@ fn put_fds(
     let bytes = size_of_val(fds) as u32;
     message.msg_control = control.as_mut_ptr().cast();
     message.msg_controllen = (control_words(fds.len()) * size_of::<u64>()) as _;
-    // SAFETY: there is control data with room for a header.
+    // SAFETY: the message has control data with room for a header.
     let first = unsafe { libc::CMSG_FIRSTHDR(message) };
     // SAFETY: as above; the buffer is aligned for it, and all its bytes are zeros.
     let header = unsafe { &mut *first };
@@ -206,13 +207,13 @@ fn put_fds(
     header.cmsg_len = unsafe { libc::CMSG_LEN(bytes) } as _;
     // SAFETY: the data of a header follows it.
     let numbers = unsafe { libc::CMSG_DATA(first) };
-    // SAFETY: `BorrowedFd` is laid out as its number (`repr(transparent)`), and `CONTROL_WORDS`
-    // have room for `MAX_FDS` of them, which these are at most, as was checked above.
+    // SAFETY: `BorrowedFd` has the layout of its number (`repr(transparent)`), and `CONTROL_WORDS`
+    // have room for `MAX_FDS` of them, which was checked above.
     unsafe { ptr::copy_nonoverlapping(fds.as_ptr().cast(), numbers, size_of_val(fds)) };
     Ok(())
 }
 
-/// Which list of descriptors is meant: lists of several processes may lie in one socket.
+/// Identifies a list of descriptors: lists of several processes may be in one socket.
 pub(crate) type FrameTag = [u8; 8];
 
 /// A message of [`send_fds`].
@@ -220,33 +221,32 @@ pub(crate) type FrameTag = [u8; 8];
 pub(crate) struct FdPart {
     pub(crate) tag: FrameTag,
     pub(crate) batch: PartKind,
-    /// All, or none where this process has no room for them.
+    /// All descriptors of the message, or no descriptors if this process has no room for them.
     pub(crate) fds: Vec<OwnedFd>,
-    /// What the sender says of each of them.
+    /// A byte from the sender for each of them.
     pub(crate) labels: Vec<u8>,
 }
 
-/// What a message of [`send_fds`] says of the list of descriptors that it is a part of.
+/// The position of a message of [`send_fds`] in its list of descriptors.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum PartKind {
-    /// More of them follow.
+    /// More messages follow.
     More,
-    /// These were the last.
+    /// The last message.
     Last,
-    /// They could not all be sent; what came is to be forgotten.
+    /// The list could not be sent completely; the receiver drops it.
     GivenUp,
 }
 
-/// How long a sender waits while too many descriptors are on their way: who receives them may be
-/// busy.
+/// How long a sender waits while too many descriptors are in transit: the receiver may be busy.
 const REFUSED_FOR: Duration = Duration::from_secs(10);
 
-/// Sends any number of descriptors, each with a byte about it, in as many messages as it takes;
-/// blocks while the socket's buffer is full.
+/// Sends any number of descriptors, each with a byte, in as many messages as needed. Blocks while
+/// the socket's buffer is full.
 ///
-/// There is a limit to how many are on their way (RLIMIT_NOFILE for all of a user's processes): it
-/// waits for the others to be received, for `REFUSED_FOR` at the most. When the kernel refuses some
-/// after all, the peer is told that the list is void.
+/// The kernel limits the descriptors in transit (RLIMIT_NOFILE for all processes of a user). If the
+/// limit is reached, it waits at most `REFUSED_FOR` for others to be received. After a failure, it
+/// tells the peer to drop the list.
 pub(crate) fn send_fds(
     socket: impl AsFd,
     tag: FrameTag,
@@ -262,7 +262,7 @@ pub(crate) fn send_fds(
             PartKind::More
         };
         if let Err(error) = send_once_allowed(&socket, &part(tag, mark, labels), batch) {
-            // It fails only when the peer is gone, who then needs not know.
+            // It fails only if the peer has closed its end, and then needs no message.
             let _ = send(&socket, &part(tag, PartKind::GivenUp, &[]), &[]);
             return Err(error);
         }
@@ -278,7 +278,7 @@ fn send_once_allowed(socket: impl AsFd, bytes: &[u8], fds: &[BorrowedFd<'_>]) ->
                 if error.raw_os_error() == Some(libc::ETOOMANYREFS)
                     && Instant::now() < deadline =>
             {
-                // Nothing tells when there is room again.
+                // There is no event for free room.
                 poll::wait_for_hang_up(&socket, Duration::from_millis(1));
             }
             sent => return sent,
@@ -286,11 +286,11 @@ fn send_once_allowed(socket: impl AsFd, bytes: &[u8], fds: &[BorrowedFd<'_>]) ->
     }
 }
 
-/// Bytes of a message of [`send_fds`] before the labels.
+/// The size of a message of [`send_fds`] before the labels, in bytes.
 const HEAD: usize = size_of::<FrameTag>() + 1;
 
-/// Bytes of a message of [`send_fds`], however many descriptors come with it. A socket's stream
-/// keeps them together, too: they are sent and received in one piece.
+/// The size of a message of [`send_fds`] in bytes, for any number of descriptors. The fixed size
+/// keeps messages together in a stream socket, too: each is sent and received in one piece.
 const PART: usize = HEAD + MAX_FDS;
 
 fn part(tag: FrameTag, batch: PartKind, labels: &[u8]) -> [u8; PART] {
@@ -301,8 +301,8 @@ fn part(tag: FrameTag, batch: PartKind, labels: &[u8]) -> [u8; PART] {
     bytes
 }
 
-/// Receives the next part of a list that [`send_fds`] has sent; `WouldBlock` when none is there,
-/// `UnexpectedEof` when the peer is gone, `InvalidData` when it is something else.
+/// Receives the next message of [`send_fds`]. Fails with `WouldBlock` if there is none,
+/// `UnexpectedEof` if the peer has closed its end, and `InvalidData` if it is another message.
 pub(crate) fn try_receive_part(socket: impl AsFd) -> io::Result<FdPart> {
     let mut bytes = [0; PART];
     let (length, fds) = try_receive(socket, &mut bytes)?;
@@ -323,19 +323,20 @@ pub(crate) fn try_receive_part(socket: impl AsFd) -> io::Result<FdPart> {
     })
 }
 
-/// Sends as much of two parts as there is room for, at least one byte.
+/// Sends as much of two parts as fits, at least one byte.
 pub(crate) fn send_parts(socket: impl AsFd, parts: [&[u8]; 2]) -> io::Result<usize> {
     let (socket, parts) = (socket.as_fd().as_raw_fd(), parts.map(IoSlice::new));
     retry(|| sendmsg::<()>(socket, &parts, &[], MsgFlags::MSG_NOSIGNAL, None))
 }
 
-/// Receives what is there, at least one byte; 0 at the end, `WouldBlock` when nothing is there yet.
+/// Receives the available bytes, at least one; 0 at the end. Fails with `WouldBlock` if there are
+/// none yet.
 pub(crate) fn try_read(socket: impl AsFd, buffer: &mut [u8]) -> io::Result<usize> {
     let socket = socket.as_fd().as_raw_fd();
     retry(|| nix::sys::socket::recv(socket, buffer, MsgFlags::MSG_DONTWAIT))
 }
 
-/// As [`try_read`], behind the end of a vector, which must have the capacity for `most` more bytes.
+/// Like [`try_read`], but appends to a vector, which must have the capacity for `most` more bytes.
 pub(crate) fn try_append(socket: impl AsFd, into: &mut Vec<u8>, most: usize) -> io::Result<usize> {
     let socket = socket.as_fd().as_raw_fd();
     append(into, most, |start, length| {
@@ -344,7 +345,7 @@ pub(crate) fn try_append(socket: impl AsFd, into: &mut Vec<u8>, most: usize) -> 
     })
 }
 
-/// Whether this is a socket whose first message begins with `start`; the message stays there.
+/// Whether this is a socket whose first message begins with `start`. The message stays there.
 pub(crate) fn begins_with(socket: impl AsFd, start: &[u8]) -> bool {
     let mut buffer = vec![0; start.len()];
     let flags = MsgFlags::MSG_PEEK | MsgFlags::MSG_DONTWAIT;
@@ -352,19 +353,19 @@ pub(crate) fn begins_with(socket: impl AsFd, start: &[u8]) -> bool {
     peeked == Ok(start.len()) && buffer == start
 }
 
-/// Whether sending failed for lack of room: in the socket, or for descriptors on their way, which
-/// the kernel limits.
+/// Whether sending failed for lack of room: in the socket, or for descriptors in transit, which the
+/// kernel limits.
 pub(crate) fn is_full(error: &io::Error) -> bool {
     error.kind() == io::ErrorKind::WouldBlock || error.raw_os_error() == Some(libc::ETOOMANYREFS)
 }
 
-/// Whether sending failed because it is no socket.
+/// Whether sending failed because the descriptor is not a socket.
 pub(crate) fn is_no_socket(error: &io::Error) -> bool {
     error.raw_os_error() == Some(libc::ENOTSOCK)
 }
 
-/// Whether sending or receiving failed because the other end is closed, or its machine is not there
-/// any more.
+/// Whether sending or receiving failed because the other end is closed or its machine is
+/// unreachable.
 pub(crate) fn is_closed(error: &io::Error) -> bool {
     matches!(
         error.kind(),
@@ -377,15 +378,16 @@ pub(crate) fn is_closed(error: &io::Error) -> bool {
     )
 }
 
-/// Receives one message of at most `buffer.len()` bytes; 0 bytes when the peer is gone.
+/// Receives one message of at most `buffer.len()` bytes. Returns 0 bytes if the peer has closed its
+/// end.
 ///
-/// Its descriptors come all or, where this process has no room for them, not at all: whoever
-/// expects some knows by that.
+/// Returns either all of its descriptors, or no descriptors if this process has no room for them. A
+/// receiver that expects descriptors detects this by their number.
 pub(crate) fn receive(socket: impl AsFd, buffer: &mut [u8]) -> io::Result<(usize, Vec<OwnedFd>)> {
     receive_with(socket, buffer, 0, &mut [0; CONTROL_WORDS])
 }
 
-/// As [`receive`], but `WouldBlock` when no message is there.
+/// Like [`receive`], but fails with `WouldBlock` if there is no message.
 pub(crate) fn try_receive(
     socket: impl AsFd,
     buffer: &mut [u8],
@@ -393,8 +395,8 @@ pub(crate) fn try_receive(
     receive_with(socket, buffer, libc::MSG_DONTWAIT, &mut [0; CONTROL_WORDS])
 }
 
-/// As [`try_receive`], whatever the length of the message. An error, and the message stays, where
-/// this process has no room for a descriptor that comes with it.
+/// Like [`try_receive`], but for a message of any length. Fails, without taking the message, if
+/// this process has no room for a descriptor in it.
 pub(crate) fn try_receive_whole(socket: impl AsFd) -> io::Result<(Vec<u8>, Vec<OwnedFd>)> {
     let flags = MsgFlags::MSG_PEEK | MsgFlags::MSG_TRUNC | MsgFlags::MSG_DONTWAIT;
     let number = socket.as_fd().as_raw_fd();
@@ -404,7 +406,7 @@ pub(crate) fn try_receive_whole(socket: impl AsFd) -> io::Result<(Vec<u8>, Vec<O
         peeked => peeked.map(|it| (it.bytes, it.flags)),
     })?;
     if flags.contains(MsgFlags::MSG_CTRUNC) {
-        // Something comes along. This takes its place until then.
+        // The message has a descriptor. The duplicate checks that there is a free number for it.
         drop(socket.as_fd().try_clone_to_owned()?);
     }
     let mut message = vec![0; length];
@@ -413,8 +415,8 @@ pub(crate) fn try_receive_whole(socket: impl AsFd) -> io::Result<(Vec<u8>, Vec<O
     Ok((message, fds))
 }
 
-/// By libc: nix keeps the descriptors of a message to itself that not all were taken in of, and
-/// they stay open for ever.
+/// Receives with libc: if a process has no room for all descriptors of a message, nix leaks those
+/// that arrived.
 fn receive_with(
     socket: impl AsFd,
     buffer: &mut [u8],
@@ -432,16 +434,16 @@ fn receive_with(
     message.msg_controllen = size_of_val(control) as _;
     let (socket, flags) = (socket.as_fd().as_raw_fd(), flags | libc::MSG_CMSG_CLOEXEC);
     let length = retry(|| {
-        // SAFETY: the message names a local and a slice of ours, with their lengths.
+        // SAFETY: the message refers to a local and a slice, with their lengths.
         let received = unsafe { libc::recvmsg(socket, &raw mut message, flags) };
         match Errno::result(received) {
-            // Reported once when the peer closed its end with messages unread; what it sent before
-            // is still there.
+            // Reported once if the peer closed its end with unread messages; its earlier messages
+            // can still be received.
             Err(Errno::ECONNRESET) => Err(Errno::EINTR),
             received => received,
         }
     })?;
-    // SAFETY: recvmsg has filled in the message just now.
+    // SAFETY: recvmsg has just filled in the message.
     let mut fds = unsafe { take_fds(&message) };
     if message.msg_flags & libc::MSG_CTRUNC != 0 {
         fds.clear();
@@ -450,14 +452,14 @@ fn receive_with(
     Ok((length.cast_unsigned(), fds.unwrap_or_default()))
 }
 
-/// Takes over the descriptors that came with a message.
+/// Takes ownership of the descriptors in a message.
 ///
 /// # Safety
 ///
-/// `recvmsg` must have filled in the message, with control data that is still there and of which
-/// nobody has taken any.
+/// `recvmsg` must have filled in the message. Its control data must still be there, with all of its
+/// descriptors.
 unsafe fn take_fds(message: &libc::msghdr) -> Vec<OwnedFd> {
-    // SAFETY: null, or the one header that there is room for, says the caller.
+    // SAFETY: null, or the only header that there is room for, by the caller's contract.
     let first = unsafe { libc::CMSG_FIRSTHDR(message) };
     // SAFETY: as above; the buffer is aligned for it.
     let Some(header) = (unsafe { first.as_ref() }) else {
@@ -471,10 +473,10 @@ unsafe fn take_fds(message: &libc::msghdr) -> Vec<OwnedFd> {
     // Its type differs between C libraries.
     let length = header.cmsg_len as u64 as usize;
     let bytes = length - (numbers.addr() - first.addr());
-    // SAFETY: the kernel has written so many bytes of descriptors there, behind a header of a
-    // multiple of their size.
+    // SAFETY: the kernel has written `bytes` bytes of descriptors there, after a header whose size
+    // is a multiple of theirs.
     let numbers = unsafe { slice::from_raw_parts(numbers, bytes / size_of::<RawFd>()) };
-    // SAFETY: the kernel has just made these descriptors for us, each once.
+    // SAFETY: the kernel has just created each of these descriptors for this process.
     let own = |fd: &RawFd| unsafe { OwnedFd::from_raw_fd(*fd) };
     numbers.iter().map(own).collect()
 }
@@ -562,7 +564,7 @@ mod tests {
         let mut control = [0; control_words(8)];
         let (length, fds) = receive_with(&b, &mut [0; 8], 0, &mut control).expect("a message");
         assert_eq!((length, fds.len()), (4, 0));
-        // Behind the last end that writes comes the end of file.
+        // After the last writer has closed its end, the reader sees the end of file.
         assert!(poll::is_readable(&reader, Some(Duration::ZERO)).expect("a pipe"));
     }
 }

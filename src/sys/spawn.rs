@@ -15,15 +15,16 @@ use std::{
     },
 };
 
-/// Starts this program's executable again with the arguments and the environment of its start, one
-/// more variable, and one descriptor under its own number.
+/// Starts this program's executable with its initial arguments and environment, one more variable,
+/// and one inherited descriptor with its own number.
 ///
-/// No signal is blocked in the copy except those that ask a process to end, which wait until it has
-/// set its handlers. What this process ignores, the copy ignores, too.
+/// The copy starts with the signals blocked that ask a process to end; they stay pending until it
+/// has set its handlers. All other signals are unblocked. The copy ignores the signals that this
+/// process ignores.
 ///
-/// The program is `/proc/self/exe`: the file that runs, even if another has taken its name since.
-/// posix_spawn does not copy the parent's page tables, so that the start costs the same from a
-/// large parent.
+/// The program is `/proc/self/exe`: the running file, even if another file has its name by now.
+/// posix_spawn does not copy the parent's page tables, so the start costs the same from a large
+/// parent.
 pub(crate) fn spawn_self(name: &str, value: &OsStr, passed: BorrowedFd<'_>) -> io::Result<u32> {
     let mut actions = PosixSpawnFileActions::init()?;
     actions.add_dup2(passed.as_raw_fd(), passed.as_raw_fd())?;
@@ -42,8 +43,8 @@ pub(crate) fn spawn_self(name: &str, value: &OsStr, passed: BorrowedFd<'_>) -> i
     Ok(pid.as_raw().cast_unsigned())
 }
 
-/// Executes this program's file again in this process, as [`spawn_self`] does in a new one. Returns
-/// only if that fails.
+/// Executes this program's file in this process, like [`spawn_self`] in a new one. Returns only on
+/// failure.
 pub(crate) fn execute_self(
     name: &str,
     value: &OsStr,
@@ -58,18 +59,18 @@ pub(crate) fn execute_self(
     )?)
 }
 
-/// Ends a process that `spawn_self` has started with this variable and that came to nothing, and
-/// takes its status.
+/// Kills and reaps a process that `spawn_self` has started with this variable, after its start has
+/// failed.
 ///
-/// Its number may be another's by now, where the host program reaps all of its children: none is
-/// killed that was started without the variable. One that hides its environment is left alone, too.
+/// If the host program reaps all of its children, the id may belong to another process by now. So
+/// only a process that was started with the variable is killed. A process that hides its
+/// environment is not.
 pub(crate) fn exit_if_abandoned(pid: u32, name: &str, value: &OsStr) {
-    // Opened first: what /proc shows then is the process of this pidfd, unless that one has ended
-    // and nothing can hit it.
+    // Opened before the check: /proc then shows the process of this pidfd, unless that has ended
+    // and cannot be hit.
     let Ok(pidfd) = PidFd::open(pid) else { return };
     if was_started_with(pid, name, value) {
-        // One that cannot be killed ends by itself: it finds that nobody holds the other end of its
-        // socket.
+        // A process that cannot be killed exits by itself: the other end of its socket is closed.
         let _ = pidfd.send(signal::KILL);
     }
     pidfd.wait_and_reap();
@@ -77,13 +78,16 @@ pub(crate) fn exit_if_abandoned(pid: u32, name: &str, value: &OsStr) {
 
 fn was_started_with(pid: u32, name: &str, value: &OsStr) -> bool {
     let variable = [name.as_bytes(), b"=", value.as_bytes()].concat();
-    // Nothing can be read of a process that has ended.
-    let environment = procfs::folder_of(pid).and_then(|it| std::fs::read(it.join("environ")));
+    // A process that has ended has no readable files.
+    let environment =
+        procfs::folder_of(pid).and_then(|folder| std::fs::read(folder.join("environ")));
     let environment = environment.unwrap_or_default();
-    environment.split(|it| *it == 0).any(|it| it == variable)
+    environment
+        .split(|byte| *byte == 0)
+        .any(|entry| entry == variable)
 }
 
-/// None for text with a zero byte, which no argument and no variable has.
+/// Returns `None` for text with a zero byte, which no argument and no variable has.
 fn c_string(text: OsString) -> Option<CString> {
     CString::new(text.into_vec()).ok()
 }
@@ -105,7 +109,8 @@ mod tests {
             // `spawn` returns before the kernel shows the new program's environment.
             let environment = || std::fs::read(format!("/proc/{}/environ", child.id()));
             let end = std::time::Instant::now() + Duration::from_secs(10);
-            while environment().is_ok_and(|it| it.is_empty()) && std::time::Instant::now() < end {
+            while environment().is_ok_and(|text| text.is_empty()) && std::time::Instant::now() < end
+            {
                 std::thread::yield_now();
             }
         }

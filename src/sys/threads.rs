@@ -8,26 +8,26 @@ use std::{
     time::{Duration, Instant},
 };
 
-/// How long a thread may take to leave the kernel's list, which needs a slice of a busy machine.
+/// How long a thread may take to leave the kernel's list: it needs a time slice on a busy machine.
 const LEAVING: Duration = Duration::from_secs(2);
 
-/// Between two looks at the list.
+/// The pause between two reads of the list.
 const PAUSE: Duration = Duration::from_micros(20);
 
 /// `PF_EXITING` of the kernel's `linux/sched.h`.
 const EXITING: u32 = 4;
 
-/// Counts the threads of this process, ended ones that the kernel still lists among them.
+/// Counts the threads of this process, including ended ones that the kernel still lists.
 pub(crate) fn listed() -> io::Result<u64> {
-    // The link count of a directory in /proc is its subdirectories and two.
+    // The link count of a directory in /proc is the number of its subdirectories plus two.
     Ok(fs::metadata("/proc/self/task")?.nlink().saturating_sub(2))
 }
 
-/// Counts the threads of this process. Blocks for at most 2 s while all but the calling one are
-/// ending.
+/// Counts the threads of this process. If all others are ending, blocks for at most 2 s until they
+/// have ended.
 ///
-/// The kernel wakes who joins a thread before it takes the thread off its list: 1. A thread ends,
-/// and is joined. 2. The caller counts threads. 3. The list gets shorter.
+/// The kernel wakes a thread's joiner before it removes the thread from its list: 1. A thread ends,
+/// and is joined. 2. The caller counts threads. 3. The thread leaves the list.
 pub(crate) fn count() -> io::Result<u64> {
     let deadline = Instant::now() + LEAVING;
     loop {
@@ -39,9 +39,9 @@ pub(crate) fn count() -> io::Result<u64> {
     }
 }
 
-/// Whether each thread but the calling one runs no more code of the program.
+/// Whether all threads except the calling one have ended or run no more code of the program.
 fn others_are_ending() -> io::Result<bool> {
-    // Not by their ids here, which may be others than those in /proc.
+    // Threads are compared by their ids in /proc, which may differ from those in this namespace.
     let own = fs::read_link("/proc/thread-self")?;
     let (own, main) = (own.file_name(), own.iter().next());
     for entry in fs::read_dir("/proc/self/task")?.flatten() {
@@ -55,7 +55,7 @@ fn others_are_ending() -> io::Result<bool> {
     Ok(true)
 }
 
-/// Whether a thread is ending, or has left the list meanwhile.
+/// Whether a thread is ending, or has left the list.
 fn is_ending(stat: &Path) -> bool {
     let Ok(stat) = fs::read(stat) else {
         return true;
@@ -63,7 +63,8 @@ fn is_ending(stat: &Path) -> bool {
     flags_in_stat(&stat).is_some_and(|it| it & EXITING != 0)
 }
 
-/// The ninth field of `/proc/*/stat`; the second is a name in brackets with anything in it.
+/// Returns the ninth field of `/proc/*/stat`. The second is a name in parentheses that may contain
+/// any characters.
 fn flags_in_stat(stat: &[u8]) -> Option<u32> {
     let after_name = stat.iter().rposition(|it| *it == b')')?;
     let fields = std::str::from_utf8(&stat[after_name + 1..]).ok()?;
