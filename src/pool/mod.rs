@@ -33,6 +33,7 @@ mod histogram;
 mod imap;
 mod limits;
 mod options;
+#[expect(clippy::module_inception, reason = "a file is named by its type")]
 mod pool;
 mod protocol;
 mod scheduler;

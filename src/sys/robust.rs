@@ -147,14 +147,14 @@ impl RobustMutex {
     #[inline]
     pub(crate) fn lock(&self) -> Result<LockState, MutexError> {
         // SAFETY: an initialised mutex, which stays mapped while it is held.
-        self.into_result(unsafe { libc::pthread_mutex_lock(self.raw()) })
+        self.interpret(unsafe { libc::pthread_mutex_lock(self.raw()) })
     }
 
     /// Locks the mutex if it is free.
     #[inline]
     pub(crate) fn try_lock(&self) -> Result<LockState, MutexError> {
         // SAFETY: as for `lock`.
-        self.into_result(unsafe { libc::pthread_mutex_trylock(self.raw()) })
+        self.interpret(unsafe { libc::pthread_mutex_trylock(self.raw()) })
     }
 
     /// Like [`lock`](Self::lock), but until the deadline; `None` means forever.
@@ -166,7 +166,7 @@ impl RobustMutex {
     }
 
     #[inline]
-    fn into_result(&self, returned: libc::c_int) -> Result<LockState, MutexError> {
+    fn interpret(&self, returned: libc::c_int) -> Result<LockState, MutexError> {
         let taken = match returned {
             0 => LockState::Clean,
             libc::EOWNERDEAD => self.repair()?,
@@ -235,7 +235,7 @@ mod clock {
         let clock = libc::CLOCK_MONOTONIC;
         let until = super::on_clock(clock, deadline);
         // SAFETY: as for `RobustMutex::lock`; the time is a local.
-        mutex.into_result(unsafe { pthread_mutex_clocklock(mutex.raw(), clock, &raw const until) })
+        mutex.interpret(unsafe { pthread_mutex_clocklock(mutex.raw(), clock, &raw const until) })
     }
 }
 

@@ -218,7 +218,7 @@ impl MapState {
         Self {
             function,
             context,
-            config: config,
+            config,
             fail_fast,
             read_by,
             cancelled_from,

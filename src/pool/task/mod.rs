@@ -133,7 +133,7 @@ impl Task {
         Self {
             id: NEXT.fetch_add(1, Ordering::Relaxed),
             kind: work,
-            config: config,
+            config,
             submitted: clock::now(),
             outcome: OnceLock::new(),
             state: Mutex::new(cell),
