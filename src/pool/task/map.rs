@@ -144,14 +144,22 @@ pub(crate) enum Delivery {
     Collected,
 }
 
+/// What the first failed item does to the items after it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum OnError {
+    /// It cancels those that have not started.
+    Cancel,
+    /// Nothing: they run.
+    Continue,
+}
+
 /// What the dispatcher and the caller of one map share.
 #[derive(Debug)]
 pub(crate) struct MapState {
     pub(crate) function: WireFunction,
     pub(crate) context: Option<MapContext>,
     pub(crate) config: TaskConfig,
-    /// Whether the first failure cancels what lies behind it.
-    pub(crate) fail_fast: bool,
+    on_error: OnError,
     read_by: InputReader,
     /// Items at this place in the input, and behind it, are not to be started any more.
     cancelled_from: AtomicU64,
@@ -195,7 +203,7 @@ impl MapState {
         context: Option<MapContext>,
         config: TaskConfig,
         delivery: Delivery,
-        fail_fast: bool,
+        on_error: OnError,
         read_by: InputReader,
     ) -> Self {
         let inner = MapProgress {
@@ -219,7 +227,7 @@ impl MapState {
             function,
             context,
             config,
-            fail_fast,
+            on_error,
             read_by,
             cancelled_from,
             halts: AtomicBool::new(false),
@@ -311,7 +319,7 @@ impl MapState {
                 .retain(|it, _| !(part.index..part.index + u64::from(part.count)).contains(it));
         }
         inner.item_nanos = item_nanos.or(inner.item_nanos);
-        let fails = self.fail_fast && part.outcome.is_err();
+        let fails = self.on_error == OnError::Cancel && part.outcome.is_err();
         let cancels = fails && self.cancel_from(part.index + 1);
         inner.insert(part);
         self.halt_if_ready(&inner);
