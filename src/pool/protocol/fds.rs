@@ -1,10 +1,11 @@
-//! Descriptors on the socket between pool and worker: slabs, and the handles in values.
+//! Messages with descriptors on the socket between pool and worker: slabs, and the handles in
+//! values.
 //!
-//! A message is a number and what it is about: a slab's own number and its descriptor, or
-//! [`HANDLES`] and as many as a message takes, with a byte about each that says of which kind of
-//! handle it is a part. It is sent before the frame or record that tells of it, so that it is there
-//! when the other side wants it. The handles in one value may need several messages, each told of
-//! by a [`FdRange`]; one that got lost makes the whole list void.
+//! A message is a number and its descriptors. For a slab, it is the id and the descriptor of the
+//! slab. For handles, it is [`HANDLES`] and as many descriptors as fit, with a byte for each that
+//! names the kind of handle it belongs to. A message is sent before the frame or record that
+//! announces it, so that the receiver finds it there. The handles of one value may need several
+//! messages, each announced by an [`FdRange`]. If one is lost, the whole list is void.
 
 use crate::error::Result;
 use crate::shm::Slab;
@@ -15,19 +16,19 @@ use std::{
     os::fd::{AsFd, OwnedFd},
 };
 
-/// What a message of handles has for a slab's number, which is never 0.
+/// The number of a message with handles; a slab's id is never 0.
 const HANDLES: u32 = 0;
 
-/// Some of the descriptors of one value.
+/// Consecutive descriptors of one value.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct FdRange {
-    /// The number of the first in the value's list.
+    /// The index of the first one in the value's list.
     pub(crate) start: u32,
     pub(crate) count: u32,
 }
 
 impl FdRange {
-    /// Cuts the descriptors of a value into what one message takes.
+    /// Splits the descriptors of a value into messages.
     pub(crate) fn split(attached: &[Attached]) -> impl Iterator<Item = (Self, &[Attached])> {
         let parts = attached.chunks(socket::MAX_FDS).enumerate();
         parts.map(|(number, part)| {
@@ -52,26 +53,26 @@ impl FdRange {
     }
 }
 
-/// Sends a slab; `WouldBlock` when there is no room.
+/// Sends a slab. Fails with `WouldBlock` if the socket is full.
 pub(crate) fn try_send_slab(to: impl AsFd, slab: &Slab) -> io::Result<()> {
     socket::try_send(to, &slab.id.to_le_bytes(), &[slab.as_fd()])
 }
 
-/// Sends a batch of handles; `WouldBlock` when there is no room.
+/// Sends the descriptors of handles. Fails with `WouldBlock` if the socket is full.
 pub(crate) fn try_send_fds(to: impl AsFd, attached: &[Attached]) -> io::Result<()> {
     let (fds, kinds) = Attached::split(attached);
     let message = [&HANDLES.to_le_bytes(), &kinds[..]].concat();
     socket::try_send(to, &message, &fds)
 }
 
-/// What a message brought.
+/// A received message.
 pub(crate) enum FdMessage {
-    /// Nothing but the number where the descriptor got lost, or could not be mapped.
+    /// A slab; `None` if its descriptor was lost or could not be mapped.
     Slab(u32, Option<Slab>),
     Fds(Vec<Attached>),
 }
 
-/// The next message, given a way to receive one and to map a slab; none if there is none.
+/// Receives the next message with `receive`, and maps a slab with `map`. `None` if there is none.
 pub(crate) fn next_message(
     receive: impl FnOnce(&mut [u8]) -> io::Result<(usize, Vec<OwnedFd>)>,
     map: impl FnOnce(u32, OwnedFd) -> Result<Slab>,
@@ -82,16 +83,16 @@ pub(crate) fn next_message(
     Some(match u32::from_le_bytes(*number) {
         HANDLES => FdMessage::Fds(Attached::received(fds, kinds)),
         _ if !kinds.is_empty() => return None,
-        number => FdMessage::Slab(number, fds.pop().and_then(|it| map(number, it).ok())),
+        number => FdMessage::Slab(number, fds.pop().and_then(|fd| map(number, fd).ok())),
     })
 }
 
-/// The descriptors of the value that comes next, as far as they have come.
+/// The descriptors received so far for the next value.
 #[derive(Debug, Default)]
 pub(crate) struct PendingFds(Vec<Attached>);
 
 impl PendingFds {
-    /// Takes in a batch. Where descriptors are missing, nothing that follows finds its place.
+    /// Adds the descriptors of one message. After missing descriptors, later ones are dropped.
     pub(crate) fn add(&mut self, range: FdRange, mut attached: Vec<Attached>) {
         if range.start == 0 {
             self.0.clear();
@@ -101,7 +102,7 @@ impl PendingFds {
         }
     }
 
-    /// All there are.
+    /// Takes all of them.
     pub(crate) fn take(&mut self) -> Vec<Attached> {
         mem::take(&mut self.0)
     }
@@ -120,25 +121,25 @@ mod tests {
 
     #[test]
     fn a_list_with_a_hole_is_cut_off_there_and_does_not_mix_with_the_next() {
-        let mut gathered = PendingFds::default();
-        gathered.add(FdRange { start: 0, count: 2 }, ends(2));
+        let mut pending = PendingFds::default();
+        pending.add(FdRange { start: 0, count: 2 }, ends(2));
         // The kernel had no room for these.
-        gathered.add(FdRange { start: 2, count: 2 }, ends(0));
-        gathered.add(FdRange { start: 4, count: 1 }, ends(1));
-        assert_eq!(gathered.take().len(), 2);
-        gathered.add(FdRange { start: 0, count: 3 }, ends(3));
-        gathered.add(FdRange { start: 0, count: 1 }, ends(1));
-        assert_eq!(gathered.take().len(), 1);
+        pending.add(FdRange { start: 2, count: 2 }, ends(0));
+        pending.add(FdRange { start: 4, count: 1 }, ends(1));
+        assert_eq!(pending.take().len(), 2);
+        pending.add(FdRange { start: 0, count: 3 }, ends(3));
+        pending.add(FdRange { start: 0, count: 1 }, ends(1));
+        assert_eq!(pending.take().len(), 1);
     }
 
     #[test]
     fn a_long_list_is_cut_into_messages() {
         let end = ends(1);
         let attached = vec![end[0].clone(); 2 * socket::MAX_FDS + 1];
-        let batches: Vec<FdRange> = FdRange::split(&attached).map(|it| it.0).collect();
+        let ranges: Vec<FdRange> = FdRange::split(&attached).map(|(range, _)| range).collect();
         let whole = socket::MAX_FDS as u32;
         let (start, count) = (2 * whole, 1);
-        assert_eq!((batches.len(), batches[2]), (3, FdRange { start, count }));
-        assert_eq!(FdRange::from_bytes(batches[1].to_bytes()), batches[1]);
+        assert_eq!((ranges.len(), ranges[2]), (3, FdRange { start, count }));
+        assert_eq!(FdRange::from_bytes(ranges[1].to_bytes()), ranges[1]);
     }
 }

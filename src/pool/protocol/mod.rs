@@ -1,10 +1,10 @@
-//! What pool and worker say to each other: request frames on the pipe, and the contents of reply
+//! The protocol between pool and worker: request frames in the pipe, and the contents of reply
 //! records.
 
 pub(crate) mod fds;
 pub(crate) mod region;
 
-use super::{
+use crate::pool::{
     limits::ResourceLimits,
     stdio::{Input, Output},
 };
@@ -12,12 +12,12 @@ use crate::process::{encoded_call::EncodedCall, function::WireFunction, identity
 use serde::{Deserialize, Serialize};
 use std::path::PathBuf;
 
-/// What a request asks for.
+/// The kind of a request.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum RequestKind {
     /// Become a worker: a [`WorkerSetup`] follows.
     Setup = 1,
-    /// Run items. One item is its bytes; more are each preceded by their length (u32).
+    /// Run items: the bytes of a single item, or several items with a length (u32) before each.
     Items = 2,
     /// Decode and keep a context: its loader (16 bytes) and its bytes follow.
     Context = 3,
@@ -25,10 +25,10 @@ pub(crate) enum RequestKind {
     DropContext = 4,
     /// Unmap a slab.
     DropSlab = 5,
-    /// Take descriptors from the socket: some of the handles in what follows.
+    /// Receive descriptors from the socket, for handles in the next frame.
     Fds = 6,
-    /// End. The pipe is closed besides, but a process that was forked from the pool's may hold it
-    /// open.
+    /// Exit. The pool closes the pipe, too, but a process that was forked from the pool's may hold
+    /// it open.
     Shutdown = 7,
 }
 
@@ -43,39 +43,39 @@ impl RequestKind {
             Self::Fds,
             Self::Shutdown,
         ];
-        all.into_iter().find(|it| *it as u32 == bits)
+        all.into_iter().find(|kind| *kind as u32 == bits)
     }
 }
 
-/// The head of a request; the bytes it announces follow it in the pipe, or lie in a slab.
+/// The header of a request. Its bytes follow it in the pipe, or are in a slab.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct RequestHeader {
     pub(crate) kind: RequestKind,
     /// Bytes that follow in the pipe.
     pub(crate) length: u32,
-    /// The number of the first item; of the first descriptor in its list.
+    /// The number of the first item, or the index of the first descriptor in its list.
     pub(crate) item: u32,
-    /// How many items, or descriptors.
+    /// The number of items or descriptors.
     pub(crate) count: u32,
     /// The slab with the bytes, or 0.
     pub(crate) slab: u32,
-    /// The context the items need, or 0.
+    /// The context of the items, or 0.
     pub(crate) context: u32,
     /// Bytes in the slab.
     pub(crate) slab_length: u64,
     /// When the items were submitted, by [`clock::now`](crate::sys::clock::now).
     pub(crate) submitted: u64,
-    /// Whether the item's argument holds handles, whose descriptors came before.
+    /// Whether the argument of the item holds handles. Their descriptors were sent before.
     pub(crate) has_handles: bool,
-    /// Which try of the item this is, from 1; 0 where that is not counted.
+    /// The number of the attempt at the item, from 1, or 0 if attempts are not counted.
     pub(crate) attempt: u16,
     pub(crate) function: Option<WireFunction>,
 }
 
 impl RequestHeader {
     pub(crate) const SIZE: usize = 40 + WireFunction::SIZE;
-    /// Its bits in the head.
-    pub(crate) const MOST_ATTEMPTS: u16 = (1 << 15) - 1;
+    /// The largest attempt that its 15 bits in the header hold.
+    pub(crate) const MAX_ATTEMPTS: u16 = (1 << 15) - 1;
 
     pub(crate) fn new(kind: RequestKind) -> Self {
         Self {
@@ -106,7 +106,7 @@ impl RequestHeader {
         for (place, word) in bytes.chunks_exact_mut(4).zip(words) {
             place.copy_from_slice(&word.to_le_bytes());
         }
-        let attempt = u64::from(self.attempt & Self::MOST_ATTEMPTS);
+        let attempt = u64::from(self.attempt & Self::MAX_ATTEMPTS);
         let word = self.slab_length << 16 | attempt << 1 | u64::from(self.has_handles);
         bytes[24..32].copy_from_slice(&word.to_le_bytes());
         bytes[32..40].copy_from_slice(&self.submitted.to_le_bytes());
@@ -116,7 +116,7 @@ impl RequestHeader {
         bytes
     }
 
-    /// None for a kind that this crate does not write.
+    /// Returns `None` if the kind is unknown.
     pub(crate) fn from_bytes(bytes: &[u8; Self::SIZE]) -> Option<Self> {
         let word =
             |at: usize| u32::from_le_bytes(*bytes[at..].first_chunk().expect("inside the head"));
@@ -137,18 +137,18 @@ impl RequestHeader {
             slab_length: last >> 16,
             submitted: long(32),
             has_handles: last & 1 != 0,
-            attempt: (last >> 1) as u16 & Self::MOST_ATTEMPTS,
+            attempt: (last >> 1) as u16 & Self::MAX_ATTEMPTS,
             function,
         })
     }
 }
 
-/// What a process needs to become a worker.
+/// The settings that make a process a worker.
 #[derive(Serialize, Deserialize)]
 pub(crate) struct WorkerSetup {
     pub(crate) worker: usize,
     pub(crate) identity: ChildIdentity,
-    /// In one piece, which is what `environment::apply` takes.
+    /// In one block, which is the format of `environment::replace`.
     #[serde(with = "serde_bytes")]
     pub(crate) environment: Vec<u8>,
     pub(crate) initializer: Option<EncodedCall>,
@@ -161,7 +161,7 @@ pub(crate) struct WorkerSetup {
     pub(crate) max_memory: Option<u64>,
 }
 
-/// Where a large result lies.
+/// The slab that holds a large result.
 #[derive(Debug, Clone, Copy, Serialize, Deserialize)]
 pub(crate) struct SlabRef {
     pub(crate) slab: u32,

@@ -1,11 +1,11 @@
-//! The page that a worker shares with its pool: which items it may start, and the ring of its
+//! The memory that a worker shares with its pool: which items it may start, and the ring of its
 //! replies.
 //!
-//! # The word
+//! # The start word
 //!
-//! One 64-bit word says which items may start: `started` in its low half, `allowed` in its high
-//! half, both counting items from the worker's first. Numbers are never used twice, and compared
-//! for equality only, so that they may wrap.
+//! One 64-bit word holds which items may start: `started` in its low half, `allowed` in its high
+//! half. Both count items from the worker's first. Numbers are never reused and are compared only
+//! for equality, so they may wrap.
 //!
 //! | word | meaning |
 //! |---|---|
@@ -19,37 +19,37 @@
 //! | (s, a) → (s, b), b between s and a | pool | items b to a - 1 are taken back |
 //! | (s, s) → (a, a) | pool | the next item sent gets a number beyond all that were ever allowed |
 //!
-//! A frame whose items were taken back may still be in the pipe. Its numbers are below `started` or
-//! beyond `allowed` when the worker comes to it, so that it is skipped.
+//! A frame with revoked items may still be in the pipe. When the worker reads it, its numbers are
+//! below `started` or beyond `allowed`, so it is skipped.
 //!
 //! # The ring
 //!
-//! Replies are records (item, tag and length, bytes) in a ring of bytes that the worker appends to
-//! and the pool empties. A record counts from the moment when `tail` is stored behind it: it is
-//! there whole or not at all, whenever the worker is killed, and it outlives the worker. So a death
-//! costs the one item that had started and not replied.
+//! Replies are records (item, kind and length, bytes) in a ring of bytes. The worker appends them
+//! and the pool reads them. A record is published when `tail` is stored after it. A killed worker
+//! has therefore written it completely or not at all, and the record outlives the worker. So a
+//! death costs only the item that had started and not replied.
 //!
 //! # The clock of a panic
 //!
-//! A panic stops the clock of its item for a second, once: a limit that passes while the panic is
-//! on its way would hide it. The worker stores when the first panic of an item began, then the
-//! item; the pool loads them in the opposite order. If the limit has passed before the worker
-//! stores the item, the pool may end the worker: then the panic came too late.
+//! The first panic of an item stops the item's clock for a second: a limit that passes during the
+//! panic would hide it. The worker stores when the panic began, then the item; the pool loads them
+//! in the opposite order. If the limit passes before the worker stores the item, the pool may end
+//! the worker and the panic is not reported.
 //!
-//! # The bell
+//! # Wake-ups
 //!
-//! The pool empties rings when it is awake. Before it sleeps it says when it wants to be rung for
-//! ([`WakeMode`]) and looks at the rings once more; the worker appends, then looks at the bell.
-//! With a full barrier between the two on either side, one of them sees the other.
+//! The pool reads the rings while it is awake. Before it sleeps, it stores when it wants to be
+//! woken ([`WakeMode`]) and checks the rings again. The worker appends a record, then loads the
+//! mode. Each side has a full barrier between its two steps, so one of them sees the other.
 //!
-//! `tests/loom/pool` runs this file, its user in the pool and the worker's in every order that the
-//! memory model allows, and without each of what the text above asks for.
+//! `tests/loom/pool` runs this file with its users in the pool and the worker, in every order that
+//! the memory model allows, and also without each requirement above.
 //!
-//! # Who may write what
+//! # Trust
 //!
-//! The worker can write all of it, and so can a task that runs there. The pool reads it through
-//! [`CheckedRegion`](crate::pool::worker_handle::checked_region::CheckedRegion), which keeps an
-//! account of its own.
+//! The worker can write the whole region, and so can its tasks. The pool reads it through
+//! [`CheckedRegion`](crate::pool::worker_handle::checked_region::CheckedRegion), which keeps its
+//! own record of the protocol's state.
 
 use crate::error::Result;
 use crate::pool::{
@@ -66,8 +66,8 @@ use std::{
     time::Duration,
 };
 
-/// Offsets in bytes, each in a cache line of its own: one side writes it while the other polls its
-/// neighbour.
+/// Offsets in bytes, in separate cache lines, because one side writes a word while the other polls
+/// the next.
 const START_WORD: usize = 0;
 const TAIL: usize = 64;
 const HEAD: usize = 128;
@@ -78,60 +78,60 @@ pub(crate) const ITEMS_DONE: usize = 328;
 pub(crate) const STARTED_ITEM: usize = 384;
 pub(crate) const STARTED_AT: usize = 392;
 pub(crate) const STOP: usize = 448;
-/// Not 0 once the pool has the worker end: written by the pool before it sends SIGTERM, read by the
-/// worker's handler.
+/// Not 0 when the pool ends the worker. The pool writes it before it sends SIGTERM; the worker's
+/// signal handler reads it.
 pub(crate) const END: usize = 456;
-/// Not 0 once a thread of the worker has overflowed its stack: written by the worker's handler of
-/// that, read after its death.
+/// Not 0 after a thread of the worker has overflowed its stack. The worker's signal handler writes
+/// it; the pool reads it after the worker's death.
 pub(crate) const OVERFLOW: usize = 460;
 pub(crate) const PANIC_ITEM: usize = 512;
 pub(crate) const PANIC_SINCE: usize = 520;
-/// Histograms, in a page of their own: an idle worker touches none of it.
+/// Histograms, in a separate page, which an idle worker does not touch.
 pub(crate) const WAIT_TIMES: usize = 4096;
 pub(crate) const RUN_TIMES: usize = WAIT_TIMES + BUCKETS * size_of::<u64>();
 pub(crate) const RING: usize = 8192;
 
-/// Bytes; twice the largest record, which is `SPILL` and a header (shm/buffer.rs). A model has room
-/// for three small ones.
+/// Bytes; twice the largest record, which is `SPILL` and a header (shm/buffer.rs). In a loom model
+/// it holds three small records.
 pub(crate) const RING_BYTES: usize = if cfg!(loom) { 32 } else { 128 << 10 };
 
-/// How long a worker sleeps at most before it looks for room again.
+/// The longest time that a worker sleeps before it checks for room again.
 const ROOM_POLL_INTERVAL: Duration = Duration::from_millis(100);
 
-/// How long a panic stops the clock of its item. As long as a task may go on after SIGTERM, so that
-/// a limit keeps its meaning.
+/// How long a panic stops the clock of its item: as long as a task may run after SIGTERM, so that a
+/// limit keeps its meaning.
 pub(crate) const PANIC_GRACE: Duration = Duration::from_secs(1);
 
-/// When a worker is to ring.
+/// When a worker must wake the pool.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum WakeMode {
-    /// Not at all: the pool is awake, or has been rung for.
+    /// Never: the pool is awake or has been woken.
     Never = 0,
-    /// When it runs out of work, and now and then before that: the pool looks by itself, too.
+    /// When it runs out of items, and every millisecond before that. The pool also polls.
     Batched = 1,
-    /// At its next reply: the pool sleeps until then.
+    /// At its next reply, because the pool sleeps until then.
     Immediate = 2,
 }
 
-/// What a record holds. Never 0: bytes that nobody has written are no record.
+/// The kind of a record. Never 0, so that unwritten bytes are not a record.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum ReplyKind {
     /// An encoded result.
     Value = 1,
     /// An encoded [`TaskError`](crate::process::task_error::TaskError).
     Fault = 2,
-    /// Where an encoded result lies: [`SlabRef`](crate::pool::protocol::SlabRef).
+    /// The slab that holds an encoded result: [`SlabRef`](crate::pool::protocol::SlabRef).
     Slab = 3,
     /// Setup is done.
     Ready = 4,
-    /// Setup failed: an encoded fault.
+    /// Setup failed: an encoded [`TaskError`](crate::process::task_error::TaskError).
     SetupFault = 5,
     /// The worker has dropped the slab with this number.
     SlabGone = 6,
-    /// Descriptors lie in the socket, for the item's result:
-    /// [`Batch`](crate::pool::protocol::fds::Batch).
+    /// Descriptors for the item's result are in the socket:
+    /// [`FdRange`](crate::pool::protocol::fds::FdRange).
     Fds = 7,
-    /// The worker takes up more memory than it may.
+    /// The worker exceeds its memory limit.
     MemoryExceeded = 8,
 }
 
@@ -146,16 +146,16 @@ impl ReplyKind {
             Self::Fds,
             Self::MemoryExceeded,
         ];
-        // Nearly all are values.
+        // The common case first.
         if bits == Self::Value as u32 {
             Some(Self::Value)
         } else {
-            all.into_iter().find(|it| *it as u32 == bits)
+            all.into_iter().find(|kind| *kind as u32 == bits)
         }
     }
 }
 
-/// The head of a record: the item's number, then tag and length in one word.
+/// The header of a record: the item's number, then kind and length in one word.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct ReplyHeader {
     pub(crate) item: u32,
@@ -165,7 +165,7 @@ pub(crate) struct ReplyHeader {
 
 impl ReplyHeader {
     pub(crate) const SIZE: usize = 8;
-    /// Bits of the second word that are the length; the rest is the tag.
+    /// The number of bits of the length in the second word; the kind has the rest.
     const LEN_BITS: u32 = 28;
 
     fn to_bytes(self) -> [u8; Self::SIZE] {
@@ -173,22 +173,23 @@ impl ReplyHeader {
         (u64::from(self.item) | u64::from(second) << 32).to_le_bytes()
     }
 
-    /// Reads a head from the start of `bytes`; none when there is none, or it is not one that this
-    /// crate writes.
+    /// Reads a header from the start of `bytes`. `None` if `bytes` is too short or the kind is
+    /// unknown.
     #[inline]
     pub(crate) fn parse(bytes: &[u8]) -> Option<Self> {
         let word = u64::from_le_bytes(*bytes.first_chunk::<{ Self::SIZE }>()?);
         let second = (word >> 32) as u32;
-        let length = (second & ((1 << Self::LEN_BITS) - 1)) as usize;
+        let len = (second & ((1 << Self::LEN_BITS) - 1)) as usize;
         Some(Self {
             item: word as u32,
             kind: ReplyKind::from_bits(second >> Self::LEN_BITS)?,
-            len: length,
+            len,
         })
     }
 }
 
-/// The shared page, as both sides map it, and the worker's way to use it. Clones see the same.
+/// The shared region, as both sides map it, and the worker's operations on it. Clones share the
+/// memory.
 #[derive(Debug, Clone)]
 pub(crate) struct SharedRegion(Segment);
 
@@ -197,15 +198,15 @@ impl SharedRegion {
         Ok(Self(Segment::anonymous(RING + RING_BYTES)?))
     }
 
-    /// Maps the page that a pool has made. Its descriptor is closed: what a task writes to all of
-    /// them does not hit it.
+    /// Maps a region that a pool created, and closes the descriptor: a task that writes to all open
+    /// descriptors does not reach the region.
     pub(crate) fn from_fd(file: OwnedFd) -> Result<Self> {
-        let mut page = Self(Segment::from_fd(file)?);
-        page.close_file();
-        Ok(page)
+        let mut region = Self(Segment::from_fd(file)?);
+        region.close_file();
+        Ok(region)
     }
 
-    /// Closes the descriptor, once nobody is to be given it any more.
+    /// Closes the descriptor, after the last process has received it.
     pub(crate) fn close_file(&mut self) {
         self.0.close_file();
     }
@@ -236,7 +237,7 @@ impl SharedRegion {
 }
 
 impl SharedRegion {
-    /// Claims item `item`; false when it was taken back.
+    /// Claims item `item`. Returns false if it was revoked.
     #[inline]
     pub(crate) fn try_start(&self, item: u32) -> bool {
         // Relaxed: the frame with the item came through a pipe, which orders this after `allow`.
@@ -260,28 +261,28 @@ impl SharedRegion {
         }
     }
 
-    /// Whether an item is there that may start, or will be in a moment: it is allowed before it is
+    /// Whether an item may start. It may not be in the pipe yet, because it is allowed before it is
     /// written.
     pub(crate) fn may_start(&self) -> bool {
         let (started, allowed) = unpack_start_word(self.start_word().load(Ordering::Relaxed));
         started != allowed
     }
 
-    /// Appends a record. False when there is no room for it.
+    /// Appends a record. Returns false if it does not fit.
     #[inline]
-    pub(crate) fn append(&self, head: ReplyHeader, bytes: &[u8]) -> bool {
-        debug_assert_eq!(head.len, bytes.len());
-        // Relaxed: nobody else stores the tail.
+    pub(crate) fn append(&self, header: ReplyHeader, bytes: &[u8]) -> bool {
+        debug_assert_eq!(header.len, bytes.len());
+        // Relaxed: only this thread stores the tail.
         let tail = self.tail().load(Ordering::Relaxed);
-        // Acquire: the pool has read what lay before the head; it may be overwritten.
+        // Acquire: the pool has read the bytes before the head, so they may be overwritten.
         let used = tail.wrapping_sub(self.head().load(Ordering::Acquire));
         let size = ReplyHeader::SIZE + bytes.len();
         if used.saturating_add(size as u64) > RING_BYTES as u64 {
             return false;
         }
-        self.copy_in(tail, &head.to_bytes());
+        self.copy_in(tail, &header.to_bytes());
         self.copy_in(tail.wrapping_add(ReplyHeader::SIZE as u64), bytes);
-        // Release: whoever sees the tail sees the record.
+        // Release: a pool that sees the tail sees the record.
         self.tail()
             .store(tail.wrapping_add(size as u64), Ordering::Release);
         true
@@ -296,30 +297,30 @@ impl SharedRegion {
         }
     }
 
-    /// Sleeps until the pool has made room, or a moment has passed.
+    /// Sleeps until the pool has made room, or for `ROOM_POLL_INTERVAL`.
     pub(crate) fn wait_for_room(&self, would_fit: impl Fn() -> bool) {
         self.wants_room().store(1, Ordering::SeqCst);
-        // Room made before the store above is seen here, room made after it wakes.
+        // Room made before the store above is seen here; room made after it wakes this thread.
         if !would_fit() {
             futex::wait(self.wants_room(), 1, ROOM_POLL_INTERVAL);
         }
     }
 
     /// Whether a record of `len` bytes fits now.
-    pub(crate) fn has_room(&self, length: usize) -> bool {
+    pub(crate) fn has_room(&self, len: usize) -> bool {
         let used = self
             .tail()
             .load(Ordering::Relaxed)
             .wrapping_sub(self.head().load(Ordering::SeqCst));
-        used.saturating_add((ReplyHeader::SIZE + length) as u64) <= RING_BYTES as u64
+        used.saturating_add((ReplyHeader::SIZE + len) as u64) <= RING_BYTES as u64
     }
 
-    /// Whether the pool has not read all records.
+    /// Whether the pool has unread records.
     pub(crate) fn has_unread(&self) -> bool {
         self.tail().load(Ordering::Relaxed) != self.head().load(Ordering::Relaxed)
     }
 
-    /// When to ring. Call behind a full barrier.
+    /// Returns when to wake the pool. Call after a full barrier.
     #[inline]
     pub(crate) fn wake_mode(&self) -> WakeMode {
         match self.wake_mode_word().load(Ordering::Relaxed) {
@@ -329,7 +330,8 @@ impl SharedRegion {
         }
     }
 
-    /// Takes the duty to ring; false when it has been done. Call behind a full barrier.
+    /// Claims the duty to wake the pool. Returns false if the pool is awake or was woken. Call
+    /// after a full barrier.
     pub(crate) fn take_wake_duty(&self) -> bool {
         // Relaxed: the barrier orders it after the store of the record.
         self.wake_mode_word()
@@ -337,22 +339,23 @@ impl SharedRegion {
             != WakeMode::Never as u32
     }
 
-    /// Notes when an item starts: one before which the clock was read.
+    /// Records the start of an item for which the clock was read.
     pub(crate) fn record_start(&self, item: u32, now: u64) {
         let view = self.0.view();
         view.atomic_u64(STARTED_AT).store(now, Ordering::Relaxed);
-        // Release: whoever sees the item sees its time.
+        // Release: a pool that sees the item sees its time.
         view.atomic_u32(STARTED_ITEM).store(item, Ordering::Release);
     }
 
-    /// Stops the item's clock for a second, if it is the first panic of the item.
+    /// Stops the item's clock for `PANIC_GRACE` if it is the first panic of the item.
     pub(crate) fn pause_clock(&self, item: u32) {
         let view = self.0.view();
-        let (noted, since) = (view.atomic_u32(PANIC_ITEM), view.atomic_u64(PANIC_SINCE));
+        let noted = view.atomic_u32(PANIC_ITEM);
+        let since = view.atomic_u64(PANIC_SINCE);
         // Relaxed: no other thread stores these.
         if noted.load(Ordering::Relaxed) != item || since.load(Ordering::Relaxed) == 0 {
             since.store(clock::now(), Ordering::Relaxed);
-            // Release: whoever sees the item sees the time.
+            // Release: a pool that sees the item sees the time.
             noted.store(item, Ordering::Release);
         }
     }
@@ -363,24 +366,25 @@ impl SharedRegion {
         word == 1 << 32 | u64::from(item)
     }
 
-    /// Returns the word that is not 0 once the pool ends this worker.
+    /// Returns the word that is not 0 when the pool ends this worker.
     pub(crate) fn end_word(&self) -> &'static AtomicU32 {
         self.leaked_word(END)
     }
 
-    /// Returns the word that is not 0 once a thread of this worker has overflowed its stack.
+    /// Returns the word that is not 0 after a thread of this worker has overflowed its stack.
     pub(crate) fn overflow_word(&self) -> &'static AtomicU32 {
         self.leaked_word(OVERFLOW)
     }
 
-    /// Returns a word that a handler uses at any time, so that the page is never unmapped.
+    /// Returns a word for a signal handler, which may run at any time, so the region is never
+    /// unmapped.
     fn leaked_word(&self, at: usize) -> &'static AtomicU32 {
-        let page: &'static Self = Box::leak(Box::new(self.clone()));
-        page.0.view().atomic_u32(at)
+        let region: &'static Self = Box::leak(Box::new(self.clone()));
+        region.0.view().atomic_u32(at)
     }
 
-    /// Adds to what the pool measures tasks by: some items, how long they waited (a bucket), and
-    /// how long they ran.
+    /// Adds a lap of items to the counters that the pool reads. `waited` is the bucket of their
+    /// waiting time.
     pub(crate) fn add_lap(&self, waited: usize, lap: Lap) {
         let items = u64::from(lap.items) + u64::from(lap.long.is_some());
         self.add(BUSY_NANOS, lap.nanos);
@@ -400,21 +404,22 @@ impl SharedRegion {
 
     fn add(&self, at: usize, amount: u64) {
         let word = self.0.view().atomic_u64(at);
-        // Relaxed, and no read-modify-write: one writer, and the reader wants an average.
+        // Relaxed, and no read-modify-write: there is one writer, and the reader needs only an
+        // average.
         let sum = word.load(Ordering::Relaxed).wrapping_add(amount);
         word.store(sum, Ordering::Relaxed);
     }
 }
 
-/// A full barrier behind [`SharedRegion::try_start`], whose compare-and-swap is one by itself where
-/// it is a locked instruction.
+/// A full barrier after [`SharedRegion::try_start`]. Its compare-and-swap is one by itself on
+/// architectures where that is a locked instruction.
 #[inline]
 pub(crate) fn barrier_after_start() {
     #[cfg(any(loom, not(target_arch = "x86_64")))]
     full_barrier();
 }
 
-/// Orders every load and store before it before every one behind it.
+/// Orders all earlier loads and stores before all later ones.
 pub(crate) fn full_barrier() {
     fence(Ordering::SeqCst);
 }

@@ -1,4 +1,4 @@
-//! The input of a map: how far ahead it is read, and in what chunks it goes into the pool.
+//! Reads the input of a map and decides how far ahead it is read and how large the chunks are.
 
 use crate::error::{Error, ErrorKind, Result};
 use crate::pool::{
@@ -18,26 +18,26 @@ use std::{
     thread,
 };
 
-/// Nanoseconds of work in a chunk, unless its size is set: a hundred times what it costs to hand
-/// one over.
+/// Nanoseconds of work in a chunk, unless its size is set: a hundred times the cost of sending one.
 const CHUNK_NANOS: u64 = 250_000;
 
-/// Items in a chunk at most, unless its size is set.
+/// The largest number of items in a chunk, unless its size is set.
 const MAX_CHUNK_ITEMS: u64 = 4096;
 
-/// Items in a chunk at most before any has been measured; the first chunk has one, and they double.
+/// The largest number of items in a chunk before an item has been measured. The first chunk has one
+/// item, and the number doubles.
 const MAX_UNMEASURED_ITEMS: u64 = 64;
 
-/// Chunks in flight for each worker: one runs, one waits, one is on its way.
+/// Chunks in flight for each worker: one runs, one waits, and one is being sent.
 const CHUNKS_AHEAD: u64 = 3;
 
-/// Work in flight for each worker, in nanoseconds, where the chunks are set smaller than that.
+/// Nanoseconds of work in flight for each worker, if smaller chunks are set.
 const MAP_PREFETCH_NANOS: u64 = 10_000_000;
 
-/// Items that may be read ahead of the results that were handed out, unless set.
+/// Items that may be read ahead of the results that were returned, unless set.
 const DEFAULT_WINDOW: usize = 32 << 10;
 
-/// How a map was asked for.
+/// The settings of one map.
 #[derive(Debug, Clone, Copy, Default)]
 pub(crate) struct ChunkOptions {
     pub(crate) chunk_size: Option<usize>,
@@ -48,7 +48,7 @@ impl ChunkOptions {
     /// Fails if a chunk or the window is empty.
     pub(crate) fn check(self) -> Result<()> {
         let settings = [("chunk_size", self.chunk_size), ("window", self.window)];
-        let Some((setting, _)) = settings.iter().find(|it| it.1 == Some(0)) else {
+        let Some((setting, _)) = settings.iter().find(|(_, value)| *value == Some(0)) else {
             return Ok(());
         };
         let message = format!("`{setting}` must be at least 1");
@@ -56,34 +56,34 @@ impl ChunkOptions {
     }
 }
 
-/// The input of one map.
+/// Reads the input of one map and sends it in chunks.
 pub(crate) struct Chunker<S> {
     pool: Arc<Pool>,
     map: Arc<MapState>,
     options: ChunkOptions,
     input: Pin<Box<S>>,
-    pull: FillFn<S>,
+    fill: FillFn<S>,
     outbox: Owner<Outbox>,
     is_exhausted: bool,
-    /// Chunks that were pulled.
+    /// The number of chunks that were pulled.
     chunks: u32,
 }
 
-/// Pulls items into the chunk, which is to have so many at most.
+/// Pulls items into the outbox until its chunk has so many items.
 type FillFn<S> = fn(Pin<&mut S>, &mut Context<'_>, &mut Owner<Outbox>, u32) -> FillStop;
 
-/// Why no more items were pulled into a chunk.
+/// Why a pull stopped.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum FillStop {
-    /// The chunk is to be sent.
+    /// The chunk must be sent.
     Full,
-    /// The input has nothing now.
+    /// The input has no item ready.
     Pending,
     /// The input has ended.
     End,
 }
 
-fn pull<S>(
+fn fill<S>(
     mut input: Pin<&mut S>,
     context: &mut Context<'_>,
     outbox: &mut Owner<Outbox>,
@@ -113,7 +113,7 @@ where
     S: Stream,
     S::Item: Wire + 'static,
 {
-    /// Takes nothing from the input yet.
+    /// Creates a chunker, without reading the input.
     pub(crate) fn new(
         pool: &Arc<Pool>,
         map: &Arc<MapState>,
@@ -125,7 +125,7 @@ where
             map: Arc::clone(map),
             options: chunking,
             input: Box::pin(input),
-            pull: pull::<S>,
+            fill: fill::<S>,
             outbox: Owner::new(Outbox::new(pool, map)),
             is_exhausted: false,
             chunks: 0,
@@ -138,23 +138,23 @@ impl<S> Chunker<S> {
         self.is_exhausted
     }
 
-    /// Pulls items, at most a chunk, and sends them.
+    /// Pulls at most one chunk of items and sends it.
     pub(crate) fn pull_chunk(&mut self, context: &mut Context<'_>) -> FillStop {
-        // Behind a failure that ends the map nothing more is wanted.
+        // After a failure that cancels the rest of the map, no more items are needed.
         if !self.map.wants_more() {
             self.is_exhausted = true;
             return FillStop::End;
         }
         let room = (self.window() as u64).saturating_sub(self.map.load().ahead);
         let max = self.chunk_size().min(room).clamp(1, u32::MAX.into()) as u32;
-        let pulled = (self.pull)(self.input.as_mut(), context, &mut self.outbox, max);
+        let pulled = (self.fill)(self.input.as_mut(), context, &mut self.outbox, max);
         self.flush();
         self.chunks += 1;
         self.is_exhausted |= pulled == FillStop::End;
         pulled
     }
 
-    /// Sends what was pulled.
+    /// Sends the pulled items.
     pub(crate) fn flush(&mut self) {
         self.outbox.lock().send();
     }
@@ -167,7 +167,7 @@ impl<S> Chunker<S> {
             && self.may_send(load.outstanding)
     }
 
-    /// Waits for room; false if nothing more is to be read.
+    /// Waits until another chunk may be sent. Returns false if no more items are to be read.
     pub(crate) fn wait_for_room(&self) -> bool {
         while !self.is_finished() {
             if self.has_room() {
@@ -175,10 +175,10 @@ impl<S> Chunker<S> {
             }
             self.map.set_reader(&thread::current());
             let budget = &self.pool.budget;
-            budget
-                .iter()
-                .for_each(|it| it.set_waiter(&thread::current()));
-            // Once more: what changed before the lines above has not woken this thread.
+            if let Some(budget) = budget {
+                budget.set_waiter(&thread::current());
+            }
+            // Checked again: a change before the registrations above has not woken this thread.
             if !self.is_finished() && !self.has_room() {
                 thread::park();
             }
@@ -186,13 +186,13 @@ impl<S> Chunker<S> {
         false
     }
 
-    /// Whether nothing more is to be read, by a thread that does nothing else.
+    /// Whether a reader thread must stop.
     fn is_finished(&self) -> bool {
         self.is_exhausted || self.map.halts()
     }
 
-    /// Whether a wait for room is over: later than there is any, so that there is room for several
-    /// chunks at a time.
+    /// Whether a wait for room is over. It needs more room than [`has_room`](Self::has_room), so
+    /// that several chunks can be sent per wake-up.
     pub(crate) fn has_much_room(&self) -> bool {
         let load = self.map.load();
         !self.is_exhausted
@@ -201,12 +201,12 @@ impl<S> Chunker<S> {
             && self.may_send(load.outstanding)
     }
 
-    /// Whether the pool's budget has room for a chunk. One may be under way in any case.
+    /// Whether the pool's budget has room for a chunk. One chunk may always be outstanding.
     fn may_send(&self, outstanding: u64) -> bool {
         self.pool.has_room() || outstanding == 0
     }
 
-    /// Items in flight that keep every worker busy.
+    /// Returns how many items in flight keep every worker busy.
     fn prefetch_items(&self) -> u64 {
         let nanos = self.map.item_nanos();
         let ahead = nanos.map_or(0, |nanos| {
@@ -235,7 +235,7 @@ impl<S> Chunker<S> {
 }
 
 impl<S: Stream> Chunker<S> {
-    /// Items that the input still has, at least and at most.
+    /// Returns bounds on the number of items left in the input.
     pub(crate) fn size_hint(&self) -> (usize, Option<usize>) {
         if self.is_exhausted {
             return (0, Some(0));
@@ -244,7 +244,7 @@ impl<S: Stream> Chunker<S> {
     }
 }
 
-/// An iterator as a stream that is always ready.
+/// Adapts an iterator to a stream that is always ready.
 pub(crate) struct IterStream<I>(pub(crate) I);
 
 /// The iterator is never pinned.

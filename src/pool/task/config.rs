@@ -1,32 +1,31 @@
-//! What a call asks for besides being run.
+//! The settings of a task, and the record of its attempts.
 
 use crate::error::{Error, ErrorKind};
 use std::time::Duration;
 
-/// A limit of time for each item, further tries for those that lose their worker, and a place
-/// before or behind others.
+/// The time limit, the retries and the priority of a task or a map.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub(crate) struct TaskConfig {
-    /// How long an item may run, from its start on.
+    /// How long an item may run.
     pub(crate) timeout: Option<Duration>,
-    /// How often an item is run again.
+    /// How often an item is retried.
     pub(crate) retries: u32,
-    /// Whether it is after a panic, too.
+    /// Whether a panic is retried, too.
     pub(crate) retries_panics: bool,
-    /// What is queued with a higher number starts before.
+    /// Tasks with a higher number start first.
     pub(crate) priority: i32,
 }
 
-/// How an item's tries ended, all but the last of them retried.
+/// How the attempts at an item ended, except the current one.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Attempts {
     errors: Vec<Error>,
-    /// Workers that have ended when it was the next to start.
+    /// The number of workers that died while the item was the next to start.
     losses: u32,
 }
 
 impl TaskConfig {
-    /// Whether an item that ended so is run again, if it has tries left.
+    /// Whether an item that failed with `error` is retried if it has tries left.
     pub(crate) fn retries_after(&self, error: &Error) -> bool {
         match error.kind() {
             ErrorKind::WorkerDied | ErrorKind::TimedOut => self.retries > 0,
@@ -37,24 +36,24 @@ impl TaskConfig {
 }
 
 impl Attempts {
-    /// The number of the next one, from 1.
+    /// Returns the number of the next attempt, from 1.
     pub(crate) fn next(&self) -> u32 {
         self.errors.len() as u32 + 1
     }
 
-    /// Notes the end of one.
+    /// Records the error of an attempt.
     pub(crate) fn push(&mut self, error: Error) {
         self.errors.push(error);
     }
 
-    /// Counts a worker that has ended when the item was the next to start there, and says how many
-    /// have.
+    /// Counts a worker that died while the item was the next to start, and returns the number of
+    /// such workers.
     pub(crate) fn count_loss(&mut self) -> u32 {
         self.losses += 1;
         self.losses
     }
 
-    /// The error of an item that has used up its tries: the last one, which tells of those before
+    /// Returns the last error of an item without tries left; its message includes the errors before
     /// it.
     pub(crate) fn into_error(mut self) -> Option<Error> {
         let last = self.errors.pop()?;
@@ -64,7 +63,7 @@ impl Attempts {
         let count = self.errors.len() + 1;
         let before: Vec<String> = self.errors.iter().map(Error::to_string).collect();
         let message = format!(
-            "{last} (try {count} of {count}; before that: {})",
+            "{last} (attempt {count} of {count}; before that: {})",
             before.join("; ")
         );
         Some(last.with_message(message))
@@ -89,7 +88,7 @@ mod tests {
         let error = attempts.into_error().expect("two errors");
         assert_eq!(
             error.to_string(),
-            "worker 7 was killed by SIGKILL (signal 9) before it answered (try 2 of 2; before that: too slow)"
+            "worker 7 was killed by SIGKILL (signal 9) before it answered (attempt 2 of 2; before that: too slow)"
         );
         assert!(error.worker().is_some() && error.kind() == ErrorKind::WorkerDied);
     }

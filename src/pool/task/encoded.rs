@@ -1,5 +1,4 @@
-//! Encoded values on the pool's side: inside the task while they are tiny, on the heap, or in a
-//! slab.
+//! Encoded values on the pool's side: inline if tiny, else on the heap or in a slab.
 
 use crate::shm::{Buffer, Cursor, LivenessToken, SPILL, Slab, SlabSource};
 use crate::sys::pid;
@@ -16,21 +15,21 @@ use std::{
     },
 };
 
-/// Bytes that need no memory of their own: as many as make a payload three words.
+/// The largest value, in bytes, that is stored inline: a payload is then three words.
 const INLINE: usize = 22;
 
-/// Free slabs a pool keeps at most, their memory touched and ready.
+/// The largest number of free slabs that a pool keeps; their pages are already mapped.
 const MAX_FREE_SLABS: usize = 4;
 
-/// Slabs in use at most, each of which is a descriptor; further values stay private, and travel
-/// through the pipe.
+/// The largest number of slabs in use, as each uses a descriptor. Further values stay private and
+/// travel through the pipe.
 pub(crate) const MAX_SLABS: usize = 16;
 
-/// Bytes; a larger value needs a slab in any case, as the length of a frame in the pipe has 32
+/// Bytes; a larger value always needs a slab, because the length of a frame in the pipe has 32
 /// bits.
 const MAX_PRIVATE_BYTES: usize = 1 << 30;
 
-/// Bytes copied at a time from one slab to another.
+/// Bytes that are copied at a time from one slab to another.
 const COPY_BYTES: usize = 1 << 20;
 
 /// One encoded value, or the items of a chunk.
@@ -47,7 +46,7 @@ pub(crate) enum Encoded {
 #[derive(Debug)]
 pub(crate) struct EncodedWithFds {
     pub(crate) value: Encoded,
-    /// They stay open here until nobody can ask for the value any more.
+    /// The copies that keep the descriptors open as long as the value may be read or sent again.
     pub(crate) descriptors: Vec<Attached>,
 }
 
@@ -63,7 +62,7 @@ impl Encoded {
         Self::Inline(bytes.len() as u8, inline)
     }
 
-    /// The same, with the descriptors of the handles in it.
+    /// Adds the descriptors of the handles in the value.
     pub(crate) fn with_fds(self, descriptors: Vec<Attached>) -> Self {
         if descriptors.is_empty() {
             return self;
@@ -78,43 +77,43 @@ impl Encoded {
         matches!(self, Self::WithFds(_))
     }
 
-    /// The bytes, when they are private.
+    /// Returns the bytes if they are private.
     pub(crate) fn bytes(&self) -> Option<&[u8]> {
         match self {
             Self::Inline(length, bytes) => Some(&bytes[..usize::from(*length)]),
             Self::Private(bytes) => Some(bytes),
             Self::PoolSlab(_) | Self::WorkerSlab(_) => None,
-            Self::WithFds(handled) => handled.value.bytes(),
+            Self::WithFds(with_fds) => with_fds.value.bytes(),
         }
     }
 
-    /// Bytes of the value.
+    /// Returns the length of the value in bytes.
     pub(crate) fn len(&self) -> usize {
         match self {
             Self::Inline(length, _) => usize::from(*length),
             Self::Private(bytes) => bytes.len(),
-            Self::PoolSlab(ours) => ours.length,
-            Self::WorkerSlab(theirs) => theirs.length,
-            Self::WithFds(handled) => handled.value.len(),
+            Self::PoolSlab(slab) => slab.length,
+            Self::WorkerSlab(slab) => slab.length,
+            Self::WithFds(with_fds) => with_fds.value.len(),
         }
     }
 
     /// Decodes the value.
     pub(crate) fn decode<T: Wire>(&self) -> Result<T, codec::CodecErrorText> {
         match self {
-            Self::WithFds(handled) => {
-                let descriptors = handled.descriptors.clone();
+            Self::WithFds(with_fds) => {
+                let descriptors = with_fds.descriptors.clone();
                 handle::provide(descriptors, || codec::decode(&mut self.cursor()))
             }
             _ => codec::decode(&mut self.cursor()),
         }
     }
 
-    /// The number of the slab of ours that it lies in, if it does.
+    /// Returns the number of the pool's slab that holds the value, if any.
     pub(crate) fn pool_slab(&self) -> Option<u32> {
         match self {
-            Self::PoolSlab(ours) => Some(ours.slab().id),
-            Self::WithFds(handled) => handled.value.pool_slab(),
+            Self::PoolSlab(slab) => Some(slab.slab().id),
+            Self::WithFds(with_fds) => with_fds.value.pool_slab(),
             Self::Inline(..) | Self::Private(_) | Self::WorkerSlab(_) => None,
         }
     }
@@ -123,17 +122,17 @@ impl Encoded {
         match self {
             Self::Inline(length, bytes) => Cursor::new(&bytes[..usize::from(*length)]),
             Self::Private(bytes) => Cursor::new(bytes),
-            Self::PoolSlab(ours) => ours.slab().read(ours.length),
-            Self::WorkerSlab(theirs) => theirs.slab.read(theirs.length),
-            Self::WithFds(handled) => handled.value.cursor(),
+            Self::PoolSlab(slab) => slab.slab().read(slab.length),
+            Self::WorkerSlab(slab) => slab.slab.read(slab.length),
+            Self::WithFds(with_fds) => with_fds.value.cursor(),
         }
     }
 }
 
-/// An argument in a slab that this pool made.
+/// An argument in a slab of this pool.
 #[derive(Debug)]
 pub(crate) struct PoolSlab {
-    /// Always there until it is dropped.
+    /// `Some` until drop.
     slab: Option<Slab>,
     pub(crate) length: usize,
     home: Arc<PoolSlabs>,
@@ -141,14 +140,14 @@ pub(crate) struct PoolSlab {
 
 impl PoolSlab {
     pub(crate) fn slab(&self) -> &Slab {
-        self.slab.as_ref().expect("it is there until it is dropped")
+        self.slab.as_ref().expect("the slab is set until drop")
     }
 
-    /// Makes this a slab of the given worker's, by a copy if it was another's. False when there is
-    /// no memory for that.
+    /// Binds the slab to `worker`, after copying it if it is bound to another worker. Returns false
+    /// if there is no memory for a copy.
     pub(crate) fn bind(&mut self, worker: &Arc<LivenessToken>) -> bool {
         let this = Arc::downgrade(worker);
-        let is_another = |it: &Weak<LivenessToken>| !it.ptr_eq(&this);
+        let is_another = |bound: &Weak<LivenessToken>| !bound.ptr_eq(&this);
         if self.slab().bound_to.as_ref().is_some_and(is_another) {
             let Some(copy) = self.home.take_for(self.length, worker) else {
                 return false;
@@ -183,12 +182,12 @@ impl Drop for PoolSlab {
     }
 }
 
-/// A result in a slab that a worker made. The worker may use the slab again once this is dropped.
+/// A result in a slab of a worker. Dropping it lets the worker reuse the slab.
 #[derive(Debug)]
 pub(crate) struct WorkerSlab {
     slab: Arc<Slab>,
     length: usize,
-    /// The process whose it is.
+    /// The process that owns this value.
     owner: u32,
 }
 
@@ -209,7 +208,7 @@ impl WorkerSlab {
 
 impl Drop for WorkerSlab {
     fn drop(&mut self) {
-        // In a copy made by `fork` the memory is still the pool's.
+        // In a forked copy the slab still belongs to the pool's process.
         if pid::current() == self.owner {
             self.slab.set_busy(false);
         }
@@ -220,20 +219,24 @@ impl Drop for WorkerSlab {
 #[derive(Debug, Default)]
 pub(crate) struct PoolSlabs {
     made: AtomicU32,
-    /// Slabs that payloads own.
+    /// The number of slabs that values own.
     in_use: AtomicUsize,
     free: Mutex<Vec<Slab>>,
-    /// Numbers of dropped slabs that a living worker still has mapped.
+    /// Numbers of dropped slabs that a live worker still has mapped.
     dropped: Mutex<Vec<(Weak<LivenessToken>, u32)>>,
 }
 
 impl PoolSlabs {
-    /// A free slab with room for `bytes` that is this worker's or nobody's, else a new one.
+    /// Returns a slab with room for `bytes` that is bound to `worker` or unbound; creates one if
+    /// none is free.
     fn take_for(&self, bytes: usize, worker: &Arc<LivenessToken>) -> Option<Slab> {
         let this = Arc::downgrade(worker);
         let found = {
             let mut free = self.free.lock();
-            let fits = |it: &Slab| it.bound_to.as_ref().is_none_or(|it| it.ptr_eq(&this));
+            let fits = |slab: &Slab| {
+                let bound_to = slab.bound_to.as_ref();
+                bound_to.is_none_or(|it| it.ptr_eq(&this))
+            };
             free.iter().position(fits).map(|at| free.swap_remove(at))
         };
         self.with_room(found, bytes)
@@ -254,37 +257,33 @@ impl PoolSlabs {
     fn give_back(&self, slab: Option<Slab>) {
         let Some(slab) = slab else { return };
         let mut free = self.free.lock();
-        if slab
-            .bound_to
-            .as_ref()
-            .is_none_or(|it| it.strong_count() > 0)
-        {
+        if may_be_reused(&slab) {
             free.push(slab);
         }
         while free.len() > MAX_FREE_SLABS {
             let slab = free.remove(0);
             self.dropped
                 .lock()
-                .extend(slab.bound_to.map(|it| (it, slab.id)));
+                .extend(slab.bound_to.map(|worker| (worker, slab.id)));
         }
     }
 
-    /// The dropped slabs that workers have yet to unmap.
+    /// Returns the dropped slabs that workers must unmap.
     pub(crate) fn take_dropped(&self) -> Vec<(Weak<LivenessToken>, u32)> {
         std::mem::take(&mut *self.dropped.lock())
     }
 }
 
 impl SlabSource for PoolSlabs {
-    /// The slab used last, whoever's it is: its worker is likely to be free again. None when so
-    /// many are in use that descriptors might run out.
+    /// Returns the slab that was used last, whatever worker it is bound to, because that worker is
+    /// likely to be idle again. `None` if more slabs could exhaust the descriptors.
     fn take(&self, bytes: usize) -> Option<Slab> {
         if self.in_use.load(Ordering::Relaxed) >= MAX_SLABS && bytes < MAX_PRIVATE_BYTES {
             return None;
         }
         let found = {
             let mut free = self.free.lock();
-            free.retain(|it| it.bound_to.as_ref().is_none_or(|it| it.strong_count() > 0));
+            free.retain(may_be_reused);
             free.pop()
         };
         self.with_room(found, bytes)
@@ -295,7 +294,13 @@ impl SlabSource for PoolSlabs {
     }
 }
 
-/// Makes a payload of the value that `buffer` holds last, if it is large.
+/// Whether no dead worker has the slab mapped.
+fn may_be_reused(slab: &Slab) -> bool {
+    let bound_to = slab.bound_to.as_ref();
+    bound_to.is_none_or(|worker| worker.strong_count() > 0)
+}
+
+/// Returns the value that `buffer` holds last, if it is large.
 pub(crate) fn take_large(buffer: &mut Buffer, home: &Arc<PoolSlabs>) -> Option<Encoded> {
     let (slab, length) = buffer.take_slab()?;
     let home = Arc::clone(home);
@@ -308,7 +313,7 @@ pub(crate) fn take_large(buffer: &mut Buffer, home: &Arc<PoolSlabs>) -> Option<E
 }
 
 thread_local! {
-    /// Memory for the next value that this thread encodes.
+    /// A buffer that this thread reuses for each value it encodes.
     static SCRATCH: RefCell<Vec<u8>> = const { RefCell::new(Vec::new()) };
 }
 
@@ -317,20 +322,20 @@ pub(crate) fn encode<T: Wire + 'static>(
     value: &T,
     home: &Arc<PoolSlabs>,
 ) -> Result<Encoded, codec::CodecErrorText> {
-    // A `Serialize` that submits a task itself finds fresh memory, and so does a thread whose
-    // locals are gone: the main thread's are in an exit handler.
+    // Both failures give an empty buffer: a `Serialize` impl that submits a task itself, and a
+    // thread whose thread-locals are destroyed, like the main thread in an exit handler.
     let scratch = SCRATCH.try_with(RefCell::take).unwrap_or_default();
     let mut buffer = Buffer::with_memory(scratch, Arc::clone(home) as _);
     let mut descriptors = Vec::new();
     handle::collect(&mut descriptors, || codec::encode(value, &mut buffer))?;
     let large = take_large(&mut buffer, home);
-    let payload = large.unwrap_or_else(|| Encoded::copy_of(buffer.private()));
+    let encoded = large.unwrap_or_else(|| Encoded::copy_of(buffer.private()));
     let memory = buffer.take_private();
     if memory.capacity() <= 2 * SPILL {
-        // As above.
+        // Fails only if the thread-locals are destroyed, see above.
         let _ = SCRATCH.try_with(|it| it.replace(memory));
     }
-    Ok(payload.with_fds(descriptors))
+    Ok(encoded.with_fds(descriptors))
 }
 
 #[cfg(test)]
@@ -345,7 +350,7 @@ mod tests {
         Err(S::Error::custom("no"))
     }
 
-    /// Slabs of which one, with this number, is free and a worker's.
+    /// Returns slabs with one free slab that is bound to `worker`, and its number.
     fn with_one_free(worker: &Arc<LivenessToken>) -> (Arc<PoolSlabs>, u32) {
         let slabs = Arc::new(PoolSlabs::default());
         let value = vec![0u8; 2 * SPILL];
@@ -375,10 +380,10 @@ mod tests {
     fn a_slab_is_kept_when_there_is_no_memory_to_make_it_longer() {
         let worker = Arc::new(LivenessToken);
         let (slabs, id) = with_one_free(&worker);
-        // More than addresses can tell apart.
+        // More than the address space holds.
         assert!(slabs.take(1 << 56).is_none());
         assert!(slabs.take_for(1 << 56, &worker).is_none());
         assert_eq!(free(&slabs), [id]);
-        assert!(slabs.take(4 << 20).is_some_and(|it| it.id == id));
+        assert!(slabs.take(4 << 20).is_some_and(|slab| slab.id == id));
     }
 }

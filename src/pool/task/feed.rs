@@ -1,4 +1,4 @@
-//! A map whose input is read by a thread: one that blocks for long holds back no result.
+//! A map whose input is read by a thread, so that a blocked input delays no result.
 
 use crate::error::{Error, ErrorKind, Result};
 use crate::pool::{
@@ -27,32 +27,32 @@ use std::{
     time::{Duration, Instant},
 };
 
-/// How long a caller waits for a blocked input once the pool has ended.
+/// How long a caller waits for a blocked input after the pool has ended.
 const BLOCKED_INPUT_TIMEOUT: Duration = Duration::from_secs(1);
 
-/// What the thread that reads an input and the caller share.
+/// The state that the thread that reads an input shares with the caller.
 #[derive(Debug, Default)]
 struct FeedState {
-    /// Whether the thread has sent all: it runs no code of the user's any more, except a waker.
-    /// Set by the thread.
+    /// Whether the thread has sent all items and runs no more user code, except a waker. The thread
+    /// writes it.
     has_ended: AtomicBool,
-    /// Whether the thread may run a waker at its end. Set by a caller that polls, before it leaves
-    /// its waker.
+    /// Whether the thread may run a waker at its end. A caller that polls writes it before it
+    /// registers its waker.
     is_polled: AtomicBool,
-    /// What the user's code panicked with.
+    /// The payload of a panic of the input.
     panic: Mutex<Option<Box<dyn Any + Send>>>,
 }
 
 /// The outcomes of a map whose input is read by a thread.
 pub(crate) struct FeedParts {
     results: MapResults,
-    feeding: Arc<FeedState>,
-    /// When a task that polls is woken because the pool has ended and the input blocks.
+    state: Arc<FeedState>,
+    /// When a polling task is woken because the pool has ended and the input blocks.
     wake_at: Option<Instant>,
 }
 
 impl FeedParts {
-    /// Starts to read the input.
+    /// Starts the thread that reads the input.
     pub(crate) fn start<I>(
         pool: &Arc<Pool>,
         map: MapState,
@@ -64,28 +64,23 @@ impl FeedParts {
         I::Item: Wire + 'static,
     {
         chunking.check()?;
-        let fed = Self {
+        let parts = Self {
             results: MapResults::new(pool, map),
-            feeding: Arc::default(),
+            state: Arc::default(),
             wake_at: None,
         };
-        let of_thread = (
-            Arc::clone(pool),
-            Arc::clone(&fed.results.map),
-            Arc::clone(&fed.feeding),
-        );
-        let run = move || {
-            let (pool, map, feeding) = of_thread;
-            run(&pool, &map, chunking, items, &feeding);
-        };
-        let map = Arc::clone(&fed.results.map);
-        pool.feeders.start(run, &fed.feeding, map)?;
-        Ok(fed)
+        let thread_pool = Arc::clone(pool);
+        let map = Arc::clone(&parts.results.map);
+        let state = Arc::clone(&parts.state);
+        let run = move || run(&thread_pool, &map, chunking, items, &state);
+        let map = Arc::clone(&parts.results.map);
+        pool.feeders.start(run, &parts.state, map)?;
+        Ok(parts)
     }
 
-    /// The next outcomes if they are there, `None` for the end.
+    /// Returns the next outcomes if they are ready, or `None` at the end.
     fn try_next_part(&self) -> Poll<Option<MapPart>> {
-        // Looked at first: what comes in between is found below.
+        // Checked first, so that outcomes that arrive in between are found below.
         let is_over = self.is_finished();
         if let Some(part) = self.results.take() {
             return Poll::Ready(Some(part));
@@ -97,14 +92,14 @@ impl FeedParts {
         Poll::Pending
     }
 
-    /// Whether every outcome is there.
+    /// Whether every item has an outcome.
     fn is_finished(&self) -> bool {
-        // Acquire: with the flag comes what the thread has sent.
-        self.feeding.has_ended.load(Ordering::Acquire) && self.results.map.load().outstanding == 0
+        // Acquire: the flag publishes the items that the thread sent.
+        self.state.has_ended.load(Ordering::Acquire) && self.results.map.load().outstanding == 0
     }
 
-    /// Waits until outcomes or the end may be there; false if the pool has ended and the input gave
-    /// nothing for `BLOCKED_INPUT_TIMEOUT`.
+    /// Waits until outcomes or the end may be ready. Returns false if the pool has ended and the
+    /// input returned no item for `BLOCKED_INPUT_TIMEOUT`.
     fn wait(&self) -> bool {
         let (pool, map) = (&self.results.pool, &self.results.map);
         let has_ended = pool.has_ended() && !map.is_error_ahead();
@@ -114,8 +109,8 @@ impl FeedParts {
         pool.wait_until(deadline, &|thread: &Thread| map.set_waiter(thread), &done)
     }
 
-    /// Whether the pool has ended and the input gave nothing for `BLOCKED_INPUT_TIMEOUT`. The task
-    /// that polls is woken then.
+    /// Whether the pool has ended and the input returned no item for `BLOCKED_INPUT_TIMEOUT`.
+    /// Otherwise arranges for the polling task to be woken then.
     fn poll_blocked_input(&mut self) -> bool {
         let MapResults { pool, map } = &self.results;
         if !pool.has_ended() || map.is_error_ahead() {
@@ -129,22 +124,22 @@ impl FeedParts {
             }
             None => {
                 self.wake_at = Some(Instant::now() + BLOCKED_INPUT_TIMEOUT);
-                // Without a thread, nothing would wake the task.
-                tell_later(Arc::clone(pool), Arc::clone(map)).is_err()
+                // If the thread cannot start, nothing would wake the task.
+                wake_later(Arc::clone(pool), Arc::clone(map)).is_err()
             }
         }
     }
 
-    /// Gives the error of the next item before the input gives that.
+    /// Returns an error for the next item before the input returns that item.
     fn take_ahead(&self) -> Option<MapPart> {
         let refusal = self.results.pool.closed_error().unwrap_or_else(err_stopped);
         self.results.map.take_error_ahead(refusal)
     }
 
-    /// Lets the thread go, and goes on with its panic.
+    /// Joins the thread and resumes its panic, if any.
     fn end(&self) {
         self.results.pool.feeders.join_over();
-        let panic = self.feeding.panic.lock().take();
+        let panic = self.state.panic.lock().take();
         if let Some(panic) = panic {
             resume_unwind(panic);
         }
@@ -157,7 +152,7 @@ impl PartSource for FeedParts {
     }
 
     fn size_hint(&self) -> (usize, Option<usize>) {
-        let has_ended = self.feeding.has_ended.load(Ordering::Acquire);
+        let has_ended = self.state.has_ended.load(Ordering::Acquire);
         let untaken = self.results.untaken();
         (untaken, has_ended.then_some(untaken))
     }
@@ -183,10 +178,10 @@ impl PollPart for FeedParts {
         if let Poll::Ready(part) = self.try_next_part() {
             return Poll::Ready(part);
         }
-        // Relaxed: the lock of the batch orders it before the waker.
-        self.feeding.is_polled.store(true, Ordering::Relaxed);
+        // Relaxed: the lock of the map orders it before the waker.
+        self.state.is_polled.store(true, Ordering::Relaxed);
         self.results.map.set_waker(context.waker());
-        // Once more: what came before the line above has not woken the task.
+        // Checked again: an outcome before the registration above has not woken the task.
         if let Poll::Ready(part) = self.try_next_part() {
             return Poll::Ready(part);
         }
@@ -199,8 +194,8 @@ impl PollPart for FeedParts {
     }
 }
 
-/// Has the task that polls the outcomes woken after `BLOCKED_INPUT_TIMEOUT`.
-fn tell_later(pool: Arc<Pool>, map: Arc<MapState>) -> io::Result<()> {
+/// Wakes the task that polls the outcomes after `BLOCKED_INPUT_TIMEOUT`.
+fn wake_later(pool: Arc<Pool>, map: Arc<MapState>) -> io::Result<()> {
     let run = move || {
         thread::sleep(BLOCKED_INPUT_TIMEOUT);
         let mut wakeups = Wakeups::default();
@@ -212,7 +207,8 @@ fn tell_later(pool: Arc<Pool>, map: Arc<MapState>) -> io::Result<()> {
 }
 
 impl Drop for FeedParts {
-    /// The thread of an input that has ended goes now; another ends when its input gives an item.
+    /// Joins the thread if its input has ended. Otherwise the thread exits when its input returns
+    /// an item.
     fn drop(&mut self) {
         if !self.results.pool.is_foreign() {
             self.results.pool.feeders.join_over();
@@ -220,13 +216,13 @@ impl Drop for FeedParts {
     }
 }
 
-/// What the thread does.
+/// Runs on the thread that reads the input.
 fn run<I>(
     pool: &Arc<Pool>,
     map: &Arc<MapState>,
     chunking: ChunkOptions,
     items: I,
-    feeding: &FeedState,
+    state: &FeedState,
 ) where
     I: IntoIterator,
     I::Item: Wire + 'static,
@@ -240,18 +236,18 @@ fn run<I>(
         ))
     });
     if let Err(panic) = catch_unwind(read) {
-        *feeding.panic.lock() = Some(panic);
+        *state.panic.lock() = Some(panic);
     }
-    // Release: a caller that sees it finds the panic, and what was sent.
-    feeding.has_ended.store(true, Ordering::Release);
+    // Release: publishes the panic and the items that were sent.
+    state.has_ended.store(true, Ordering::Release);
     let mut wakeups = Wakeups::default();
     map.add_waiters(&mut wakeups);
     pool.wake(wakeups);
-    // A leader that sleeps may wait for the end.
+    // A sleeping leader may wait for the end.
     pool.driver.notify_leader();
 }
 
-/// Reads the input to its end, or until the results are not wanted any more.
+/// Reads the input to its end, or until the results are dropped.
 fn read<I>(mut chunker: Chunker<IterStream<I>>) {
     let read = catch_unwind(AssertUnwindSafe(|| {
         let mut context = Context::from_waker(Waker::noop());
@@ -260,7 +256,7 @@ fn read<I>(mut chunker: Chunker<IterStream<I>>) {
         }
     }));
     if let Err(panic) = read {
-        // The items before the panic are as good as others.
+        // The items before the panic are valid.
         chunker.flush();
         resume_unwind(panic);
     }
@@ -272,20 +268,20 @@ pub(crate) struct Feeders(Mutex<Vec<Feeder>>);
 
 #[derive(Debug)]
 struct Feeder {
-    feeding: Arc<FeedState>,
+    state: Arc<FeedState>,
     map: Arc<MapState>,
     thread: JoinHandle<()>,
 }
 
 impl Feeder {
-    /// Whether the thread has nothing left to do, except perhaps to run a waker.
+    /// Whether the thread has finished its work, except that it may still run a waker.
     fn has_ended(&self) -> bool {
-        self.feeding.has_ended.load(Ordering::Acquire)
+        self.state.has_ended.load(Ordering::Acquire)
     }
 
-    /// Whether the thread ends without running any more code of the user's.
+    /// Whether the thread exits without running more user code.
     fn is_over(&self) -> bool {
-        let may_wake = self.feeding.is_polled.load(Ordering::Relaxed);
+        let may_wake = self.state.is_polled.load(Ordering::Relaxed);
         self.has_ended() && (!may_wake || self.thread.is_finished())
     }
 }
@@ -294,40 +290,41 @@ impl Feeders {
     fn start(
         &self,
         run: impl FnOnce() + Send + 'static,
-        feeding: &Arc<FeedState>,
+        state: &Arc<FeedState>,
         map: Arc<MapState>,
     ) -> Result<()> {
         self.join_over();
         let builder = thread::Builder::new().name("procpool-feed".to_owned());
-        let thread = builder.spawn(run).map_err(|it| {
-            Error::io("failed to start a thread that reads the input", it)
+        let thread = builder.spawn(run).map_err(|error| {
+            Error::io("failed to start the thread that reads the input", error)
                 .with_kind(ErrorKind::StartFailed)
         })?;
         self.0.lock().push(Feeder {
-            feeding: Arc::clone(feeding),
+            state: Arc::clone(state),
             map,
             thread,
         });
         Ok(())
     }
 
-    /// Returns those to be told of the pool's end: their inputs may block for ever.
+    /// Returns the wake-ups for all callers that wait for an input. The end of the pool must wake
+    /// them, because their inputs may block forever.
     pub(crate) fn waiting(&self) -> Wakeups {
         let mut wakeups = Wakeups::default();
         let feeders = self.0.lock();
-        feeders
-            .iter()
-            .for_each(|it| it.map.add_waiters(&mut wakeups));
+        for feeder in feeders.iter() {
+            feeder.map.add_waiters(&mut wakeups);
+        }
         wakeups
     }
 
-    /// Waits for the end of the threads that are over. Leaves those that may run a waker: it may
-    /// wait for a lock that the calling thread holds.
+    /// Joins the threads that run no more user code. A thread that may run a waker is left out: the
+    /// waker may wait for a lock that the calling thread holds.
     fn join_over(&self) {
         self.join(Feeder::is_over);
     }
 
-    /// Waits for the end of the threads that have nothing left to do, except perhaps to run a
+    /// Joins the threads that have finished their work, including threads that may still run a
     /// waker.
     pub(crate) fn join_ended(&self) {
         self.join(Feeder::has_ended);
@@ -335,11 +332,11 @@ impl Feeders {
 
     fn join(&self, is_chosen: fn(&Feeder) -> bool) {
         let current = thread::current().id();
-        let is_another = |it: &Feeder| it.thread.thread().id() != current;
-        let chosen = |it: &mut Feeder| is_chosen(it) && is_another(it);
+        let is_another = |feeder: &Feeder| feeder.thread.thread().id() != current;
+        let chosen = |feeder: &mut Feeder| is_chosen(feeder) && is_another(feeder);
         let feeders: Vec<Feeder> = self.0.lock().extract_if(.., chosen).collect();
         for feeder in feeders {
-            // Its panics are caught.
+            // The thread catches panics of the input.
             let _ = feeder.thread.join();
         }
     }

@@ -1,4 +1,4 @@
-//! Items that lie in an outbox while their input is slow: the pool's thread sends them.
+//! Sends the items that are left in an outbox because their input is slow.
 
 use crate::pool::{pool::Pool, task::outbox::Outbox};
 use crate::sys::{
@@ -8,16 +8,17 @@ use crate::sys::{
 use parking_lot::Mutex;
 use std::{io, time::Duration};
 
-/// How long an item waits for others of its chunk, unless its owner is busy just then.
+/// How long an item waits for others of its chunk, unless its owner is adding one at that moment.
 const FLUSH_DELAY: Duration = Duration::from_micros(750);
 
-/// The time until the next look at an outbox that was busy: with `FLUSH_DELAY`, at most 1 ms.
+/// The delay before the next check of an outbox that was busy. With `FLUSH_DELAY` it is at most 1
+/// ms.
 const RETRY_DELAY: Duration = Duration::from_micros(250);
 
-/// The outboxes of one pool that have items.
+/// The outboxes of one pool that hold items.
 #[derive(Debug)]
 pub(crate) struct FlushTimer {
-    /// Goes off when something is overdue. Armed while `outboxes` has any.
+    /// Fires when a chunk is overdue. Armed while `outboxes` is not empty.
     pub(crate) alarm: Timer,
     outboxes: Mutex<Vec<Visitor<Outbox>>>,
 }
@@ -30,7 +31,7 @@ impl FlushTimer {
         })
     }
 
-    /// Has the pool's thread look at an outbox once.
+    /// Schedules one check of an outbox by the pool's thread.
     pub(crate) fn watch(&self, outbox: Visitor<Outbox>) {
         let mut outboxes = self.outboxes.lock();
         outboxes.push(outbox);
@@ -55,13 +56,14 @@ impl FlushTimer {
 }
 
 impl Pool {
-    /// Sends what lies in the outboxes. Each is one whose chunk was begun about `FLUSH_DELAY` ago,
-    /// or later; a chunk that is sent early costs no more than its frame.
+    /// Sends the items in the outboxes. A chunk in them was started about `FLUSH_DELAY` ago or
+    /// later. A chunk that is sent early costs only its frame.
     pub(crate) fn flush_overdue(&self) {
         let mut busy = Vec::new();
         for outbox in self.flush_timer.take() {
             match outbox.visit(Outbox::take_overdue) {
-                // Submitted when the visit is over: that may run a waker, which is the user's code.
+                // Submitted after the visit, because a submission may run a waker, which is user
+                // code.
                 VisitResult::Done(Some(chunk)) => self.submit_chunk(chunk),
                 VisitResult::Done(None) | VisitResult::Gone => {}
                 VisitResult::Busy => busy.push(outbox),

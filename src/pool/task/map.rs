@@ -1,4 +1,4 @@
-//! One call of a map: the chunks it was cut into, and their outcomes on the way back to the caller.
+//! One map call: its chunks, and their outcomes on the way to the caller.
 
 use crate::error::{Error, ErrorKind, Result};
 use crate::pool::{
@@ -24,23 +24,23 @@ use std::{
     thread::Thread,
 };
 
-/// Consecutive items that travel together.
+/// Consecutive items that are sent together.
 #[derive(Debug)]
 pub(crate) struct Chunk {
     pub(crate) map: Arc<MapState>,
-    /// The place of its first item in the input.
+    /// The position of its first item in the input.
     pub(crate) index: u64,
-    /// Items in it.
+    /// The number of its items.
     pub(crate) count: u32,
-    /// When they were submitted, by [`clock::now`](crate::sys::clock::now).
+    /// When it was submitted, by [`clock::now`](crate::sys::clock::now).
     pub(crate) submitted: u64,
-    /// One item's bytes, or the bytes of several, each preceded by its length (u32).
+    /// The bytes of a single item, or of several items with a length (u32) before each.
     pub(crate) items: Mutex<Encoded>,
-    /// Their part of the pool's budget.
+    /// Its part of the pool's budget.
     pub(crate) _reservation: Option<Box<Reservation>>,
 }
 
-/// A map's context, sent once to each worker that runs items of it.
+/// The context of a map, sent once to each worker that runs items of the map.
 #[derive(Debug)]
 pub(crate) struct MapContext {
     pub(crate) id: u32,
@@ -61,7 +61,7 @@ impl MapContext {
     }
 }
 
-/// What became of consecutive items.
+/// The outcome of consecutive items.
 #[derive(Debug)]
 pub(crate) struct MapPart {
     pub(crate) index: u64,
@@ -69,25 +69,25 @@ pub(crate) struct MapPart {
     pub(crate) outcome: Result<EncodedResults>,
 }
 
-/// Encoded results.
+/// The encoded results of consecutive items.
 #[derive(Debug)]
 pub(crate) enum EncodedResults {
-    /// One.
+    /// A single result.
     One(Encoded),
-    /// Several, as the records that the worker wrote.
+    /// Several results, as records in the format that the worker wrote.
     Records(Box<[u8]>),
 }
 
 impl MapPart {
     pub(crate) fn has_handles(&self) -> bool {
-        matches!(&self.outcome, Ok(EncodedResults::One(payload)) if payload.has_fds())
+        matches!(&self.outcome, Ok(EncodedResults::One(value)) if value.has_fds())
     }
 
-    /// Decodes the results one after the other; an error takes the place of each that failed.
+    /// Decodes the results one after the other and passes each to `take`, or an error in its place.
     pub(crate) fn decode<R: Wire + 'static>(&self, mut take: impl FnMut(Result<R>)) {
         match &self.outcome {
             Err(error) => (0..self.count).for_each(|_| take(Err(error.clone()))),
-            Ok(EncodedResults::One(payload)) => take(payload.decode().map_err(decode_error)),
+            Ok(EncodedResults::One(value)) => take(value.decode().map_err(decode_error)),
             Ok(EncodedResults::Records(bytes)) => {
                 let mut rest = &bytes[..];
                 while let Some(value) = next_record(&mut rest) {
@@ -98,7 +98,7 @@ impl MapPart {
     }
 }
 
-/// Splits the first record off and gives its bytes.
+/// Splits off the first record and returns its bytes.
 #[inline]
 pub(crate) fn next_record<'a>(records: &mut &'a [u8]) -> Option<&'a [u8]> {
     let head = ReplyHeader::parse(records)?;
@@ -107,53 +107,54 @@ pub(crate) fn next_record<'a>(records: &mut &'a [u8]) -> Option<&'a [u8]> {
     Some(value)
 }
 
-/// The error of a result that cannot be decoded.
+/// Returns the error for a result that cannot be decoded.
 pub(crate) fn decode_error(reason: codec::CodecErrorText) -> Error {
     let message = format!("failed to decode the task's result: {reason}");
     Error::new(ErrorKind::Codec, message)
 }
 
-/// How much of a batch is under way.
+/// How much of a map is in progress.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct MapLoad {
     /// Items that left the input and whose outcomes were not taken.
     pub(crate) untaken: u64,
-    /// The same, and those whose outcomes were taken last: its caller has yet to hand them out.
+    /// `untaken`, and the items whose outcomes were taken last, which the caller has not returned
+    /// yet.
     pub(crate) ahead: u64,
     /// Items that were sent and have no outcome.
     pub(crate) outstanding: u64,
 }
 
-/// Which thread reads a batch's input.
+/// Which thread reads the input of a map.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum InputReader {
-    /// The caller, when it asks for a result and none is there.
+    /// The caller, when it requests a result and none is ready.
     Caller,
-    /// A thread that does nothing else.
+    /// A separate thread.
     Thread,
 }
 
-/// How a batch's outcomes are handed out.
+/// How the outcomes of a map are delivered.
 #[derive(Debug)]
 pub(crate) enum Delivery {
     /// In input order.
     Ordered,
-    /// As they come.
+    /// In the order in which they complete.
     Unordered,
-    /// All at once, in input order, when the last one is there.
+    /// All at once, in input order, after the last one.
     Collected,
 }
 
 /// What the first failed item does to the items after it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum OnError {
-    /// It cancels those that have not started.
+    /// Cancels the items that have not started.
     Cancel,
-    /// Nothing: they run.
+    /// Lets them run.
     Continue,
 }
 
-/// What the dispatcher and the caller of one map share.
+/// The state that the scheduler and the caller of one map share.
 #[derive(Debug)]
 pub(crate) struct MapState {
     pub(crate) function: WireFunction,
@@ -161,11 +162,11 @@ pub(crate) struct MapState {
     pub(crate) config: TaskConfig,
     on_error: OnError,
     read_by: InputReader,
-    /// Items at this place in the input, and behind it, are not to be started any more.
+    /// Items from this position of the input on must not start.
     cancelled_from: AtomicU64,
-    /// The input is not to be read on: the caller that reads it has a result to take, or the
-    /// results are not wanted any more. Written under the lock of `inner`, read without it after
-    /// each item; Relaxed, as an item more does no harm.
+    /// Whether reading the input must pause: the caller that reads it has a result to take, or the
+    /// results were dropped. Written under the lock of `inner`, and read without it after each
+    /// item. Relaxed: a late reader pulls one more item, which does no harm.
     halts: AtomicBool,
     inner: Mutex<MapProgress>,
 }
@@ -177,23 +178,23 @@ struct MapProgress {
     unordered: VecDeque<MapPart>,
     /// Items that left the input.
     pulled: u64,
-    /// Items whose outcomes were taken; in order, the place of the next one.
+    /// Items whose outcomes were taken. In input order, this is the position of the next one.
     next: u64,
-    /// Items whose outcomes were handed out: of all that were taken, as of the last call of `take`.
-    handed_out: u64,
-    /// The caller has the error of the next item of the input already.
+    /// Items whose outcomes were returned: the value of `next` at the last call of `take`.
+    returned: u64,
+    /// Whether the caller already has an error for the next item of the input.
     is_error_ahead: bool,
     /// Items that were sent and have no outcome.
     outstanding: u64,
-    /// Of the items that were tried and have no outcome, by their places.
+    /// The attempts at items without an outcome, by position.
     attempts: HashMap<u64, Attempts>,
-    /// Nanoseconds an item takes, as measured last.
+    /// Nanoseconds per item, as measured last.
     item_nanos: Option<u64>,
     waker: Option<Waker>,
     thread: Option<Thread>,
-    /// The thread that reads the input and waits for room.
+    /// The thread that reads the input, while it waits for room.
     reader: Option<Thread>,
-    /// The future that gets the whole list.
+    /// The task that receives the whole list.
     task: Option<Arc<Task>>,
 }
 
@@ -212,7 +213,7 @@ impl MapState {
             unordered: VecDeque::new(),
             pulled: 0,
             next: 0,
-            handed_out: 0,
+            returned: 0,
             is_error_ahead: false,
             outstanding: 0,
             attempts: HashMap::new(),
@@ -235,12 +236,12 @@ impl MapState {
         }
     }
 
-    /// Looks at how the item at this place was tried before.
+    /// Runs `look` on the attempts at the item at this position.
     pub(crate) fn with_attempts<T>(&self, index: u64, look: impl FnOnce(&mut Attempts) -> T) -> T {
         look(self.inner.lock().attempts.entry(index).or_default())
     }
 
-    /// Counts items that are about to be sent, and returns the place of the first.
+    /// Counts `count` items that are about to be sent, and returns the position of the first.
     pub(crate) fn count_sent(&self, count: u32) -> u64 {
         let mut inner = self.inner.lock();
         let index = inner.pulled;
@@ -253,34 +254,34 @@ impl MapState {
         let inner = self.inner.lock();
         MapLoad {
             untaken: inner.pulled - inner.next,
-            ahead: inner.pulled - inner.handed_out,
+            ahead: inner.pulled - inner.returned,
             outstanding: inner.outstanding,
         }
     }
 
-    /// Whether an item that would be pulled now is still wanted.
+    /// Whether an item that is pulled now may still start.
     pub(crate) fn wants_more(&self) -> bool {
         let pulled = self.inner.lock().pulled;
         self.count_wanted(pulled, 1) > 0
     }
 
-    /// Whether the input is not to be read on for now.
+    /// Whether reading the input must pause.
     #[inline]
     pub(crate) fn halts(&self) -> bool {
         self.halts.load(Ordering::Relaxed)
     }
 
-    /// Whether the caller takes outcomes one by one, and none when it has gone.
+    /// Whether the caller takes outcomes one by one.
     pub(crate) fn is_iterated(&self) -> bool {
         !matches!(self.inner.lock().delivery, Delivery::Collected)
     }
 
-    /// The number of the future that gets the whole list.
+    /// Returns the number of the task that receives the whole list.
     pub(crate) fn task_id(&self) -> Option<u64> {
         self.inner.lock().task.as_ref().map(|it| it.id)
     }
 
-    /// Whether an item has an outcome already.
+    /// Whether any item has an outcome.
     pub(crate) fn has_outcomes(&self) -> bool {
         let inner = self.inner.lock();
         inner.next > 0 || !inner.ordered.is_empty() || !inner.unordered.is_empty()
@@ -290,7 +291,7 @@ impl MapState {
         self.inner.lock().item_nanos
     }
 
-    /// How many of `count` items from this place on may still start.
+    /// Returns how many of `count` items from this position on may still start.
     pub(crate) fn count_wanted(&self, index: u64, count: u32) -> u32 {
         let before = self
             .cancelled_from
@@ -299,12 +300,12 @@ impl MapState {
         u32::try_from(before).map_or(count, |it| it.min(count))
     }
 
-    /// Has no item started at this place or behind it; true if that changes anything.
+    /// Prevents items from this position on from starting. Returns whether that changes anything.
     pub(crate) fn cancel_from(&self, index: u64) -> bool {
         self.cancelled_from.fetch_min(index, Ordering::Relaxed) > index
     }
 
-    /// Takes the outcome of items that were sent; true if others are cancelled because of it.
+    /// Stores the outcome of items that were sent. Returns whether it cancels other items.
     pub(crate) fn deliver(
         &self,
         part: MapPart,
@@ -314,27 +315,27 @@ impl MapState {
         let mut inner = self.inner.lock();
         inner.outstanding -= u64::from(part.count);
         if !inner.attempts.is_empty() {
-            inner
-                .attempts
-                .retain(|it, _| !(part.index..part.index + u64::from(part.count)).contains(it));
+            inner.attempts.retain(|index, _| {
+                !(part.index..part.index + u64::from(part.count)).contains(index)
+            });
         }
         inner.item_nanos = item_nanos.or(inner.item_nanos);
         let fails = self.on_error == OnError::Cancel && part.outcome.is_err();
         let cancels = fails && self.cancel_from(part.index + 1);
         inner.insert(part);
         self.halt_if_ready(&inner);
-        inner.tell(wakeups);
+        inner.take_waiters(wakeups);
         cancels
     }
 
-    /// The next outcomes to hand out. The caller has handed out those that it took before.
+    /// Takes the next outcomes. The caller has returned all that it took before.
     pub(crate) fn take(&self) -> Option<MapPart> {
         let mut inner = self.inner.lock();
-        let has_given = inner.handed_out < inner.next;
-        inner.handed_out = inner.next;
+        let has_returned = inner.returned < inner.next;
+        inner.returned = inner.next;
         let part = inner.take();
         self.halt_if_ready(&inner);
-        let reader = inner.reader.take_if(|_| has_given);
+        let reader = inner.reader.take_if(|_| has_returned);
         drop(inner);
         reader.iter().for_each(Thread::unpark);
         part
@@ -346,8 +347,8 @@ impl MapState {
         }
     }
 
-    /// Hands out `error` as the outcome of the next item, before the input has given that; `None`
-    /// if it has, or if such an error was handed out before.
+    /// Returns `error` as the outcome of the next item, before the input has returned that item.
+    /// `None` if the input has, or if there was such an error before.
     pub(crate) fn take_error_ahead(&self, error: Error) -> Option<MapPart> {
         let mut inner = self.inner.lock();
         if inner.pulled > inner.next || inner.is_error_ahead {
@@ -361,12 +362,12 @@ impl MapState {
         })
     }
 
-    /// Whether the caller has the error of the next item already.
+    /// Whether the caller already has an error for the next item.
     pub(crate) fn is_error_ahead(&self) -> bool {
         self.inner.lock().is_error_ahead
     }
 
-    /// Starts nothing more, and has the input read no further.
+    /// Cancels all items that have not started, and stops reading the input.
     pub(crate) fn abandon(&self) {
         self.cancel_from(0);
         let mut inner = self.inner.lock();
@@ -380,33 +381,33 @@ impl MapState {
         self.inner.lock().has_part()
     }
 
-    /// Has `waker` woken at the next delivery.
+    /// Wakes `waker` at the next delivery.
     pub(crate) fn set_waker(&self, waker: &Waker) {
         let waker = waker.clone();
-        // The one before is dropped when the lock has been let go: that is the user's code.
+        // Dropped after the lock is released, because the drop of a waker is user code.
         let _before = self.inner.lock().waker.replace(waker);
     }
 
-    /// Has `thread` unparked at the next delivery.
+    /// Unparks `thread` at the next delivery.
     pub(crate) fn set_waiter(&self, thread: &Thread) {
         self.inner.lock().thread = Some(thread.clone());
     }
 
-    /// Has `thread`, which reads the input, unparked when there may be room for more.
+    /// Unparks `thread`, which reads the input, when there may be room for more items.
     pub(crate) fn set_reader(&self, thread: &Thread) {
         self.inner.lock().reader = Some(thread.clone());
     }
 
-    /// Adds those who wait for a delivery to `told`.
+    /// Adds the waiters for a delivery to `wakeups`.
     pub(crate) fn add_waiters(&self, wakeups: &mut Wakeups) {
-        self.inner.lock().tell(wakeups);
+        self.inner.lock().take_waiters(wakeups);
     }
 
-    /// Has everything handed to `task` when nothing is outstanding any more.
+    /// Completes `task` with all outcomes when no item is outstanding.
     pub(crate) fn collect_into(&self, task: &Arc<Task>, wakeups: &mut Wakeups) {
         let mut inner = self.inner.lock();
         inner.task = Some(Arc::clone(task));
-        inner.tell(wakeups);
+        inner.take_waiters(wakeups);
     }
 }
 
@@ -445,13 +446,13 @@ impl MapProgress {
         }
         let part = match self.delivery {
             Delivery::Unordered => self.unordered.pop_front(),
-            _ => self.ordered.pop_first().map(|it| it.1),
+            _ => self.ordered.pop_first().map(|(_, part)| part),
         }?;
         self.next += u64::from(part.count);
         Some(part)
     }
 
-    fn tell(&mut self, wakeups: &mut Wakeups) {
+    fn take_waiters(&mut self, wakeups: &mut Wakeups) {
         if let Delivery::Collected = self.delivery {
             if self.outstanding == 0
                 && let Some(task) = self.task.take()
@@ -460,14 +461,15 @@ impl MapProgress {
             }
             return;
         }
-        // Also for a part that is not the next in order: there is room for more items in flight.
+        // Wakes the reader even if the part is not the next in order, because there is room for
+        // more items in flight.
         wakeups.threads.extend(self.thread.take());
         wakeups.wakers.extend(self.waker.take());
         wakeups.threads.extend(self.reader.take());
     }
 
-    /// Every part in order. Whoever takes them finds the first failure: a result may yet fail to
-    /// decode.
+    /// Returns every part in order. The consumer finds the first failure, because a result may
+    /// still fail to decode.
     fn collected(&mut self) -> TaskOutput {
         TaskOutput::List(std::mem::take(&mut self.ordered).into_values().collect())
     }

@@ -1,4 +1,4 @@
-//! A map whose caller reads the input: when it asks for a result and none is there.
+//! A map whose caller reads the input when it requests a result and none is ready.
 
 use crate::error::Result;
 use crate::pool::{
@@ -20,10 +20,10 @@ use std::{
     time::Duration,
 };
 
-/// How long one poll reads an input that always has an item; then it lets other tasks run.
+/// How long one poll reads an input that always has an item, before it lets other tasks run.
 const TURN: Duration = Duration::from_millis(1);
 
-/// One map on its way, whatever form its results take.
+/// One map in progress, for every form of its results.
 pub(crate) struct MapDriver<S> {
     results: MapResults,
     chunker: Chunker<S>,
@@ -34,7 +34,7 @@ where
     S: Stream,
     S::Item: Wire + 'static,
 {
-    /// Takes nothing from the input yet.
+    /// Creates a map, without reading the input.
     pub(crate) fn new(
         pool: &Arc<Pool>,
         map: MapState,
@@ -53,26 +53,26 @@ impl<S> MapDriver<S> {
         &self.results.map
     }
 
-    /// Sends the whole input, however long it is.
+    /// Reads and sends the whole input.
     pub(crate) fn send_all(&mut self) {
         let mut context = Context::from_waker(Waker::noop());
         while !self.chunker.is_exhausted() {
-            // Waits for room. A pool that takes nothing any more says so of each chunk.
+            // Waits for room. If the pool is closed, `pull_chunk` fails the items of each chunk.
             let _ = self.results.pool.reserve(0);
             self.chunker.pull_chunk(&mut context);
         }
     }
 
-    /// Returns the next outcomes, `None` when every item's has been handed out. Pulls from the
-    /// input, chunk by chunk, while no outcome is there and there is room; pending if the workers
-    /// or the input are to be waited for, or once `pause` says so.
+    /// Returns the next outcomes, or `None` after the outcomes of all items. Pulls chunks from the
+    /// input while no outcome is ready and there is room. Returns `Pending` to wait for the workers
+    /// or the input, or when `pause` returns true.
     fn try_next_part(
         &mut self,
         context: &mut Context<'_>,
         pause: impl Fn() -> bool,
     ) -> Poll<Option<MapPart>> {
         loop {
-            // Looked at first: what comes in between is found below.
+            // Checked first, so that outcomes that arrive in between are found below.
             let is_over = self.chunker.is_exhausted() && self.map().load().outstanding == 0;
             if let Some(part) = self.results.take() {
                 return Poll::Ready(Some(part));
@@ -84,19 +84,17 @@ impl<S> MapDriver<S> {
                 return Poll::Pending;
             }
             if self.chunker.pull_chunk(context) == FillStop::Pending {
-                return self
-                    .results
-                    .take()
-                    .map_or(Poll::Pending, |it| Poll::Ready(Some(it)));
+                let part = self.results.take();
+                return part.map_or(Poll::Pending, |part| Poll::Ready(Some(part)));
             }
         }
     }
 }
 
 impl<S: Stream> MapDriver<S> {
-    /// How many results to expect, as far as the input says so.
+    /// Returns the number of results to expect, from the size hint of the input.
     pub(crate) fn expected(&self) -> usize {
-        // An input that claims too much must not cost memory.
+        // A wrong size hint must not cost memory.
         self.chunker.size_hint().0.min(1 << 14)
     }
 }
@@ -140,7 +138,8 @@ impl<S: Stream> PollPart for MapDriver<S> {
             return Poll::Ready(Some(part));
         }
         self.map().set_waker(context.waker());
-        let (started, waker) = (clock::now(), context.waker().clone());
+        let started = clock::now();
+        let waker = context.waker().clone();
         let pause = || {
             let is_late = clock::since(started) > TURN;
             if is_late {

@@ -1,4 +1,4 @@
-//! The taking end of a map: its outcomes, until they are not wanted any more.
+//! The caller's end of a map.
 
 use crate::error::Error;
 use crate::pool::{
@@ -7,7 +7,7 @@ use crate::pool::{
 };
 use std::sync::Arc;
 
-/// The outcomes of one map, in its caller's hands.
+/// The outcomes of one map; dropping it cancels the map.
 pub(crate) struct MapResults {
     pub(crate) pool: Arc<Pool>,
     pub(crate) map: Arc<MapState>,
@@ -21,7 +21,7 @@ impl MapResults {
         }
     }
 
-    /// Takes the next outcomes if they are there, in a worker's ring at least.
+    /// Takes the next outcomes if they are ready, even if they are still in a worker's reply ring.
     pub(crate) fn take(&self) -> Option<MapPart> {
         self.map.take().or_else(|| {
             self.pool.poll();
@@ -29,7 +29,7 @@ impl MapResults {
         })
     }
 
-    /// Why nothing will ever come: this is a copy of the pool's process.
+    /// Returns the error for a forked copy of the pool's process, which receives no outcomes.
     pub(crate) fn refusal(&self) -> Option<Error> {
         if self.pool.is_foreign() {
             return self.pool.closed_error();
@@ -37,14 +37,14 @@ impl MapResults {
         None
     }
 
-    /// Items whose outcomes are yet to be taken, of those that left the input.
+    /// Returns the number of items that left the input and whose outcomes were not taken.
     pub(crate) fn untaken(&self) -> usize {
         self.map.load().untaken as usize
     }
 }
 
 impl Drop for MapResults {
-    /// Cancels what has not started.
+    /// Cancels the items that have not started.
     fn drop(&mut self) {
         if self.pool.is_foreign() {
             return;
@@ -60,7 +60,9 @@ impl Drop for MapResults {
                 if has_more {
                     state.sweep_cancelled(wakeups);
                 }
-                context.into_iter().for_each(|it| state.drop_context(it));
+                if let Some(context) = context {
+                    state.drop_context(context);
+                }
             });
         }
     }

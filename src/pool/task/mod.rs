@@ -1,4 +1,4 @@
-//! One call that somebody waits for: its argument, its place, its outcome, and who is to be told.
+//! Tasks: the argument, the location, the outcome and the observers of each.
 
 pub(crate) mod chunker;
 pub(crate) mod config;
@@ -35,7 +35,7 @@ use std::{
     thread::Thread,
 };
 
-/// A task, shared by its future, the dispatcher, and its callbacks.
+/// A task, shared by its future, the scheduler and its callbacks.
 pub(crate) struct Task {
     pub(crate) id: u64,
     pub(crate) kind: TaskKind,
@@ -46,18 +46,18 @@ pub(crate) struct Task {
     state: Mutex<TaskState>,
 }
 
-/// What a task stands for.
+/// The kind of a task.
 #[derive(Debug)]
 pub(crate) enum TaskKind {
     /// One call of a function.
     Call(WireFunction),
     /// A whole map.
     Map(Arc<MapState>),
-    /// Nothing was sent: it failed at once.
+    /// A call that failed before anything was sent.
     Failed,
 }
 
-/// What a task gave.
+/// The output of a task.
 #[derive(Debug)]
 pub(crate) enum TaskOutput {
     Value(Encoded),
@@ -65,10 +65,10 @@ pub(crate) enum TaskOutput {
 }
 
 impl TaskOutput {
-    /// Whether descriptors of handles in it are open.
+    /// Whether it contains handles with open descriptors.
     pub(crate) fn has_handles(&self) -> bool {
         match self {
-            Self::Value(payload) => payload.has_fds(),
+            Self::Value(value) => value.has_fds(),
             Self::List(parts) => parts.iter().any(MapPart::has_handles),
         }
     }
@@ -89,15 +89,15 @@ struct TaskState {
 pub(crate) enum TaskLocation {
     /// In the pool's queue, or nowhere yet.
     Queued,
-    /// Sent to the worker of this place in the pool, as its item of this number.
+    /// Sent to the worker in this slot, as its item of this number.
     InFlight(usize, u32),
 }
 
-/// Who is told that a task is done.
+/// A party that is notified when a task is done.
 pub(crate) enum Observer {
     Waker(Waker),
     Thread(Thread),
-    /// One of several that somebody waits for.
+    /// A wait for several tasks, and the index of this task in it.
     Completions(Arc<Completions>, usize),
     Callback(Callback, Arc<Callbacks>),
 }
@@ -105,12 +105,12 @@ pub(crate) enum Observer {
 pub(crate) type Callback = Box<dyn FnOnce() + Send>;
 
 impl Task {
-    /// A call of a function with an encoded argument.
+    /// Creates a call of a function with an encoded argument.
     pub(crate) fn call(function: WireFunction, argument: Encoded, config: TaskConfig) -> Self {
         Self::new(TaskKind::Call(function), argument, config)
     }
 
-    /// The same, and it takes this part of the pool's budget until it is done.
+    /// Adds the task's part of the pool's budget, which is released when the task is done.
     pub(crate) fn with_reservation(mut self, reserved: Option<Box<Reservation>>) -> Self {
         self.state.get_mut().reservation = reserved;
         self
@@ -123,7 +123,7 @@ impl Task {
 
     fn new(work: TaskKind, argument: Encoded, config: TaskConfig) -> Self {
         static NEXT: AtomicU64 = AtomicU64::new(1);
-        let cell = TaskState {
+        let state = TaskState {
             argument,
             reservation: None,
             location: TaskLocation::Queued,
@@ -136,18 +136,18 @@ impl Task {
             config,
             submitted: clock::now(),
             outcome: OnceLock::new(),
-            state: Mutex::new(cell),
+            state: Mutex::new(state),
         }
     }
 
-    /// A task that is done before it began.
+    /// Creates a task that has already failed.
     pub(crate) fn failed(error: Error) -> Self {
         let task = Self::new(TaskKind::Failed, Encoded::EMPTY, TaskConfig::default());
         task.outcome.get_or_init(|| Err(error));
         task
     }
 
-    /// The same, with nothing left of its value.
+    /// Creates a finished task with the same id and an empty value.
     pub(crate) fn emptied(&self) -> Self {
         let mut task = Self::new(TaskKind::Failed, Encoded::EMPTY, self.config);
         task.id = self.id;
@@ -164,18 +164,20 @@ impl Task {
         self.outcome.get().is_some()
     }
 
-    /// What the task failed with: of a map, the first failure in the order of the items.
+    /// Returns the error of the task. For a map, it is the first in the order of the items.
     pub(crate) fn error(&self) -> Option<&Error> {
         match self.outcome()? {
             Err(error) => Some(error),
             Ok(TaskOutput::Value(_)) => None,
-            Ok(TaskOutput::List(parts)) => parts.iter().find_map(|it| it.outcome.as_ref().err()),
+            Ok(TaskOutput::List(parts)) => {
+                parts.iter().find_map(|part| part.outcome.as_ref().err())
+            }
         }
     }
 
     pub(crate) fn is_cancelled(&self) -> bool {
         self.error()
-            .is_some_and(|it| it.kind() == ErrorKind::Cancelled)
+            .is_some_and(|error| error.kind() == ErrorKind::Cancelled)
     }
 
     pub(crate) fn location(&self) -> TaskLocation {
@@ -186,83 +188,91 @@ impl Task {
         self.state.lock().location = place;
     }
 
-    /// Looks at how it was tried before.
+    /// Runs `look` on the attempts at the task.
     pub(crate) fn with_attempts<T>(&self, look: impl FnOnce(&mut Attempts) -> T) -> T {
         look(&mut self.state.lock().attempts)
     }
 
-    /// Looks at the argument, which may have to change its slab.
+    /// Runs `look` on the argument, which may change its slab.
     pub(crate) fn with_argument<T>(&self, look: impl FnOnce(&mut Encoded) -> T) -> T {
         look(&mut self.state.lock().argument)
     }
 
-    /// Ends the task, unless it has ended: frees its argument and says who is to be told.
+    /// Completes the task unless it is done: frees its argument and adds its observers to
+    /// `wakeups`.
     pub(crate) fn complete(&self, outcome: Result<TaskOutput>, wakeups: &mut Wakeups) {
-        let mut cell = self.state.lock();
+        let mut state = self.state.lock();
         if self.is_done() {
             return;
         }
-        let argument = mem::replace(&mut cell.argument, Encoded::EMPTY);
-        // Before anybody can see that it is done: who has waited for that finds its room free.
-        drop(cell.reservation.take());
-        // It is set under the lock alone.
+        let argument = mem::replace(&mut state.argument, Encoded::EMPTY);
+        // Before the task is seen to be done, so that a waiter finds the budget released.
+        drop(state.reservation.take());
+        // Cannot fail: it is only set under the lock, and was checked above.
         let _ = self.outcome.set(outcome);
-        // Under the lock: a callback that is added behind these must be called behind them, too.
-        for observer in mem::take(&mut cell.observers) {
+        // Under the lock, so that a callback that is added later also runs later.
+        for observer in mem::take(&mut state.observers) {
             wakeups.add(observer);
         }
-        drop(cell);
+        drop(state);
         drop(argument);
     }
 
-    /// Has `observer` told when the task is done; gives it back when it is done already.
+    /// Notifies `observer` when the task is done. Returns it if the task is done already.
     pub(crate) fn observe(&self, observer: Observer) -> Option<Observer> {
-        let mut cell = self.state.lock();
+        let mut state = self.state.lock();
         if self.is_done() {
             return Some(observer);
         }
-        cell.observers.push(observer);
+        state.observers.push(observer);
         None
     }
 
-    /// Has `waker` woken when the task is done, instead of the one before; false when it is done.
+    /// Wakes `waker` when the task is done, and forgets the previous waker. Returns false if the
+    /// task is done already.
     pub(crate) fn set_waker(&self, waker: &Waker) -> bool {
-        // Cloned before the lock is taken, and the one before dropped when it has been let go: that
-        // is the user's code.
+        // Cloned before the lock is taken, and the previous waker is dropped after it is released,
+        // because both run user code.
         let mut waker = waker.clone();
-        let mut cell = self.state.lock();
+        let mut state = self.state.lock();
         if self.is_done() {
             return false;
         }
-        // A future is polled by one task at a time, and the newest waker counts.
-        let last = cell.observers.iter_mut().find_map(|it| match it {
-            Observer::Waker(waker) => Some(waker),
-            _ => None,
-        });
+        // A future is polled by one task at a time, so only the newest waker counts.
+        let last = state
+            .observers
+            .iter_mut()
+            .find_map(|observer| match observer {
+                Observer::Waker(waker) => Some(waker),
+                _ => None,
+            });
         match last {
             Some(last) => mem::swap(last, &mut waker),
             None => {
-                cell.observers.push(Observer::Waker(waker));
+                state.observers.push(Observer::Waker(waker));
                 return true;
             }
         }
-        drop(cell);
+        drop(state);
         drop(waker);
         true
     }
 
-    /// Forgets the observers that a wait put there.
+    /// Removes the observers that a wait for several tasks registered.
     pub(crate) fn forget_completions(&self, completions: &Arc<Completions>) {
-        let mut cell = self.state.lock();
-        cell.observers.retain(
-            |it| !matches!(it, Observer::Completions(listed, _) if Arc::ptr_eq(listed, completions)),
-        );
+        let mut state = self.state.lock();
+        state.observers.retain(|observer| match observer {
+            Observer::Completions(other, _) => !Arc::ptr_eq(other, completions),
+            _ => true,
+        });
     }
 
     pub(crate) fn forget_thread(&self, thread: &Thread) {
-        let mut cell = self.state.lock();
-        cell.observers
-            .retain(|it| !matches!(it, Observer::Thread(it) if it.id() == thread.id()));
+        let mut state = self.state.lock();
+        state.observers.retain(|observer| match observer {
+            Observer::Thread(other) => other.id() != thread.id(),
+            _ => true,
+        });
     }
 }
 
@@ -281,13 +291,13 @@ impl fmt::Debug for Observer {
         f.write_str(match self {
             Self::Waker(_) => "Waker",
             Self::Thread(_) => "Thread",
-            Self::Completions(..) => "Listed",
+            Self::Completions(..) => "Completions",
             Self::Callback(..) => "Callback",
         })
     }
 }
 
-/// Which of several tasks are done, in the order in which they ended.
+/// The tasks of a wait that are done, in the order in which they ended.
 #[derive(Debug, Default)]
 pub(crate) struct Completions {
     done: Mutex<VecDeque<usize>>,
@@ -307,14 +317,13 @@ impl Completions {
         self.done.lock().is_empty()
     }
 
-    /// Has this thread woken at the next completion.
+    /// Wakes `thread` at the next completion.
     pub(crate) fn wake(&self, thread: &Thread) {
         *self.waiting.lock() = Some(thread.clone());
     }
 }
 
-/// What is to be done for those who wait, once no lock is held: wakers and callbacks are the user's
-/// code.
+/// Wakers and threads to wake after all locks are released, because wakers run user code.
 #[derive(Debug, Default)]
 pub(crate) struct Wakeups {
     pub(crate) wakers: Vec<Waker>,

@@ -1,4 +1,4 @@
-//! The chunk of a map that is being filled: items on their way from the input into the pool.
+//! The chunk of a map that is being filled with items of the input.
 
 use crate::error::{Error, ErrorKind};
 use crate::pool::{
@@ -20,23 +20,23 @@ use crate::wire::{
 use parking_lot::Mutex;
 use std::{mem, sync::Arc};
 
-/// Bytes after which a chunk takes no more items.
+/// Bytes after which a chunk accepts no more items.
 const CHUNK_BYTES: usize = 32 << 10;
 
-/// A chunk that takes items, each behind its length. The thread that reads the input owns it; the
-/// pool's thread sends the items if the next one is long in coming.
+/// A chunk that accepts items, each after its length. The thread that reads the input owns it. The
+/// pool's thread sends the items if the next one takes long.
 pub(crate) struct Outbox {
     pool: Arc<Pool>,
     map: Arc<MapState>,
     buffer: Buffer,
-    /// Items in the chunk.
+    /// The number of items in the chunk.
     count: u32,
-    /// Where the last of them ends: a panic of the user's code may leave more in the buffer.
+    /// The end of the last item. A panic of user code may leave more bytes in the buffer.
     end: usize,
-    /// The descriptors of the item that was encoded last.
+    /// The descriptors of the last encoded item.
     descriptors: Vec<Attached>,
-    /// Whether the pool's thread will look at the chunk. Set by the owner as it begins to pull,
-    /// cleared by that thread when it has looked: then the input is slow.
+    /// Whether the pool's thread will check the chunk. The owner sets it before it pulls. The
+    /// pool's thread clears it when it has checked, which means that the input is slow.
     is_watched: bool,
 }
 
@@ -53,21 +53,21 @@ impl Outbox {
         }
     }
 
-    /// Drops what a panic of the user's code left.
+    /// Drops bytes that a panic of user code left.
     pub(crate) fn discard_partial(&mut self) {
         self.buffer.truncate(self.end);
         self.buffer.begin_value();
     }
 
-    /// Whether the chunk is to be sent: it has `max` items, the input is slow, or is not to be
-    /// read on.
+    /// Whether the chunk must be sent: it has `max` items, the input is slow, or reading must
+    /// pause.
     #[inline]
     pub(crate) fn is_due(&self, max: u32) -> bool {
         self.count >= max || !self.is_watched || self.map.halts()
     }
 
-    /// Encodes an item into the chunk. Returns false if no other fits: the chunk is full, or was
-    /// sent, as this item is large, holds handles or cannot be encoded.
+    /// Encodes an item into the chunk. Returns false if no other item fits: the chunk is full, or
+    /// it was sent because this item is large, holds handles or cannot be encoded.
     #[inline]
     pub(crate) fn put<T: Wire + 'static>(&mut self, item: &T) -> bool {
         let at = self.buffer.private().len();
@@ -86,7 +86,7 @@ impl Outbox {
         self.end < CHUNK_BYTES
     }
 
-    /// Fills in the length of the item whose place begins at `at`.
+    /// Fills in the length of the item that starts at `at`.
     #[inline]
     fn finish_item(&mut self, at: usize) {
         let start = at + size_of::<u32>();
@@ -96,7 +96,7 @@ impl Outbox {
         self.count += 1;
     }
 
-    /// Sends the chunk, then the item encoded last, which begins at `start` if it is not large.
+    /// Sends the chunk, then the last encoded item, which starts at `start` if it is not large.
     fn send_alone(&mut self, start: usize) {
         let small = &self.buffer.private()[start..];
         let small = (!self.buffer.is_large()).then(|| Encoded::copy_of(small));
@@ -109,7 +109,7 @@ impl Outbox {
         }
     }
 
-    /// Sends the chunk, and delivers an error in the place of the item that was not encoded.
+    /// Sends the chunk, then delivers an error for the item that could not be encoded.
     fn fail_item(&mut self, reason: &str) {
         self.descriptors.clear();
         self.send();
@@ -119,14 +119,14 @@ impl Outbox {
         self.pool.fail_items(&self.map, index, 1, error);
     }
 
-    /// Sends the items that are there.
+    /// Sends the items in the chunk.
     pub(crate) fn send(&mut self) {
         if let Some(chunk) = self.take_chunk() {
             self.pool.submit_chunk(chunk);
         }
     }
 
-    /// Takes the items that are too long here, for the pool's thread, which looks no more.
+    /// Takes the overdue items, for the pool's thread, which does not check again.
     pub(crate) fn take_overdue(&mut self) -> Option<Arc<Chunk>> {
         self.is_watched = false;
         self.take_chunk()
@@ -140,7 +140,7 @@ impl Outbox {
         }
         let items = self.buffer.take_private();
         let items = if count == 1 {
-            // One item travels without its length.
+            // A single item is sent without its length.
             Encoded::copy_of(&items[size_of::<u32>()..])
         } else {
             Encoded::Private(items.into())
@@ -161,7 +161,7 @@ impl Outbox {
     }
 }
 
-/// Has the pool's thread look at the outbox soon, if it does not already.
+/// Schedules a check of the outbox by the pool's thread, unless one is scheduled.
 pub(crate) fn watch(outbox: &mut Owner<Outbox>) {
     let visitor = outbox.visitor();
     let mut entered = outbox.lock();
@@ -171,7 +171,7 @@ pub(crate) fn watch(outbox: &mut Owner<Outbox>) {
 }
 
 impl Pool {
-    /// Submits a chunk; if the pool takes none, its items fail.
+    /// Submits a chunk. Fails its items if the pool accepts no tasks.
     pub(crate) fn submit_chunk(&self, chunk: Arc<Chunk>) {
         let (map, index, count) = (Arc::clone(&chunk.map), chunk.index, chunk.count);
         let work_item = WorkItem::Slice(Box::new(ChunkSlice {
@@ -184,7 +184,7 @@ impl Pool {
         }
     }
 
-    /// Delivers an error in the place of each of these items, none of which was submitted.
+    /// Delivers an error for each of these items, none of which was submitted.
     fn fail_items(&self, map: &MapState, index: u64, count: u32, error: Error) {
         let mut wakeups = Wakeups::default();
         let part = MapPart {
@@ -192,10 +192,10 @@ impl Pool {
             count,
             outcome: Err(error),
         };
-        // What lies behind them was not pulled yet, so that there is nothing to sweep.
+        // Later items were not pulled yet, so there is nothing to sweep.
         map.deliver(part, None, &mut wakeups);
         self.wake(wakeups);
-        // A leader that sleeps may wait for just this.
+        // A sleeping leader may wait for this.
         self.driver.notify_leader();
     }
 }

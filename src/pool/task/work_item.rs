@@ -1,4 +1,4 @@
-//! What is queued and sent: one call, or a part of a map's chunk.
+//! The unit that is queued and sent: one call, or a part of a map's chunk.
 
 use crate::pool::task::{
     Task,
@@ -7,18 +7,18 @@ use crate::pool::task::{
 };
 use std::sync::Arc;
 
-/// Consecutive items of one call, to be run or running.
+/// Consecutive items of one call that are queued or in flight.
 #[derive(Debug)]
 pub(crate) enum WorkItem {
     Call(Arc<Task>),
     Slice(Box<ChunkSlice>),
 }
 
-/// A part of a chunk.
+/// Consecutive items of a chunk.
 #[derive(Debug)]
 pub(crate) struct ChunkSlice {
     pub(crate) chunk: Arc<Chunk>,
-    /// The first of them in the chunk.
+    /// The index of its first item in the chunk.
     pub(crate) first: u32,
     pub(crate) count: u32,
 }
@@ -27,62 +27,62 @@ impl WorkItem {
     pub(crate) fn count(&self) -> u32 {
         match self {
             Self::Call(_) => 1,
-            Self::Slice(items) => items.count,
+            Self::Slice(slice) => slice.count,
         }
     }
 
     pub(crate) fn config(&self) -> TaskConfig {
         match self {
             Self::Call(task) => task.config,
-            Self::Slice(items) => items.chunk.map.config,
+            Self::Slice(slice) => slice.chunk.map.config,
         }
     }
 
-    /// How urgent it is: the higher, the sooner.
+    /// Returns the priority; items with a higher one start first.
     pub(crate) fn priority(&self) -> i32 {
         self.config().priority
     }
 
-    /// When it was submitted.
+    /// Returns when it was submitted.
     pub(crate) fn submitted(&self) -> u64 {
         match self {
             Self::Call(task) => task.submitted,
-            Self::Slice(items) => items.chunk.submitted,
+            Self::Slice(slice) => slice.chunk.submitted,
         }
     }
 
-    /// Looks at how its first item was tried before.
+    /// Runs `look` on the attempts at its first item.
     pub(crate) fn with_attempts<T>(&self, look: impl FnOnce(&mut Attempts) -> T) -> T {
         match self {
             Self::Call(task) => task.with_attempts(look),
-            Self::Slice(items) => items.chunk.map.with_attempts(items.index(), look),
+            Self::Slice(slice) => slice.chunk.map.with_attempts(slice.index(), look),
         }
     }
 
-    /// How many of its items, from the first on, somebody still wants to start.
+    /// Returns how many of its items, from the first on, may still start.
     pub(crate) fn wanted(&self) -> u32 {
         match self {
             Self::Call(task) => u32::from(!task.is_done()),
-            Self::Slice(items) => items.chunk.map.count_wanted(items.index(), items.count),
+            Self::Slice(slice) => slice.chunk.map.count_wanted(slice.index(), slice.count),
         }
     }
 
-    /// The number of the slab of ours that its argument lies in, if it does.
+    /// Returns the number of the pool's slab that holds its argument, if any.
     pub(crate) fn pool_slab(&self) -> Option<u32> {
         match self {
             Self::Call(task) => task.with_argument(|it| it.pool_slab()),
-            Self::Slice(items) => items.chunk.items.lock().pool_slab(),
+            Self::Slice(slice) => slice.chunk.items.lock().pool_slab(),
         }
     }
 
-    /// Cuts off all but the first `count` items.
+    /// Splits off all items except the first `count`.
     pub(crate) fn split_off(&mut self, count: u32) -> Option<Self> {
-        let Self::Slice(items) = self else {
+        let Self::Slice(slice) = self else {
             return None;
         };
-        let rest = items.count.checked_sub(count).filter(|it| *it > 0)?;
-        items.count = count;
-        let (chunk, first) = (Arc::clone(&items.chunk), items.first + count);
+        let rest = slice.count.checked_sub(count).filter(|rest| *rest > 0)?;
+        slice.count = count;
+        let (chunk, first) = (Arc::clone(&slice.chunk), slice.first + count);
         Some(Self::Slice(Box::new(ChunkSlice {
             chunk,
             first,
@@ -92,12 +92,12 @@ impl WorkItem {
 }
 
 impl ChunkSlice {
-    /// The place of its first item in the map's input.
+    /// Returns the position of its first item in the map's input.
     pub(crate) fn index(&self) -> u64 {
         self.chunk.index + u64::from(self.first)
     }
 
-    /// Its bytes of the chunk's.
+    /// Returns its part of the chunk's bytes.
     pub(crate) fn bytes_of<'a>(&self, bytes: &'a [u8]) -> &'a [u8] {
         if self.count == self.chunk.count {
             return bytes;

@@ -1,7 +1,8 @@
-//! The worker's end of the socket: the pool's slabs, and the handles in arguments.
+//! The worker's end of the descriptor socket: receives the pool's slabs and the handles in
+//! arguments.
 //!
-//! Nothing is waited for: what a frame tells of was sent before the frame. If it is not there, a
-//! task has taken it.
+//! Never blocks: descriptors are sent before the frame that announces them. If they are missing, a
+//! task has read them from the socket.
 
 use crate::pool::{
     protocol::fds::{self, FdMessage, FdRange, PendingFds},
@@ -12,11 +13,11 @@ use crate::sys::socket;
 use crate::wire::handle::Attached;
 use std::{collections::HashMap, os::fd::OwnedFd, rc::Rc};
 
-/// What came through the socket, and was sent before the frame that tells of it.
+/// Descriptors that were received but not used yet.
 pub(crate) struct FdReceiver {
     socket: Rc<OwnedFd>,
-    /// The pool's slabs, with arguments; none for one whose descriptor was lost, or that could not
-    /// be mapped.
+    /// The pool's slabs, which hold arguments. `None` if the descriptor was lost or could not be
+    /// mapped.
     slabs: HashMap<u32, Option<Slab>>,
     handles: PendingFds,
 }
@@ -30,10 +31,10 @@ impl FdReceiver {
         }
     }
 
-    /// Takes in handles of what comes next. None if they are not there.
+    /// Receives descriptors for the next frame. Fails if they are missing.
     pub(crate) fn receive_fds(&mut self, range: FdRange) -> Result<(), Disconnected> {
         if range.count == 0 {
-            // What came is void.
+            // The pool announces that the descriptors received so far are void.
             self.handles.take();
             return Ok(());
         }
@@ -45,12 +46,12 @@ impl FdReceiver {
         }
     }
 
-    /// The handles that came before a frame.
+    /// Takes the descriptors that were received before the frame.
     pub(crate) fn take_fds(&mut self) -> Vec<Attached> {
         self.handles.take()
     }
 
-    /// The pool's slab, mapped as far as it has to be.
+    /// Returns the pool's slab, mapped up to `bytes`.
     pub(crate) fn slab(&mut self, id: u32, bytes: u64) -> Option<&Slab> {
         self.receive_slab(id).ok()?;
         let slab = self.slabs.get_mut(&id)?.as_mut()?;
@@ -58,9 +59,9 @@ impl FdReceiver {
             .then_some(slab)
     }
 
-    /// Drops a slab, which may never have been looked at: a frame that was taken back is skipped.
+    /// Drops a slab. It may never have been used, because a revoked frame is skipped.
     pub(crate) fn drop_slab(&mut self, id: u32) {
-        // One that is not there need not be dropped.
+        // A lost slab needs no drop.
         let _ = self.receive_slab(id);
         self.slabs.remove(&id);
     }
@@ -72,9 +73,9 @@ impl FdReceiver {
         Ok(())
     }
 
-    /// The next message; a slab has been put in its place.
+    /// Receives the next message, and stores it if it is a slab.
     fn receive(&mut self) -> Option<FdMessage> {
-        let receive = |it: &mut [u8]| socket::try_receive(&*self.socket, it);
+        let receive = |buf: &mut [u8]| socket::try_receive(&*self.socket, buf);
         let mut message = fds::next_message(receive, Slab::to_read)?;
         if let FdMessage::Slab(number, slab) = &mut message {
             self.slabs.insert(*number, slab.take());

@@ -1,5 +1,4 @@
-//! What one frame of requests asks for: a function, its context, and the arguments of one item or
-//! several.
+//! A request frame: a function, its context, and the arguments of one or more items.
 
 use crate::pool::{protocol::RequestHeader, worker::fd_receiver::FdReceiver};
 use crate::process::{
@@ -11,34 +10,34 @@ use crate::shm::{Cursor, Slab};
 use crate::wire::handle::{self, Attached};
 use std::{any::Any, collections::HashMap, mem};
 
-/// What the items of a frame have in common.
+/// The parts that all items of a frame share.
 pub(crate) struct Frame<'a> {
     pub(super) callable: Callable,
     pub(super) context: Option<&'a dyn Any>,
-    /// Where the argument lies, and its length, if not among the frame's bytes.
+    /// The slab that holds the argument, and its length, if it is not part of the frame.
     slab: Option<(&'a Slab, usize)>,
 }
 
 impl<'a> Frame<'a> {
     pub(super) fn prepare(
         header: RequestHeader,
-        inbox: &'a mut FdReceiver,
+        fds: &'a mut FdReceiver,
         contexts: &'a mut HashMap<u32, LoadedContext>,
-        callables: &mut FunctionCache,
-    ) -> std::result::Result<Self, TaskError> {
+        functions: &mut FunctionCache,
+    ) -> Result<Self, TaskError> {
         let unmapped =
-            || TaskError::Decode("its shared memory could not be mapped in the worker".to_owned());
+            || TaskError::Decode("failed to map its shared memory in the worker".to_owned());
         let slab = match header.slab {
             0 => None,
             id => {
-                let slab = inbox.slab(id, header.slab_length).ok_or_else(unmapped)?;
+                let slab = fds.slab(id, header.slab_length).ok_or_else(unmapped)?;
                 Some((slab, header.slab_length as usize))
             }
         };
         let function = header
             .function
             .ok_or_else(|| TaskError::UnknownFunction("no function was sent".to_owned()))?;
-        let callable = callables.find(function)?;
+        let callable = functions.find(function)?;
         let context = match contexts.get_mut(&header.context) {
             None => None,
             Some(context) => Some(context.decoded()?),
@@ -58,34 +57,34 @@ impl<'a> Frame<'a> {
     }
 }
 
-/// A map's context, decoded for the first item that needs it.
+/// The context of a map, decoded for the first item that uses it.
 pub(crate) enum LoadedContext {
     Encoded(ContextLoader, Box<[u8]>, Vec<Attached>),
-    Decoded(std::result::Result<Box<dyn Any>, TaskError>),
+    Decoded(Result<Box<dyn Any>, TaskError>),
 }
 
 impl LoadedContext {
-    fn decoded(&mut self) -> std::result::Result<&dyn Any, TaskError> {
+    fn decoded(&mut self) -> Result<&dyn Any, TaskError> {
         if let Self::Encoded(loader, bytes, handles) = self {
             let handles = mem::take(handles);
             let load = || handle::provide(handles, || loader.load(&mut Cursor::new(bytes)));
             let loaded = panic::catch(load);
-            let decoded = loaded.map_err(|it| *it).and_then(|loaded| {
-                let loaded =
-                    loaded.map_err(|error| TaskError::UnknownFunction(error.to_string()))?;
-                loaded.map_err(TaskError::from)
+            let decoded = loaded.map_err(|panic| *panic).and_then(|found| {
+                let context =
+                    found.map_err(|error| TaskError::UnknownFunction(error.to_string()))?;
+                context.map_err(TaskError::from)
             });
             *self = Self::Decoded(decoded);
         }
         match self {
             Self::Decoded(Ok(context)) => Ok(&**context),
-            Self::Decoded(Err(fault)) => Err(fault.clone()),
-            Self::Encoded(..) => unreachable!("it was decoded just now"),
+            Self::Decoded(Err(error)) => Err(error.clone()),
+            Self::Encoded(..) => unreachable!("it was decoded above"),
         }
     }
 }
 
-/// The items of a frame: one without its length, or several with.
+/// The items of a frame: a single item without its length, or several, each after its length.
 pub(crate) struct FrameItems<'a> {
     bytes: &'a [u8],
     is_single: bool,
@@ -110,22 +109,22 @@ impl<'a> FrameItems<'a> {
     }
 }
 
-/// The functions called last, found: most calls repeat one.
+/// A cache of the functions called last, because most calls repeat one.
 #[derive(Default)]
 pub(super) struct FunctionCache(Vec<(WireFunction, Callable)>);
 
 impl FunctionCache {
-    /// Functions remembered at most.
-    const MOST: usize = 16;
+    /// The largest number of cached functions.
+    const MAX_ENTRIES: usize = 16;
 
-    fn find(&mut self, function: WireFunction) -> std::result::Result<Callable, TaskError> {
+    fn find(&mut self, function: WireFunction) -> Result<Callable, TaskError> {
         if let Some((_, callable)) = self.0.iter().find(|it| it.0 == function) {
             return Ok(*callable);
         }
         let callable = function
             .resolve()
             .map_err(|error| TaskError::UnknownFunction(error.to_string()))?;
-        if self.0.len() == Self::MOST {
+        if self.0.len() == Self::MAX_ENTRIES {
             self.0.remove(0);
         }
         self.0.push((function, callable));

@@ -1,23 +1,23 @@
-//! The worker's end of the request pipe: bytes into frames.
+//! Reads the request pipe and splits the bytes into frames.
 
 use crate::pool::protocol::RequestHeader;
 use crate::sys::{pipe, poll};
 use std::{io, ops::Range, os::fd::OwnedFd, time::Duration};
 
-/// Bytes; a pipe's default capacity is the most that one read returns.
+/// Bytes; the default capacity of a pipe, which bounds a single read.
 const MAX_READ: usize = 64 << 10;
 
-/// Bytes to begin with: an idle worker touches no more.
+/// Bytes; the initial size of the buffer, and all of it that an idle worker touches.
 const MIN_BUFFER: usize = 8 << 10;
 
-/// Reads as much as is there, and hands out whole frames one by one.
+/// Reads all available bytes and returns complete frames one by one.
 #[derive(Debug)]
 pub(crate) struct FrameReader {
     pipe: OwnedFd,
     buffer: Vec<u8>,
-    /// What was read and not handed out.
+    /// The bytes that were read and not returned.
     unread: Range<usize>,
-    /// The bytes behind the head handed out last.
+    /// The payload of the frame that was returned last.
     payload: Range<usize>,
 }
 
@@ -31,7 +31,7 @@ impl FrameReader {
         }
     }
 
-    /// The next frame that has been read whole.
+    /// Returns the next frame that was read completely.
     pub(crate) fn buffered(&mut self) -> Option<RequestHeader> {
         let bytes = &self.buffer[self.unread.clone()];
         let header = RequestHeader::from_bytes(bytes.first_chunk()?)?;
@@ -45,27 +45,28 @@ impl FrameReader {
         Some(header)
     }
 
-    /// The bytes that came with the head handed out last.
+    /// Returns the payload of the frame that was returned last.
     pub(crate) fn payload(&self) -> &[u8] {
         &self.buffer[self.payload.clone()]
     }
 
-    /// Waits for a while; false if nothing came.
+    /// Waits for bytes. Returns false if none arrived within `limit`.
     pub(crate) fn wait(&self, limit: Duration) -> bool {
-        // A failure is reported by the read that follows.
+        // The next read reports the error.
         poll::is_readable(&self.pipe, Some(limit)).unwrap_or(true)
     }
 
-    /// Gives back what the buffer took beyond its first size, if nothing lies in it.
+    /// Shrinks the buffer to its initial size if it is empty.
     pub(crate) fn shrink(&mut self) {
         if self.unread.is_empty() {
             self.buffer.truncate(MIN_BUFFER);
             self.buffer.shrink_to_fit();
-            (self.unread, self.payload) = (0..0, 0..0);
+            self.unread = 0..0;
+            self.payload = 0..0;
         }
     }
 
-    /// Waits for more bytes; false at the end of file, or when what was read is not a frame.
+    /// Waits for more bytes. Returns false at the end of file, or if the bytes are not a frame.
     pub(crate) fn read(&mut self) -> io::Result<bool> {
         let Some(wanted) = self.wanted() else {
             return Ok(false);
@@ -76,7 +77,7 @@ impl FrameReader {
         Ok(count > 0)
     }
 
-    /// Bytes of the frame that is not yet whole; none if its head is nonsense.
+    /// Returns the size of the incomplete frame. `None` if its header is invalid.
     fn wanted(&self) -> Option<usize> {
         let unread = &self.buffer[self.unread.clone()];
         let Some(header) = unread.first_chunk() else {
@@ -85,8 +86,8 @@ impl FrameReader {
         Some(RequestHeader::SIZE + RequestHeader::from_bytes(header)?.length as usize)
     }
 
-    /// Moves what is unread to the front, and makes the buffer as large as the frame and as what
-    /// one read may bring.
+    /// Moves the unread bytes to the front, and grows the buffer for the whole frame and a full
+    /// read.
     fn make_room(&mut self, wanted: usize) {
         let was_full = self.unread.end == self.buffer.len();
         self.buffer.copy_within(self.unread.clone(), 0);

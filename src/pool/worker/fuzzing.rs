@@ -1,6 +1,7 @@
-//! The fuzz target of a worker's frames: what comes through its pipe and its socket, in any pieces.
+//! The fuzz target of a worker's frames: bytes of its pipe and its socket, in any pieces.
 //!
-//! Functions alone are not the script's: a worker calls what its pool names.
+//! The functions are not part of the input, because a worker trusts the function that its pool
+//! names.
 
 use crate::pool::{
     protocol::{RequestHeader, RequestKind, WorkerSetup, region::SharedRegion},
@@ -19,11 +20,11 @@ use std::{
     sync::LazyLock,
 };
 
-/// Bytes of the longest frame.
-const LONGEST: u32 = 1 << 20;
+/// The largest frame in bytes.
+const MAX_FRAME: u32 = 1 << 20;
 
-/// Items that may start at a time, so that their replies find room.
-const MOST_ITEMS: u32 = 256;
+/// The largest number of items that may start at a time, so that their replies fit into the ring.
+const MAX_ITEMS: u32 = 256;
 
 static FUNCTIONS: LazyLock<[WireFunction; 3]> = LazyLock::new(|| {
     let functions = [
@@ -36,45 +37,45 @@ static FUNCTIONS: LazyLock<[WireFunction; 3]> = LazyLock::new(|| {
     functions.map(|it| it.expect("a function of this program"))
 });
 
-/// A worker, and what its pool has of it.
+/// A worker, and its pool's ends of the pipes.
 struct Fuzzed {
     worker: WorkerLoop,
     pool: CheckedRegion,
     requests: OwnedFd,
     socket: OwnedFd,
-    /// A write to a pipe that nobody reads would end the program.
-    bell: OwnedFd,
+    /// Kept open, because a write to a pipe without a reader would end the program.
+    wake_pipe: OwnedFd,
     next: u32,
 }
 
 impl Fuzzed {
     fn new() -> Self {
         let pool = CheckedRegion::new().expect("shared memory");
-        let page = pool
+        let region = pool
             .as_fd()
             .try_clone_to_owned()
             .expect("room for descriptors");
-        let page = SharedRegion::from_fd(page).expect("room for a mapping");
-        let (bell, their_bell) = pipe::pipe().expect("room for descriptors");
+        let region = SharedRegion::from_fd(region).expect("room for a mapping");
+        let (wake_pipe, worker_wake_pipe) = pipe::pipe().expect("room for descriptors");
         let (theirs, requests) = pipe::pipe().expect("room for descriptors");
         let (socket, their_socket) = socket::pair().expect("room for descriptors");
         fd::set_nonblocking(&requests).expect("a pipe");
-        let replies = Rc::new(ReplyWriter::new(their_bell, page));
+        let replies = Rc::new(ReplyWriter::new(worker_wake_pipe, region));
         Self {
             worker: WorkerLoop::new(replies, theirs, their_socket),
             pool,
             requests,
             socket,
-            bell,
+            wake_pipe,
             next: 0,
         }
     }
 
-    /// Sends a message of the socket: a slab, or descriptors, or neither.
+    /// Sends a message on the socket: a slab, descriptors, or neither.
     fn send_message(&self, script: &mut Script<'_>) {
         let fds = match script.byte() % 4 {
             0 => {
-                let length = script.word() % u64::from(LONGEST);
+                let length = script.word() % u64::from(MAX_FRAME);
                 vec![memory::anonymous_file(length as usize).expect("shared memory")]
             }
             count => descriptors(usize::from(count) - 1),
@@ -84,19 +85,19 @@ impl Fuzzed {
     }
 
     fn allow(&mut self, count: u8) {
-        let count = u32::from(count).min(MOST_ITEMS);
+        let count = u32::from(count).min(MAX_ITEMS);
         self.pool.allow(self.next, count);
         self.next += count;
     }
 
-    /// Serves what was sent; the pipe has an end.
+    /// Serves the sent frames until the end of the pipe.
     fn serve(self) {
         let Self {
             mut worker,
             pool,
             requests,
             socket,
-            bell: _bell,
+            wake_pipe: _wake_pipe,
             next: _,
         } = self;
         drop((requests, socket));
@@ -134,18 +135,19 @@ impl Fuzzed {
     }
 }
 
-/// The function that the first byte stands for; the last one is for items with a context.
+/// Returns the function that the first byte selects; the last one is for items with a context.
 fn named(function: WireFunction, has_context: bool) -> WireFunction {
     let among = FUNCTIONS.len() - usize::from(!has_context);
     FUNCTIONS[usize::from(function.to_bytes()[0]) % among]
 }
 
-/// Frames up to the first that is longer than any here: its bytes would be waited for in memory.
+/// Returns the frames before the first one that is longer than `MAX_FRAME`, whose buffer would be
+/// too large.
 fn sensible(frames: &[u8]) -> &[u8] {
     let mut at = 0;
     while let Some(bytes) = frames.get(at..).and_then(|it| it.first_chunk()) {
         match RequestHeader::from_bytes(bytes) {
-            Some(head) if head.length > LONGEST => return &frames[..at],
+            Some(head) if head.length > MAX_FRAME => return &frames[..at],
             Some(head) => at += RequestHeader::SIZE + head.length as usize,
             None => break,
         }

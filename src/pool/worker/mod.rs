@@ -1,9 +1,9 @@
-//! The worker: reads requests, runs items, replies into the shared page, until its pool closes the
-//! pipe.
+//! The worker process: reads requests, runs items and writes replies into the shared region, until
+//! the pool closes the request pipe.
 //!
-//! One thread, one loop. Nothing here waits for the pool but two things: `read` for the next
-//! request, and room in the ring of replies. The pool can kill the process at any instruction; what
-//! it then finds is described in `page.rs`.
+//! One thread runs one loop. It waits for the pool in two places only: in `read` for the next
+//! request, and for room in the reply ring. The pool can kill the process at any instruction;
+//! `protocol/region.rs` describes what the pool then finds.
 
 pub(crate) mod current;
 pub(crate) mod fd_receiver;
@@ -56,10 +56,10 @@ use std::{
     cell::RefCell, collections::HashMap, io, os::fd::OwnedFd, rc::Rc, sync::Arc, time::Duration,
 };
 
-/// How long a worker waits before it gives back memory it can do without.
+/// How long a worker waits for a request before it releases unused memory.
 const IDLE_TIMEOUT: Duration = Duration::from_millis(100);
 
-/// Between two looks at a worker's memory, each of which takes some microseconds.
+/// The interval between two checks of a worker's memory, each of which takes some microseconds.
 const MEMORY_INTERVAL: Duration = Duration::from_millis(10);
 
 /// Ends the worker: the pool asked for it, closed the pipe, or broke the protocol.
@@ -67,28 +67,28 @@ const MEMORY_INTERVAL: Duration = Duration::from_millis(10);
 pub(crate) struct Disconnected;
 
 thread_local! {
-    /// The replies of this process, where a panic hook can reach them.
+    /// The reply writer of this process, for the panic hook.
     static REPLIES: RefCell<Option<Rc<ReplyWriter>>> = const { RefCell::new(None) };
 }
 
-/// What a worker process runs: it gets the bell, the requests, the socket for descriptors, and the
-/// shared page.
+/// Runs a worker process. `given` holds the wake-up pipe, the request pipe, the socket for
+/// descriptors and the shared region.
 pub(super) fn main(given: ChildArgs) -> i32 {
-    // Without them nothing can be said; the pool sees a worker that has ended.
-    let Ok([bell, requests, socket, page]) = <[OwnedFd; 4]>::try_from(given.fds) else {
+    // Without them the worker cannot report an error. The pool sees that the worker has exited.
+    let Ok([wake_pipe, requests, socket, region]) = <[OwnedFd; 4]>::try_from(given.fds) else {
         return 0;
     };
-    let Ok(page) = SharedRegion::from_fd(page) else {
+    let Ok(region) = SharedRegion::from_fd(region) else {
         return 0;
     };
-    crash::note_overflow(OverflowNote::Word(page.overflow_word()));
-    let told_to_end = page.end_word();
-    if signal::leave_the_end_to_the_owner(Some(told_to_end)).is_err()
-        || fd::set_nonblocking(&bell).is_err()
+    crash::note_overflow(OverflowNote::Word(region.overflow_word()));
+    let end_word = region.end_word();
+    if signal::leave_the_end_to_the_owner(Some(end_word)).is_err()
+        || fd::set_nonblocking(&wake_pipe).is_err()
     {
         return 0;
     }
-    let replies = Rc::new(ReplyWriter::new(bell, page));
+    let replies = Rc::new(ReplyWriter::new(wake_pipe, region));
     REPLIES.set(Some(Rc::clone(&replies)));
     panic::install_hook(OnPanic {
         stop_clock: pause_clock,
@@ -103,17 +103,17 @@ fn pause_clock() {
     if let Some(replies) = REPLIES.with_borrow(Clone::clone)
         && let PanicContext::Item(item) = replies.panic_context.get()
     {
-        replies.page.pause_clock(item);
+        replies.region.pause_clock(item);
     }
 }
 
-fn report_before_abort(fault: TaskError) {
+fn report_before_abort(error: TaskError) {
     let Some(replies) = REPLIES.with_borrow(Clone::clone) else {
         return;
     };
     match replies.panic_context.get() {
-        PanicContext::Setup => replies.fault(0, ReplyKind::SetupFault, &fault),
-        PanicContext::Item(item) => replies.fault(item, ReplyKind::Fault, &fault),
+        PanicContext::Setup => replies.fault(0, ReplyKind::SetupFault, &error),
+        PanicContext::Item(item) => replies.fault(item, ReplyKind::Fault, &error),
         PanicContext::Other => {}
     }
 }
@@ -125,10 +125,9 @@ struct WorkerLoop {
     contexts: HashMap<u32, LoadedContext>,
     functions: FunctionCache,
     spin: Spin,
-    /// Whether memory was given back since the last item.
+    /// Whether unused memory was released since the last item.
     is_trimmed: bool,
-    /// Bytes of resident memory to be reported, if there are more, and when they were last looked
-    /// at, on the shared clock.
+    /// The limit of resident memory in bytes, until the pool has been told that it was exceeded.
     max_memory: Option<u64>,
     memory_checked: u64,
 }
@@ -149,7 +148,8 @@ impl WorkerLoop {
         }
     }
 
-    /// Serves until the pool closes the pipe, or breaks the protocol, which is as good as closing.
+    /// Serves requests until the pool closes the pipe or breaks the protocol, which is treated the
+    /// same.
     fn run(&mut self) {
         loop {
             let header = match self.frames.buffered() {
@@ -170,9 +170,9 @@ impl WorkerLoop {
 
     fn wait(&mut self) {
         self.runner.replies.wake_before_waiting();
-        let page = &self.runner.replies.page;
-        // Allowed items are written in a moment: `read` hardly sleeps then.
-        if self.spin.spin_until(|| page.may_start())
+        let region = &self.runner.replies.region;
+        // Allowed items are about to be written: `read` then hardly sleeps.
+        if self.spin.spin_until(|| region.may_start())
             || self.is_trimmed
             || self.frames.wait(IDLE_TIMEOUT)
         {
@@ -199,7 +199,7 @@ impl WorkerLoop {
             RequestKind::Context => self.keep_context(header),
             RequestKind::DropContext => {
                 let context = self.contexts.remove(&header.context);
-                // A context whose destructor panics is gone all the same.
+                // A context is gone even if its destructor panics.
                 let _ = panic::catch(|| drop(context));
                 Ok(())
             }
@@ -218,7 +218,7 @@ impl WorkerLoop {
         let setup = decode_setup(self.frames.payload())?;
         environment::replace(&setup.environment).map_err(|_| Disconnected)?;
         child::set_name(&format!("procpool-{}", setup.worker));
-        let region = self.runner.replies.page.clone();
+        let region = self.runner.replies.region.clone();
         current::set(CurrentWorker::new(setup.worker, region));
         self.max_memory = setup.max_memory;
         let prepared = apply_settings(&setup);
@@ -226,7 +226,7 @@ impl WorkerLoop {
         let handles = self.fds.take_fds();
         let initialized = prepared.and_then(|()| {
             let initializer = setup.initializer;
-            initializer.map_or(Ok(()), |it| initialize(it, handles))
+            initializer.map_or(Ok(()), |call| initialize(call, handles))
         });
         match initialized {
             Ok(()) => self.runner.replies.say_ready(),
@@ -256,7 +256,7 @@ impl WorkerLoop {
             self.runner.set_argument_fds(self.fds.take_fds());
         }
         self.run_each(header, &mut watch)?;
-        // An item that was taken back has left its own.
+        // A revoked item has left its descriptors unused.
         self.runner.set_argument_fds(Vec::new());
         let end = watch.last();
         let looked = Duration::from_nanos(end.saturating_sub(self.memory_checked));
@@ -267,7 +267,7 @@ impl WorkerLoop {
         Ok(())
     }
 
-    /// Runs the items of a frame, as far as they are not taken back.
+    /// Runs the items of a frame that were not revoked.
     #[inline]
     fn run_each(
         &mut self,
@@ -276,6 +276,7 @@ impl WorkerLoop {
     ) -> Result<(), Disconnected> {
         let waited = bucket_of(watch.last().saturating_sub(header.submitted));
         let mut items = FrameItems::new(self.frames.payload(), header.count);
+        // Borrowed once, by the first item that starts.
         let mut parts = Some((&mut self.fds, &mut self.contexts));
         let mut frame = None;
         for index in 0..header.count {
@@ -284,11 +285,11 @@ impl WorkerLoop {
             if !self.runner.start(item) {
                 break;
             }
-            // Behind the start of an item: if decoding a context ends this process, that is the
-            // item's end and no other's.
-            if let Some((inbox, contexts)) = parts.take() {
-                let callables = &mut self.functions;
-                frame = Some(Frame::prepare(header, inbox, contexts, callables));
+            // After the start of an item, so that the death of this process while it decodes a
+            // context fails this item and no other.
+            if let Some((fds, contexts)) = parts.take() {
+                let functions = &mut self.functions;
+                frame = Some(Frame::prepare(header, fds, contexts, functions));
             }
             match frame.as_ref().ok_or(Disconnected)? {
                 Ok(frame) => self.runner.run(item, frame, bytes)?,
@@ -298,7 +299,7 @@ impl WorkerLoop {
                 self.runner.replies.lap(watch, waited);
                 if index + 1 < header.count {
                     let next = item.wrapping_add(1);
-                    self.runner.replies.page.record_start(next, watch.last());
+                    self.runner.replies.region.record_start(next, watch.last());
                 }
             }
         }
@@ -308,12 +309,10 @@ impl WorkerLoop {
         Ok(())
     }
 
-    /// Tells the pool, once, when this process takes up more memory than it may.
+    /// Tells the pool once if this process exceeds its memory limit.
     fn check_memory(&mut self) {
-        if self
-            .max_memory
-            .is_some_and(|it| memory::resident().is_ok_and(|resident| resident > it))
-        {
+        let exceeds = |max| memory::resident().is_ok_and(|resident| resident > max);
+        if self.max_memory.is_some_and(exceeds) {
             self.max_memory = None;
             self.runner
                 .replies
@@ -326,33 +325,31 @@ fn decode_setup(payload: &[u8]) -> Result<WorkerSetup, Disconnected> {
     codec::decode(&mut Cursor::new(payload)).map_err(|_| Disconnected)
 }
 
-/// Takes the place that the pool's builder chose: a directory, a CPU, limits.
+/// Applies the settings of the pool's builder: directory, standard streams, CPU and limits.
 fn apply_settings(setup: &WorkerSetup) -> Result<(), TaskError> {
     let failed = |what: &str, error: io::Error| {
         TaskError::Initializer(format!("failed to set {what}: {error}"))
     };
     if let Some(directory) = &setup.directory {
-        std::env::set_current_dir(directory).map_err(|it| {
-            failed(
-                &format!("the working directory {}", directory.display()),
-                it,
-            )
+        std::env::set_current_dir(directory).map_err(|error| {
+            let what = format!("the working directory {}", directory.display());
+            failed(&what, error)
         })?;
     }
-    let read = setup.stdin.apply();
-    read.map_err(|it| failed("standard input", it))?;
+    let stdin = setup.stdin.apply();
+    stdin.map_err(|error| failed("standard input", error))?;
     for (output, stream, what) in [
         (setup.stdout, Stdio::Output, "standard output"),
         (setup.stderr, Stdio::Error, "standard error"),
     ] {
-        output.apply(stream).map_err(|it| failed(what, it))?;
+        output.apply(stream).map_err(|error| failed(what, error))?;
     }
     if setup.is_pinned {
-        limits::pin_to_cpu(setup.worker).map_err(|it| failed("the CPU affinity", it))?;
+        limits::pin_to_cpu(setup.worker).map_err(|error| failed("the CPU affinity", error))?;
     }
     let limits = setup.limits.as_ref();
-    let assumed = limits.map_or(Ok(()), ResourceLimits::apply);
-    assumed.map_err(|(what, it)| failed(&format!("the limit of {what}"), it))
+    let applied = limits.map_or(Ok(()), ResourceLimits::apply);
+    applied.map_err(|(what, error)| failed(&format!("the limit of {what}"), error))
 }
 
 fn initialize(call: EncodedCall, given: Vec<Attached>) -> Result<(), TaskError> {
@@ -381,9 +378,10 @@ fn initialize(call: EncodedCall, given: Vec<Attached>) -> Result<(), TaskError> 
         result: &mut result,
         handles: &mut handles,
     };
-    let outcome = panic::catch(|| callable.invoke(&mut invocation)).map_err(|it| *it);
-    let outcome = outcome.and_then(|it| it.map_err(TaskError::from));
-    // What it printed without a newline appears before the first task's output, and once.
+    let outcome = panic::catch(|| callable.invoke(&mut invocation))
+        .map_err(|panic| *panic)
+        .and_then(|result| result.map_err(TaskError::from));
+    // Output without a newline appears before the output of the first task, and only once.
     child_exit::flush_output();
     outcome
 }

@@ -1,29 +1,30 @@
-//! The slabs of a worker, with its large results.
+//! The slabs of a worker, which hold its large results.
 
 use crate::shm::{Slab, SlabSource};
 use parking_lot::Mutex;
 use std::sync::atomic::{AtomicU32, Ordering};
 
-/// Slabs that lie free at most, their memory kept for the next large result.
+/// The largest number of free slabs that are kept for the next large results.
 const MAX_FREE_SLABS: usize = 2;
 
 /// The slabs that carry this worker's large results.
 #[derive(Default)]
 pub(crate) struct ResultSlabs {
     slabs: Mutex<Vec<Slab>>,
-    /// Slabs made so far; the number of the newest.
+    /// The number of slabs made so far, which is the id of the newest.
     made: AtomicU32,
-    /// The newest whose descriptor the pool has.
+    /// The id of the newest slab whose descriptor was sent to the pool.
     announced: AtomicU32,
 }
 
 impl ResultSlabs {
-    /// Whether the pool has yet to be given this slab; it is taken to have it from then on.
+    /// Returns whether the descriptor of this slab must be sent to the pool, and records it as
+    /// sent.
     pub(crate) fn announce(&self, id: u32) -> bool {
         self.announced.fetch_max(id, Ordering::Relaxed) < id
     }
 
-    /// Drops free slabs beyond those worth keeping, the oldest first, and says which.
+    /// Drops the oldest free slabs beyond `MAX_FREE_SLABS`, and returns their ids.
     pub(crate) fn trim(&self) -> Vec<u32> {
         let mut slabs = self.slabs.lock();
         let mut surplus = slabs
@@ -33,12 +34,12 @@ impl ResultSlabs {
             .saturating_sub(MAX_FREE_SLABS);
         let mut gone = Vec::new();
         slabs.retain(|slab| {
-            let drop_it = surplus > 0 && !slab.is_busy();
-            if drop_it {
+            let is_surplus = surplus > 0 && !slab.is_busy();
+            if is_surplus {
                 surplus -= 1;
                 gone.push(slab.id);
             }
-            !drop_it
+            !is_surplus
         });
         gone
     }
@@ -56,7 +57,7 @@ impl SlabSource for ResultSlabs {
         Slab::new(id, bytes).ok()
     }
 
-    /// Keeps a slab, whether a result lies in it or not.
+    /// Keeps a slab, even if it holds a result.
     fn give_back(&self, slab: Slab) {
         self.slabs.lock().push(slab);
     }

@@ -1,4 +1,4 @@
-//! Running single items, and answering each.
+//! Runs single items and replies to each.
 
 use crate::pool::{
     protocol::{
@@ -30,23 +30,23 @@ use std::{
     time::{Duration, Instant},
 };
 
-/// How long room for a result's descriptors is waited for.
+/// How long the worker waits for room for a result's descriptors.
 const FD_SEND_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// Between two looks for room.
+/// The interval between two attempts to send them.
 const FD_SEND_INTERVAL: Duration = Duration::from_micros(200);
 
-/// Runs single items and answers them.
+/// Runs single items and replies to each.
 pub(crate) struct TaskRunner {
-    /// This process.
+    /// The worker process, to detect a forked copy of it.
     owner: u32,
     pub(crate) replies: Rc<ReplyWriter>,
     socket: Rc<OwnedFd>,
-    /// The result of the item that runs.
+    /// The result of the running item.
     result: Buffer,
-    /// The handles in its argument and its result.
+    /// The handles in its argument and in its result.
     handles: CallHandles,
-    /// This worker's slabs, with results.
+    /// This worker's slabs, which hold large results.
     slabs: Arc<ResultSlabs>,
 }
 
@@ -63,16 +63,16 @@ impl TaskRunner {
         }
     }
 
-    /// Gives back the memory of results.
+    /// Releases the memory of the result buffer.
     pub(crate) fn shrink(&mut self) {
         self.result.clear();
         drop(self.result.take_private());
     }
 
-    /// Claims an item; false if it was taken back.
+    /// Claims an item. Returns false if it was revoked.
     #[inline]
     pub(crate) fn start(&self, item: u32) -> bool {
-        let started = self.replies.page.try_start(item);
+        let started = self.replies.region.try_start(item);
         if started {
             self.replies.panic_context.set(PanicContext::Item(item));
             current::set_item(item);
@@ -81,12 +81,12 @@ impl TaskRunner {
         started
     }
 
-    /// Takes the handles in the argument of the item that runs next.
+    /// Sets the handles in the argument of the next item.
     pub(crate) fn set_argument_fds(&mut self, handles: Vec<Attached>) {
         self.handles.received_fds = handles;
     }
 
-    /// Runs an item that was claimed. None if it cannot be answered: the pool is gone.
+    /// Runs a claimed item and replies. Fails if the pool is gone.
     pub(crate) fn run(
         &mut self,
         item: u32,
@@ -95,7 +95,7 @@ impl TaskRunner {
     ) -> Result<(), Disconnected> {
         let mut fault = self.call(frame, bytes);
         if pid::current() != self.owner {
-            // The task has forked, and this is the copy: the worker answers.
+            // The task has forked, and this is the copy. The worker replies.
             child::exit_now(0);
         }
         current::count_task();
@@ -110,7 +110,7 @@ impl TaskRunner {
         self.reply_large_or_error(item, fault)
     }
 
-    /// Leaves an item's result in the buffer, or says why there is none.
+    /// Calls the function, and leaves its result in the buffer. Returns the error if it failed.
     #[inline]
     fn call(&mut self, frame: &Frame<'_>, bytes: &[u8]) -> Option<Box<TaskError>> {
         self.result.clear();
@@ -121,8 +121,8 @@ impl TaskRunner {
             handles: &mut self.handles,
         };
         let mut failure = None;
-        // A pointer is what comes back of an item that went well: large outcomes cost more to move
-        // than tiny items.
+        // Errors are boxed, so that a success moves only a pointer: a large outcome costs more to
+        // move than a tiny item to run.
         let outcome = panic::catch(|| match frame.callable.invoke(&mut call) {
             Ok(()) => {}
             Err(error) => failure = Some(Box::new(TaskError::from(error))),
@@ -130,7 +130,7 @@ impl TaskRunner {
         outcome.err().or(failure)
     }
 
-    /// Sends the handles of the result that is appended next, if there is one.
+    /// Sends the handles of the result that is appended next, unless the item failed.
     #[cold]
     fn send_result_fds(
         &mut self,
@@ -144,24 +144,24 @@ impl TaskRunner {
         for (range, part) in FdRange::split(&descriptors) {
             let sent = self.send(|socket| fds::try_send_fds(socket, part));
             if let Err(error) = sent {
-                let reason = format!("its handles could not be sent: {error}");
+                let reason = format!("failed to send its handles: {error}");
                 return Some(Box::new(TaskError::Encode(reason)));
             }
-            // One by one, so that the pool makes room for the next.
+            // After each message, so that the pool makes room for the next.
             self.replies.append(item, ReplyKind::Fds, &range.to_bytes());
         }
         None
     }
 
-    /// Sends a message to the pool, and waits for room for it, but not for ever: a task may have
+    /// Sends a message to the pool, and waits at most `FD_SEND_TIMEOUT` for room. A task may have
     /// filled the socket.
     fn send(&self, try_send: impl Fn(&OwnedFd) -> io::Result<()>) -> io::Result<()> {
-        let limit = Instant::now() + FD_SEND_TIMEOUT;
+        let deadline = Instant::now() + FD_SEND_TIMEOUT;
         loop {
             match try_send(&self.socket) {
-                Err(error) if socket::is_full(&error) && Instant::now() < limit => {
-                    // The pool must be awake to make room, and nothing tells when other processes
-                    // have made theirs.
+                Err(error) if socket::is_full(&error) && Instant::now() < deadline => {
+                    // The pool must be awake to make room. If other processes filled the socket, no
+                    // event reports that they made room.
                     self.replies.wake_pool();
                     thread::sleep(FD_SEND_INTERVAL);
                 }
@@ -170,7 +170,7 @@ impl TaskRunner {
         }
     }
 
-    /// Replies with what is not a small value.
+    /// Replies with a large value or an error.
     #[cold]
     fn reply_large_or_error(
         &mut self,
@@ -180,11 +180,10 @@ impl TaskRunner {
         if fault.is_none() && self.result.is_large() {
             return self.reply_in_slab(item);
         }
-        let unused = self.result.take_slab();
-        unused
-            .into_iter()
-            .for_each(|(slab, _)| self.slabs.give_back(slab));
-        let no_memory = || TaskError::Encode("no shared memory is to be had for it".to_owned());
+        if let Some((slab, _)) = self.result.take_slab() {
+            self.slabs.give_back(slab);
+        }
+        let no_memory = || TaskError::Encode("shared memory is unavailable for it".to_owned());
         let fault = fault.map_or_else(no_memory, |it| *it);
         self.replies.fault(item, ReplyKind::Fault, &fault);
         Ok(())

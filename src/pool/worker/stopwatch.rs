@@ -1,53 +1,53 @@
-//! When a worker reads the clock between items: after each, or after several if they are tiny.
+//! Decides when a worker reads the clock: after each item, or after several tiny ones.
 
 use crate::sys::clock;
 use std::mem;
 
 /// Nanoseconds; a shorter item is tiny.
-const TINY: u64 = 1_000;
+const TINY_NANOS: u64 = 1_000;
 
-/// So many looks at the clock take as long as an item that is just not tiny, where that is more:
-/// under a tool that counts instructions, or without the vDSO.
-const LOOKS: u64 = 40;
+/// An item is also tiny if it takes less than this many reads of the clock, which are slow under a
+/// tool that counts instructions, or without the vDSO.
+const CLOCK_READS: u64 = 40;
 
 /// Returns the nanoseconds below which an item is tiny in this process.
 pub(crate) fn tiny_nanos() -> u64 {
-    let look = || clock::now().abs_diff(clock::now());
-    let fastest = (0..4).map(|_| look()).min().unwrap_or_default();
-    TINY.max(fastest * LOOKS)
+    let read = || clock::now().abs_diff(clock::now());
+    let fastest = (0..4).map(|_| read()).min().unwrap_or_default();
+    TINY_NANOS.max(fastest * CLOCK_READS)
 }
 
-/// Tiny items between two looks at most.
-const MOST: u32 = 64;
+/// The largest number of tiny items between two reads of the clock.
+const MAX_GROUP: u32 = 64;
 
 /// Measures the items of one frame.
 #[derive(Debug)]
 pub(crate) struct Stopwatch {
-    /// When the clock was read last.
+    /// Returns when the clock was read last.
     last: u64,
-    /// Items between two looks, and how many of them are left.
+    /// Items between two reads of the clock, and how many of them are left.
     every: u32,
     left: u32,
-    /// Nanoseconds an item took as measured last, one that stands out aside.
+    /// Nanoseconds per item as measured last, without outliers.
     usual: u64,
     /// Nanoseconds; a shorter item is tiny.
     tiny: u64,
 }
 
-/// What the items between two looks at the clock took.
+/// The time that the items between two reads of the clock took.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Lap {
-    /// All of them together, in nanoseconds.
+    /// Nanoseconds for all items together.
     pub(crate) nanos: u64,
     pub(crate) items: u32,
-    /// Nanoseconds for each of `items`: their mean.
+    /// The mean of `items`, in nanoseconds.
     pub(crate) each: u64,
-    /// Nanoseconds for one item more, which stands out.
+    /// Nanoseconds of one more item that is an outlier.
     pub(crate) long: Option<u64>,
 }
 
 impl Stopwatch {
-    /// Starts before the first item; shorter ones than `tiny_nanos` are measured in groups.
+    /// Starts before the first item. Items shorter than `tiny` nanoseconds are measured in groups.
     pub(crate) fn new(now: u64, tiny: u64) -> Self {
         Self {
             last: now,
@@ -58,24 +58,24 @@ impl Stopwatch {
         }
     }
 
-    /// Counts an item that is done; true if the clock is to be read.
+    /// Counts an item that is done. Returns true if the clock must be read.
     #[inline]
     pub(crate) fn count(&mut self) -> bool {
         self.left -= 1;
         self.left == 0
     }
 
-    /// When the clock was read last.
+    /// Returns when the clock was read last.
     pub(crate) fn last(&self) -> u64 {
         self.last
     }
 
-    /// Whether an item is done since.
+    /// Whether an item is done since then.
     pub(crate) fn has_items(&self) -> bool {
         self.left < self.every
     }
 
-    /// Ends a lap, which has items.
+    /// Ends a lap, which must have items.
     pub(crate) fn lap(&mut self, now: u64) -> Lap {
         let nanos = now.saturating_sub(mem::replace(&mut self.last, now));
         let lap = match self.every - self.left {
@@ -83,14 +83,15 @@ impl Stopwatch {
             items => self.lap_of_several(nanos, items),
         };
         self.every = match lap.long {
-            None if lap.each < self.tiny => (self.every * 4).min(MOST),
+            None if lap.each < self.tiny => (self.every * 4).min(MAX_GROUP),
             _ => 1,
         };
-        (self.left, self.usual) = (self.every, lap.each);
+        self.left = self.every;
+        self.usual = lap.each;
         lap
     }
 
-    /// Tells one long item from the others, where together they took far more than is usual.
+    /// Separates one long item from the others if together they took much longer than usual.
     fn lap_of_several(&self, nanos: u64, items: u32) -> Lap {
         let usual = self.usual * u64::from(items);
         if nanos <= 2 * usual + self.tiny {
@@ -119,10 +120,10 @@ impl Lap {
 mod tests {
     use super::*;
 
-    /// The laps of items that take so long.
+    /// Returns the laps of items with these times.
     fn laps(items: impl IntoIterator<Item = u64>) -> Vec<Lap> {
         let mut now = 1_000_000;
-        let (mut watch, mut laps) = (Stopwatch::new(now, TINY), Vec::new());
+        let (mut watch, mut laps) = (Stopwatch::new(now, TINY_NANOS), Vec::new());
         for nanos in items {
             now += nanos;
             if watch.count() {

@@ -129,7 +129,7 @@ impl<Io: WorkerIo> WorkerHandle<Io> {
         // What is tried again travels alone.
         if config.retries > 0 && count == 1 {
             let attempt = work_item.with_attempts(|it| it.next());
-            header.attempt = attempt.min(RequestHeader::MOST_ATTEMPTS.into()) as u16;
+            header.attempt = attempt.min(RequestHeader::MAX_ATTEMPTS.into()) as u16;
         }
         (header.item, header.count) = (self.next_item, count);
         (header.context, header.function) = (context, Some(function));

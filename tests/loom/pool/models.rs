@@ -67,7 +67,7 @@ impl Pool {
 
 /// Starts an item and replies to it.
 fn run(replies: &ReplyWriter, item: u32) {
-    assert!(replies.page.try_start(item));
+    assert!(replies.region.try_start(item));
     replies.wake_if_requested();
     replies.append(item, ReplyKind::Value, &[item as u8]);
 }
@@ -162,7 +162,7 @@ fn run_a_long_item(weak: Weak) {
         weaken(weak.worker);
         let replies = replies(worker);
         run(&replies, 0);
-        assert!(replies.page.try_start(1));
+        assert!(replies.region.try_start(1));
         replies.wake_if_requested();
         ends.wait();
     });
