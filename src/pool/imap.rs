@@ -2,7 +2,7 @@
 
 use crate::error::{Error, Result};
 use crate::pool::task::{
-    chunker::IterStream, feed::FeedParts, map::MapPart, map_driver::MapDriver,
+    chunker::IterStream, feed::FeedParts, map_driver::MapDriver, map_part::MapPart,
     map_results::MapResults,
 };
 use crate::wire::Wire;

@@ -134,13 +134,13 @@ impl ResourceLimits {
         match signal {
             SIGABRT => self
                 .memory
-                .map(|it| format!("its memory is limited to {it} bytes")),
+                .map(|bytes| format!("its memory is limited to {bytes} bytes")),
             SIGXCPU => self
                 .cpu_time
-                .map(|it| format!("its CPU time is limited to {it:?}")),
+                .map(|time| format!("its CPU time is limited to {time:?}")),
             SIGXFSZ => self
                 .file_size
-                .map(|it| format!("its files are limited to {it} bytes")),
+                .map(|bytes| format!("its files are limited to {bytes} bytes")),
             _ => None,
         }
     }

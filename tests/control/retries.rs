@@ -47,7 +47,10 @@ fn a_task_that_uses_up_its_tries_fails_alone_and_tells_of_all() -> Result<()> {
         assert_eq!(error.worker().and_then(|it| it.signal), Some(6));
         let text = error.to_string();
         assert_eq!(text.matches("was killed by SIGABRT").count(), 3, "{text}");
-        assert!(text.contains("(attempt 3 of 3; before that: worker "), "{text}");
+        assert!(
+            text.contains("(attempt 3 of 3; before that: worker "),
+            "{text}"
+        );
         for (future, number) in others.into_iter().zip(0..) {
             assert_eq!(future.result()?, number * number);
         }

@@ -9,8 +9,9 @@ use crate::pool::{
         Task, TaskOutput, Wakeups,
         chunker::IterStream,
         feed::FeedParts,
-        map::{Delivery, InputReader, MapContext, MapPart, MapState, OnError},
+        map::{Delivery, InputReader, MapContext, MapState, OnError},
         map_driver::MapDriver,
+        map_part::MapPart,
     },
 };
 use crate::process::function::{ContextLoader, WireFunction};

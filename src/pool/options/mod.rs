@@ -9,7 +9,7 @@ use crate::pool::{
     pool::{Pool, Submitter},
     task::{
         Observer, Task, TaskOutput, chunker::ChunkOptions, config::TaskConfig, encoded::encode,
-        map::decode_error, work_item::WorkItem,
+        map_part::decode_error, work_item::WorkItem,
     },
     try_submit_error::TrySubmitError,
 };
@@ -142,8 +142,9 @@ impl<'a> TaskOptions<'a> {
     /// let slow = |x: u32| std::thread::sleep(std::time::Duration::from_millis(x.into()));
     /// let mut futures: Vec<_> = (0..3).map(|_| pool.submit(slow, 20)).collect();
     /// futures.push(pool.options().priority(1).submit(slow, 0));
-    /// let order: Vec<usize> = as_completed(futures).map(|it| it.0).collect();
-    /// assert!(order.iter().position(|it| *it == 3) < order.iter().position(|it| *it == 2));
+    /// let order: Vec<usize> = as_completed(futures).map(|(index, _)| index).collect();
+    /// let place = |task| order.iter().position(|index| *index == task);
+    /// assert!(place(3) < place(2));
     /// # Ok::<(), procpool::Error>(())
     /// ```
     pub fn priority(mut self, priority: i32) -> Self {

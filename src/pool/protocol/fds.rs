@@ -72,7 +72,7 @@ pub(crate) enum FdMessage {
     Fds(Vec<Attached>),
 }
 
-/// Receives the next message with `receive`, and maps a slab with `map`. `None` if there is none.
+/// Receives the next message with `receive`, and maps a slab with `map`. `None` without a message.
 pub(crate) fn next_message(
     receive: impl FnOnce(&mut [u8]) -> io::Result<(usize, Vec<OwnedFd>)>,
     map: impl FnOnce(u32, OwnedFd) -> Result<Slab>,

@@ -14,10 +14,10 @@
 //!
 //! | step | by | |
 //! |---|---|---|
-//! | (n, a) → (n + 1, a), n ≠ a | worker | starts item n; fails if n is not the next, that is, it was taken back |
+//! | (n, a) → (n + 1, a), n ≠ a | worker | starts item n; fails if n was revoked |
 //! | (s, a) → (s, a + k) | pool | k more items were sent |
-//! | (s, a) → (s, b), b between s and a | pool | items b to a - 1 are taken back |
-//! | (s, s) → (a, a) | pool | the next item sent gets a number beyond all that were ever allowed |
+//! | (s, a) → (s, b), b between s and a | pool | items b to a - 1 are revoked |
+//! | (s, s) → (a, a) | pool | the next item gets a number above all that were ever allowed |
 //!
 //! A frame with revoked items may still be in the pipe. When the worker reads it, its numbers are
 //! below `started` or beyond `allowed`, so it is skipped.

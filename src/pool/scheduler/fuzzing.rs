@@ -11,7 +11,7 @@ use crate::pool::{
         Task, TaskOutput, Wakeups,
         config::TaskConfig,
         encoded::{Encoded, PoolSlabs},
-        map::{Chunk, Delivery, InputReader, MapState},
+        map::{Chunk, Delivery, InputReader, MapState, OnError},
         work_item::{ChunkSlice, WorkItem},
     },
     worker_handle::{WorkerHandle, fuzzing::Theirs},
@@ -107,13 +107,17 @@ impl Fuzzed {
             retries: u32::from(flags >> 2 & 1),
             ..TaskConfig::default()
         };
-        let is_strict = flags & 8 != 0;
+        let on_error = if flags & 8 != 0 {
+            OnError::Cancel
+        } else {
+            OnError::Continue
+        };
         let map = MapState::new(
             *FUNCTION,
             None,
             config,
             delivery,
-            is_strict,
+            on_error,
             InputReader::Caller,
         );
         let map = Arc::new(map);

@@ -27,7 +27,7 @@ use crate::pool::{
     task::{
         TaskOutput, Wakeups,
         encoded::{Encoded, PoolSlabs},
-        map::EncodedResults,
+        map_part::EncodedResults,
         work_item::WorkItem,
     },
     worker_handle::{

@@ -11,7 +11,7 @@ use crate::pool::{
     task::{
         Wakeups,
         encoded::Encoded,
-        map::{EncodedResults, MapPart},
+        map_part::{EncodedResults, MapPart},
         work_item::WorkItem,
     },
     worker_handle::{InFlight, WorkerHandle, io::WorkerIo, is_before},

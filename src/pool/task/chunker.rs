@@ -69,7 +69,7 @@ pub(crate) struct Chunker<S> {
     chunks: u32,
 }
 
-/// Pulls items into the outbox until its chunk has so many items.
+/// Pulls items into the outbox until its chunk has the given number of items.
 type FillFn<S> = fn(Pin<&mut S>, &mut Context<'_>, &mut Owner<Outbox>, u32) -> FillStop;
 
 /// Why a pull stopped.

@@ -88,7 +88,8 @@ mod tests {
         let error = attempts.into_error().expect("two errors");
         assert_eq!(
             error.to_string(),
-            "worker 7 was killed by SIGKILL (signal 9) before it answered (attempt 2 of 2; before that: too slow)"
+            "worker 7 was killed by SIGKILL (signal 9) before it answered (attempt 2 of 2; \
+             before that: too slow)"
         );
         assert!(error.worker().is_some() && error.kind() == ErrorKind::WorkerDied);
     }

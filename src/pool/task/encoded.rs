@@ -144,7 +144,7 @@ impl PoolSlab {
     }
 
     /// Binds the slab to `worker`, after copying it if it is bound to another worker. Returns false
-    /// if there is no memory for a copy.
+    /// if the memory for a copy is unavailable.
     pub(crate) fn bind(&mut self, worker: &Arc<LivenessToken>) -> bool {
         let this = Arc::downgrade(worker);
         let is_another = |bound: &Weak<LivenessToken>| !bound.ptr_eq(&this);
@@ -275,7 +275,7 @@ impl PoolSlabs {
 }
 
 impl SlabSource for PoolSlabs {
-    /// Returns the slab that was used last, whatever worker it is bound to, because that worker is
+    /// Returns the slab that was used last, even if it is bound to a worker, because that worker is
     /// likely to be idle again. `None` if more slabs could exhaust the descriptors.
     fn take(&self, bytes: usize) -> Option<Slab> {
         if self.in_use.load(Ordering::Relaxed) >= MAX_SLABS && bytes < MAX_PRIVATE_BYTES {

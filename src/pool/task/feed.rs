@@ -8,7 +8,8 @@ use crate::pool::{
     task::{
         Wakeups,
         chunker::{ChunkOptions, Chunker, IterStream},
-        map::{MapPart, MapState},
+        map::MapState,
+        map_part::MapPart,
         map_results::MapResults,
     },
 };

@@ -6,7 +6,8 @@ use crate::pool::{
     pool::Pool,
     task::{
         chunker::{ChunkOptions, Chunker, FillStop},
-        map::{MapPart, MapState},
+        map::MapState,
+        map_part::MapPart,
         map_results::MapResults,
     },
 };

@@ -3,7 +3,7 @@
 use crate::error::Error;
 use crate::pool::{
     pool::Pool,
-    task::map::{MapPart, MapState},
+    task::{map::MapState, map_part::MapPart},
 };
 use std::sync::Arc;
 

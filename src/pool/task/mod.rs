@@ -7,6 +7,7 @@ pub(crate) mod feed;
 pub(crate) mod flush_timer;
 pub(crate) mod map;
 pub(crate) mod map_driver;
+pub(crate) mod map_part;
 pub(crate) mod map_results;
 pub(crate) mod outbox;
 pub(crate) mod work_item;
@@ -18,7 +19,8 @@ use crate::pool::{
     task::{
         config::{Attempts, TaskConfig},
         encoded::Encoded,
-        map::{MapPart, MapState},
+        map::MapState,
+        map_part::MapPart,
     },
 };
 use crate::process::function::WireFunction;

@@ -6,7 +6,8 @@ use crate::pool::{
     task::{
         Wakeups,
         encoded::{Encoded, take_large},
-        map::{Chunk, MapPart, MapState},
+        map::{Chunk, MapState},
+        map_part::MapPart,
         work_item::{ChunkSlice, WorkItem},
     },
 };
@@ -184,7 +185,7 @@ impl Pool {
         }
     }
 
-    /// Delivers an error for each of these items, none of which was submitted.
+    /// Delivers an error for each of these items, which were not submitted.
     fn fail_items(&self, map: &MapState, index: u64, count: u32, error: Error) {
         let mut wakeups = Wakeups::default();
         let part = MapPart {

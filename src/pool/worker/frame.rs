@@ -118,7 +118,7 @@ impl FunctionCache {
     const MAX_ENTRIES: usize = 16;
 
     fn find(&mut self, function: WireFunction) -> Result<Callable, TaskError> {
-        if let Some((_, callable)) = self.0.iter().find(|it| it.0 == function) {
+        if let Some((_, callable)) = self.0.iter().find(|(cached, _)| *cached == function) {
             return Ok(*callable);
         }
         let callable = function

@@ -141,7 +141,7 @@ fn named(function: WireFunction, has_context: bool) -> WireFunction {
     FUNCTIONS[usize::from(function.to_bytes()[0]) % among]
 }
 
-/// Returns the frames before the first one that is longer than `MAX_FRAME`, whose buffer would be
+/// Returns the frames before the first frame that is longer than `MAX_FRAME`, whose buffer would be
 /// too large.
 fn sensible(frames: &[u8]) -> &[u8] {
     let mut at = 0;
@@ -176,7 +176,7 @@ fn seeds() -> Vec<Vec<u8>> {
     let whole = |before: &[u8], frames: &[Vec<u8>]| [before, &[2], &frames.concat()].concat();
     let mut tree = Vec::new();
     codec::encode(&Tree::example(None), &mut tree).expect("an example");
-    let several: Vec<u8> = (0..3u8).flat_map(|it| [1, 0, 0, 0, it]).collect();
+    let several: Vec<u8> = (0..3u8).flat_map(|byte| [1, 0, 0, 0, byte]).collect();
     let one = frame(items(0, 1, 0), b"bytes");
     let rest = frame(items(1, 3, 0), &several);
     let slab = [

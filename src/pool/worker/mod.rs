@@ -3,7 +3,7 @@
 //!
 //! One thread runs one loop. It waits for the pool in two places only: in `read` for the next
 //! request, and for room in the reply ring. The pool can kill the process at any instruction;
-//! `protocol/region.rs` describes what the pool then finds.
+//! `protocol/region.rs` describes the state after that.
 
 pub(crate) mod current;
 pub(crate) mod fd_receiver;

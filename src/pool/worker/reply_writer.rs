@@ -15,7 +15,7 @@ use std::{cell::Cell, os::fd::OwnedFd};
 /// batch, not for an item.
 const WAKE_INTERVAL: u64 = 1_000_000;
 
-/// What this process is doing, for the report of a panic that aborts it.
+/// The current step of this process, for the report of a panic that aborts it.
 #[derive(Debug, Clone, Copy)]
 pub(crate) enum PanicContext {
     Setup,

@@ -29,7 +29,7 @@ impl ResultSlabs {
         let mut slabs = self.slabs.lock();
         let mut surplus = slabs
             .iter()
-            .filter(|it| !it.is_busy())
+            .filter(|slab| !slab.is_busy())
             .count()
             .saturating_sub(MAX_FREE_SLABS);
         let mut gone = Vec::new();
@@ -48,7 +48,7 @@ impl ResultSlabs {
 impl SlabSource for ResultSlabs {
     fn take(&self, bytes: usize) -> Option<Slab> {
         let mut slabs = self.slabs.lock();
-        let free = slabs.iter().position(|it| !it.is_busy());
+        let free = slabs.iter().position(|slab| !slab.is_busy());
         if let Some(at) = free {
             slabs[at].reserve(bytes).ok()?;
             return Some(slabs.swap_remove(at));

@@ -140,7 +140,7 @@ mod tests {
     fn items_that_are_not_tiny_are_measured_one_by_one() {
         let laps = laps([5000, 200_000_000, 5000]);
         assert_eq!(laps.len(), 3);
-        assert!(laps.iter().all(|it| it.items == 1 && it.long.is_none()));
+        assert!(laps.iter().all(|lap| lap.items == 1 && lap.long.is_none()));
         assert_eq!(laps[1].each, 200_000_000);
     }
 
@@ -149,18 +149,18 @@ mod tests {
         let laps = laps([100; 1 + 4 + 16 + 64 + 64 + 3]);
         let items: Vec<u32> = laps.iter().map(|it| it.items).collect();
         assert_eq!(items, [1, 4, 16, 64, 64, 3]);
-        assert!(laps.iter().all(|it| it.each == 100 && it.long.is_none()));
+        assert!(laps.iter().all(|lap| lap.each == 100 && lap.long.is_none()));
     }
 
     #[test]
     fn one_that_stands_out_among_tiny_items_has_its_own_time() {
         for at in 0..300 {
-            let laps = laps((0..300).map(|it| if it == at { 50_000 } else { 100 }));
-            let longest = laps.iter().map(|it| it.long.unwrap_or(it.each)).max();
+            let laps = laps((0..300).map(|item| if item == at { 50_000 } else { 100 }));
+            let longest = laps.iter().map(|lap| lap.long.unwrap_or(lap.each)).max();
             assert_eq!(longest, Some(50_000));
             let all: u32 = laps
                 .iter()
-                .map(|it| it.items + u32::from(it.long.is_some()))
+                .map(|lap| lap.items + u32::from(lap.long.is_some()))
                 .sum();
             assert_eq!(all, 300);
         }
