@@ -272,7 +272,7 @@ impl ByteSource for LargePayload {
         Some(bytes)
     }
 
-    fn left(&self) -> usize {
+    fn remaining(&self) -> usize {
         self.bytes.len() - self.position
     }
 }

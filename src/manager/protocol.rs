@@ -132,7 +132,7 @@ pub(super) fn take_len_prefixed(input: &mut Cursor<'_>) -> Result<Vec<u8>, Codec
     let mut len = [0; 8];
     let has_len = input.take(&mut len);
     let len = u64::from_le_bytes(len);
-    if !has_len || len > input.left() as u64 {
+    if !has_len || len > input.remaining() as u64 {
         return Err("the message ends too early".to_owned());
     }
     let mut bytes = vec![0; len as usize];

@@ -68,7 +68,7 @@ fn apply_setup(setup: ChildSetup) -> io::Result<()> {
 fn receive_handles_until_go(socket: &OwnedFd, count: usize) -> io::Result<Option<Vec<Attached>>> {
     let mut fds = Vec::new();
     loop {
-        let mut message = [ParentMessage::Stop as u8; control::LONGEST];
+        let mut message = [ParentMessage::Stop as u8; control::MAX_MESSAGE_LEN];
         let (length, received) = socket::receive(socket, &mut message)?;
         match &message[..length] {
             [message, kinds @ ..] if *message == ParentMessage::Handles as u8 => {
@@ -79,7 +79,9 @@ fn receive_handles_until_go(socket: &OwnedFd, count: usize) -> io::Result<Option
         }
     }
     if fds.len() < count {
-        return Err(io::Error::other("its handles have found no room in it"));
+        return Err(io::Error::other(
+            "it has too many open descriptors for the handles in its argument",
+        ));
     }
     Ok(Some(fds))
 }

@@ -62,4 +62,4 @@ pub(super) fn send_handles(socket: &OwnedFd, handles: &[Attached]) -> io::Result
 }
 
 /// Bytes of the longest message with handles: the kind of the message, and a byte for each handle.
-pub(super) const LONGEST: usize = 1 + socket::MAX_FDS;
+pub(super) const MAX_MESSAGE_LEN: usize = 1 + socket::MAX_FDS;

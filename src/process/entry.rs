@@ -97,11 +97,11 @@ pub(crate) fn check_reachable() -> Result<()> {
         "this program was started through the loader (`/lib64/ld-linux-x86-64.so.2 program`), which would take the first \
          argument for the program to be started again; start the program itself, or use `StartMethod::Fork`"
     } else if is_preparing() {
-        "a constructor, which runs before `main`, asks for it in a copy of the program that becomes the fork server itself; \
-         build pools and start processes in `main`"
+        "a constructor of the program needs it in a copy of the program that is itself becoming the fork server; \
+         build pools and start processes in `main`, and not in constructors"
     } else if environment::is_strangers_in_a_copy() {
         "this program has more rights than its caller (set-user-ID, set-group-ID or file capabilities), and a copy of it \
-         takes no orders from an environment; drop the rights before, or use `StartMethod::Fork`"
+         ignores the environment; drop the rights first, or use `StartMethod::Fork`"
     } else {
         return Ok(());
     };

@@ -23,7 +23,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-/// The number of messages that one call reads. A child sends a few; one that keeps sending does not
+/// The number of messages that one call reads. A child sends a few. A child that keeps sending does not
 /// block its parent.
 const MAX_MESSAGES: usize = 4096;
 
@@ -246,7 +246,7 @@ impl ResultReceiver {
 /// Receives the descriptors in a socket. Those for which this process has no room are missing.
 fn receive_handles(socket: OwnedFd) -> Vec<Attached> {
     let received = std::iter::from_fn(|| {
-        let mut message = [0; control::LONGEST];
+        let mut message = [0; control::MAX_MESSAGE_LEN];
         let (len, fds) = socket::try_receive(&socket, &mut message).ok()?;
         let (_, kinds) = message[..len].split_first()?;
         Some(Attached::received(fds, kinds))

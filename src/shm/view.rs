@@ -471,7 +471,7 @@ impl ByteSource for Cursor<'_> {
         Some(bytes)
     }
 
-    fn left(&self) -> usize {
+    fn remaining(&self) -> usize {
         self.left
     }
 }
@@ -499,7 +499,7 @@ mod tests {
         let mut three = [0; 3];
         let mut cursor = segment.view().cursor(100, 6);
         assert!(cursor.take(&mut three));
-        assert_eq!((&three, cursor.left()), (b"abc", 3));
+        assert_eq!((&three, cursor.remaining()), (b"abc", 3));
         assert!(!cursor.take(&mut [0; 4]));
     }
 

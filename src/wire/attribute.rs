@@ -47,9 +47,13 @@ pub(super) enum ContentProbe {
 
 /// Returns the error of a type that inspects the data: `expected` is the description of its
 /// visitor, `whole` the type of the whole value.
-pub(super) fn undescribed(asks: &ContentProbe, expected: &dyn Expected, whole: &str) -> String {
+pub(super) fn not_self_describing(
+    probe: &ContentProbe,
+    expected: &dyn Expected,
+    whole: &str,
+) -> String {
     let expected = expected.to_string();
-    let attribute = match asks {
+    let attribute = match probe {
         ContentProbe::Name => "has serde's attributes `tag` and `content`",
         ContentProbe::Value if expected.starts_with("internally tagged") => {
             "has serde's attribute `tag`"

@@ -36,7 +36,7 @@ pub(crate) trait ByteSource {
     fn take_all(&mut self) -> Option<Vec<u8>>;
 
     /// Returns the number of remaining bytes.
-    fn left(&self) -> usize;
+    fn remaining(&self) -> usize;
 }
 
 impl ByteSink for Vec<u8> {
@@ -62,7 +62,7 @@ impl ByteSource for Vec<u8> {
         Some(std::mem::take(self))
     }
 
-    fn left(&self) -> usize {
+    fn remaining(&self) -> usize {
         self.len()
     }
 }
@@ -118,9 +118,9 @@ pub(crate) fn decode<T: Wire>(input: &mut impl ByteSource) -> Result<T, CodecErr
     }
     let value = T::deserialize(&mut Decoder::new(input, type_name::<T>()))
         .map_err(|error| error.to_string())?;
-    match input.left() {
+    match input.remaining() {
         0 => Ok(value),
-        left => Err(attribute::left_over(left, type_name::<T>())),
+        unused => Err(attribute::left_over(unused, type_name::<T>())),
     }
 }
 

@@ -30,7 +30,7 @@ pub(super) struct Decoder<'a, I> {
     /// The number of levels that were entered and not left.
     depth: usize,
     /// The name of the type of the whole value.
-    whole: &'static str,
+    type_name: &'static str,
 }
 
 /// The reason why a value cannot be decoded.
@@ -41,11 +41,11 @@ type Result<T> = std::result::Result<T, DecodeError>;
 
 impl<'a, I: ByteSource> Decoder<'a, I> {
     #[inline]
-    pub(super) fn new(input: &'a mut I, whole: &'static str) -> Self {
+    pub(super) fn new(input: &'a mut I, type_name: &'static str) -> Self {
         Self {
-            items: input.left().saturating_add(MAX_EMPTY_ITEMS),
+            items: input.remaining().saturating_add(MAX_EMPTY_ITEMS),
             depth: 0,
-            whole,
+            type_name,
             input,
         }
     }
@@ -65,11 +65,14 @@ impl<'a, I: ByteSource> Decoder<'a, I> {
         self.depth -= 1;
     }
 
-    /// Enters a level of `left` items or fields.
+    /// Enters a level of `count` items or fields.
     #[inline]
-    fn enter_items(&mut self, left: usize) -> Result<SeqItems<'_, 'a, I>> {
+    fn enter_items(&mut self, count: usize) -> Result<SeqItems<'_, 'a, I>> {
         self.enter()?;
-        Ok(SeqItems { left, of: self })
+        Ok(SeqItems {
+            remaining: count,
+            decoder: self,
+        })
     }
 
     #[inline]
@@ -103,7 +106,7 @@ impl<'a, I: ByteSource> Decoder<'a, I> {
 
     fn bytes(&mut self) -> Result<Vec<u8>> {
         let length = self.length()?;
-        if length > self.input.left() {
+        if length > self.input.remaining() {
             return Err(too_short());
         }
         let mut bytes = vec![0; length];
@@ -134,7 +137,7 @@ impl<'a, I: ByteSource> Decoder<'a, I> {
     }
 
     #[inline]
-    fn flag(&mut self) -> Result<bool> {
+    fn bool(&mut self) -> Result<bool> {
         match self.byte()? {
             0 => Ok(false),
             1 => Ok(true),
@@ -159,9 +162,13 @@ fn too_deep() -> DecodeError {
 }
 
 #[cold]
-fn undescribed<T>(asks: &ContentProbe, expected: &dyn Expected, whole: &str) -> Result<T> {
-    Err(DecodeError::custom(attribute::undescribed(
-        asks, expected, whole,
+fn not_self_describing<T>(
+    probe: &ContentProbe,
+    expected: &dyn Expected,
+    type_name: &str,
+) -> Result<T> {
+    Err(DecodeError::custom(attribute::not_self_describing(
+        probe, expected, type_name,
     )))
 }
 
@@ -194,7 +201,7 @@ impl<'de, I: ByteSource> Deserializer<'de> for &mut Decoder<'_, I> {
 
     #[inline]
     fn deserialize_bool<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value> {
-        visitor.visit_bool(self.flag()?)
+        visitor.visit_bool(self.bool()?)
     }
 
     fn deserialize_char<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value> {
@@ -219,7 +226,7 @@ impl<'de, I: ByteSource> Deserializer<'de> for &mut Decoder<'_, I> {
 
     #[inline]
     fn deserialize_option<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value> {
-        if !self.flag()? {
+        if !self.bool()? {
             return visitor.visit_none();
         }
         self.enter()?;
@@ -256,8 +263,8 @@ impl<'de, I: ByteSource> Deserializer<'de> for &mut Decoder<'_, I> {
 
     #[inline]
     fn deserialize_seq<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value> {
-        let left = self.items()?;
-        let value = visitor.visit_seq(self.enter_items(left)?);
+        let count = self.items()?;
+        let value = visitor.visit_seq(self.enter_items(count)?);
         self.leave();
         value
     }
@@ -281,8 +288,8 @@ impl<'de, I: ByteSource> Deserializer<'de> for &mut Decoder<'_, I> {
 
     #[inline]
     fn deserialize_map<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value> {
-        let left = self.items()?;
-        let value = visitor.visit_map(self.enter_items(left)?);
+        let count = self.items()?;
+        let value = visitor.visit_map(self.enter_items(count)?);
         self.leave();
         value
     }
@@ -311,15 +318,15 @@ impl<'de, I: ByteSource> Deserializer<'de> for &mut Decoder<'_, I> {
     }
 
     fn deserialize_any<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value> {
-        undescribed(&ContentProbe::Value, &visitor, self.whole)
+        not_self_describing(&ContentProbe::Value, &visitor, self.type_name)
     }
 
     fn deserialize_identifier<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value> {
-        undescribed(&ContentProbe::Name, &visitor, self.whole)
+        not_self_describing(&ContentProbe::Name, &visitor, self.type_name)
     }
 
     fn deserialize_ignored_any<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value> {
-        undescribed(&ContentProbe::Value, &visitor, self.whole)
+        not_self_describing(&ContentProbe::Value, &visitor, self.type_name)
     }
 
     fn is_human_readable(&self) -> bool {
@@ -329,8 +336,8 @@ impl<'de, I: ByteSource> Deserializer<'de> for &mut Decoder<'_, I> {
 
 /// The items of a collection, or the fields of a tuple.
 struct SeqItems<'a, 'b, I> {
-    left: usize,
-    of: &'a mut Decoder<'b, I>,
+    remaining: usize,
+    decoder: &'a mut Decoder<'b, I>,
 }
 
 impl<'de, I: ByteSource> SeqAccess<'de> for SeqItems<'_, '_, I> {
@@ -338,16 +345,16 @@ impl<'de, I: ByteSource> SeqAccess<'de> for SeqItems<'_, '_, I> {
 
     #[inline]
     fn next_element_seed<T: DeserializeSeed<'de>>(&mut self, seed: T) -> Result<Option<T::Value>> {
-        let Some(left) = self.left.checked_sub(1) else {
+        let Some(remaining) = self.remaining.checked_sub(1) else {
             return Ok(None);
         };
-        self.left = left;
-        seed.deserialize(&mut *self.of).map(Some)
+        self.remaining = remaining;
+        seed.deserialize(&mut *self.decoder).map(Some)
     }
 
     #[inline]
     fn size_hint(&self) -> Option<usize> {
-        Some(self.left)
+        Some(self.remaining)
     }
 }
 
@@ -361,12 +368,12 @@ impl<'de, I: ByteSource> MapAccess<'de> for SeqItems<'_, '_, I> {
 
     #[inline]
     fn next_value_seed<V: DeserializeSeed<'de>>(&mut self, seed: V) -> Result<V::Value> {
-        seed.deserialize(&mut *self.of)
+        seed.deserialize(&mut *self.decoder)
     }
 
     #[inline]
     fn size_hint(&self) -> Option<usize> {
-        Some(self.left)
+        Some(self.remaining)
     }
 }
 
@@ -399,8 +406,8 @@ impl<'de, I: ByteSource> VariantAccess<'de> for &mut Decoder<'_, I> {
     fn tuple_variant<V: Visitor<'de>>(self, length: usize, visitor: V) -> Result<V::Value> {
         // The enum has entered the level already.
         visitor.visit_seq(SeqItems {
-            left: length,
-            of: self,
+            remaining: length,
+            decoder: self,
         })
     }
 

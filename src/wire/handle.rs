@@ -151,24 +151,24 @@ pub(crate) fn provide<T>(descriptors: Vec<Attached>, decode: impl FnOnce() -> T)
     struct RestoreDecoding(Option<Vec<Option<Attached>>>);
     impl Drop for RestoreDecoding {
         fn drop(&mut self) {
-            swap(self.0.take());
+            replace_decoding(self.0.take());
         }
     }
     let list = descriptors.into_iter().map(Some).collect();
-    let _outer = RestoreDecoding(swap(Some(list)));
+    let _outer = RestoreDecoding(replace_decoding(Some(list)));
     decode()
 }
 
 /// Replaces the list of the innermost decoding. Returns `None` after the thread-locals of this
 /// thread are destroyed; then handles cannot be received.
 #[inline]
-fn swap(list: Option<Vec<Option<Attached>>>) -> Option<Vec<Option<Attached>>> {
+fn replace_decoding(list: Option<Vec<Option<Attached>>>) -> Option<Vec<Option<Attached>>> {
     DECODING.try_with(|it| it.replace(list)).ok().flatten()
 }
 
 /// Adds a descriptor to the list of the innermost encoding and returns its index. Returns `None`
 /// outside of an encoding.
-fn enlist(kind: u8, descriptor: &Descriptor) -> Option<u32> {
+fn add_to_encoding(kind: u8, descriptor: &Descriptor) -> Option<u32> {
     let (start, end) = (START.get(), END.get());
     let number = u32::try_from(end.checked_sub(start)?).ok()?;
     let attached = Attached {
@@ -182,27 +182,27 @@ fn enlist(kind: u8, descriptor: &Descriptor) -> Option<u32> {
 }
 
 /// The reason why a descriptor cannot be claimed.
-enum Unclaimed {
-    NotHere,
+enum ClaimError {
+    OutsideOfMessage,
     Lost,
     /// The kind that was sent, and the kind that is expected.
-    Another(u8, u8),
+    WrongKind(u8, u8),
 }
 
-impl fmt::Display for Unclaimed {
+impl fmt::Display for ClaimError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let name = |number| {
             let kind = ObjectKind::of_number(number);
-            kind.map_or("no kind of handle".to_owned(), |it| it.to_string())
+            kind.map_or("an unknown kind of handle".to_owned(), |it| it.to_string())
         };
         match *self {
-            Self::NotHere => f.write_str(OUTSIDE_OF_A_MESSAGE),
+            Self::OutsideOfMessage => f.write_str(OUTSIDE_OF_A_MESSAGE),
             Self::Lost => f.write_str("a handle has lost its descriptor"),
-            Self::Another(sent, wanted) => {
-                let (sent, wanted) = (name(sent), name(wanted));
+            Self::WrongKind(sent, expected) => {
+                let (sent, expected) = (name(sent), name(expected));
                 write!(
                     f,
-                    "a handle was sent as {sent} and cannot be received as {wanted}"
+                    "a handle was sent as {sent} and cannot be received as {expected}"
                 )
             }
         }
@@ -210,20 +210,24 @@ impl fmt::Display for Unclaimed {
 }
 
 /// Takes a descriptor from the list of the innermost decoding, if its kind matches.
-fn claim(kind: u8, number: u32) -> Result<Descriptor, Unclaimed> {
-    let mut list = swap(None).ok_or(Unclaimed::NotHere)?;
-    let claimed = take(&mut list, kind, number);
-    swap(Some(list));
+fn claim(kind: u8, number: u32) -> Result<Descriptor, ClaimError> {
+    let mut list = replace_decoding(None).ok_or(ClaimError::OutsideOfMessage)?;
+    let claimed = take_from(&mut list, kind, number);
+    replace_decoding(Some(list));
     claimed
 }
 
-fn take(list: &mut [Option<Attached>], kind: u8, number: u32) -> Result<Descriptor, Unclaimed> {
-    let entry = list.get_mut(number as usize).ok_or(Unclaimed::Lost)?;
+fn take_from(
+    list: &mut [Option<Attached>],
+    kind: u8,
+    number: u32,
+) -> Result<Descriptor, ClaimError> {
+    let entry = list.get_mut(number as usize).ok_or(ClaimError::Lost)?;
     match entry {
-        Some(attached) if attached.kind != kind => Err(Unclaimed::Another(attached.kind, kind)),
+        Some(attached) if attached.kind != kind => Err(ClaimError::WrongKind(attached.kind, kind)),
         entry => {
             let claimed = entry.take().map(|it| it.descriptor);
-            claimed.ok_or(Unclaimed::Lost)
+            claimed.ok_or(ClaimError::Lost)
         }
     }
 }
@@ -234,7 +238,8 @@ pub(crate) fn serialize_as<S: Serializer>(
     descriptor: &Descriptor,
     serializer: S,
 ) -> Result<S::Ok, S::Error> {
-    let number = enlist(kind, descriptor).ok_or_else(|| S::Error::custom(OUTSIDE_OF_A_MESSAGE))?;
+    let number =
+        add_to_encoding(kind, descriptor).ok_or_else(|| S::Error::custom(OUTSIDE_OF_A_MESSAGE))?;
     number.serialize(serializer)
 }
 
@@ -353,20 +358,20 @@ mod tests {
         let mut outer = Vec::new();
         let numbers = collect(&mut outer, || {
             let kind = ObjectKind::Descriptor as u8;
-            let first = enlist(kind, &reader);
+            let first = add_to_encoding(kind, &reader);
             let (inner, list) = encode(&writer);
             assert_eq!((inner.expect("it has a list"), list.len()), (vec![0; 4], 1));
             let panics = panic::catch_unwind(|| {
                 collect(&mut Vec::new(), || {
-                    enlist(kind, &writer);
+                    add_to_encoding(kind, &writer);
                     panic::resume_unwind(Box::new(()));
                 })
             });
             assert!(panics.is_err());
-            (first, enlist(kind, &writer))
+            (first, add_to_encoding(kind, &writer))
         });
         assert_eq!((numbers, outer.len()), ((Some(0), Some(1)), 2));
-        assert_eq!(enlist(ObjectKind::Descriptor as u8, &reader), None);
+        assert_eq!(add_to_encoding(ObjectKind::Descriptor as u8, &reader), None);
     }
     #[test]
     fn a_descriptor_is_claimed_only_as_what_it_is_a_part_of() {
@@ -383,7 +388,7 @@ mod tests {
         let unknown = Attached::received(fds, &[200]);
         let refusal = decode::<Part>(&bytes, unknown).map(drop);
         let refusal = refusal.expect_err("no kind");
-        assert!(refusal.contains("no kind of handle"), "{refusal}");
+        assert!(refusal.contains("an unknown kind of handle"), "{refusal}");
     }
 
     #[test]

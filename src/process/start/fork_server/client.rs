@@ -184,7 +184,9 @@ impl ForkServer {
                 control,
                 last_number: 0,
             }),
-            (READY, None) => Err(io::Error::other("no descriptor is left for it")),
+            (READY, None) => Err(io::Error::other(
+                "this process has too many open descriptors",
+            )),
             (b"", _) => Err(io::Error::other(
                 "the copy of the program ended before it was ready",
             )),
@@ -211,7 +213,7 @@ impl ForkServer {
             // This process has too many descriptors to receive the pidfd. The child exits when the
             // owner closes its ends, or when it receives `Stop`.
             (SpawnReply { errno: 0, .. }, None) => Err(StartError::Failed(io::Error::other(
-                "no descriptor is left for the new process",
+                "this process has too many open descriptors for the new process",
             ))),
             (SpawnReply { errno, .. }, _) => {
                 Err(StartError::Failed(io::Error::from_raw_os_error(errno)))
@@ -248,8 +250,8 @@ impl ForkServer {
         let deadline = Instant::now() + limit;
         loop {
             let mut bytes = [0; SpawnReply::SIZE];
-            let left = deadline.saturating_duration_since(Instant::now());
-            let answer = receive_timeout(&self.control, &mut bytes, left);
+            let remaining = deadline.saturating_duration_since(Instant::now());
+            let answer = receive_timeout(&self.control, &mut bytes, remaining);
             let (len, mut fds) = answer.map_err(|_| StartError::ServerGone)?;
             if len != SpawnReply::SIZE {
                 return Err(StartError::ServerGone);

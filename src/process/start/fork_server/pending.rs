@@ -24,7 +24,7 @@ pub(crate) fn accept_invitation(control: OwnedFd) -> Option<PendingServer> {
         // If this fails, the owner sees the end of the socket instead.
         let _ = socket::try_send(
             &control,
-            b"the copy of the program has no room for a descriptor",
+            b"the copy of the program has too many open descriptors",
             &[],
         );
     }

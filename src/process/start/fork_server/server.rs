@@ -363,15 +363,15 @@ impl ForkServerProcess {
             self.kill_orphans(|| false);
             deaths.clear();
             self.reap();
-            let left = deadline.saturating_duration_since(Instant::now());
+            let remaining = deadline.saturating_duration_since(Instant::now());
             let has_daemons = self.children.iter().any(|child| child.is_daemon);
             let orphans = self.orphans(|| false);
             let has_orphans = orphans.is_some_and(|pids| !pids.is_empty());
-            if left.is_zero() || !has_daemons && !has_orphans {
+            if remaining.is_zero() || !has_daemons && !has_orphans {
                 return;
             }
             // A failed wait only repeats the check earlier.
-            let _ = poll::is_readable(deaths, Some(left.min(Duration::from_millis(10))));
+            let _ = poll::is_readable(deaths, Some(remaining.min(Duration::from_millis(10))));
         }
     }
 }
