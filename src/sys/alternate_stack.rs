@@ -14,7 +14,7 @@ const ROOM: usize = 64 << 10;
 ///
 /// The kernel's record holds all registers: on ARM up to 8 KiB of vectors and a matrix of 64 KiB.
 fn size() -> usize {
-    // SAFETY: it reads what the kernel told this process at its start, or returns 0.
+    // SAFETY: it reads a value from the start of this process, or returns 0.
     let record = unsafe { libc::getauxval(libc::AT_MINSIGSTKSZ) };
     ROOM + usize::try_from(record).unwrap_or(0)
 }
@@ -24,7 +24,7 @@ fn size() -> usize {
 pub(super) struct AlternateStack(NonNull<c_void>);
 
 impl AlternateStack {
-    /// Maps a stack. Returns `None` if there is no memory for it. Takes no lock and does not
+    /// Maps a stack. Returns `None` if memory is short. Takes no lock and does not
     /// allocate on the heap.
     pub(super) fn map() -> Option<Self> {
         let page = memory::page_size().ok()?;
@@ -76,7 +76,7 @@ impl AlternateStack {
     ///
     /// The stack must be mapped, and no other thread may use it.
     pub(super) unsafe fn unmap(self) {
-        if of_this_thread().is_some_and(|it| it.ss_sp == self.0.as_ptr()) {
+        if of_this_thread().is_some_and(|stack| stack.ss_sp == self.0.as_ptr()) {
             let none = libc::stack_t {
                 ss_sp: ptr::null_mut(),
                 ss_flags: libc::SS_DISABLE,

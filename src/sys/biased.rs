@@ -40,7 +40,7 @@ struct BiasedLock<T> {
     visit: Mutex<()>,
 }
 
-// SAFETY: the value is accessed by one thread at a time (see the table), as behind a `Mutex`.
+// SAFETY: the value is accessed by one thread at a time (see the table), like that of a `Mutex`.
 unsafe impl<T: Send> Sync for BiasedLock<T> {}
 
 /// The value, for the thread that uses it all the time.
@@ -84,7 +84,7 @@ impl<T> Owner<T> {
         } else {
             fence(Ordering::SeqCst);
         }
-        // Acquire: what the last visitor did to the value comes with its store of `false`.
+        // Acquire: pairs with the visitor's store of `false` after its changes to the value.
         if self.0.is_wanted.load(Ordering::Acquire) {
             self.wait_for_visitor();
         }

@@ -44,7 +44,7 @@ pub(crate) enum Threads {
     #[default]
     One,
     /// Any threads. Only callers of an `unsafe` method choose this. They guarantee that the child
-    /// does not need what the other threads hold, and uses no reference of a guard.
+    /// does not need resources of the other threads, and uses no reference of a guard.
     Any,
 }
 

@@ -1,7 +1,7 @@
 //! Stack overflows: recorded for another process before the signal ends this one.
 //!
 //! A handler of SIGSEGV and SIGBUS distinguishes an overflow from other bad accesses, and forwards
-//! every signal to the previous handler. If there is none, the default action ends the process,
+//! every signal to the previous handler. Without one, the default action ends the process,
 //! with a core dump if those are enabled.
 //!
 //! The handler runs at any time, on the alternate stack of its thread. It only reads atomics and
@@ -97,7 +97,7 @@ fn handle(signal: c_int, previous: &AtomicPtr<libc::sigaction>) {
 extern "C" fn note_and_hand_on(signal: c_int, info: *mut libc::siginfo_t, context: *mut c_void) {
     // The interrupted code may be about to read it.
     let errno = Errno::last_raw();
-    // SAFETY: null, or what the kernel passes to a handler, which lives until that returns.
+    // SAFETY: null, or the argument of a handler, which lives until that returns.
     let fault = unsafe { info.as_ref() };
     // SAFETY: as above.
     let thread = unsafe { context.cast::<libc::ucontext_t>().as_ref() };
@@ -174,7 +174,7 @@ fn note() {
         OverflowNote::Message(socket, byte) => {
             let flags = libc::MSG_DONTWAIT | libc::MSG_NOSIGNAL;
             let byte = ptr::from_ref(byte).cast();
-            // SAFETY: it reads one byte, which lives forever. It fails if there is no reader.
+            // SAFETY: it reads one byte, which lives forever. It fails without a reader.
             unsafe { libc::send(*socket, byte, 1, flags) };
         }
     }
@@ -182,15 +182,15 @@ fn note() {
 
 /// Runs the previous action of a signal.
 fn hand_on(signal: c_int, info: *mut libc::siginfo_t, context: *mut c_void) {
-    let index = SIGNALS.iter().position(|it| *it == signal);
+    let index = SIGNALS.iter().position(|known| *known == signal);
     // Acquire: pairs with the store in `handle`.
     let previous = index.map(|index| PREVIOUS[index].load(Ordering::Acquire));
     // SAFETY: null, or what `handle` has stored, which lives forever.
     let previous = previous.and_then(|action| unsafe { action.as_ref() });
-    let Some(previous) = previous.filter(|it| it.sa_sigaction != libc::SIG_DFL) else {
+    let Some(previous) = previous.filter(|action| action.sa_sigaction != libc::SIG_DFL) else {
         return end_by(signal, info);
     };
-    // SAFETY: null, or what the kernel passes to a handler.
+    // SAFETY: null, or the argument of a handler.
     let is_sent = unsafe { info.as_ref() }.is_some_and(is_sent);
     match (previous.sa_sigaction, previous.sa_flags & libc::SA_SIGINFO) {
         (libc::SIG_IGN, _) if is_sent => {}
@@ -218,7 +218,7 @@ fn hand_on(signal: c_int, info: *mut libc::siginfo_t, context: *mut c_void) {
 fn end_by(signal: c_int, info: *mut libc::siginfo_t) {
     // SAFETY: the default action runs no code of this process; a handler may call this.
     unsafe { libc::signal(signal, libc::SIG_DFL) };
-    // SAFETY: null, or what the kernel passes to a handler.
+    // SAFETY: null, or the argument of a handler.
     if unsafe { info.as_ref() }.is_some_and(is_sent) {
         let own = std::process::id();
         // SAFETY: a plain number.

@@ -29,13 +29,17 @@ pub(crate) fn is_strangers_in_a_copy() -> bool {
 
 /// Returns the environment of this process with some variables changed.
 pub(crate) fn with(changes: &[(OsString, OsString)]) -> Vec<u8> {
-    let is_changed = |name: &OsStr| changes.iter().any(|it| it.0 == name);
-    let last = |at: usize| !changes[at + 1..].iter().any(|it| it.0 == changes[at].0);
+    let is_changed = |name: &OsStr| changes.iter().any(|change| change.0 == name);
+    let last = |at: usize| {
+        !changes[at + 1..]
+            .iter()
+            .any(|change| change.0 == changes[at].0)
+    };
     let mut all = Vec::new();
-    for (name, value) in std::env::vars_os().filter(|it| !is_changed(&it.0)) {
+    for (name, value) in std::env::vars_os().filter(|(name, _)| !is_changed(name)) {
         put(&mut all, &name, &value);
     }
-    for (_, (name, value)) in changes.iter().enumerate().filter(|it| last(it.0)) {
+    for (_, (name, value)) in changes.iter().enumerate().filter(|(at, _)| last(*at)) {
         put(&mut all, name, value);
     }
     all
@@ -50,10 +54,12 @@ pub(crate) fn with(changes: &[(OsString, OsString)]) -> Vec<u8> {
 pub(crate) fn initial_with(name: &str, value: &OsStr) -> Vec<CString> {
     // Unreadable if the process has changed its user.
     let block = std::fs::read("/proc/self/environ").ok();
-    let initial = block.and_then(|it| split(&it)).unwrap_or_else(present);
-    let is_another = |it: &CString| {
-        let value = it.as_bytes().strip_prefix(name.as_bytes());
-        value.is_none_or(|it| !it.starts_with(b"="))
+    let initial = block
+        .and_then(|block| split(&block))
+        .unwrap_or_else(present);
+    let is_another = |variable: &CString| {
+        let value = variable.as_bytes().strip_prefix(name.as_bytes());
+        value.is_none_or(|rest| !rest.starts_with(b"="))
     };
     let added = CString::new([name.as_bytes(), b"=", value.as_bytes()].concat());
     initial
@@ -66,16 +72,18 @@ pub(crate) fn initial_with(name: &str, value: &OsStr) -> Vec<CString> {
 /// Splits `/proc/self/environ` into variables. Returns `None` if the program has overwritten them,
 /// for example with a title for `ps`.
 fn split(block: &[u8]) -> Option<Vec<CString>> {
-    let variables = block.split_inclusive(|it| *it == 0).map(|it| {
+    let variables = block.split_inclusive(|byte| *byte == 0).map(|it| {
         let variable = CStr::from_bytes_with_nul(it).ok();
-        variable.filter(|it| it.to_bytes().contains(&b'='))
+        variable.filter(|text| text.to_bytes().contains(&b'='))
     });
-    variables.map(|it| it.map(CStr::to_owned)).collect()
+    variables
+        .map(|variable| variable.map(CStr::to_owned))
+        .collect()
 }
 
 fn present() -> Vec<CString> {
     let all = with(&[]);
-    let variables = all.split_inclusive(|it| *it == 0);
+    let variables = all.split_inclusive(|byte| *byte == 0);
     let variables = variables.map(CStr::from_bytes_with_nul);
     variables.flatten().map(CStr::to_owned).collect()
 }
@@ -83,7 +91,7 @@ fn present() -> Vec<CString> {
 /// Whether a variable can have this name and this value.
 pub(crate) fn can_be_set(name: &OsStr, value: &OsStr) -> bool {
     let name = name.as_bytes();
-    let is_name = !name.is_empty() && !name.iter().any(|it| [b'=', 0].contains(it));
+    let is_name = !name.is_empty() && !name.iter().any(|byte| [b'=', 0].contains(byte));
     is_name && !value.as_bytes().contains(&0)
 }
 
@@ -98,7 +106,7 @@ fn put(all: &mut Vec<u8>, name: &OsStr, value: &OsStr) {
     }
 }
 
-/// Replaces the environment of this process by one that [`with`] returned in another process. Fails
+/// Replaces the environment of this process by the result of [`with`] in another process. Fails
 /// if the process has several threads.
 ///
 /// If a name occurs twice, its first value counts, as for `getenv`.
@@ -110,14 +118,13 @@ pub(crate) fn replace(wanted: &[u8]) -> io::Result<()> {
         return Err(io::Error::other("another thread may read the environment"));
     }
     // The common case: the fork server has the environment of its owner.
-    // SAFETY: this process has
-    // one thread, as was just checked.
+    // SAFETY: this process has one thread, as was just checked.
     if unsafe { is(wanted) } {
         return Ok(());
     }
     let mut names = HashSet::new();
-    let wanted = wanted.split(|it| *it == 0).filter_map(variable);
-    let wanted: Vec<_> = wanted.filter(|it| names.insert(it.0)).collect();
+    let wanted = wanted.split(|byte| *byte == 0).filter_map(variable);
+    let wanted: Vec<_> = wanted.filter(|(name, _)| names.insert(*name)).collect();
     for (name, _) in std::env::vars_os() {
         if !names.contains(&*name) {
             // SAFETY: this process has one thread, as was checked above.
@@ -149,7 +156,7 @@ unsafe fn is(wanted: &[u8]) -> bool {
     let mut left = wanted;
     // SAFETY: null, or the address of an entry or of the terminating null, which the C library
     // maintains.
-    while let Some(text) = unsafe { next.as_ref() }.filter(|it| !it.is_null()) {
+    while let Some(text) = unsafe { next.as_ref() }.filter(|text| !text.is_null()) {
         // SAFETY: an entry that is not null is text with a terminating zero byte, and does not
         // change now, by the caller's contract.
         let text = unsafe { CStr::from_ptr(*text) };
@@ -164,7 +171,7 @@ unsafe fn is(wanted: &[u8]) -> bool {
 }
 
 fn variable(text: &[u8]) -> Option<(&OsStr, &OsStr)> {
-    let end = text.iter().position(|it| *it == b'=')?;
+    let end = text.iter().position(|byte| *byte == b'=')?;
     let (name, value) = (&text[..end], &text[end + 1..]);
     Some((OsStr::from_bytes(name), OsStr::from_bytes(value)))
 }
@@ -176,11 +183,11 @@ mod tests {
     #[test]
     fn an_environment_is_itself_and_nothing_less_or_more() {
         let own = with(&[]);
-        let last = own[..own.len() - 1].iter().rposition(|it| *it == 0);
-        let less = &own[..last.map_or(0, |it| it + 1)];
+        let last = own[..own.len() - 1].iter().rposition(|byte| *byte == 0);
+        let less = &own[..last.map_or(0, |index| index + 1)];
         let more = [&own[..], b"A=b\0"].concat();
         // SAFETY: no test of this crate's units changes the environment.
-        let found = [&own[..], less, &more].map(|it| unsafe { is(it) });
+        let found = [&own[..], less, &more].map(|text| unsafe { is(text) });
         assert_eq!(found, [true, false, false]);
     }
 
@@ -199,8 +206,8 @@ mod tests {
     fn a_changed_variable_is_there_once() {
         let change = |value: &str| (OsString::from("PATH"), OsString::from(value));
         let all = with(&[change("/first"), change("/last")]);
-        let paths = all.split(|it| *it == 0).filter_map(variable);
-        let paths: Vec<_> = paths.filter(|it| it.0 == "PATH").collect();
+        let paths = all.split(|byte| *byte == 0).filter_map(variable);
+        let paths: Vec<_> = paths.filter(|(name, _)| *name == "PATH").collect();
         assert_eq!(paths, [(OsStr::new("PATH"), OsStr::new("/last"))]);
     }
 
@@ -208,7 +215,10 @@ mod tests {
     fn a_value_may_have_anything_in_it() {
         let (name, value) = (OsString::from("A"), OsString::from("b=c d\n"));
         let all = with(&[(name.clone(), value.clone())]);
-        let found = all.split(|it| *it == 0).filter_map(variable).next_back();
+        let found = all
+            .split(|byte| *byte == 0)
+            .filter_map(variable)
+            .next_back();
         assert_eq!(found, Some((&*name, &*value)));
     }
 }

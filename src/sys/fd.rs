@@ -129,7 +129,7 @@ pub(crate) unsafe fn keep_only(kept: Vec<OwnedFd>) -> io::Result<Vec<OwnedFd>> {
     numbers.sort_unstable();
     let mut next = FIRST_AFTER_STDIO;
     for number in numbers {
-        // SAFETY: none of these is kept, and the others are unused, by the caller's contract.
+        // SAFETY: these are not kept, and the others are unused, by the caller's contract.
         unsafe { close_between(next, number - 1) }?;
         next = number + 1;
     }
@@ -173,7 +173,7 @@ unsafe fn close_between(first: RawFd, last: RawFd) -> io::Result<()> {
     Ok(())
 }
 
-/// Returns the open descriptors, including the one that lists them.
+/// Returns the open descriptors, including the descriptor that lists them.
 fn open_numbers() -> io::Result<Vec<RawFd>> {
     let entries = std::fs::read_dir("/proc/self/fd")?.flatten();
     let number = |it: std::fs::DirEntry| it.file_name().to_str()?.parse().ok();

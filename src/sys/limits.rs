@@ -26,7 +26,7 @@ pub(crate) fn pin_to_cpu(number: usize) -> io::Result<()> {
     let most = libc::CPU_SETSIZE as usize;
     // SAFETY: the number is below that of the set's CPUs.
     let cpus: Vec<usize> = (0..most)
-        .filter(|it| unsafe { libc::CPU_ISSET(*it, &allowed) })
+        .filter(|cpu| unsafe { libc::CPU_ISSET(*cpu, &allowed) })
         .collect();
     let Some(cpu) = cpus.get(number % cpus.len().max(1)) else {
         return Err(io::Error::other("the process may use no CPU"));

@@ -11,7 +11,7 @@ const REGISTER_PRIVATE_EXPEDITED: libc::c_int = 1 << 4;
 /// seccomp filter, or in an emulator.
 pub(super) fn has_remote_barrier() -> bool {
     static HAS: OnceLock<bool> = OnceLock::new();
-    *HAS.get_or_init(|| membarrier(QUERY).is_ok_and(|it| it & PRIVATE_EXPEDITED != 0))
+    *HAS.get_or_init(|| membarrier(QUERY).is_ok_and(|commands| commands & PRIVATE_EXPEDITED != 0))
 }
 
 /// Runs a full memory barrier in every running thread of this process, including this one.

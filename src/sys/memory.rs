@@ -83,14 +83,14 @@ pub(crate) fn punch_hole(file: impl AsFd, range: Range<usize>) -> io::Result<()>
         return Ok(());
     }
     let mode = FallocateFlags::FALLOC_FL_PUNCH_HOLE | FallocateFlags::FALLOC_FL_KEEP_SIZE;
-    let number = |it| libc::off_t::try_from(it).map_err(|_| io::ErrorKind::InvalidInput);
+    let number = |bytes| libc::off_t::try_from(bytes).map_err(|_| io::ErrorKind::InvalidInput);
     let (start, length) = (number(start)?, number(end - start)?);
     retry(|| fallocate(&file, mode, start, length))
 }
 
 pub(super) fn page_size() -> io::Result<usize> {
     let size = sysconf(SysconfVar::PAGE_SIZE)?;
-    let size = size.and_then(|it| usize::try_from(it).ok());
+    let size = size.and_then(|size| usize::try_from(size).ok());
     size.ok_or_else(|| io::ErrorKind::Unsupported.into())
 }
 
@@ -123,12 +123,15 @@ pub(crate) fn write_at(file: impl AsFd, mut offset: usize, mut bytes: &[u8]) -> 
 /// Returns the resident memory of this process, in bytes.
 pub(crate) fn resident() -> io::Result<u64> {
     let text = std::fs::read_to_string("/proc/self/statm")?;
-    let pages = text.split(' ').nth(1).and_then(|it| it.parse::<u64>().ok());
+    let pages = text
+        .split(' ')
+        .nth(1)
+        .and_then(|pages| pages.parse::<u64>().ok());
     // SAFETY: sysconf takes and gives plain numbers.
     let page = unsafe { libc::sysconf(libc::_SC_PAGESIZE) };
     let page = u64::try_from(page).map_err(io::Error::other)?;
     pages
-        .map(|it| it * page)
+        .map(|pages| pages * page)
         .ok_or_else(|| io::ErrorKind::InvalidData.into())
 }
 
@@ -269,13 +272,13 @@ impl Mapping {
             return Err(io::Error::other("the file is not sealed against shrinking"));
         }
         let end = offset.checked_add(bytes);
-        if !end.is_some_and(|it| len(&file).is_ok_and(|length| it <= length)) {
+        if !end.is_some_and(|end| len(&file).is_ok_and(|length| end <= length)) {
             return Err(io::ErrorKind::InvalidInput.into());
         }
         Self::map(file, offset, bytes, access)
     }
 
-    /// Like [`part`](Self::part), but for a file that may end before the mapping does: accesses may
+    /// Like [`part`](Self::part), but the file may end before the mapping does: accesses may
     /// fault.
     pub(crate) fn unchecked_part(
         file: Arc<OwnedFd>,

@@ -1,5 +1,4 @@
-//! The loaded executable and shared objects: where they lie, what tells them apart, what they run
-//! when they are loaded.
+//! The loaded executable and shared objects: their addresses, identities and constructors.
 
 use super::memory;
 use std::{
@@ -13,11 +12,11 @@ use std::{
     sync::OnceLock,
 };
 
-/// Tells one build of a module from every other.
+/// Identifies a build of a module.
 ///
-/// The program itself is [`ModuleId::PROGRAM`]: it is re-executed, so that both sides run the same
-/// file by construction. Any other module is a hash of its build-id or, where the linker wrote
-/// none, of its code; one whose code cannot be read either is passed over.
+/// The program itself is [`ModuleId::PROGRAM`]: it is re-executed, so both sides run the same file
+/// by construction. Any other module is identified by a hash of its build-id or, if the linker
+/// wrote none, of its code. A module whose code is not readable is skipped.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub(crate) struct ModuleId(pub(crate) u64);
 
@@ -25,11 +24,11 @@ impl ModuleId {
     pub(crate) const PROGRAM: Self = Self(0);
 }
 
-/// One loaded module.
+/// A loaded module.
 #[derive(Debug, Clone)]
 pub(crate) struct Module {
     pub(crate) id: ModuleId,
-    /// The address that offsets are counted from.
+    /// The address from which offsets are counted.
     base: usize,
     /// Addresses of its executable segments.
     code: Vec<Range<usize>>,
@@ -38,12 +37,12 @@ pub(crate) struct Module {
 }
 
 impl Module {
-    /// The offset of an address inside this module's code.
+    /// Returns the offset of an address inside this module's code.
     pub(crate) fn offset_of(&self, address: usize) -> Option<u64> {
         self.holds(address).then(|| (address - self.base) as u64)
     }
 
-    /// The address at an offset, if code lies there.
+    /// Returns the address at an offset, if there is code.
     pub(crate) fn address_of(&self, offset: u64) -> Option<usize> {
         let address = self.base.checked_add(usize::try_from(offset).ok()?)?;
         self.holds(address).then_some(address)
@@ -55,7 +54,7 @@ impl Module {
 
     /// Opens its file. `address` is any at which the file is mapped.
     pub(super) fn file(&self, address: usize) -> io::Result<File> {
-        // The file that runs, even if another has taken its name since.
+        // The running file, even if another file has its name by now.
         if self.id == ModuleId::PROGRAM && !is_run_by_loader() {
             return File::open("/proc/self/exe");
         }
@@ -67,28 +66,29 @@ impl Module {
         File::open(path.ok_or(io::ErrorKind::NotFound)?)
     }
 
-    /// The constructors that the loader runs after the one at `address`; none if that is not one of
-    /// this module's.
+    /// Returns the constructors that the loader runs after the one at `address`, or no constructors
+    /// if it is not one of this module's.
     ///
     /// # Safety
     ///
     /// The module must still be loaded.
     pub(crate) unsafe fn constructors_after(&self, address: usize) -> Vec<usize> {
-        // SAFETY: it is still loaded, by the caller's contract, where `describe` has found it.
+        // SAFETY: it is still loaded at the place that `describe` has found, by the caller's
+        // contract.
         let constructors = |dynamic| unsafe { constructors(self.base, dynamic) };
         let all = self.dynamic.map(constructors).unwrap_or_default();
-        let own = all.iter().position(|it| *it == address);
+        let own = all.iter().position(|constructor| *constructor == address);
         let after = own.map(|own| &all[own + 1..]).unwrap_or_default();
-        // 0 and -1 are fillers that the loader skips too.
+        // 0 and -1 are fillers, which the loader skips too.
         after
             .iter()
             .copied()
-            .filter(|it| *it != 0 && *it != usize::MAX)
+            .filter(|function| *function != 0 && *function != usize::MAX)
             .collect()
     }
 }
 
-/// The program's own module: the first that the loader lists, and never unloaded.
+/// Returns the program's own module: the first that the loader lists, which is never unloaded.
 pub(crate) fn program() -> &'static Module {
     static PROGRAM: OnceLock<Module> = OnceLock::new();
     PROGRAM.get_or_init(|| {
@@ -99,31 +99,31 @@ pub(crate) fn program() -> &'static Module {
     })
 }
 
-/// Whether the kernel has executed the loader, which was told to run the program: `/proc/self/exe`
-/// is the loader then.
+/// Whether the kernel has executed the loader with the program as its argument. `/proc/self/exe` is
+/// then the loader.
 ///
-/// The kernel has entered another module than the program. A program that unpacks itself was
-/// entered in none.
+/// In this case the kernel's entry point is in another module than the program. The entry point of
+/// a program that unpacks itself is in no module.
 pub(crate) fn is_run_by_loader() -> bool {
     let auxiliary = std::fs::read("/proc/self/auxv").unwrap_or_default();
     let entry = entry_in(&auxiliary).and_then(containing);
-    entry.is_some_and(|it| it.id != ModuleId::PROGRAM)
+    entry.is_some_and(|module| module.id != ModuleId::PROGRAM)
 }
 
-/// The address at which the kernel has begun, in pairs of words as it has passed them. The loader
-/// changes its copy of them.
+/// Returns the entry point from the kernel's auxiliary vector, which consists of pairs of words.
+/// The loader changes its own copy of it.
 fn entry_in(auxiliary: &[u8]) -> Option<usize> {
     let words: Vec<usize> = auxiliary
         .chunks_exact(size_of::<usize>())
-        .filter_map(|it| it.try_into().ok().map(usize::from_ne_bytes))
+        .filter_map(|word| word.try_into().ok().map(usize::from_ne_bytes))
         .collect();
     let mut pairs = words.chunks_exact(2);
-    let entry = pairs.find(|it| it[0] as u64 == libc::AT_ENTRY)?;
+    let entry = pairs.find(|pair| pair[0] as u64 == libc::AT_ENTRY)?;
     Some(entry[1])
 }
 
-/// Tells this build of the program from every other: a hash of its build-id or, where the linker
-/// wrote none, of its code.
+/// Returns an identity of this build of the program: a hash of its build-id or, if the linker wrote
+/// none, of its code.
 pub(crate) fn build() -> u64 {
     static BUILD: OnceLock<u64> = OnceLock::new();
     *BUILD.get_or_init(|| {
@@ -147,20 +147,20 @@ unsafe extern "C" fn identify_first(
     // SAFETY: the module is loaded while the loader calls this: it holds its lock against
     // `dlclose`.
     let module = unsafe { describe(info.dlpi_addr as usize, headers, false) };
-    // SAFETY: `build` passes its local and does not touch it during the call.
-    unsafe { *build.cast::<u64>() = module.map_or(0, |it| it.id.0) };
-    // The program is the first, and the only one asked for.
+    // SAFETY: `build` passes its local and does not access it during the call.
+    unsafe { *build.cast::<u64>() = module.map_or(0, |module| module.id.0) };
+    // Ends the walk: the program is the first module.
     1
 }
 
-/// The module that holds the code at `address`.
+/// Returns the module that contains the code at `address`.
 pub(crate) fn containing(address: usize) -> Option<Module> {
     find(|it| it.holds(address))
 }
 
-/// Returns the modules that hold code at any of these addresses, with their file names.
+/// Returns the modules that contain code at any of these addresses, with their file names.
 ///
-/// Unlike [`containing`], it takes one walk, and computes the identity of no other module.
+/// Unlike [`containing`], it walks once, and computes the identity of no other module.
 pub(crate) fn holding(addresses: &[usize]) -> Vec<(Module, String)> {
     let mut search = ModuleSearch {
         addresses,
@@ -172,7 +172,7 @@ pub(crate) fn holding(addresses: &[usize]) -> Vec<(Module, String)> {
     search.found
 }
 
-/// What [`holding`] looks for, and has found.
+/// The addresses that [`holding`] looks up, and the modules found so far.
 struct ModuleSearch<'a> {
     addresses: &'a [usize],
     /// Whether the next module is the program.
@@ -187,7 +187,7 @@ unsafe extern "C" fn collect_holding(
 ) -> c_int {
     // SAFETY: the loader passes a valid record, which it does not change during the call.
     let info = unsafe { &*info };
-    // SAFETY: `holding` passes its search and does not touch it during the call.
+    // SAFETY: `holding` passes its search and does not access it during the call.
     let search = unsafe { &mut *search.cast::<ModuleSearch<'_>>() };
     let is_program = std::mem::take(&mut search.is_first);
     // SAFETY: the loader's record names `dlpi_phnum` headers from `dlpi_phdr` on.
@@ -199,14 +199,14 @@ unsafe extern "C" fn collect_holding(
         // SAFETY: the module is loaded while the loader calls this: it holds its lock against
         // `dlclose`.
         let module = unsafe { describe(base, headers, is_program) };
-        // SAFETY: the loader's name of the module, which ends with a zero, if it has one.
+        // SAFETY: null or the loader's name of the module, which ends with a zero.
         let name = unsafe { file_name(info.dlpi_name) };
-        search.found.extend(module.map(|it| (it, name)));
+        search.found.extend(module.map(|module| (module, name)));
     }
     0
 }
 
-/// Returns the last part of a path; nothing for the null pointer.
+/// Returns the last part of a path, or an empty string for the null pointer.
 ///
 /// # Safety
 ///
@@ -221,9 +221,9 @@ unsafe fn file_name(path: *const c_char) -> String {
     name.to_owned()
 }
 
-/// The loaded module with this identity.
+/// Returns the loaded module with this identity.
 pub(crate) fn with_id(id: ModuleId) -> Option<Module> {
-    find(|it| it.id == id)
+    find(|module| module.id == id)
 }
 
 fn find(wanted: impl Fn(&Module) -> bool) -> Option<Module> {
@@ -234,8 +234,8 @@ fn find(wanted: impl Fn(&Module) -> bool) -> Option<Module> {
     loaded().into_iter().skip(1).find(wanted)
 }
 
-/// Every module, the program first. Modules come and go (`dlopen`), so only the program is
-/// remembered.
+/// Returns all modules, the program first. Modules are loaded and unloaded (`dlopen`), so only the
+/// program is cached.
 fn loaded() -> Vec<Module> {
     let mut modules: Vec<Module> = Vec::new();
     // SAFETY: `collect` is called before this returns, with the vector that is passed here.
@@ -250,7 +250,7 @@ unsafe extern "C" fn collect(
 ) -> c_int {
     // SAFETY: the loader passes a valid record, which it does not change during the call.
     let info = unsafe { &*info };
-    // SAFETY: `loaded` passes its vector and does not touch it during the call.
+    // SAFETY: `loaded` passes its vector and does not access it during the call.
     let modules = unsafe { &mut *modules.cast::<Vec<Module>>() };
     // SAFETY: the loader's record names `dlpi_phnum` headers from `dlpi_phdr` on.
     let headers = unsafe { slice::from_raw_parts(info.dlpi_phdr, info.dlpi_phnum.into()) };
@@ -261,11 +261,11 @@ unsafe extern "C" fn collect(
     0
 }
 
-/// None for a module that nothing tells apart from others, whose functions cannot be named then.
+/// Returns `None` for a module without an identity, whose functions cannot be named.
 ///
 /// # Safety
 ///
-/// `headers` must be those of a module that is loaded at `base`, and stays so meanwhile.
+/// `headers` must be those of a module at `base` that stays loaded during the call.
 unsafe fn describe(base: usize, headers: &[libc::Elf64_Phdr], is_program: bool) -> Option<Module> {
     let segments = |wanted, flags| segments(base, headers, wanted, flags);
     let id = if is_program {
@@ -275,8 +275,7 @@ unsafe fn describe(base: usize, headers: &[libc::Elf64_Phdr], is_program: bool) 
             segments(libc::PT_NOTE, libc::PF_R),
             segments(libc::PT_LOAD, libc::PF_R | libc::PF_X),
         );
-        // SAFETY: these segments are mapped, by the caller's contract, and readable, as their flags
-        // say.
+        // SAFETY: these segments are mapped, by the caller's contract, and readable by their flags.
         unsafe { identity(notes, code) }?
     };
     Some(Module {
@@ -287,8 +286,8 @@ unsafe fn describe(base: usize, headers: &[libc::Elf64_Phdr], is_program: bool) 
     })
 }
 
-/// Returns where the segments of a type lie that have all of these flags, in a module that is
-/// loaded at `base`.
+/// Returns the address ranges of the segments with this type and all of these flags, in a module
+/// that is loaded at `base`.
 pub(super) fn segments(
     base: usize,
     headers: &[libc::Elf64_Phdr],
@@ -297,56 +296,55 @@ pub(super) fn segments(
 ) -> impl Iterator<Item = Range<usize>> {
     let is_wanted =
         move |it: &&libc::Elf64_Phdr| it.p_type == wanted && it.p_flags & flags == flags;
-    headers.iter().filter(is_wanted).map(move |it| {
-        let start = base.wrapping_add(it.p_vaddr as usize);
-        start..start + it.p_memsz as usize
+    headers.iter().filter(is_wanted).map(move |header| {
+        let start = base.wrapping_add(header.p_vaddr as usize);
+        start..start + header.p_memsz as usize
     })
 }
 
-/// A hash of the build-id or, where there is none, of the code; none where there is neither.
+/// Returns a hash of the build-id or, without one, of the code; `None` if both are missing.
 ///
 /// # Safety
 ///
-/// As for [`bytes`], of each segment.
+/// Each segment must satisfy the contract of [`bytes`].
 unsafe fn identity(
     mut notes: impl Iterator<Item = Range<usize>>,
     code: impl Iterator<Item = Range<usize>>,
 ) -> Option<ModuleId> {
     let mut hasher = DefaultHasher::new();
     // SAFETY: by the caller's contract.
-    let build_id = notes.find_map(|it| build_id(unsafe { bytes(it) }));
+    let build_id = notes.find_map(|segment| build_id(unsafe { bytes(segment) }));
     match build_id {
         Some(id) => id.hash(&mut hasher),
         None => {
             let mut code = code.peekable();
             code.peek()?;
             // SAFETY: by the caller's contract.
-            code.for_each(|it| unsafe { bytes(it) }.hash(&mut hasher));
+            code.for_each(|segment| unsafe { bytes(segment) }.hash(&mut hasher));
         }
     }
     Some(ModuleId(hasher.finish().max(1)))
 }
 
-/// The bytes of a segment.
+/// Returns the bytes of a segment.
 ///
 /// # Safety
 ///
-/// It must be mapped and readable, and nobody may write to it, for as long as the bytes are looked
-/// at.
+/// It must be mapped and readable, and must not be written to as long as the bytes are used.
 unsafe fn bytes<'a>(segment: Range<usize>) -> &'a [u8] {
     let start = ptr::with_exposed_provenance(segment.start);
     // SAFETY: by the caller's contract.
     unsafe { slice::from_raw_parts(start, segment.len()) }
 }
 
-/// The build-id among the notes of a segment: (name length, length, type, name, bytes), each padded
-/// to four bytes.
+/// Finds the build-id among the notes of a segment: (name length, length, type, name, bytes), each
+/// padded to four bytes.
 fn build_id(mut notes: &[u8]) -> Option<&[u8]> {
     const BUILD_ID: u32 = 3;
     let word = |at: usize, notes: &[u8]| {
         notes
             .get(at..at + 4)
-            .map(|it| u32::from_ne_bytes([it[0], it[1], it[2], it[3]]))
+            .map(|word| u32::from_ne_bytes([word[0], word[1], word[2], word[3]]))
     };
     loop {
         let (name, length) = (word(0, notes)? as usize, word(4, notes)? as usize);
@@ -364,17 +362,17 @@ fn build_id(mut notes: &[u8]) -> Option<&[u8]> {
 ///
 /// # Safety
 ///
-/// The section must lie there, in a module that stays loaded while the entries are taken.
+/// The section must be at this address, in a module that stays loaded while the entries are read.
 pub(super) unsafe fn dynamic_entries(dynamic: usize) -> impl Iterator<Item = [i64; 2]> {
     const DT_NULL: i64 = 0;
     let first = ptr::with_exposed_provenance::<[i64; 2]>(dynamic);
-    // SAFETY: the section is mapped, by the caller's contract, and its end is an entry DT_NULL,
-    // behind which nothing is taken.
+    // SAFETY: the section is mapped, by the caller's contract. It ends with an entry DT_NULL, after
+    // which no entry is read.
     let entries = (0..).map(move |index| unsafe { *first.wrapping_add(index) });
-    entries.take_while(|it| it[0] != DT_NULL)
+    entries.take_while(|[tag, _]| *tag != DT_NULL)
 }
 
-/// The functions in a module's `.init_array`, in the order in which they run.
+/// Returns the functions in a module's `.init_array`, in execution order.
 ///
 /// # Safety
 ///
@@ -429,7 +427,7 @@ mod tests {
         let mut header: libc::Elf64_Phdr = unsafe { std::mem::zeroed() };
         (header.p_type, header.p_flags) = (libc::PT_LOAD, libc::PF_X);
         (header.p_vaddr, header.p_memsz) = (1 << 12, 1 << 12);
-        // SAFETY: a module of which no byte can be read is as good as loaded.
+        // SAFETY: the module has no readable bytes, so none are read.
         let module = unsafe { describe(0, &[header], false) };
         assert!(module.is_none());
         // SAFETY: as above.

@@ -83,7 +83,7 @@ static OWN_NAMES: Mutex<Vec<OwnName>> = Mutex::new(Vec::new());
 /// list that no longer runs.
 const PATIENCE: Duration = Duration::from_millis(100);
 
-/// Gives a file its name. Fails with `AlreadyExists` if another file has it. Earlier writes to the
+/// Names a file. Fails with `AlreadyExists` if another file has it. Earlier writes to the
 /// file are visible under the name.
 pub(crate) fn publish(name: &str, file: &OwnedFd) -> io::Result<UnlinkGuard> {
     let own = OwnName {
@@ -109,7 +109,7 @@ pub(crate) struct UnlinkGuard(OwnName);
 impl Drop for UnlinkGuard {
     fn drop(&mut self) {
         if self.0.process == pid::current() {
-            OWN_NAMES.lock().retain(|it| *it != self.0);
+            OWN_NAMES.lock().retain(|name| *name != self.0);
             // Fails if the name was already removed.
             let _ = remove_file(&self.0.name, self.0.file);
         }
@@ -124,7 +124,7 @@ pub(crate) fn remove_own() {
     let own = pid::current();
     // The names stay on the list: a copy of a process with threads must not free memory, since the
     // allocator's locks may be held.
-    for name in names.iter().filter(|it| it.process == own) {
+    for name in names.iter().filter(|name| name.process == own) {
         // As above.
         let _ = remove_file(&name.name, name.file);
     }

@@ -1,7 +1,7 @@
 //! Alternate stacks for the threads that this process will start.
 //!
 //! std sets one up for each thread if the program has reached `main`. A re-executed copy of the
-//! program does not reach `main`, and there is no call that would set them up. So calls of
+//! program does not reach `main`, and no call would set them up. So calls of
 //! `pthread_create` are redirected in the loaded modules: a function of this crate starts the
 //! thread, and another one runs first in it.
 //!
@@ -43,7 +43,7 @@ struct ThreadStart {
 
 /// Redirects the calls that start threads, once. Does nothing in a process with several threads.
 pub(crate) fn redirect_pthread_create() {
-    if MEANS.get().is_some() || !threads::listed().is_ok_and(|it| it == 1) {
+    if MEANS.get().is_some() || !threads::listed().is_ok_and(|count| count == 1) {
         return;
     }
     // SAFETY: the name ends with a zero.
@@ -102,7 +102,7 @@ extern "C-unwind" fn begin(stack: *mut c_void) -> *mut c_void {
     // SAFETY: `create` passes the start of a mapped stack, which is this thread's from now on.
     unsafe { AlternateStack::from_start(at) }.use_here();
     if let Some(means) = MEANS.get() {
-        // If there is no memory for this, the stack stays mapped.
+        // If memory is short, the stack stays mapped.
         // SAFETY: the key was created
         // together with `MEANS`.
         unsafe { libc::pthread_setspecific(means.key, stack) };

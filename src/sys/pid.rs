@@ -124,7 +124,7 @@ impl ProcessIdentity {
     /// Whether both may be the same process. The start time is unknown in a process without a
     /// descriptor.
     fn may_be(self, other: Self) -> bool {
-        let starts = [self, other].map(|it| it.0 >> 32);
+        let starts = [self, other].map(|identity| identity.0 >> 32);
         self.pid() == other.pid() && (starts[0] == starts[1] || starts.contains(&0))
     }
 }
@@ -144,7 +144,7 @@ pub(crate) fn is_asleep(pid: u32) -> bool {
 /// contain any characters.
 fn field_of(pid: u32, number: usize) -> Option<String> {
     let stat = std::fs::read(procfs::folder_of(pid).ok()?.join("stat")).ok()?;
-    let after_name = stat.iter().rposition(|it| *it == b')')?;
+    let after_name = stat.iter().rposition(|byte| *byte == b')')?;
     let fields = std::str::from_utf8(&stat[after_name + 1..]).ok()?;
     fields
         .split_ascii_whitespace()

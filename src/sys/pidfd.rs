@@ -120,7 +120,7 @@ impl PidFd {
         self.reap();
     }
 
-    /// Reaps the process if it is a child of this one that has ended and was not reaped.
+    /// Reaps the process if it is an ended child of this process that was not reaped.
     fn reap(&self) {
         use nix::sys::wait::{Id, WaitPidFlag, waitid};
         let flags = WaitPidFlag::WEXITED | WaitPidFlag::WNOHANG;

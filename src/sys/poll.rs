@@ -18,9 +18,9 @@ use std::{
 
 /// Waits until `fd` is readable or its peer has closed it. Returns false after `limit`.
 pub(crate) fn is_readable(fd: impl AsFd, limit: Option<Duration>) -> io::Result<bool> {
-    let deadline = limit.and_then(|it| Instant::now().checked_add(it));
+    let deadline = limit.and_then(|limit| Instant::now().checked_add(limit));
     loop {
-        let timeout = deadline.map(|it| it.saturating_duration_since(Instant::now()));
+        let timeout = deadline.map(|deadline| deadline.saturating_duration_since(Instant::now()));
         let mut fds = [PollFd::new(fd.as_fd(), PollFlags::POLLIN)];
         match nix::poll::poll(&mut fds, poll_timeout(timeout)) {
             Err(nix::Error::EINTR) => {}
@@ -35,14 +35,14 @@ pub(crate) fn is_readable(fd: impl AsFd, limit: Option<Duration>) -> io::Result<
 /// Waits for `limit`, or until the peer of `fd` has closed it or a signal arrives.
 pub(crate) fn wait_for_hang_up(fd: impl AsFd, limit: Duration) {
     let mut fds = [PollFd::new(fd.as_fd(), PollFlags::empty())];
-    // The caller checks its condition again, whatever ended the wait.
+    // The caller checks its condition again after any outcome.
     let _ = nix::poll::poll(&mut fds, poll_timeout(Some(limit)));
 }
 
 /// Whether the peer of a Unix socket has closed it, or the connection was shut down.
 pub(crate) fn has_hung_up(fd: impl AsFd) -> bool {
     let mut fds = [PollFd::new(fd.as_fd(), PollFlags::empty())];
-    nix::poll::poll(&mut fds, PollTimeout::ZERO).is_ok_and(|it| it > 0)
+    nix::poll::poll(&mut fds, PollTimeout::ZERO).is_ok_and(|count| count > 0)
 }
 
 /// Waits until one of `fds` is readable or at its end, and returns which are.
@@ -52,7 +52,7 @@ pub(crate) fn which_readable<const N: usize>(
 ) -> io::Result<[bool; N]> {
     let mut polled = fds.map(|fd| PollFd::new(fd, PollFlags::POLLIN));
     retry(|| nix::poll::poll(&mut polled, poll_timeout(limit)))?;
-    Ok(polled.map(|it| it.any().unwrap_or(true)))
+    Ok(polled.map(|fd| fd.any().unwrap_or(true)))
 }
 
 /// Waits until one of `fds` is readable or at its end, and returns which are. Returns no
@@ -64,7 +64,7 @@ pub(crate) fn wait_readable(
     let polled = fds.iter().map(|fd| PollFd::new(*fd, PollFlags::POLLIN));
     let mut polled: Vec<_> = polled.collect();
     loop {
-        let limit = deadline.map(|it| it.saturating_duration_since(Instant::now()));
+        let limit = deadline.map(|deadline| deadline.saturating_duration_since(Instant::now()));
         match nix::poll::poll(&mut polled, poll_timeout(limit)) {
             Err(nix::Error::EINTR) => {}
             Err(error) => return Err(error.into()),
@@ -73,8 +73,8 @@ pub(crate) fn wait_readable(
             Ok(_) => break,
         }
     }
-    let is_ready = |it: &PollFd<'_>| it.any().unwrap_or(true);
-    let indices = polled.iter().enumerate().filter(|it| is_ready(it.1));
+    let is_ready = |fd: &PollFd<'_>| fd.any().unwrap_or(true);
+    let indices = polled.iter().enumerate().filter(|(_, fd)| is_ready(fd));
     Ok(indices.map(|it| it.0).collect())
 }
 
@@ -145,7 +145,7 @@ impl Poller {
     /// wait early.
     pub(crate) fn wait(&self, limit: Option<Duration>, ready: &mut Vec<u64>) -> io::Result<()> {
         let mut events = [EpollEvent::empty(); 64];
-        let millis = limit.map(|it| it.as_nanos().div_ceil(1_000_000));
+        let millis = limit.map(|limit| limit.as_nanos().div_ceil(1_000_000));
         let timeout = match millis {
             None => EpollTimeout::NONE,
             Some(millis) => EpollTimeout::try_from(millis).unwrap_or(EpollTimeout::MAX),

@@ -39,7 +39,7 @@ fn number_in_proc(process: &PidFd) -> Option<u32> {
     let number = process.as_fd().as_raw_fd();
     let info = fs::read_to_string(format!("/proc/self/fdinfo/{number}")).ok()?;
     let number = field(&info, "Pid:")?.parse().ok();
-    number.filter(|it| *it > 0)
+    number.filter(|number| *number > 0)
 }
 
 /// Returns the function that translates numbers in /proc to numbers in this namespace.

@@ -52,7 +52,7 @@ pub(crate) enum MutexError {
 /// | `depth` | meaning |
 /// |---|---|
 /// | 0 | not held through this value |
-/// | n > 0 | locked n times through this value; or a thread of this process, or of the process that it is a copy of, has ended with it or is missing in the copy. It is then no longer held, and the mapping is leaked without need |
+/// | n > 0 | locked n times through this value; or a thread of this process, or of the process that it is a copy of, has ended with it or is missing in the copy. It is then no longer held, and the mapping leaks |
 ///
 /// Only the holder writes it.
 #[derive(Debug)]
@@ -117,7 +117,7 @@ impl RobustMutex {
     pub(crate) fn open(mapping: Mapping, offset: usize) -> Self {
         const { assert!(size_of::<Raw>() <= Self::SIZE && align_of::<Raw>() <= Self::SIZE) };
         let end = offset.checked_add(Self::SIZE);
-        let is_inside = end.is_some_and(|it| it <= mapping.length());
+        let is_inside = end.is_some_and(|end| end <= mapping.length());
         assert!(
             is_inside && offset.is_multiple_of(Self::SIZE),
             "a mutex does not fit at offset {offset}"
@@ -299,7 +299,7 @@ mod tests {
     fn a_thread_that_ends_with_it_leaves_it_to_the_next_taker_who_is_told_once() {
         for reentry in [MutexKind::ErrorCheck, MutexKind::Recursive] {
             let mutex = mutex(reentry);
-            thread::scope(|it| it.spawn(|| drop(mutex.lock())).join()).expect("no panic");
+            thread::scope(|scope| scope.spawn(|| drop(mutex.lock())).join()).expect("no panic");
             assert!(matches!(mutex.try_lock(), Ok(LockState::OwnerDied)));
             mutex.unlock();
             assert!(matches!(mutex.lock(), Ok(LockState::Clean)));
@@ -321,7 +321,7 @@ mod tests {
         (0..3).for_each(|_| assert!(matches!(counted.lock(), Ok(LockState::Clean))));
         (0..3).for_each(|_| counted.unlock());
         let elsewhere = || matches!(counted.try_lock(), Ok(LockState::Clean));
-        assert!(thread::scope(|it| it.spawn(elsewhere).join()).expect("no panic"));
+        assert!(thread::scope(|scope| scope.spawn(elsewhere).join()).expect("no panic"));
     }
 
     #[test]
@@ -335,7 +335,7 @@ mod tests {
             let refused = mutex.lock_until(Some(start + limit));
             matches!(refused, Err(MutexError::Held)) && start.elapsed() >= limit
         };
-        assert!(thread::scope(|it| it.spawn(wait).join()).expect("no panic"));
+        assert!(thread::scope(|scope| scope.spawn(wait).join()).expect("no panic"));
         mutex.unlock();
         assert!(matches!(mutex.lock_until(None), Ok(LockState::Clean)));
         mutex.unlock();

@@ -38,7 +38,9 @@ impl IgnoredSignals {
     /// Returns the signals that this process ignores now.
     pub(crate) fn now() -> Self {
         let mut bits = 0;
-        for signal in all().filter(|it| !NEVER_IGNORED.iter().any(|never| *never as i32 == *it)) {
+        for signal in
+            all().filter(|signal| !NEVER_IGNORED.iter().any(|never| *never as i32 == *signal))
+        {
             if action_of(signal) == Some(libc::SIG_IGN) {
                 bits |= bit(signal);
             }
@@ -58,7 +60,7 @@ impl IgnoredSignals {
     /// have been forked just now.
     pub(crate) fn replace_with(self, others: Self) {
         let changed = self.0 ^ others.0;
-        for signal in all().filter(|it| changed & bit(*it) != 0) {
+        for signal in all().filter(|signal| changed & bit(*signal) != 0) {
             others.apply(signal);
         }
     }
@@ -83,9 +85,9 @@ fn bit(signal: libc::c_int) -> u64 {
     1 << (signal - 1)
 }
 
-/// Returns the numbers of all signals except those that the C library reserves.
+/// Returns the numbers of all signals except those reserved by the C library.
 fn all() -> impl Iterator<Item = libc::c_int> {
-    let standard = Signal::iterator().map(|it| it as libc::c_int);
+    let standard = Signal::iterator().map(|signal| signal as libc::c_int);
     standard.chain(libc::SIGRTMIN()..=libc::SIGRTMAX())
 }
 
@@ -170,12 +172,12 @@ fn is_told_to_end() -> bool {
     // SAFETY: null, or a word that lives forever: `leave_the_end_to_the_owner` takes no other.
     let word = unsafe { word.as_ref() };
     // Acquire: pairs with the store before the signal.
-    word.is_some_and(|it| it.load(Ordering::Acquire) != 0)
+    word.is_some_and(|word| word.load(Ordering::Acquire) != 0)
 }
 
 /// Returns the process that sent a signal, or `None` if the kernel did.
 fn sender_of(info: *mut libc::siginfo_t) -> Option<u32> {
-    // SAFETY: null, or what the kernel passes to a handler, which lives until that returns.
+    // SAFETY: null, or the argument of a handler, which lives until that returns.
     let info = unsafe { info.as_ref() }?;
     let is_sent = [libc::SI_USER, libc::SI_TKILL, libc::SI_QUEUE].contains(&info.si_code);
     // SAFETY: a signal that a process sent names its sender.
@@ -189,7 +191,9 @@ fn sender_of(info: *mut libc::siginfo_t) -> Option<u32> {
 /// stay ignored. These are handlers, not `SIG_IGN`: `exec` restores the default for programs that
 /// this process starts.
 pub(crate) fn leave_the_end_to_the_owner(told: Option<&'static AtomicU32>) -> io::Result<()> {
-    let told = told.map_or(std::ptr::null_mut(), |it| std::ptr::from_ref(it).cast_mut());
+    let told = told.map_or(std::ptr::null_mut(), |word| {
+        std::ptr::from_ref(word).cast_mut()
+    });
     SET_BY.store(std::process::id(), Ordering::Relaxed);
     TOLD_TO_END.store(told, Ordering::Release);
     for signal in ENDING {

@@ -86,7 +86,7 @@ pub(crate) fn connect_unix(path: &Path, limit: Duration) -> io::Result<OwnedFd> 
     let flags = SockFlag::SOCK_CLOEXEC;
     let socket = nix::sys::socket::socket(AddressFamily::Unix, SockType::Stream, flags, None)?;
     let socket = above_stdio(socket)?;
-    // A nonblocking socket would fail at once if the queue is full, and there is no event to poll
+    // A nonblocking socket would fail at once if the queue is full, without an event to poll
     // for.
     let micros = i64::try_from(limit.as_micros()).unwrap_or(i64::MAX).max(1);
     setsockopt(
@@ -278,7 +278,7 @@ fn send_once_allowed(socket: impl AsFd, bytes: &[u8], fds: &[BorrowedFd<'_>]) ->
                 if error.raw_os_error() == Some(libc::ETOOMANYREFS)
                     && Instant::now() < deadline =>
             {
-                // There is no event for free room.
+                // The kernel reports no event for free room.
                 poll::wait_for_hang_up(&socket, Duration::from_millis(1));
             }
             sent => return sent,
@@ -301,7 +301,7 @@ fn part(tag: FrameTag, batch: PartKind, labels: &[u8]) -> [u8; PART] {
     bytes
 }
 
-/// Receives the next message of [`send_fds`]. Fails with `WouldBlock` if there is none,
+/// Receives the next message of [`send_fds`]. Fails with `WouldBlock` if none is queued,
 /// `UnexpectedEof` if the peer has closed its end, and `InvalidData` if it is another message.
 pub(crate) fn try_receive_part(socket: impl AsFd) -> io::Result<FdPart> {
     let mut bytes = [0; PART];
@@ -312,7 +312,7 @@ pub(crate) fn try_receive_part(socket: impl AsFd) -> io::Result<FdPart> {
         _ => return Err(io::ErrorKind::InvalidData.into()),
     };
     let batches = [PartKind::More, PartKind::Last, PartKind::GivenUp];
-    let batch = batches.into_iter().find(|it| *it as u8 == batch);
+    let batch = batches.into_iter().find(|kind| *kind as u8 == batch);
     let batch = batch.ok_or(io::ErrorKind::InvalidData)?;
     let labels = bytes[HEAD..][..fds.len().min(MAX_FDS)].to_vec();
     Ok(FdPart {
@@ -387,7 +387,7 @@ pub(crate) fn receive(socket: impl AsFd, buffer: &mut [u8]) -> io::Result<(usize
     receive_with(socket, buffer, 0, &mut [0; CONTROL_WORDS])
 }
 
-/// Like [`receive`], but fails with `WouldBlock` if there is no message.
+/// Like [`receive`], but fails with `WouldBlock` if no message is queued.
 pub(crate) fn try_receive(
     socket: impl AsFd,
     buffer: &mut [u8],
@@ -395,7 +395,7 @@ pub(crate) fn try_receive(
     receive_with(socket, buffer, libc::MSG_DONTWAIT, &mut [0; CONTROL_WORDS])
 }
 
-/// Like [`try_receive`], but for a message of any length. Fails, without taking the message, if
+/// Like [`try_receive`], for messages of any length. Fails, without taking the message, if
 /// this process has no room for a descriptor in it.
 pub(crate) fn try_receive_whole(socket: impl AsFd) -> io::Result<(Vec<u8>, Vec<OwnedFd>)> {
     let flags = MsgFlags::MSG_PEEK | MsgFlags::MSG_TRUNC | MsgFlags::MSG_DONTWAIT;
@@ -403,7 +403,7 @@ pub(crate) fn try_receive_whole(socket: impl AsFd) -> io::Result<(Vec<u8>, Vec<O
     let (length, flags) = retry(|| match recvmsg::<()>(number, &mut [], None, flags) {
         // As in `receive_with`.
         Err(Errno::ECONNRESET) => Err(Errno::EINTR),
-        peeked => peeked.map(|it| (it.bytes, it.flags)),
+        peeked => peeked.map(|message| (message.bytes, message.flags)),
     })?;
     if flags.contains(MsgFlags::MSG_CTRUNC) {
         // The message has a descriptor. The duplicate checks that there is a free number for it.
@@ -534,7 +534,7 @@ mod tests {
         for count in [1, MAX_FDS, MAX_FDS + 1, 3 * MAX_FDS] {
             let mut sent = vec![reader.as_fd(); count];
             sent[count - 1] = writer.as_fd();
-            let sent_labels: Vec<u8> = (0..count).map(|it| it as u8).collect();
+            let sent_labels: Vec<u8> = (0..count).map(|number| number as u8).collect();
             send_fds(&a, FrameTag::default(), &sent, &sent_labels).expect("a list");
             let (mut fds, mut labels, mut last) = (Vec::new(), Vec::new(), PartKind::More);
             while last == PartKind::More {

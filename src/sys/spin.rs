@@ -1,42 +1,41 @@
-//! Waits for a word to change without going to sleep, while that pays.
+//! Spins until a word changes, as long as that is cheaper than sleeping.
 //!
-//! Waking a sleeping core costs 30 µs and more, ten times what the message itself costs. So a short
-//! wait asks again and again, and calls `sched_yield` between two questions. The yield gives the
-//! core to any process that wants it, and the kernel takes its time to give it back: a whole time
-//! slice (about 4 ms) for each neighbour. A process that sleeps is woken at once on the same
-//! machine.
+//! Waking a sleeping core costs 30 µs and more, ten times the cost of a message. So a short wait
+//! checks repeatedly, and calls `sched_yield` between two checks. The yield gives the core to any
+//! process that wants it. The kernel returns it late: after a whole time slice (about 4 ms) for
+//! each other process. A sleeping process, in contrast, is woken at once.
 //!
-//! So a wait learns from the time that its yields took, whether or not the answer was there
-//! afterwards: in 4 ms it nearly always is. Time lost to a neighbour is paid back by waits that
-//! sleep without asking first, each worth [`SHARE`], twice as many each time it happens again.
-//! Asking in vain is paid back in the same way. A neighbour therefore costs the mean wait at most
-//! about [`SHARE`].
+//! So a wait learns from the duration of its yields, also after a success: within 4 ms the word has
+//! nearly always changed. Later waits sleep without spinning to pay back lost time. Each pays back
+//! [`SHARE`], and their number doubles with each further loss. Spinning without success is paid
+//! back in the same way. So another process costs the mean wait at most about [`SHARE`].
 
 use std::time::{Duration, Instant};
 
-/// One wake-up of a sleeping core, about (PEERS.md: 40-85 µs there and back).
+/// About the cost of waking a sleeping core (PEERS.md: 40-85 µs for a round trip).
 const BUDGET: Duration = Duration::from_micros(50);
 
-/// A `sched_yield` with no other process to run returns within 1 µs; after this, one ran.
+/// A `sched_yield` without another runnable process returns within 1 µs. A longer one has run
+/// another process.
 const LATE: Duration = Duration::from_micros(10);
 
-/// What one wait that sleeps at once pays back of the time that was lost before.
+/// The lost time that a wait pays back by sleeping at once.
 const SHARE: Duration = Duration::from_micros(5);
 
-/// Waits in a row that sleep at once, at most.
+/// Maximum number of consecutive waits that sleep at once.
 const MAX_SKIPPED: u32 = 4096;
 
-/// Decides from the waits before whether the next one is worth spinning.
+/// Decides from earlier waits whether the next one should spin.
 #[derive(Debug, Default)]
 pub(crate) struct Spin {
-    /// Waits left that sleep at once.
+    /// The number of next waits that sleep at once.
     skip: u32,
-    /// Waits that slept at once after the last loss.
+    /// The number of waits that slept at once after the last loss.
     penalty: u32,
 }
 
 impl Spin {
-    /// Asks until `wait_readable` is true or asking no longer pays; returns the last answer.
+    /// Spins until `ready` returns true or spinning no longer pays. Returns the last result.
     pub(crate) fn spin_until(&mut self, mut ready: impl FnMut() -> bool) -> bool {
         if ready() {
             return true;
@@ -58,9 +57,10 @@ impl Spin {
         }
     }
 
-    /// Learns from one yield and the question after it; returns true when asking no longer pays.
+    /// Updates the state after a yield and a check. Returns true if spinning no longer pays.
     fn learn(&mut self, yielded: Duration, waited: Duration, is_ready: bool) -> bool {
-        // A peer that shares the core answers during the yield, so a success may be a little late.
+        // A peer on the same core stores the word during the yield, so a success may be a little
+        // late.
         let limit = if is_ready { BUDGET } else { LATE };
         if yielded > limit {
             self.start_pause(waits_worth(yielded));
@@ -75,14 +75,14 @@ impl Spin {
         false
     }
 
-    /// Lets at least `min` waits sleep at once, and twice as many as after the last loss.
+    /// Makes at least `min` waits sleep at once, and twice as many as after the last loss.
     fn start_pause(&mut self, min: u32) {
         self.penalty = (self.penalty * 2).max(min).min(MAX_SKIPPED);
         self.skip = self.penalty;
     }
 }
 
-/// Waits that pay back this time.
+/// Returns the number of waits that pay back this time.
 fn waits_worth(lost: Duration) -> u32 {
     let waits = lost.as_nanos() / SHARE.as_nanos();
     u32::try_from(waits).unwrap_or(MAX_SKIPPED)

@@ -1,9 +1,9 @@
-//! The calls that led to a panic: noted as places in modules where it happens, named in the process
-//! that asks.
+//! The stack of a panic: recorded as offsets in modules in the process that panics, named in the
+//! process that asks for the text.
 //!
-//! Naming takes up to a second, as it reads the debug information of the program; noting takes some
-//! microseconds. A place is an offset in a module, so that it means the same in every process that
-//! has the module loaded, wherever that lies.
+//! Naming takes up to a second, because it reads the debug information of the program. Recording
+//! takes microseconds. An offset in a module means the same in every process that has loaded the
+//! module, at any address.
 
 use super::{
     modules::{self, Module, ModuleId},
@@ -17,43 +17,44 @@ use std::{
     sync::{Arc, OnceLock},
 };
 
-/// Calls that are noted at most, from the innermost on.
+/// Maximum number of recorded calls, from the innermost outwards.
 const MAX_FRAMES: usize = 128;
 
-/// The function of std that calls the panic hook: what that calls tells nothing of the panic.
+/// The function of std that calls the panic hook. The calls inside it are not part of the panic's
+/// cause.
 const PANIC_HOOK: &str = "__rust_end_short_backtrace";
 
-/// The functions of this crate that call the user's: what calls them tells nothing of the panic
-/// either.
+/// The functions of this crate that call the user's functions. The calls outside them are not part
+/// of the panic's cause.
 const CALLER: &str = "procpool::process::function::";
 
-/// Where calls stand in the code, as far as it can be told to another process.
+/// The call sites in the code, in a form that another process can resolve.
 #[derive(Debug, Clone, Default, Serialize, Deserialize)]
 pub(crate) struct Frames {
     modules: Vec<ModuleOrigin>,
-    /// From the innermost on.
+    /// From the innermost outwards.
     offsets: Vec<FrameOffset>,
 }
 
-/// A module as another process knows it.
+/// A module, as another process identifies it.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 struct ModuleOrigin {
     id: u64,
-    /// Of its file; empty for the program.
+    /// The file name; empty for the program.
     name: String,
 }
 
-/// Where a call returns to.
+/// A return address.
 #[derive(Debug, Clone, Copy, Serialize, Deserialize)]
 struct FrameOffset {
-    /// The number of its module among the origins; one past the end where no module is known.
+    /// The index of its module; one past the end if the module is unknown.
     module: u32,
-    /// From the module's load address or, without a module, from zero.
+    /// Counted from the module's load address, or from zero without a module.
     offset: u64,
 }
 
 impl Frames {
-    /// Notes the calls that have led here.
+    /// Records the current calls of this thread.
     pub(crate) fn here() -> Self {
         let mut walk = Walk {
             addresses: [0; MAX_FRAMES],
@@ -67,9 +68,9 @@ impl Frames {
     fn at(addresses: &[usize]) -> Self {
         let modules = modules::holding(addresses);
         let place = |address: &usize| {
-            let mut offsets = modules.iter().map(|it| it.0.offset_of(*address));
+            let mut offsets = modules.iter().map(|(module, _)| module.offset_of(*address));
             let module = offsets.position(|it| it.is_some());
-            let offset = module.and_then(|it| modules[it].0.offset_of(*address));
+            let offset = module.and_then(|index| modules[index].0.offset_of(*address));
             FrameOffset {
                 module: module.unwrap_or(modules.len()) as u32,
                 offset: offset.unwrap_or(*address as u64),
@@ -86,14 +87,16 @@ impl Frames {
         }
     }
 
-    /// Names the calls, as `std::backtrace` prints them; `is_ours` says whether they are of this
+    /// Names the calls in the format of `std::backtrace`. `is_ours` is whether they belong to this
     /// program.
     fn text(&self, is_ours: bool) -> String {
         let mut functions = self.functions(is_ours);
         let is_hook = |it: &FrameFunction| it.name.contains(PANIC_HOOK);
         let hook = functions.iter().rposition(is_hook);
-        functions.drain(..hook.map_or(0, |it| it + 1));
-        let caller = functions.iter().position(|it| it.name.contains(CALLER));
+        functions.drain(..hook.map_or(0, |index| index + 1));
+        let caller = functions
+            .iter()
+            .position(|function| function.name.contains(CALLER));
         functions.truncate(caller.unwrap_or(functions.len()));
         let directory = std::env::current_dir().unwrap_or_default();
         let mut text = String::new();
@@ -104,7 +107,7 @@ impl Frames {
         text
     }
 
-    /// Returns the functions at the places; several at one where some were inlined there.
+    /// Returns the functions at the offsets; several for an offset with inlined functions.
     fn functions(&self, is_ours: bool) -> Vec<FrameFunction> {
         let find = |origin: &ModuleOrigin| {
             let id = ModuleId(origin.id);
@@ -112,11 +115,15 @@ impl Frames {
         };
         let loaded: Vec<_> = self.modules.iter().map(find).collect();
         let mut functions = Vec::new();
-        // Another process has written them, and may have written more.
+        // The frames may come from another process, and may be more.
         for place in self.offsets.iter().take(MAX_FRAMES) {
             let module = loaded.get(place.module as usize).and_then(Option::as_ref);
             let known = functions.len();
-            functions.extend(module.map(|it| named(it, place.offset)).unwrap_or_default());
+            functions.extend(
+                module
+                    .map(|module| named(module, place.offset))
+                    .unwrap_or_default(),
+            );
             if functions.len() == known {
                 functions.push(self.unnamed(*place));
             }
@@ -124,10 +131,10 @@ impl Frames {
         functions
     }
 
-    /// What can be said of a call of which this process knows no name.
+    /// Describes a call whose function has no name in this process.
     fn unnamed(&self, place: FrameOffset) -> FrameFunction {
         let origin = self.modules.get(place.module as usize);
-        let name = match origin.map(|it| it.name.as_str()) {
+        let name = match origin.map(|origin| origin.name.as_str()) {
             None => format!("{:#x}", place.offset),
             Some("") => format!("program+{:#x}", place.offset),
             Some(module) => format!("{module}+{:#x}", place.offset),
@@ -136,13 +143,13 @@ impl Frames {
     }
 }
 
-/// Appends where a frame's call returns to; ends the walk when there is no room for more.
+/// Appends a frame's return address. Ends the walk if the array is full.
 extern "C" fn note(frame: *mut c_void, walk: *mut c_void) -> c_int {
     /// `_URC_NO_REASON`.
     const GO_ON: c_int = 0;
     /// `_URC_END_OF_STACK`.
     const END: c_int = 5;
-    // SAFETY: `here` passes its walk and does not touch it during the call.
+    // SAFETY: `here` passes its walk and does not access it during the call.
     let walk = unsafe { &mut *walk.cast::<Walk>() };
     let Some(free) = walk.addresses.get_mut(walk.count) else {
         return END;
@@ -153,13 +160,13 @@ extern "C" fn note(frame: *mut c_void, walk: *mut c_void) -> c_int {
     GO_ON
 }
 
-/// What a walk has found. It lies on the stack: a panic may be of a process without memory.
+/// The result of a walk. It is on the stack: a process that panics may be out of memory.
 struct Walk {
     addresses: [usize; MAX_FRAMES],
     count: usize,
 }
 
-// The unwinder of the language: std links it into every program.
+// The unwinder of the language, which std links into every program.
 unsafe extern "C" {
     fn _Unwind_Backtrace(
         trace: extern "C" fn(*mut c_void, *mut c_void) -> c_int,
@@ -171,10 +178,10 @@ unsafe extern "C" {
 /// Returns the functions that contain the call which returns to an offset.
 fn named(module: &Module, offset: u64) -> Vec<FrameFunction> {
     let address = module.address_of(offset);
-    // The call is the instruction before: behind the last one another function may begin.
+    // The call is the instruction before. Another function may begin after it.
     let call = offset.saturating_sub(1);
     address
-        .map(|it| symbols::functions(module, it, call))
+        .map(|address| symbols::functions(module, address, call))
         .unwrap_or_default()
 }
 
@@ -185,22 +192,22 @@ impl FrameFunction {
             return Ok(());
         };
         let inside = source.file.strip_prefix(directory).ok();
-        let file = inside.map_or_else(|| source.file.clone(), |it| Path::new(".").join(it));
+        let file = inside.map_or_else(|| source.file.clone(), |inside| Path::new(".").join(inside));
         write!(text, "             at {}:{}", file.display(), source.line)?;
-        let column = source.column.map(|it| format!(":{it}"));
+        let column = source.column.map(|column| format!(":{column}"));
         writeln!(text, "{}", column.unwrap_or_default())
     }
 }
 
-/// The calls that led to a panic in this program or in another, and their text once it was asked
-/// for. Clones share that.
+/// The stack of a panic in this program or another, and its text after the first request. Clones
+/// share them.
 #[derive(Clone, Default)]
 pub(crate) struct Trace(Arc<TraceInner>);
 
 #[derive(Default)]
 struct TraceInner {
     frames: Frames,
-    /// The [`modules::build`] of their program; `None` for this one.
+    /// The [`modules::build`] of the other program; `None` for this one.
     build: Option<u64>,
     text: OnceLock<String>,
 }
@@ -226,12 +233,12 @@ impl Trace {
             build,
             text,
         } = &*self.0;
-        text.get_or_init(|| calls.text(build.is_none_or(|it| it == modules::build())))
+        text.get_or_init(|| calls.text(build.is_none_or(|build| build == modules::build())))
     }
 }
 
-/// Its calls travel, with the program that they are of, and not its text: that takes long, and may
-/// never be asked for.
+/// Sends the calls and the program's build without the text, which is slow to compute and may never
+/// be needed.
 impl Serialize for Trace {
     fn serialize<S: Serializer>(&self, to: S) -> Result<S::Ok, S::Error> {
         let build = self.0.build.unwrap_or_else(modules::build);

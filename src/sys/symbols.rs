@@ -46,7 +46,7 @@ pub(super) fn functions(module: &Module, address: usize, offset: u64) -> Vec<Fra
     symbols.map(|it| it.functions(offset)).unwrap_or_default()
 }
 
-/// What a module's file says of its functions.
+/// The function names in a module's file.
 struct Symbols {
     /// `None` if the file has no debug information that can be read.
     lines: Option<Context<Reader>>,
@@ -82,7 +82,8 @@ impl Symbols {
         functions
     }
 
-    /// Returns what the debug information says, as far as it can be read.
+    /// Returns the functions at an offset from the debug information, or `None` if it is
+    /// unreadable.
     fn frames(&self, offset: u64) -> Option<Vec<FrameFunction>> {
         let frames = self.lines.as_ref()?.find_frames(offset).skip_all_loads();
         let (mut frames, mut functions) = (frames.ok()?, Vec::new());
@@ -120,12 +121,12 @@ fn map(file: &File) -> io::Result<&'static [u8]> {
     let (access, flags) = (ProtFlags::PROT_READ, MapFlags::MAP_PRIVATE);
     // SAFETY: a fresh mapping at an address of the kernel's choice touches no memory that exists.
     let start = unsafe { mmap(None, size, access, flags, file, 0) }?;
-    // SAFETY: so many bytes are mapped there, and never unmapped. The file is loaded as a program or
+    // SAFETY: `len` bytes are mapped there, and never unmapped. The file is loaded as a program or
     // library. A process that shortens or changes it breaks the code of this one in the same way.
     Ok(unsafe { slice::from_raw_parts(start.cast().as_ptr(), len) })
 }
 
-/// Returns the bytes of a section; none if it is missing or compressed.
+/// Returns the bytes of a section, or no bytes if it is missing or compressed.
 fn section(file: &'static [u8], sections: &SectionTable<'static, Header>, name: &str) -> Reader {
     let section = sections.section_by_name(Native, name.as_bytes());
     let plain = section.filter(|(_, it)| !it.sh_flags(Native).contains(SHF_COMPRESSED));
@@ -133,7 +134,7 @@ fn section(file: &'static [u8], sections: &SectionTable<'static, Header>, name: 
     EndianSlice::new(bytes.unwrap_or_default(), NativeEndian)
 }
 
-/// Returns the functions of the symbol table or, in a file without it, those that it exports.
+/// Returns the functions of the symbol table or, without a symbol table, the exported functions.
 fn table(file: &'static [u8], sections: &SectionTable<'static, Header>) -> Vec<Symbol> {
     let kinds = [SHT_SYMTAB, SHT_DYNSYM].into_iter();
     let tables = kinds.filter_map(|it| sections.symbols(Native, file, it).ok());

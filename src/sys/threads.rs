@@ -17,7 +17,7 @@ const PAUSE: Duration = Duration::from_micros(20);
 /// `PF_EXITING` of the kernel's `linux/sched.h`.
 const EXITING: u32 = 4;
 
-/// Counts the threads of this process, including ended ones that the kernel still lists.
+/// Counts the threads of this process, including ended threads that the kernel still lists.
 pub(crate) fn listed() -> io::Result<u64> {
     // The link count of a directory in /proc is the number of its subdirectories plus two.
     Ok(fs::metadata("/proc/self/task")?.nlink().saturating_sub(2))
@@ -60,13 +60,13 @@ fn is_ending(stat: &Path) -> bool {
     let Ok(stat) = fs::read(stat) else {
         return true;
     };
-    flags_in_stat(&stat).is_some_and(|it| it & EXITING != 0)
+    flags_in_stat(&stat).is_some_and(|flags| flags & EXITING != 0)
 }
 
 /// Returns the ninth field of `/proc/*/stat`. The second is a name in parentheses that may contain
 /// any characters.
 fn flags_in_stat(stat: &[u8]) -> Option<u32> {
-    let after_name = stat.iter().rposition(|it| *it == b')')?;
+    let after_name = stat.iter().rposition(|byte| *byte == b')')?;
     let fields = std::str::from_utf8(&stat[after_name + 1..]).ok()?;
     fields.split_ascii_whitespace().nth(6)?.parse().ok()
 }
