@@ -1,28 +1,27 @@
-//! Where values are encoded, one after the other: private memory for a small one, a slab for one
-//! that is not.
+//! A buffer for encoded values: private memory for small values, a slab for a large one.
 
 use crate::shm::Slab;
 use crate::wire::codec::ByteSink;
 use std::{fmt, mem, sync::Arc};
 
-/// Bytes; a larger value travels in shared memory. Up to here a copy through a pipe or a ring costs
-/// less than the bookkeeping (benches/pool.rs, group `payload`).
+/// Bytes; a larger value travels in shared memory. Up to this length, a copy through a pipe or a
+/// ring costs less than the bookkeeping (benches/pool.rs, group `payload`).
 pub(crate) const SPILL: usize = 64 << 10;
 
-/// Bytes that stay private where no slab is to be had: the length of a frame has 32 bits.
+/// Maximum bytes in private memory when no slab is available: the length of a frame has 32 bits.
 const MAX_PRIVATE_BYTES: usize = 2 << 30;
 
-/// Where a buffer gets a slab from when it needs one.
+/// The source of a buffer's slabs.
 pub(crate) trait SlabSource: Send + Sync {
-    /// A free slab with room for `bytes`; none when the value is to stay private.
+    /// Returns a free slab with room for `bytes`; `None` if the value must stay private.
     fn take(&self, bytes: usize) -> Option<Slab>;
 
-    /// Takes back a slab whose value is not wanted. The peer may have it mapped, so that dropping
-    /// it is not enough.
+    /// Takes back a slab whose value is not needed. The peer may have it mapped, so dropping it is
+    /// not enough.
     fn give_back(&self, slab: Slab);
 }
 
-/// Makes a slab for each large value.
+/// Creates a slab for each large value.
 pub(crate) struct FreshSlabs;
 
 impl SlabSource for FreshSlabs {
@@ -33,14 +32,14 @@ impl SlabSource for FreshSlabs {
     fn give_back(&self, _slab: Slab) {}
 }
 
-/// Encoded values in a row, of which the last may lie in a slab.
+/// Encoded values in a row. The last one may be in a slab.
 pub(crate) struct Buffer {
     private: Vec<u8>,
-    /// Where the last value begins.
+    /// The offset of the last value.
     start: usize,
-    /// The length that `private` may not exceed.
+    /// The maximum length of `private`, above which the last value moves to a slab.
     limit: usize,
-    /// The last value, if it is large, and its length.
+    /// The last value, if it is large, and its length in bytes.
     slab: Option<(Slab, usize)>,
     slabs: Arc<dyn SlabSource>,
 }
@@ -50,7 +49,7 @@ impl Buffer {
         Self::with_memory(Vec::new(), slabs)
     }
 
-    /// Starts empty, in the memory of a vector that was used before.
+    /// Creates an empty buffer that reuses the memory of a vector.
     pub(crate) fn with_memory(mut private: Vec<u8>, slabs: Arc<dyn SlabSource>) -> Self {
         private.clear();
         Self {
@@ -62,22 +61,22 @@ impl Buffer {
         }
     }
 
-    /// Forgets everything, but keeps the memory.
+    /// Removes all values and keeps the memory.
     #[inline]
     pub(crate) fn clear(&mut self) {
         self.truncate(0);
         self.begin_value();
     }
 
-    /// Begins a value behind what is there, which must be private.
+    /// Starts a value after the existing ones, which must be private.
     #[inline]
     pub(crate) fn begin_value(&mut self) {
-        debug_assert!(self.slab.is_none(), "a large value is the last");
+        debug_assert!(self.slab.is_none(), "a large value must be the last one");
         self.start = self.private.len();
         self.limit = self.start + SPILL;
     }
 
-    /// Drops all but the first `len` private bytes.
+    /// Truncates the buffer to the first `length` private bytes.
     #[inline]
     pub(crate) fn truncate(&mut self, length: usize) {
         self.private.truncate(length);
@@ -86,18 +85,18 @@ impl Buffer {
         }
     }
 
-    /// Everything private.
+    /// Returns all private bytes.
     #[inline]
     pub(crate) fn private(&self) -> &[u8] {
         &self.private
     }
 
-    /// The same, to fill in what was left open.
+    /// Returns all private bytes mutably, to fill in fields that were left open.
     pub(crate) fn private_mut(&mut self) -> &mut [u8] {
         &mut self.private
     }
 
-    /// Takes everything private, and its memory.
+    /// Takes all private bytes with their memory.
     pub(crate) fn take_private(&mut self) -> Vec<u8> {
         let taken = mem::take(&mut self.private);
         self.begin_value();
@@ -110,7 +109,7 @@ impl Buffer {
         self.slab.is_some()
     }
 
-    /// Takes the last value if it is large, and says how long it is.
+    /// Takes the last value if it is large, with its length in bytes.
     #[inline]
     pub(crate) fn take_slab(&mut self) -> Option<(Slab, usize)> {
         self.slab.take()
@@ -122,7 +121,7 @@ impl Buffer {
             self.spill(bytes.len());
         }
         let Some((slab, length)) = &mut self.slab else {
-            // No slab is to be had: the value stays where it is, whatever its size.
+            // No slab is available: the value stays private, at any size.
             self.limit = usize::MAX;
             let has_room = self.private.len() + bytes.len() <= MAX_PRIVATE_BYTES
                 && self.private.try_reserve(bytes.len()).is_ok();
@@ -142,7 +141,7 @@ impl Buffer {
         true
     }
 
-    /// Moves the last value to a slab that has room for `more` bytes besides.
+    /// Moves the last value to a slab with room for `more` further bytes.
     fn spill(&mut self, more: usize) {
         let value = &self.private[self.start..];
         let needed = value.len().checked_add(more);
@@ -152,7 +151,7 @@ impl Buffer {
         slab.write_at(0, value);
         self.slab = Some((slab, value.len()));
         self.private.truncate(self.start);
-        // Nothing fits below this, so that what follows goes to the slab, too.
+        // No length is below this limit, so all further bytes go to the slab.
         self.limit = 0;
     }
 }

@@ -1,7 +1,8 @@
-//! Which guards in this process give references to shared items: it must not be copied then.
+//! Guards of this process that give references to shared items. The process must not be forked
+//! while it has any.
 //!
-//! A copy of the process would have the same references, to the same memory, and no lock keeps the
-//! two apart.
+//! A forked copy would have the same references to the same memory, and no lock keeps the two
+//! processes apart.
 
 use crate::sys::pid;
 use crate::wire::kind::ObjectKind;
@@ -14,19 +15,19 @@ use std::{
     },
 };
 
-/// Whether a handle has a guard that was not dropped; leaked ones stay.
+/// Whether a handle has a guard that was not dropped. A leaked guard stays.
 ///
 /// | value | meaning |
 /// |---|---|
-/// | 0 | each guard was dropped |
-/// | a process's id | that process has a guard, or has leaked one |
+/// | 0 | every guard was dropped |
+/// | a process id | that process has a guard, or has leaked one |
 ///
-/// Only the holder of the handle's mutex writes it. It lies behind a pointer, where [`guards`]
-/// finds it: a lock then costs no count that all threads share.
+/// Only the holder of the handle's mutex writes it. It is in an allocation of its own, where
+/// [`guards`] finds it, so taking a lock updates no counter that threads share.
 #[derive(Debug)]
 pub(super) struct Lent(Arc<AtomicU32>);
 
-/// The words of all handles, with what each is a handle to.
+/// The words of all handles, with the kinds of the handles.
 static ALL: Mutex<All> = Mutex::new(All {
     words: Vec::new(),
     crowded: 0,
@@ -34,7 +35,7 @@ static ALL: Mutex<All> = Mutex::new(All {
 
 struct All {
     words: Vec<(ObjectKind, Weak<AtomicU32>)>,
-    /// Words of dropped handles leave the list when it is so long.
+    /// The length of the list at which words of dropped handles are removed.
     crowded: usize,
 }
 
@@ -46,20 +47,20 @@ impl Lent {
         Self(word)
     }
 
-    /// Notes a guard in the process of that id, which calls this.
+    /// Records a guard in process `process`, which must be the calling one.
     #[inline]
     pub(super) fn begin(&self, process: u32) {
-        // Relaxed, as everywhere here: the process has one thread when another's guards matter.
+        // Relaxed, like everywhere here: a process that is about to be forked has one thread.
         self.0.store(process, Ordering::Relaxed);
     }
 
-    /// Notes that the guard was dropped.
+    /// Records that the guard was dropped.
     #[inline]
     pub(super) fn end(&self) {
         self.0.store(0, Ordering::Relaxed);
     }
 
-    /// Whether this process, and not one that it is a copy of, has a guard.
+    /// Whether this process has a guard; a guard inherited by `fork` does not count.
     pub(super) fn is_here(&self) -> bool {
         self.0.load(Ordering::Relaxed) == pid::current()
     }
@@ -68,16 +69,16 @@ impl Lent {
 impl All {
     fn add(&mut self, kind: ObjectKind, word: Weak<AtomicU32>) {
         if self.words.len() >= self.crowded {
-            self.words.retain(|it| it.1.strong_count() > 0);
+            self.words.retain(|entry| entry.1.strong_count() > 0);
             self.crowded = 2 * self.words.len() + 16;
         }
         self.words.push((kind, word));
     }
 
     fn count(&self, kind: ObjectKind) -> usize {
-        let words = self.words.iter().filter(|it| it.0 == kind);
-        let handles = words.filter_map(|it| it.1.upgrade());
-        handles.filter(|it| Lent(it.clone()).is_here()).count()
+        let words = self.words.iter().filter(|entry| entry.0 == kind);
+        let handles = words.filter_map(|entry| entry.1.upgrade());
+        handles.filter(|word| Lent(word.clone()).is_here()).count()
     }
 }
 
@@ -90,9 +91,9 @@ pub(crate) struct Guards {
 
 /// Returns the guards that this process has or has leaked; `None` if there are none.
 ///
-/// A leaked guard counts until its handle is dropped, with which its references end. Guards of the
-/// process that this one is a copy of do not count: they panic here, and whoever made the copy
-/// in spite of them has promised that it does not use their references.
+/// A leaked guard counts until its handle is dropped, which ends its references. Guards inherited
+/// by `fork` do not count: they panic here. A caller that forked in spite of them has promised not
+/// to use their references.
 pub(crate) fn guards() -> Option<Guards> {
     let all = ALL.lock();
     let guards = Guards {

@@ -1,16 +1,16 @@
-//! Shared memory as bytes, with a name or without.
+//! Shared memory as bytes, with or without a name.
 //!
 //! [`Value`](crate::sync::Value), [`Array`](crate::sync::Array) and [`Atomic`](crate::sync::Atomic)
 //! are shared memory with a type.
 //!
 //! The kernel frees unnamed memory with its last handle. A name stays in `/dev/shm` until it is
-//! unlinked, also if the process that created it was killed.
+//! unlinked, even if the process that created it was killed.
 
-// Relies on: anonymous files (`memfd`), sealed against becoming shorter, so that a mapping never
-// faults. The kernel frees them with their last user.
+// Relies on: anonymous files (`memfd`), sealed against shrinking, so that a mapping never faults.
+// The kernel frees them with their last user.
 //
-// Invariant: only `view.rs` turns shared bytes into references. A byte that another process can
-// change is copied out before it is examined, and not read twice.
+// Invariant: only `view.rs` turns shared bytes into references. Bytes that another process can
+// change are copied out before they are examined, and are not read twice.
 
 mod buffer;
 mod lent;

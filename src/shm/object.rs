@@ -1,19 +1,19 @@
-//! What a handle refers to: a segment that says what lies in it, so that it is never taken for
-//! something else.
+//! Objects: segments that handles refer to. Each describes its content, so that it is never
+//! mistaken for an object of another type.
 //!
-//! It starts with a header that nobody can write but its maker, before anybody else can know the
-//! segment:
+//! An object starts with a header. Only its creator writes it, before any other process can have
+//! the object:
 //!
-//! | bytes | |
+//! | bytes | content |
 //! |---|---|
 //! | 0..8 | `procpool` |
-//! | 8..16 | its [`ObjectKind`] |
-//! | 16..24 | the [`fingerprint`] of its type, if its kind has one |
-//! | 24..32 | how many bytes are mapped, these included; the file may be longer |
-//! | 32..40 | a number of its own |
+//! | 8..16 | the [`ObjectKind`] |
+//! | 16..24 | the [`fingerprint`] of the type, if the kind has one |
+//! | 24..32 | the number of mapped bytes, including the header; the file may be longer |
+//! | 32..40 | a random number that identifies the object |
 //!
-//! A process maps an object once, however often it is handed one: a mutex that the same thread
-//! takes through two addresses would stay in the thread's list at one of them.
+//! A process maps an object only once, even if it receives several handles to it. If one thread
+//! took a mutex through two addresses, its list of held mutexes would keep one of them.
 
 use crate::error::{Error, Result};
 use crate::shm::View;
@@ -37,30 +37,30 @@ const MAGIC: u64 = u64::from_le_bytes(*b"procpool");
 /// The header's length in bytes.
 const HEADER: usize = 40;
 
-/// Tells types apart: by name, size and alignment.
+/// Returns a hash of a type's name, size and alignment.
 pub(crate) fn fingerprint<T>() -> u64 {
     let layout = [size_of::<T>(), align_of::<T>()].map(usize::to_le_bytes);
     let bytes = type_name::<T>().bytes().chain(layout.into_iter().flatten());
-    // FNV-1a, which is the same in every process.
+    // FNV-1a, which gives the same hash in every process.
     bytes.fold(0xcbf2_9ce4_8422_2325, |hash, byte| {
         (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3)
     })
 }
 
-/// A segment with a header, mapped as far as that says. Clones share it.
+/// A segment with a header, mapped to the length in the header. Clones share it.
 #[derive(Clone)]
 pub(crate) struct Object(View);
 
 impl Object {
-    /// Where what it holds begins: the bytes before are the header's.
+    /// Offset of the content in bytes, after the header.
     pub(crate) const BODY: usize = 64;
 
-    /// Makes one with room for `bytes` behind the header, all zeros, which nobody else knows yet.
+    /// Creates an object with room for `bytes` zeros after the header. No other process has it yet.
     pub(crate) fn create(kind: ObjectKind, fingerprint: u64, bytes: usize) -> Result<Self> {
-        let failed = |it| Error::io(format_args!("failed to create a {kind}"), it);
+        let failed = |error| Error::io(format_args!("failed to create a {kind}"), error);
         let length = Self::BODY.saturating_add(bytes);
         let file = memory::anonymous_file(length).map_err(failed)?;
-        let number = getrandom::u64().map_err(|it| failed(it.into()))?;
+        let number = getrandom::u64().map_err(|error| failed(error.into()))?;
         let header = ObjectHeader {
             kind: kind as u64,
             fingerprint,
@@ -73,22 +73,24 @@ impl Object {
         Ok(Self(View::new(mapping)))
     }
 
-    /// The one behind a descriptor, if it is of this kind and type, and of at least so many bytes;
-    /// else why not.
+    /// Opens the object of a descriptor. Fails if it has another kind or type, or fewer than
+    /// `least` bytes.
     fn open(
         file: Arc<OwnedFd>,
         kind: ObjectKind,
         fingerprint: u64,
         least: usize,
     ) -> Result<Self, String> {
-        let header = ObjectHeader::read(&file).filter(|it| it.kind == kind as u64);
-        let header = header.filter(|it| memory::is_sealed(&file) && it.length >= least);
-        let header = header.ok_or_else(|| format!("this handle is no {kind}"))?;
+        let is_valid = |header: &ObjectHeader| {
+            header.kind == kind as u64 && memory::is_sealed(&file) && header.length >= least
+        };
+        let header = ObjectHeader::read(&file).filter(is_valid);
+        let header = header.ok_or_else(|| format!("this handle is not of kind {kind}"))?;
         if header.fingerprint != fingerprint {
-            return Err(format!("this {kind} is one of another type"));
+            return Err(format!("this {kind} holds another type"));
         }
         let mapping = REGISTRY.lock().find_or_map(file, &header);
-        let mapping = mapping.map_err(|it| format!("failed to map a {kind}: {it}"))?;
+        let mapping = mapping.map_err(|error| format!("failed to map a {kind}: {error}"))?;
         Ok(Self(View::new(mapping)))
     }
 
@@ -100,7 +102,7 @@ impl Object {
         self.0.mapping()
     }
 
-    /// Serialises it as its descriptor.
+    /// Serialises the object as its descriptor.
     pub(crate) fn serialize<S: Serializer>(
         &self,
         kind: ObjectKind,
@@ -110,7 +112,7 @@ impl Object {
         handle::serialize_as(kind as u8, &file, serializer)
     }
 
-    /// The inverse; an error if it is not of this kind and type, or has fewer bytes than `least`.
+    /// Deserialises an object. Fails if it has another kind or type, or fewer than `least` bytes.
     pub(crate) fn deserialize<'de, D: Deserializer<'de>>(
         deserializer: D,
         kind: ObjectKind,
@@ -128,14 +130,14 @@ impl AsFd for Object {
     }
 }
 
-/// The number of its descriptor.
+/// Prints the number of the descriptor.
 impl fmt::Debug for Object {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         self.as_fd().as_raw_fd().fmt(f)
     }
 }
 
-/// The header, taken apart.
+/// The decoded header.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct ObjectHeader {
     pub(super) kind: u64,
@@ -145,7 +147,7 @@ pub(super) struct ObjectHeader {
 }
 
 impl ObjectHeader {
-    /// Writes it to a file that nobody else knows yet.
+    /// Writes the header to a file that no other process has yet.
     pub(super) fn write(&self, file: impl AsFd) -> io::Result<()> {
         memory::write_at(file, 0, &self.to_bytes())
     }
@@ -160,13 +162,13 @@ impl ObjectHeader {
         bytes
     }
 
-    /// None for a file that is no object, or is shorter than it says.
+    /// Returns `None` if the file is not an object, or is shorter than its header says.
     pub(super) fn read(file: &OwnedFd) -> Option<Self> {
         let mut bytes = [0; HEADER];
         memory::read_at(file, 0, &mut bytes).ok()?;
         let mut words = bytes
             .chunks_exact(8)
-            .map(|it| u64::from_le_bytes(it.try_into().expect("chunks of eight bytes")));
+            .map(|chunk| u64::from_le_bytes(chunk.try_into().expect("chunks of eight bytes")));
         let mut word = || words.next().expect("there are five");
         if word() != MAGIC {
             return None;
@@ -177,21 +179,21 @@ impl ObjectHeader {
             length: usize::try_from(word()).ok()?,
             number: word(),
         };
-        let is_there = memory::len(file).is_ok_and(|it| it >= header.length);
+        let is_there = memory::len(file).is_ok_and(|len| len >= header.length);
         (is_there && header.length >= Object::BODY).then_some(header)
     }
 }
 
 /// The objects that this process has mapped, by their numbers.
 ///
-/// It holds mappings and not objects: one that was left behind, with a mutex in it that is held for
-/// ever, is found, too.
+/// It refers to mappings, not to objects: an object may be dropped while a thread holds its mutex,
+/// and its mapping, which then stays forever, is found again.
 static REGISTRY: LazyLock<Mutex<Registry>> = LazyLock::new(Mutex::default);
 
 #[derive(Default)]
 struct Registry {
     mapped: HashMap<u64, (ObjectHeader, WeakMapping)>,
-    /// Entries of what is gone are dropped when there are so many.
+    /// The number of entries at which those of unmapped objects are removed.
     crowded: usize,
 }
 
@@ -206,10 +208,10 @@ impl Registry {
 
     fn find_or_map(&mut self, file: Arc<OwnedFd>, header: &ObjectHeader) -> io::Result<Mapping> {
         let known = self.mapped.get(&header.number);
-        match known.and_then(|it| Some((it.0, it.1.upgrade()?))) {
+        match known.and_then(|entry| Some((entry.0, entry.1.upgrade()?))) {
             Some((known, mapping)) if known == *header => return Ok(mapping),
-            // What is mapped would be taken for something that it is not.
-            Some(_) => return Err(io::Error::other("its number is another object's")),
+            // Returning the mapping would mistake one object for another.
+            Some(_) => return Err(io::Error::other("its number belongs to another object")),
             None => {}
         }
         let mapping = Mapping::part(file, 0, header.length)?;
@@ -247,10 +249,10 @@ mod tests {
             fingerprint::<[u64; 1]>(),
         ] {
             let error = open(ObjectKind::Value, other).map(drop);
-            assert_eq!(error, Err("this Value is one of another type".to_owned()));
+            assert_eq!(error, Err("this Value holds another type".to_owned()));
         }
         let error = open(ObjectKind::Array, fingerprint::<u64>()).map(drop);
-        assert_eq!(error, Err("this handle is no Array".to_owned()));
+        assert_eq!(error, Err("this handle is not of kind Array".to_owned()));
     }
 
     #[test]

@@ -1,4 +1,4 @@
-//! A piece of anonymous shared memory, and the descriptor that hands it to another process.
+//! A piece of anonymous shared memory, with the descriptor that passes it to another process.
 
 use crate::error::{Error, Result};
 use crate::shm::View;
@@ -8,56 +8,56 @@ use std::{
     os::fd::{AsFd, BorrowedFd, OwnedFd},
 };
 
-/// An anonymous file and its mapping. Both go when it is dropped; other processes keep theirs.
+/// An anonymous file and its mapping. Both are dropped together; other processes keep theirs.
 #[derive(Debug, Clone)]
 pub(crate) struct Segment(View);
 
 impl Segment {
-    /// Makes one of `bytes` zeros. Memory is taken as it is written to.
+    /// Creates a segment of `bytes` zeros. Memory is allocated on the first write.
     pub(crate) fn anonymous(bytes: usize) -> Result<Self> {
         let file = memory::anonymous_file(bytes);
-        Self::from_fd(file.map_err(|it| failed_to_create(bytes, it))?)
+        Self::from_fd(file.map_err(|error| failed_to_create(bytes, error))?)
     }
 
-    /// Makes one of `bytes` zeros to which other processes cannot write.
+    /// Creates a segment of `bytes` zeros to which other processes cannot write.
     pub(super) fn written_here(bytes: usize) -> Result<Self> {
         let mapping = Mapping::written_here(bytes);
-        let mapping = mapping.map_err(|it| failed_to_create(bytes, it))?;
+        let mapping = mapping.map_err(|error| failed_to_create(bytes, error))?;
         Ok(Self(View::new(mapping)))
     }
 
-    /// Maps the whole of a segment that another process made, to be read only.
+    /// Maps a whole segment of another process for reading only.
     pub(super) fn to_read(file: OwnedFd) -> Result<Self> {
         let mapping = Mapping::read_only(file);
-        let mapping = mapping.map_err(|it| Error::io("failed to map shared memory", it))?;
+        let mapping = mapping.map_err(|error| Error::io("failed to map shared memory", error))?;
         Ok(Self(View::new(mapping)))
     }
 
-    /// Maps the whole of a segment that another process made.
+    /// Maps a whole segment of another process.
     pub(crate) fn from_fd(file: OwnedFd) -> Result<Self> {
         let mapping =
-            Mapping::new(file).map_err(|it| Error::io("failed to map shared memory", it))?;
+            Mapping::new(file).map_err(|error| Error::io("failed to map shared memory", error))?;
         Ok(Self(View::new(mapping)))
     }
 
-    /// Makes file and mapping longer; what lies in them stays.
+    /// Grows the file and the mapping to `bytes`. The content stays.
     pub(crate) fn grow(&mut self, bytes: usize) -> Result<()> {
-        self.0.grow(bytes).map_err(|it| {
+        self.0.grow(bytes).map_err(|error| {
             Error::io(
                 format_args!("failed to grow shared memory to {bytes} bytes"),
-                it,
+                error,
             )
         })
     }
 
-    /// Maps what another process has made the file grow to.
+    /// Maps the file to its current length, after another process has grown it.
     pub(crate) fn follow_growth(&mut self) -> Result<()> {
         let followed = self.0.follow_growth();
-        followed.map_err(|it| Error::io("failed to map grown shared memory", it))
+        followed.map_err(|error| Error::io("failed to map grown shared memory", error))
     }
 
-    /// Closes the file, unless there are clones. What is mapped stays so; nothing else that needs
-    /// the file may follow.
+    /// Closes the file, unless there are clones. The mapping stays. No method that needs the file
+    /// may be called afterwards.
     pub(crate) fn close_file(&mut self) {
         self.0.close_file();
     }

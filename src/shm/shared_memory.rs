@@ -1,7 +1,7 @@
-//! Shared memory for users: bytes without a meaning, with a name or without.
+//! Shared memory for users: untyped bytes, with or without a name.
 //!
-//! What is copied in and out goes through the file (`pread`, `pwrite`): no process has a reference
-//! to bytes that another changes, and a file that somebody has cut off is an error and no fault.
+//! Copies go through the file (`pread`, `pwrite`). No process therefore has references to bytes
+//! that another one changes, and a truncated file causes an error instead of a fault.
 
 use super::object::ObjectHeader;
 use crate::error::{Error, ErrorKind, Result};
@@ -22,19 +22,19 @@ use std::{
     sync::{Arc, OnceLock, Weak},
 };
 
-/// Bytes before the user's, which are aligned to as many.
+/// Bytes before the user's bytes, which have this alignment.
 const HEADER: usize = 4096;
 
-/// Bytes that processes share, to be copied in and out, or, by those who know how, to be used in
-/// place.
+/// Bytes that processes share. They are copied in and out, or accessed in place through an unsafe
+/// pointer.
 ///
-/// Without a name it is for those who are handed it; the kernel frees it with its last user,
-/// whoever dies. With a name any process of this user can [`open`](Self::open) it. The name goes
-/// with [`unlink`](Self::unlink), with the last handle that the process which made it has, or when
-/// that process ends; a process that is killed leaves it behind (in `/dev/shm`, as `procpool.` and
-/// the name). Without a name it is as usable as before. Its length never changes.
+/// Unnamed memory is accessible to processes that receive a handle, and the kernel frees it with
+/// its last user. Named memory can be [`open`](Self::open)ed by any process of this user. The name
+/// is removed by [`unlink`](Self::unlink), with the creating process's last handle, or at the end
+/// of that process. A killed process leaves the name, as `procpool.` and the name in
+/// `/dev/shm`. Memory stays usable after its name is removed. Its length never changes.
 ///
-/// Nothing orders what several processes do: that is for a [`Lock`](crate::Lock).
+/// Accesses of several processes are not ordered: use a [`Lock`](crate::Lock).
 ///
 /// # Examples
 ///
@@ -56,22 +56,22 @@ struct MemoryInner {
     file: Arc<OwnedFd>,
     length: usize,
     name: Option<String>,
-    /// Where it was made.
+    /// Removes the name; only the creating process has it.
     own_name: Option<named::UnlinkGuard>,
     mapping: OnceLock<Option<Mapping>>,
 }
 
-/// The memory that this process has made and named, by the numbers in their headers: handles to it
-/// that come back are handles to the same.
+/// The named memory that this process has created, by the numbers in the headers. A handle that
+/// comes back shares it.
 static NAMED_HERE: Mutex<Vec<(u64, Weak<MemoryInner>)>> = Mutex::new(Vec::new());
 
 impl SharedMemory {
-    /// Makes so many bytes, all zero, without a name. Memory is taken as it is written to.
+    /// Creates unnamed memory of `bytes` zeros. Memory is allocated on the first write.
     ///
     /// # Errors
     ///
-    /// [`ErrorKind::InvalidInput`] for 0 bytes or more than there can be; [`ErrorKind::Io`] when
-    /// the system gives no memory or no descriptor.
+    /// [`ErrorKind::InvalidInput`] if `bytes` is 0 or exceeds the maximum length of a file;
+    /// [`ErrorKind::Io`] if the memory or the descriptor cannot be created.
     pub fn create(bytes: usize) -> Result<Self> {
         let file = make(
             bytes,
@@ -82,42 +82,44 @@ impl SharedMemory {
         Ok(Self(Arc::new(MemoryInner::new(file.into(), bytes, None))))
     }
 
-    /// Makes so many bytes, all zero, with a name, which must not be taken.
+    /// Creates memory of `bytes` zeros with a name that must not exist yet.
     ///
     /// # Errors
     ///
-    /// As [`create`](Self::create); [`ErrorKind::InvalidInput`] for a name that is empty, longer
-    /// than 246 bytes, or has a `/` or a zero byte in it; [`ErrorKind::Io`] if it is taken.
+    /// Like [`create`](Self::create). Also [`ErrorKind::InvalidInput`] if the name is empty, longer
+    /// than 246 bytes, or contains a `/` or a zero byte, and [`ErrorKind::Io`] if the name exists.
     pub fn create_named(name: &str, bytes: usize) -> Result<Self> {
         check_name(name)?;
         let what = format!("failed to create shared memory {name:?}");
         let (file, number) = make(bytes, named::create, &what)?;
-        let guard = named::publish(name, &file).map_err(|it| Error::io(what, it))?;
+        let guard = named::publish(name, &file).map_err(|error| Error::io(what, error))?;
         let mut made = MemoryInner::new(file.into(), bytes, Some(name.to_owned()));
         made.own_name = Some(guard);
         let made = Arc::new(made);
         let mut known = NAMED_HERE.lock();
-        known.retain(|it| it.1.strong_count() > 0);
+        known.retain(|entry| entry.1.strong_count() > 0);
         known.push((number, Arc::downgrade(&made)));
         Ok(Self(made))
     }
 
-    /// Opens what another process, or this one, has made with this name.
+    /// Opens memory by its name.
     ///
     /// # Errors
     ///
-    /// [`ErrorKind::Io`] if there is none, or it is another user's; [`ErrorKind::InvalidInput`] for
-    /// a name that cannot be, or a file of another origin.
+    /// [`ErrorKind::Io`] if the name does not exist, or belongs to another user;
+    /// [`ErrorKind::InvalidInput`] if the name is invalid, or if the file is not memory of this
+    /// crate.
     pub fn open(name: &str) -> Result<Self> {
         check_name(name)?;
         let file = named::open(name);
-        let file = file
-            .map_err(|it| Error::io(format_args!("failed to open shared memory {name:?}"), it))?;
+        let file = file.map_err(|error| {
+            Error::io(format_args!("failed to open shared memory {name:?}"), error)
+        })?;
         Self::known(file.into(), Some(name.to_owned()))
-            .ok_or_else(|| invalid(format!("{name:?} is no shared memory of this crate")))
+            .ok_or_else(|| invalid(format!("{name:?} is not shared memory of this crate")))
     }
 
-    /// The memory in a file that somebody made.
+    /// Returns the memory of an open file; `None` if the file is not memory of this crate.
     fn known(file: Arc<OwnedFd>, name: Option<String>) -> Option<Self> {
         let header = ObjectHeader::read(&file)?;
         let length = header.length.checked_sub(HEADER)?;
@@ -125,93 +127,99 @@ impl SharedMemory {
             return None;
         }
         let known = NAMED_HERE.lock();
-        let same = known.iter().find(|it| it.0 == header.number);
-        let made = same.and_then(|it| it.1.upgrade());
+        let same = known.iter().find(|entry| entry.0 == header.number);
+        let made = same.and_then(|entry| entry.1.upgrade());
         Some(Self(made.unwrap_or_else(|| {
             Arc::new(MemoryInner::new(file, length, name))
         })))
     }
 
-    /// Its name, if it was made with one.
+    /// Returns the name, if the memory was created with one.
     #[must_use]
     pub fn name(&self) -> Option<&str> {
         self.0.name.as_deref()
     }
 
-    /// How many bytes it has: as many as were asked for.
+    /// Returns the length in bytes, as passed to `create`.
     #[must_use]
-    #[expect(clippy::len_without_is_empty, reason = "it never is")]
+    #[expect(clippy::len_without_is_empty, reason = "it is never empty")]
     pub fn len(&self) -> usize {
         self.0.length
     }
 
-    /// Copies bytes from `offset` on into `buffer`, all of it.
+    /// Fills `buffer` with the bytes from `offset` on.
     ///
     /// # Errors
     ///
-    /// [`ErrorKind::InvalidInput`] if there are not so many; [`ErrorKind::Io`] when the system
+    /// [`ErrorKind::InvalidInput`] if the range exceeds the memory; [`ErrorKind::Io`] if the system
     /// refuses.
     pub fn read_at(&self, offset: usize, buffer: &mut [u8]) -> Result<()> {
         self.check(offset, buffer.len())?;
         let read = memory::read_at(&self.0.file, HEADER + offset, buffer);
-        read.map_err(|it| Error::io("failed to read shared memory", it))
+        read.map_err(|error| Error::io("failed to read shared memory", error))
     }
 
-    /// Copies bytes to `offset`, all of them.
+    /// Writes all of `bytes` at `offset`.
     ///
     /// # Errors
     ///
-    /// [`ErrorKind::InvalidInput`] if there is no room; [`ErrorKind::Io`] when the system refuses,
-    /// for lack of memory say.
+    /// [`ErrorKind::InvalidInput`] if the range exceeds the memory; [`ErrorKind::Io`] if the system
+    /// refuses, for example if it is out of memory.
     pub fn write_at(&self, offset: usize, bytes: &[u8]) -> Result<()> {
         self.check(offset, bytes.len())?;
         let written = memory::write_at(&self.0.file, HEADER + offset, bytes);
-        written.map_err(|it| Error::io("failed to write shared memory", it))
+        written.map_err(|error| Error::io("failed to write shared memory", error))
     }
 
-    /// Takes its name away; nobody can open it by that any more.
+    /// Removes the name, so that the memory cannot be opened by it any more.
     ///
     /// # Errors
     ///
-    /// [`ErrorKind::InvalidInput`] if it was made without a name; [`ErrorKind::Io`] if the name is
-    /// gone, or another's.
+    /// [`ErrorKind::InvalidInput`] if the memory has no name; [`ErrorKind::Io`] if the name is
+    /// removed already, or belongs to other memory.
     pub fn unlink(&self) -> Result<()> {
         let Some(name) = self.name() else {
             return Err(invalid("this shared memory has no name".to_owned()));
         };
         let removed = named::remove(name, &self.0.file);
-        removed.map_err(|it| Error::io(format_args!("failed to unlink shared memory {name:?}"), it))
+        removed.map_err(|error| {
+            Error::io(
+                format_args!("failed to unlink shared memory {name:?}"),
+                error,
+            )
+        })
     }
 
-    /// The address of its bytes in this process, aligned to 4096 bytes; null if there is no room
-    /// for them. It is the same for all clones of a handle, and valid as long as one of them is
-    /// there.
+    /// Returns the address of the bytes in this process, aligned to 4096 bytes; null if they cannot
+    /// be mapped. All clones of a handle return the same address. It is valid while one of them
+    /// exists.
     ///
     /// # Safety
     ///
-    /// This is sound; using the address is what needs care. Other processes may read and write at
-    /// any time, so that plain reads and writes need a lock that all of them take. Memory that has
-    /// a name can be cut off by any process of this user, and may lie in a file system that is
-    /// full: touching it is a fault then.
-    #[expect(unsafe_code, reason = "the contract demands it; its body is safe")]
+    /// The call itself is sound; using the address requires care. Other processes may read and
+    /// write at any time, so plain reads and writes need a lock that all of them take. Any process
+    /// of this user can truncate named memory, and its file system may be full: accessing such
+    /// bytes is a fault.
+    #[expect(unsafe_code, reason = "part of the public API; its body is safe")]
     #[must_use]
     pub unsafe fn as_ptr(&self) -> *mut u8 {
         let bytes = HEADER + self.0.length;
-        // From the start of the file: no mapping can begin at the user's bytes if pages are larger.
+        // Map from the start of the file: if pages are larger than the header, no mapping can start
+        // at the user's bytes.
         let map = || Mapping::unchecked_part(self.0.file.clone(), 0, bytes).ok();
         let mapping = self.0.mapping.get_or_init(map).as_ref();
-        mapping.map_or(ptr::null_mut(), |it| {
-            it.start().as_ptr().wrapping_add(HEADER)
+        mapping.map_or(ptr::null_mut(), |mapping| {
+            mapping.start().as_ptr().wrapping_add(HEADER)
         })
     }
 
     fn check(&self, offset: usize, bytes: usize) -> Result<()> {
         let length = self.len();
         let end = offset.checked_add(bytes);
-        if end.is_some_and(|it| it <= length) {
+        if end.is_some_and(|end| end <= length) {
             return Ok(());
         }
-        let message = format!("{bytes} bytes at {offset} are not within shared memory of {length}");
+        let message = format!("{bytes} bytes at {offset} exceed shared memory of {length} bytes");
         Err(invalid(message))
     }
 }
@@ -228,24 +236,26 @@ impl MemoryInner {
     }
 }
 
-/// Makes a file with a header in it, and its number.
+/// Creates a file with a header. Returns it with its number.
 fn make(
     bytes: usize,
     file: impl FnOnce(usize) -> io::Result<OwnedFd>,
     what: &str,
 ) -> Result<(OwnedFd, u64)> {
-    let length = bytes.checked_add(HEADER).filter(|_| bytes > 0);
-    let length = length.filter(|it| i64::try_from(*it).is_ok());
-    let length = length.ok_or_else(|| invalid(format!("{what}: it cannot have {bytes} bytes")))?;
-    let number = getrandom::u64().map_err(|it| Error::io(what, it.into()))?;
+    let is_valid = |length: &usize| bytes > 0 && i64::try_from(*length).is_ok();
+    let length = bytes
+        .checked_add(HEADER)
+        .filter(is_valid)
+        .ok_or_else(|| invalid(format!("{what}: the length cannot be {bytes} bytes")))?;
+    let number = getrandom::u64().map_err(|error| Error::io(what, error.into()))?;
     let header = ObjectHeader {
         kind: ObjectKind::SharedMemory as u64,
         fingerprint: 0,
         length,
         number,
     };
-    let file = file(length).and_then(|it| header.write(&it).map(|()| it));
-    Ok((file.map_err(|it| Error::io(what, it))?, number))
+    let file = file(length).and_then(|file| header.write(&file).map(|()| file));
+    Ok((file.map_err(|error| Error::io(what, error))?, number))
 }
 
 fn check_name(name: &str) -> Result<()> {
@@ -254,7 +264,8 @@ fn check_name(name: &str) -> Result<()> {
     if is_valid {
         return Ok(());
     }
-    let what = "is no name for shared memory: it must have 1 to 246 bytes, and neither '/' nor a zero byte";
+    let what = "is not a valid name for shared memory: \
+                it must have 1 to 246 bytes, without '/' and zero bytes";
     Err(invalid(format!("{name:?} {what}")))
 }
 
@@ -262,7 +273,7 @@ fn invalid(message: String) -> Error {
     Error::new(ErrorKind::InvalidInput, message)
 }
 
-/// Its file as it travels.
+/// The encoded form of the file.
 type Part = PartOf<{ ObjectKind::SharedMemory as u8 }>;
 
 impl Serialize for SharedMemory {
@@ -276,7 +287,7 @@ impl<'de> Deserialize<'de> for SharedMemory {
     fn deserialize<Z: Deserializer<'de>>(deserializer: Z) -> Result<Self, Z::Error> {
         let (file, name) = <(Part, Option<String>)>::deserialize(deserializer)?;
         Self::known(Descriptor::from(file).into_shared(), name)
-            .ok_or_else(|| Z::Error::custom("this handle is no SharedMemory"))
+            .ok_or_else(|| Z::Error::custom("this handle is not a SharedMemory"))
     }
 }
 

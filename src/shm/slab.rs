@@ -1,14 +1,14 @@
-//! A segment that carries one large payload after the other.
+//! A segment that carries large payloads, one after the other.
 //!
 //! Fresh shared memory is slower than a pipe at every size, because the kernel zeroes each page at
-//! its first touch; memory that is mapped and touched on both sides already costs the copy alone.
-//! The side that made a slab decides what it is used for next, and one word at its start says
-//! whether the other side still reads:
+//! its first use. Memory that both sides have mapped and used costs only the copy. The side that
+//! created a slab decides its next use. One word at its start tells whether the other
+//! side is still reading:
 //!
-//! | `busy` | meaning | who stores it |
+//! | `busy` | meaning | stored by |
 //! |---|---|---|
-//! | 1 | a payload lies in it | its maker, before it tells the reader |
-//! | 0 | free | the reader when it is done, or the maker when the payload is no longer wanted |
+//! | 1 | it holds a payload | the creator, before it tells the reader |
+//! | 0 | it is free | the reader after reading, or the creator to drop the payload |
 
 use crate::error::{Error, Result};
 use crate::shm::{Cursor, Segment};
@@ -24,40 +24,41 @@ use std::{
 /// Bytes before the payload: a cache line for `busy` and two published numbers.
 const HEADER: usize = 64;
 
-/// The offsets of those numbers.
+/// The offsets of the published numbers.
 const FIRST: usize = 8;
 const SECOND: usize = 16;
 
-/// Bytes; a slab's length is a multiple of this, so that one that is a little too short is rare.
+/// Bytes; the length of a slab is a multiple of this, so that a slab is rarely a little too short.
 const LEN_MULTIPLE: usize = 1 << 20;
 
-/// Bytes of a segment with room for a payload of `bytes`.
+/// Returns the length in bytes of a segment with room for a payload of `bytes`.
 fn with_header(bytes: usize) -> usize {
     (HEADER + bytes).next_multiple_of(LEN_MULTIPLE)
 }
 
-/// Lives as long as one process is believed to.
+/// Lives while a process is believed to live.
 #[derive(Debug)]
 pub(crate) struct LivenessToken;
 
-/// A reusable segment, known to both sides by its maker's number.
+/// A reusable segment. Both sides know it by the number that its creator gave it.
 #[derive(Debug)]
 pub(crate) struct Slab {
     pub(crate) id: u32,
     segment: Segment,
-    /// The one other process that may have it mapped. No other is ever given it, and nobody after
-    /// that one's death: a process that it left behind may still write to it.
+    /// The only other process that may have it mapped. The slab is never given to a different
+    /// process, and not reused after the death of this one: a child of that process may still write
+    /// to it.
     pub(crate) bound_to: Option<Weak<LivenessToken>>,
 }
 
 impl Slab {
-    /// Makes one with room for `bytes`.
+    /// Creates a slab with room for `bytes`.
     pub(crate) fn new(id: u32, bytes: usize) -> Result<Self> {
         Ok(Self::of(id, Segment::anonymous(with_header(bytes))?))
     }
 
-    /// Makes one with room for `bytes`, which the peer can only read: it says itself when it is
-    /// free.
+    /// Creates a slab with room for `bytes` that the peer can only read. The peer therefore reports
+    /// in another way when it is free.
     pub(crate) fn written_here(id: u32, bytes: usize) -> Result<Self> {
         Ok(Self::of(id, Segment::written_here(with_header(bytes))?))
     }
@@ -70,19 +71,19 @@ impl Slab {
         }
     }
 
-    /// Makes one that holds these bytes.
+    /// Creates a slab that holds these bytes.
     pub(crate) fn from_bytes(bytes: &[u8]) -> Result<Self> {
         let slab = Self::new(0, bytes.len())?;
         slab.write_at(0, bytes);
         Ok(slab)
     }
 
-    /// Maps one that the peer made. Fails if it is shorter than a slab's header.
+    /// Maps a slab of the peer. Fails if it is shorter than the header.
     pub(crate) fn from_fd(id: u32, file: OwnedFd) -> Result<Self> {
         Self::checked(id, Segment::from_fd(file)?)
     }
 
-    /// Maps one that the peer made, to be read only: a write to it faults.
+    /// Maps a slab of the peer for reading only: a write to it faults.
     pub(crate) fn to_read(id: u32, file: OwnedFd) -> Result<Self> {
         Self::checked(id, Segment::to_read(file)?)
     }
@@ -95,12 +96,12 @@ impl Slab {
         Ok(Self::of(id, segment))
     }
 
-    /// Bytes of payload that fit.
+    /// Returns the maximum payload in bytes.
     pub(crate) fn capacity(&self) -> usize {
         self.segment.view().len() - HEADER
     }
 
-    /// Makes room for `bytes`, at least doubling.
+    /// Grows to a capacity of at least `bytes`, and at least doubles it if it must grow.
     pub(crate) fn reserve(&mut self, bytes: usize) -> Result<()> {
         if bytes <= self.capacity() {
             return Ok(());
@@ -109,33 +110,33 @@ impl Slab {
         self.segment.grow(with_header(wanted))
     }
 
-    /// Maps the same memory once more, as long as it is now.
+    /// Maps the same memory once more, at its current length.
     pub(crate) fn mapped_again(&self) -> Result<Self> {
         let file = self.segment.as_fd().try_clone_to_owned();
-        let file = file.map_err(|it| Error::io("failed to map grown shared memory", it))?;
+        let file = file.map_err(|error| Error::io("failed to map grown shared memory", error))?;
         Self::from_fd(self.id, file)
     }
 
-    /// Maps what the peer has made the slab grow by, if that is needed to read `bytes`; false when
-    /// they are not there.
+    /// Maps the bytes that the peer has added, if that is needed to read `bytes`. Returns false
+    /// if they are not there.
     pub(crate) fn map_growth(&mut self, bytes: usize) -> bool {
         bytes <= self.capacity() || self.segment.follow_growth().is_ok() && bytes <= self.capacity()
     }
 
-    /// Reads a payload of `bytes`, at most the capacity.
+    /// Reads a payload of `bytes`, which must not exceed the capacity.
     pub(crate) fn read(&self, bytes: usize) -> Cursor<'_> {
         self.segment.view().cursor(HEADER, bytes)
     }
 
-    /// Reads a part of the payload by numbers that a peer has given; none if it does not lie
-    /// inside.
+    /// Reads a part of the payload at numbers that the peer has sent. Returns `None` if it exceeds
+    /// the capacity.
     pub(crate) fn read_part(&self, offset: u64, length: u64) -> Option<Cursor<'_>> {
         let (offset, length) = (usize::try_from(offset).ok()?, usize::try_from(length).ok()?);
         let end = offset.checked_add(length)?;
         (end <= self.capacity()).then(|| self.segment.view().cursor(HEADER + offset, length))
     }
 
-    /// Appends `len` bytes of the payload to `into`.
+    /// Appends `length` bytes of the payload to `into`.
     pub(crate) fn copy_out(&self, offset: usize, length: usize, into: &mut Vec<u8>) {
         self.segment.view().copy_out(HEADER + offset, length, into);
     }
@@ -145,7 +146,7 @@ impl Slab {
     }
 
     pub(crate) fn set_busy(&self, busy: bool) {
-        // Release: whoever finds the slab free must find the reads of the last payload done.
+        // Release: a side that finds the slab free must find all reads of the last payload done.
         self.busy_word().store(busy.into(), Ordering::Release);
     }
 
@@ -153,15 +154,16 @@ impl Slab {
         self.busy_word().load(Ordering::Acquire) != 0
     }
 
-    /// Leaves two numbers for whoever maps it, behind everything that was written to it.
+    /// Publishes two numbers together with everything written before.
     pub(crate) fn publish(&self, first: u64, second: u64) {
         let view = self.segment.view();
         view.atomic_u64(SECOND).store(second, Ordering::Relaxed);
-        // Release: whoever sees it sees what was written before.
+        // Release: a process that sees this number also sees the second one and everything written
+        // before.
         view.atomic_u64(FIRST).store(first, Ordering::Release);
     }
 
-    /// The numbers that were left; zeros if none were.
+    /// Returns the published numbers; zeros before the first `publish`.
     pub(crate) fn published(&self) -> (u64, u64) {
         let view = self.segment.view();
         let first = view.atomic_u64(FIRST).load(Ordering::Acquire);

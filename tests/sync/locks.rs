@@ -276,7 +276,7 @@ fn a_handle_is_not_taken_for_another() -> Result<()> {
         assert!(
             error
                 .to_string()
-                .contains("this Value is one of another type"),
+                .contains("this Value holds another type"),
             "{error}"
         );
         Ok(())
