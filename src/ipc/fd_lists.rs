@@ -44,6 +44,8 @@ impl FdLists {
                     list.attached
                 });
             }
+            // The next list in the socket may belong to another message: two processes that share
+            // the sending end may send their lists in one order and their messages in the other.
             match socket::try_receive_part(&fd_socket) {
                 Ok(part) => self.add(part),
                 Err(error) if is_no_more(&error) => return Ok(Vec::new()),

@@ -190,6 +190,8 @@ impl Listener {
         let Some(key) = &self.key else {
             return Ok(None);
         };
+        // The first success or failure is returned at once. The others keep their data in their
+        // sockets, which stay readable, so the next call continues with them.
         for index in 0..handshakes.len() {
             let outcome = handshakes[index].advance(key);
             if !matches!(outcome, Ok(false)) {
@@ -205,6 +207,8 @@ impl Listener {
         let added = self.poller.add(&handshake, 0, poll::Interest::Read);
         added.map_err(|it| self.accept_error(it))?;
         handshakes.push(handshake);
+        // Strangers that connect and send nothing must not use up the descriptors: the oldest
+        // handshake ends. A client that answers is faster than that many newcomers.
         if handshakes.len() > self.max_handshakes {
             self.remove_handshake(handshakes, 0);
             return Err(Error::new(

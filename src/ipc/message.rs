@@ -98,6 +98,8 @@ impl IncomingMessage {
         self.advance_block(stream, BLOCK_LEN)?;
         while self.header().descriptors > 0 && !self.has_all_descriptors {
             if !self.advance_descriptors(stream, fd_lists)? {
+                // The sender failed between the block and the list, and its end marked the list as
+                // given up. The stream continues with the next message.
                 *self = Self::default();
                 self.advance_block(stream, BLOCK_LEN)?;
             }

@@ -193,16 +193,18 @@ impl RecvState {
             spin,
         } = self;
         loop {
-            let (mut outcome, before) = (Ok(()), next.received_len());
+            let before = next.received_len();
+            let mut outcome = Ok(());
             // Progress is a reason to keep spinning, even if the message is incomplete.
-            let mut has_moved = || {
+            let mut try_step = || {
                 outcome = step(next, stream, fd_lists);
                 !would_block(&outcome) || next.received_len() > before
             };
             let limit = deadline.map(|deadline| deadline.saturating_duration_since(Instant::now()));
             let has_moved = match limit {
-                Some(Duration::ZERO) => has_moved(),
-                _ => spin.spin_until(has_moved),
+                // A call that must not wait tries once and does not spin.
+                Some(Duration::ZERO) => try_step(),
+                _ => spin.spin_until(try_step),
             };
             if !would_block(&outcome) {
                 return outcome.map(|()| true).map_err(recv_error);
@@ -210,6 +212,9 @@ impl RecvState {
             if has_moved {
                 continue;
             }
+            // Between the last step and this call the message may arrive, or another process that
+            // shares the end may take it: `poll` returns at once, or the next step would block
+            // again and the loop comes back here.
             if !poll::is_readable(stream, limit).map_err(recv_error)? {
                 return Ok(false);
             }

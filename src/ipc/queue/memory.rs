@@ -159,15 +159,15 @@ impl QueueMemory {
     /// Returns a block, mapped at its first use.
     #[inline]
     pub(super) fn block(&self, side: Side, block: Block) -> Result<Cow<'_, View>> {
-        let Some(place) = self.hot.get(block.number()) else {
+        let Some(slot) = self.hot.get(block.number()) else {
             return self.large(side, block).map(Cow::Owned);
         };
-        if let Some(view) = place.get() {
+        if let Some(view) = slot.get() {
             return Ok(Cow::Borrowed(view));
         }
         let view = self.map(block)?;
         // Another thread may have set it first; its mapping stays.
-        Ok(Cow::Borrowed(place.get_or_init(|| view)))
+        Ok(Cow::Borrowed(slot.get_or_init(|| view)))
     }
 
     fn large(&self, side: Side, block: Block) -> Result<View> {
@@ -207,7 +207,7 @@ impl QueueMemory {
 
 impl fmt::Debug for QueueMemory {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Memory")
+        f.debug_struct("QueueMemory")
             .field("object", &self.object)
             .finish_non_exhaustive()
     }

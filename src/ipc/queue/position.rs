@@ -96,8 +96,11 @@ impl AtomicPosition<'_> {
         for _ in 0..MAX_LOADS {
             // Acquire: a load that sees a commit also sees everything written before that commit.
             let commits = self.commits().load(Ordering::Acquire);
-            // Acquire: if a word belongs to a later commit than the next one, the check below sees
-            // at least the next one.
+            // The slot may be overwritten during the load:
+            // 1. This process loads the count n, and the first word of slot n. 2. A holder of the
+            // lock commits n + 1, into the other slot. 3. The next one writes slot n + 2, which is
+            // this slot. 4. This process loads the other words, which do not fit the first.
+            // Acquire: a load that sees a word of 3 also sees 2, so the count below is not n.
             let words = self.slot(commits).each_ref();
             let words = words.map(|it| it.load(Ordering::Acquire));
             if self.commits().load(Ordering::Relaxed) == commits {

@@ -208,6 +208,7 @@ impl Ring {
             count += 1;
         }
         reader.commit();
+        // Unlock before the wake-up, like in `put_some`.
         drop(guard);
         if self.is_bounded() {
             notify(self.memory.not_full(), count);
@@ -320,6 +321,9 @@ impl<'a, B: Fn() -> EventCount<'a>> RingWait<'a, B> {
         let Limit::At(deadline) = self.limit else {
             return false;
         };
+        // The first failed check has no ticket, so an item may have arrived since without a
+        // wake-up. This call only takes a ticket; the caller checks again, and the next call sleeps
+        // if no notification came after the ticket.
         let event = (self.event)();
         let is_in_time = match self.ticket {
             Some(ticket) => event.wait(ticket, deadline, &mut self.backoff),

@@ -103,6 +103,9 @@ impl<'a> Writer<'a> {
     }
 
     fn is_free(&self, block: Block, head: Position) -> bool {
+        // A generation above the tail's comes from a death: 1. A producer enters the block and
+        // stores the generation. 2. It is killed before its commit. 3. The next producer has the
+        // old tail: no record leads to the block, so it may be entered again.
         // Relaxed: generations are written and read under the producers' lock.
         let generation = self.memory.generations()[block.number()].load(Ordering::Relaxed);
         self.memory.contains(block)
@@ -133,6 +136,8 @@ impl<'a> Writer<'a> {
             .ok_or_else(err_corrupted)?;
         self.tail.block = next;
         self.tail.offset = 0;
+        // Stored before the commit: after it, the block must look occupied to the next producer, even
+        // if this one dies right after the commit.
         let generations = self.memory.generations();
         generations[next.number()].store(self.tail.generation, Ordering::Relaxed);
         Ok(())
