@@ -4,8 +4,8 @@
 //! # The start word
 //!
 //! One 64-bit word holds which items may start: `started` in its low half, `allowed` in its high
-//! half. Both count items from the worker's first. Numbers are never reused and are compared only
-//! for equality, so they may wrap.
+//! half. Both count items from the worker's first. Numbers are never reused and are compared by
+//! distance, so they may wrap.
 //!
 //! | word | meaning |
 //! |---|---|
@@ -244,7 +244,10 @@ impl SharedRegion {
         let mut word = self.start_word().load(Ordering::Relaxed);
         loop {
             let (started, allowed) = unpack_start_word(word);
-            if started != item || allowed == item {
+            // By distance, as the numbers wrap. A revoked item is at or after `allowed`, also if a
+            // task has changed `started`.
+            let is_allowed = item.wrapping_sub(allowed) > u32::MAX / 2;
+            if started != item || !is_allowed {
                 return false;
             }
             let next = pack_start_word(item.wrapping_add(1), allowed);

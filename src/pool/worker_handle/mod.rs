@@ -48,6 +48,10 @@ const EXIT_RECORD_TIMEOUT: Duration = Duration::from_secs(5);
 /// more above that, but for what is larger itself.
 const MAX_STAGED_BYTES: usize = 1 << 20;
 
+/// Numbers that are skipped after items were revoked. The frames of those items are still in the
+/// pipe: a task that sets the number of started items back by a little must not start them.
+const REVOKED_GAP: u32 = 1 << 16;
+
 /// Units with handles in flight at most: their descriptors wait in the kernel, which limits how
 /// many may.
 const MAX_ITEMS_WITH_FDS: usize = 2;
@@ -290,6 +294,7 @@ impl<Io: WorkerIo> WorkerHandle<Io> {
         }
         if !work_items.is_empty() {
             self.revoked_at = (self.page.started() != first).then_some(first);
+            self.next_item = self.next_item.wrapping_add(REVOKED_GAP);
         }
         work_items.reverse();
         work_items
