@@ -122,6 +122,7 @@ fn wait_until(
         return;
     }
     let register = |thread: &Thread| completions.wake(thread);
+    // One pool: this thread may lead it. Several: it cannot lead one and hear of the others.
     if let [pool] = pools {
         pool.wait_until(deadline, &register, holds);
         return;
@@ -130,6 +131,7 @@ fn wait_until(
     // drives.
     let own = pools.iter().find(|it| it.is_background_thread());
     loop {
+        // Before the check: a task that ends after it finds this thread and unparks it.
         register(&thread::current());
         if holds() {
             return;

@@ -234,8 +234,8 @@ impl ProcessPoolExecutor {
         self.pool.check_owner()?;
         self.pool.with_scheduler(|state, _| {
             state.resize(workers)?;
-            // Under the lock, so that the same call is the last for the scheduler and for this
-            // number.
+            // Under the lock. Otherwise: (1) A resizes the scheduler; (2) B resizes it and stores
+            // its number; (3) A stores its own number, which is not the scheduler's.
             self.pool.workers.store(workers, Ordering::Relaxed);
             Ok::<(), Error>(())
         })?;

@@ -259,6 +259,8 @@ impl SharedRegion {
                 Ordering::Relaxed,
             ) {
                 Ok(_) => return true,
+                // (1) This thread loaded (n, a); (2) the pool revoked items or sent more; (3) the swap
+                // fails. The loop checks the word that the pool stored.
                 Err(seen) => word = seen,
             }
         }
@@ -277,7 +279,8 @@ impl SharedRegion {
         debug_assert_eq!(header.len, bytes.len());
         // Relaxed: only this thread stores the tail.
         let tail = self.tail().load(Ordering::Relaxed);
-        // Acquire: the pool has read the bytes before the head, so they may be overwritten.
+        // Acquire: pairs with the pool's store of the head after it has read the bytes before the
+        // head, so they may be overwritten.
         let used = tail.wrapping_sub(self.head().load(Ordering::Acquire));
         let size = ReplyHeader::SIZE + bytes.len();
         if used.saturating_add(size as u64) > RING_BYTES as u64 {
@@ -285,7 +288,8 @@ impl SharedRegion {
         }
         self.copy_in(tail, &header.to_bytes());
         self.copy_in(tail.wrapping_add(ReplyHeader::SIZE as u64), bytes);
-        // Release: a pool that sees the tail sees the record.
+        // Release: a pool that sees the tail sees the record. A worker that is killed before this
+        // store has written no record.
         self.tail()
             .store(tail.wrapping_add(size as u64), Ordering::Release);
         true
@@ -346,7 +350,9 @@ impl SharedRegion {
     pub(crate) fn record_start(&self, item: u32, now: u64) {
         let view = self.0.view();
         view.atomic_u64(STARTED_AT).store(now, Ordering::Relaxed);
-        // Release: a pool that sees the item sees its time.
+        // Release, after the time. In the other order: (1) the item is stored; (2) the pool
+        // combines it with the start of an earlier item and ends the worker too early; (3) the time
+        // is stored.
         view.atomic_u32(STARTED_ITEM).store(item, Ordering::Release);
     }
 
@@ -358,7 +364,8 @@ impl SharedRegion {
         // Relaxed: no other thread stores these.
         if noted.load(Ordering::Relaxed) != item || since.load(Ordering::Relaxed) == 0 {
             since.store(clock::now(), Ordering::Relaxed);
-            // Release: a pool that sees the item sees the time.
+            // Release, after the time: a pool that sees the item sees the time, and not that of an
+            // earlier panic.
             noted.store(item, Ordering::Release);
         }
     }

@@ -178,7 +178,9 @@ impl<S> Chunker<S> {
             if let Some(budget) = budget {
                 budget.set_waiter(&thread::current());
             }
-            // Checked again: a change before the registrations above has not woken this thread.
+            // Checked again. Without this: (1) the check above finds no room; (2) a reply makes
+            // room and finds no reader to wake; (3) this thread registers and parks, although there
+            // is room.
             if !self.is_finished() && !self.has_room() {
                 thread::park();
             }

@@ -81,7 +81,8 @@ impl FeedParts {
 
     /// Returns the next outcomes if they are ready, or `None` at the end.
     fn try_next_part(&self) -> Poll<Option<MapPart>> {
-        // Checked first, so that outcomes that arrive in between are found below.
+        // Checked before `take`. In the other order: (1) `take` finds nothing; (2) the last outcome
+        // arrives; (3) the check finds the map finished, and the last outcome is lost.
         let is_over = self.is_finished();
         if let Some(part) = self.results.take() {
             return Poll::Ready(Some(part));
@@ -182,7 +183,8 @@ impl PollPart for FeedParts {
         // Relaxed: the lock of the map orders it before the waker.
         self.state.is_polled.store(true, Ordering::Relaxed);
         self.results.map.set_waker(context.waker());
-        // Checked again: an outcome before the registration above has not woken the task.
+        // Checked again. Without this: (1) the check above finds nothing; (2) an outcome arrives
+        // and finds no waker; (3) the waker is registered, and nothing wakes the task.
         if let Poll::Ready(part) = self.try_next_part() {
             return Poll::Ready(part);
         }

@@ -41,6 +41,8 @@ impl FlushTimer {
     }
 
     fn take(&self) -> Vec<Visitor<Outbox>> {
+        // Cleared under the lock: an outbox that is added after it finds an empty list and sets the
+        // alarm again.
         let mut outboxes = self.outboxes.lock();
         self.alarm.clear();
         std::mem::take(&mut outboxes)

@@ -316,6 +316,7 @@ impl MapState {
 
     /// Cancels all items that have not started, and stops reading the input.
     pub(crate) fn abandon(&self) {
+        // Before the reader is woken, which must find that no item is wanted.
         self.cancel_from(0);
         let mut inner = self.inner.lock();
         self.halts.store(true, Ordering::Relaxed);

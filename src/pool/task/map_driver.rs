@@ -73,7 +73,9 @@ impl<S> MapDriver<S> {
         pause: impl Fn() -> bool,
     ) -> Poll<Option<MapPart>> {
         loop {
-            // Checked first, so that outcomes that arrive in between are found below.
+            // Checked before `take`. In the other order: (1) `take` finds nothing; (2) another
+            // thread delivers the last outcome; (3) the check finds nothing outstanding, and the
+            // last outcome is lost.
             let is_over = self.chunker.is_exhausted() && self.map().load().outstanding == 0;
             if let Some(part) = self.results.take() {
                 return Poll::Ready(Some(part));
@@ -138,6 +140,7 @@ impl<S: Stream> PollPart for MapDriver<S> {
         if let Some(part) = self.results.take() {
             return Poll::Ready(Some(part));
         }
+        // Before the check in `try_next_part`: an outcome that arrives after it finds the waker.
         self.map().set_waker(context.waker());
         let started = clock::now();
         let waker = context.waker().clone();

@@ -208,11 +208,13 @@ impl Task {
             return;
         }
         let argument = mem::replace(&mut state.argument, Encoded::EMPTY);
-        // Before the task is seen to be done, so that a waiter finds the budget released.
+        // Before the task is seen to be done. In the other order: (1) the outcome is set; (2) the
+        // caller sees it, calls `try_submit` and finds the budget full; (3) the budget is released.
         drop(state.reservation.take());
         // Cannot fail: it is only set under the lock, and was checked above.
         let _ = self.outcome.set(outcome);
-        // Under the lock, so that a callback that is added later also runs later.
+        // Under the lock. Otherwise: (1) the outcome is set; (2) a callback that is added now is
+        // sent at once; (3) the earlier callbacks are sent after it.
         for observer in mem::take(&mut state.observers) {
             wakeups.add(observer);
         }
