@@ -321,7 +321,8 @@ fn bind_unix(path: PathBuf) -> Result<(Address, OwnedFd, Option<SocketFile>)> {
     if !is_valid_path(&path) {
         let message = format!(
             "failed to listen at {address}: \
-             a socket path must not contain a zero byte, and its last component must have 1 to {} bytes",
+             a socket path must not contain a zero byte, \
+             and its last component must have 1 to {} bytes",
             socket::MAX_NAME_LEN
         );
         return Err(Error::new(ErrorKind::InvalidInput, message));

@@ -13,7 +13,7 @@
 //! number then grows by one. A waiting party looks for the outcome of its own round in the bits. A
 //! party that is more than 31 rounds late assumes that its round was complete, as nearly all are.
 //!
-//! # Places
+//! # Seats
 //!
 //! Each party has a seat: a robust mutex, and the number of the round for which the seat was last
 //! taken. A waiting party holds the mutex of its seat, then writes the round; it does both under

@@ -11,10 +11,10 @@
 //!
 //! | `sleepers` | meaning | stored by |
 //! |---|---|---|
-//! | 0 | the next change of `word` wakes every sleeper, without a system call | a notifier, before (f) |
+//! | 0 | no waiter sleeps beyond the next change of `word` | a notifier, in (e) |
 //! | 1 | a waiter may sleep | a waiter, in (3) |
 //!
-//! # No ring is missed by the living
+//! # No notification is missed
 //!
 //! A waiter does: (1) load `word`, its ticket; (2) check the condition; (3) `sleepers` = 1; (4)
 //! sleep if `word` still equals the ticket, which the kernel checks and queues in one step. A

@@ -136,8 +136,8 @@ impl<'a> Writer<'a> {
             .ok_or_else(err_corrupted)?;
         self.tail.block = next;
         self.tail.offset = 0;
-        // Stored before the commit: after it, the block must look occupied to the next producer, even
-        // if this one dies right after the commit.
+        // Stored before the commit: after it, the block must look occupied to the next producer,
+        // even if this one dies right after the commit.
         let generations = self.memory.generations();
         generations[next.number()].store(self.tail.generation, Ordering::Relaxed);
         Ok(())
