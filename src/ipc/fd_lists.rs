@@ -1,6 +1,6 @@
 //! Lists of descriptors that have arrived before their messages.
 
-use crate::sys::socket::{self, FdPart, FrameTag, PartKind};
+use crate::sys::fd_list::{self, FdPart, FrameTag, PartKind};
 use crate::wire::handle::Attached;
 use std::{collections::VecDeque, io, os::fd::AsFd};
 
@@ -46,7 +46,7 @@ impl FdLists {
             }
             // The next list in the socket may belong to another message: two processes that share
             // the sending end may send their lists in one order and their messages in the other.
-            match socket::try_receive_part(&fd_socket) {
+            match fd_list::try_receive_part(&fd_socket) {
                 Ok(part) => self.add(part),
                 Err(error) if is_no_more(&error) => return Ok(Vec::new()),
                 Err(error) => return Err(error),

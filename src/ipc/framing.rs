@@ -20,10 +20,7 @@
 //! another order than their messages, and a killed process may leave a list without a message. The
 //! tag matches lists and messages.
 
-use crate::sys::{
-    pipe,
-    socket::{self, FrameTag},
-};
+use crate::sys::{fd_list::FrameTag, pipe, socket};
 use crate::wire::handle::Descriptor;
 use std::{io, os::fd::AsFd};
 

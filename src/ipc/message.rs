@@ -4,7 +4,10 @@ use super::fd_lists::FdLists;
 use super::framing::{BLOCK_LEN, ByteStream, HEADER_LEN, MessageHeader, StreamKind, TAG_LEN};
 use crate::error::{Error, ErrorKind, Result};
 use crate::shm::Cursor;
-use crate::sys::socket::{self, FrameTag, PartKind};
+use crate::sys::{
+    fd_list::{self, FrameTag, PartKind},
+    socket,
+};
 use crate::wire::{
     Wire,
     codec::{self, ByteSource},
@@ -155,7 +158,7 @@ impl IncomingMessage {
                 self.descriptors.clear();
                 return Err(io::ErrorKind::InvalidData.into());
             }
-            let part = socket::try_receive_part(socket)?;
+            let part = fd_list::try_receive_part(socket)?;
             self.parts += 1;
             let attached = Attached::received(part.fds, &part.labels);
             self.descriptors.extend(attached);

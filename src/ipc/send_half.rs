@@ -7,8 +7,8 @@ use super::framing::{
 use crate::error::{Error, ErrorKind, Result};
 use crate::sys::bytes::as_bytes;
 use crate::sys::{
-    pipe, signal,
-    socket::{self, FrameTag},
+    fd_list::{self, FrameTag},
+    pipe, signal, socket,
 };
 use crate::wire::{
     Wire, codec,
@@ -150,13 +150,13 @@ impl SendHalf {
         let written = match self.stream.kind {
             // Descriptors first: the receiver looks for them when the message arrives, and does not
             // wait for this socket.
-            StreamKind::Pipe => socket::send_fds(fd_socket, tag, &fds, &kinds)
+            StreamKind::Pipe => fd_list::send_fds(fd_socket, tag, &fds, &kinds)
                 .and_then(|()| self.with_sigpipe_blocked(|| self.stream.write([message, &[]]))),
             StreamKind::Socket => {
                 let (start, rest) = message.split_at(BLOCK_LEN);
                 self.stream
                     .write([start, &[]])
-                    .and_then(|()| socket::send_fds(fd_socket, tag, &fds, &kinds))
+                    .and_then(|()| fd_list::send_fds(fd_socket, tag, &fds, &kinds))
                     .and_then(|()| self.stream.write([rest, &[]]))
             }
         };

@@ -196,7 +196,7 @@ mod tests {
         let visits = thread::spawn(move || {
             let mut done = 0;
             loop {
-                match visitor.visit(|it| it.each_mut().map(|count| *count += 1)) {
+                match visitor.visit(|counts| counts.each_mut().map(|count| *count += 1)) {
                     VisitResult::Done(_) => done += 1,
                     VisitResult::Busy => {}
                     VisitResult::Gone => return done,

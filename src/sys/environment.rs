@@ -72,8 +72,8 @@ pub(crate) fn initial_with(name: &str, value: &OsStr) -> Vec<CString> {
 /// Splits `/proc/self/environ` into variables. Returns `None` if the program has overwritten them,
 /// for example with a title for `ps`.
 fn split(block: &[u8]) -> Option<Vec<CString>> {
-    let variables = block.split_inclusive(|byte| *byte == 0).map(|it| {
-        let variable = CStr::from_bytes_with_nul(it).ok();
+    let variables = block.split_inclusive(|byte| *byte == 0).map(|entry| {
+        let variable = CStr::from_bytes_with_nul(entry).ok();
         variable.filter(|text| text.to_bytes().contains(&b'='))
     });
     variables

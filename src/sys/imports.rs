@@ -3,7 +3,7 @@
 //! Only for processes that this crate owns completely: writing to a slot changes which function a
 //! module calls.
 
-use super::{memory, modules};
+use super::{elf, memory};
 use std::{
     ffi::{CStr, c_int, c_void},
     io,
@@ -89,7 +89,7 @@ unsafe extern "C" fn collect(
     // SAFETY: the loader's record names `dlpi_phnum` headers from `dlpi_phdr` on.
     let headers = unsafe { slice::from_raw_parts(info.dlpi_phdr, info.dlpi_phnum.into()) };
     let base = info.dlpi_addr as usize;
-    let segment = |wanted| modules::segments(base, headers, wanted, 0).next();
+    let segment = |wanted| elf::segments(base, headers, wanted, 0).next();
     let Some(dynamic) = segment(libc::PT_DYNAMIC) else {
         return 0;
     };
@@ -155,7 +155,7 @@ impl DynamicTables {
         };
         let mut tables = Self::default();
         // SAFETY: by the caller's contract.
-        for [tag, value] in unsafe { modules::dynamic_entries(dynamic) } {
+        for [tag, value] in unsafe { elf::dynamic_entries(dynamic) } {
             let value = value as usize;
             match tag {
                 2 => tables.relocations[1].1 = value,

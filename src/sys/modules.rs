@@ -1,6 +1,9 @@
 //! The loaded executable and shared objects: their addresses, identities and constructors.
 
-use super::memory;
+use super::{
+    elf::{build_id, bytes, constructors, segments},
+    resident,
+};
 use std::{
     collections::hash_map::DefaultHasher,
     ffi::{CStr, c_char, c_int, c_void},
@@ -8,7 +11,7 @@ use std::{
     hash::{Hash, Hasher},
     io,
     ops::Range,
-    ptr, slice,
+    slice,
     sync::OnceLock,
 };
 
@@ -60,7 +63,7 @@ impl Module {
         }
         let maps = fs::read_to_string("/proc/self/maps")?;
         let is_there =
-            |line: &&str| memory::mapping_in(line).is_some_and(|it| it.contains(&address));
+            |line: &&str| resident::mapping_in(line).is_some_and(|it| it.contains(&address));
         let line = maps.lines().find(is_there).unwrap_or_default();
         let path = line.find('/').map(|at| &line[at..]);
         File::open(path.ok_or(io::ErrorKind::NotFound)?)
@@ -286,22 +289,6 @@ unsafe fn describe(base: usize, headers: &[libc::Elf64_Phdr], is_program: bool) 
     })
 }
 
-/// Returns the address ranges of the segments with this type and all of these flags, in a module
-/// that is loaded at `base`.
-pub(super) fn segments(
-    base: usize,
-    headers: &[libc::Elf64_Phdr],
-    wanted: u32,
-    flags: u32,
-) -> impl Iterator<Item = Range<usize>> {
-    let is_wanted =
-        move |it: &&libc::Elf64_Phdr| it.p_type == wanted && it.p_flags & flags == flags;
-    headers.iter().filter(is_wanted).map(move |header| {
-        let start = base.wrapping_add(header.p_vaddr as usize);
-        start..start + header.p_memsz as usize
-    })
-}
-
 /// Returns a hash of the build-id or, without one, of the code; `None` if both are missing.
 ///
 /// # Safety
@@ -324,77 +311,6 @@ unsafe fn identity(
         }
     }
     Some(ModuleId(hasher.finish().max(1)))
-}
-
-/// Returns the bytes of a segment.
-///
-/// # Safety
-///
-/// It must be mapped and readable, and must not be written to as long as the bytes are used.
-unsafe fn bytes<'a>(segment: Range<usize>) -> &'a [u8] {
-    let start = ptr::with_exposed_provenance(segment.start);
-    // SAFETY: by the caller's contract.
-    unsafe { slice::from_raw_parts(start, segment.len()) }
-}
-
-/// Finds the build-id among the notes of a segment: (name length, length, type, name, bytes), each
-/// padded to four bytes.
-fn build_id(mut notes: &[u8]) -> Option<&[u8]> {
-    const BUILD_ID: u32 = 3;
-    let word = |at: usize, notes: &[u8]| {
-        notes
-            .get(at..at + 4)
-            .map(|word| u32::from_ne_bytes([word[0], word[1], word[2], word[3]]))
-    };
-    loop {
-        let (name, length) = (word(0, notes)? as usize, word(4, notes)? as usize);
-        let kind = word(8, notes)?;
-        let start = 12 + name.next_multiple_of(4);
-        let contents = notes.get(start..start + length)?;
-        if kind == BUILD_ID && notes.get(12..16) == Some(b"GNU\0") {
-            return Some(contents);
-        }
-        notes = notes.get(start + length.next_multiple_of(4)..)?;
-    }
-}
-
-/// Returns the entries of a dynamic section: tag and value.
-///
-/// # Safety
-///
-/// The section must be at this address, in a module that stays loaded while the entries are read.
-pub(super) unsafe fn dynamic_entries(dynamic: usize) -> impl Iterator<Item = [i64; 2]> {
-    const DT_NULL: i64 = 0;
-    let first = ptr::with_exposed_provenance::<[i64; 2]>(dynamic);
-    // SAFETY: the section is mapped, by the caller's contract. It ends with an entry DT_NULL, after
-    // which no entry is read.
-    let entries = (0..).map(move |index| unsafe { *first.wrapping_add(index) });
-    entries.take_while(|[tag, _]| *tag != DT_NULL)
-}
-
-/// Returns the functions in a module's `.init_array`, in execution order.
-///
-/// # Safety
-///
-/// A module must be loaded at `base`, with its dynamic section at `dynamic`.
-unsafe fn constructors(base: usize, dynamic: usize) -> Vec<usize> {
-    const DT_INIT_ARRAY: i64 = 25;
-    const DT_INIT_ARRAYSZ: i64 = 27;
-    let (mut array, mut size) = (None, 0);
-    // SAFETY: by the caller's contract.
-    for entry in unsafe { dynamic_entries(dynamic) } {
-        match entry {
-            [DT_INIT_ARRAY, address] => array = Some(base.wrapping_add(address as usize)),
-            [DT_INIT_ARRAYSZ, bytes] => size = bytes as usize,
-            _ => {}
-        }
-    }
-    let Some(array) = array else {
-        return Vec::new();
-    };
-    // SAFETY: the section names this array, which was relocated before any constructor ran and is
-    // never written again.
-    unsafe { slice::from_raw_parts(array as *const usize, size / size_of::<usize>()) }.to_vec()
 }
 
 #[cfg(test)]

@@ -32,8 +32,8 @@ pub(super) struct SourceLocation {
     pub(super) column: Option<u32>,
 }
 
-/// Returns the function at an offset in a module, after those that were inlined there. `address` is
-/// any at which the module is mapped.
+/// Returns the function at an offset in a module, after the functions that were inlined there.
+/// `address` is any at which the module is mapped.
 pub(super) fn functions(module: &Module, address: usize, offset: u64) -> Vec<FrameFunction> {
     static READ: Mutex<Vec<(ModuleId, Option<Symbols>)>> = Mutex::new(Vec::new());
     let mut read = READ.lock();
@@ -89,14 +89,14 @@ impl Symbols {
         let (mut frames, mut functions) = (frames.ok()?, Vec::new());
         while let Ok(Some(frame)) = frames.next() {
             let function = frame.function.as_ref();
-            let name = function.and_then(|it| it.demangle().ok().map(Cow::into_owned));
+            let name = function.and_then(|function| function.demangle().ok().map(Cow::into_owned));
             let name = name.or_else(|| self.name(offset))?;
             let location = frame.location.as_ref();
-            let source = location.and_then(|it| {
+            let source = location.and_then(|location| {
                 Some(SourceLocation {
-                    file: PathBuf::from(it.file?),
-                    line: it.line?,
-                    column: it.column,
+                    file: PathBuf::from(location.file?),
+                    line: location.line?,
+                    column: location.column,
                 })
             });
             functions.push(FrameFunction { name, source });
@@ -106,7 +106,9 @@ impl Symbols {
 
     /// Returns the name in the symbol table.
     fn name(&self, offset: u64) -> Option<String> {
-        let after = self.table.partition_point(|it| it.offsets.start <= offset);
+        let after = self
+            .table
+            .partition_point(|symbol| symbol.offsets.start <= offset);
         let symbol = self.table[..after].last()?;
         let name = String::from_utf8_lossy(symbol.name);
         let is_inside = symbol.offsets.contains(&offset);
@@ -137,8 +139,8 @@ fn section(file: &'static [u8], sections: &SectionTable<'static, Header>, name: 
 /// Returns the functions of the symbol table or, without a symbol table, the exported functions.
 fn table(file: &'static [u8], sections: &SectionTable<'static, Header>) -> Vec<Symbol> {
     let kinds = [SHT_SYMTAB, SHT_DYNSYM].into_iter();
-    let tables = kinds.filter_map(|it| sections.symbols(Native, file, it).ok());
-    let Some(table) = tables.into_iter().find(|it| !it.is_empty()) else {
+    let tables = kinds.filter_map(|kind| sections.symbols(Native, file, kind).ok());
+    let Some(table) = tables.into_iter().find(|table| !table.is_empty()) else {
         return Vec::new();
     };
     let is_function = |it: &&object::elf::Sym64<Native>| {
@@ -156,6 +158,6 @@ fn table(file: &'static [u8], sections: &SectionTable<'static, Header>) -> Vec<S
         .filter(is_function)
         .filter_map(symbol)
         .collect();
-    symbols.sort_unstable_by_key(|it| it.offsets.start);
+    symbols.sort_unstable_by_key(|symbol| symbol.offsets.start);
     symbols
 }

@@ -47,7 +47,7 @@ use crate::sys::{
     crash::{self, OverflowNote},
     environment,
     fd::{self, Stdio},
-    limits, memory, signal,
+    limits, resident, signal,
     spin::Spin,
 };
 use crate::wire::{codec, handle::Attached};
@@ -182,7 +182,7 @@ impl WorkerLoop {
         self.runner.replies.wake_if_unread();
         self.frames.shrink();
         self.runner.shrink();
-        memory::release_unused();
+        resident::release_unused();
     }
 
     fn serve(&mut self, header: RequestHeader) -> Result<(), Disconnected> {
@@ -311,7 +311,7 @@ impl WorkerLoop {
 
     /// Tells the pool once if this process exceeds its memory limit.
     fn check_memory(&mut self) {
-        let exceeds = |max| memory::resident().is_ok_and(|resident| resident > max);
+        let exceeds = |max| resident::resident().is_ok_and(|resident| resident > max);
         if self.max_memory.is_some_and(exceeds) {
             self.max_memory = None;
             self.runner
