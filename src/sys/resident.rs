@@ -1,4 +1,4 @@
-//! The resident memory of this process: measuring it, and releasing what is not needed.
+//! The resident memory of this process: its size, and releasing unneeded parts of it.
 
 use std::{io, ops::Range};
 
@@ -72,10 +72,10 @@ mod tests {
     #[test]
     fn only_code_without_private_changes_is_dropped() {
         let list = "\
-            1000-3000 r-xp 00000000 fe:00 1 /bin/a\nRss: 8 kB\nAnonymous:             0 kB\nSwap: 0 kB\n\
-            4000-5000 r-xp 00000000 fe:00 1 /bin/b\nRss: 4 kB\nAnonymous:             4 kB\nSwap: 0 kB\n\
-            6000-7000 rw-p 00000000 fe:00 1 /bin/a\nRss: 4 kB\nAnonymous:             0 kB\nSwap: 0 kB\n\
-            8000-9000 r-xp 00000000 00:00 0 [vdso]\nRss: 4 kB\nAnonymous:             0 kB\nSwap: 0 kB\n";
+            1000-3000 r-xp 00000000 fe:00 1 /bin/a\nRss: 8 kB\nAnonymous: 0 kB\nSwap: 0 kB\n\
+            4000-5000 r-xp 00000000 fe:00 1 /bin/b\nRss: 4 kB\nAnonymous: 4 kB\nSwap: 0 kB\n\
+            6000-7000 rw-p 00000000 fe:00 1 /bin/a\nRss: 4 kB\nAnonymous: 0 kB\nSwap: 0 kB\n\
+            8000-9000 r-xp 00000000 00:00 0 [vdso]\nRss: 4 kB\nAnonymous: 0 kB\nSwap: 0 kB\n";
         assert_eq!(
             unchanged_code(list),
             vec![Range {

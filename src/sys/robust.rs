@@ -52,7 +52,10 @@ pub(crate) enum MutexError {
 /// | `depth` | meaning |
 /// |---|---|
 /// | 0 | not held through this value |
-/// | n > 0 | locked n times through this value; or a thread of this process, or of the process that it is a copy of, has ended with it or is missing in the copy. It is then no longer held, and the mapping leaks |
+/// | n > 0 | locked n times through this value, or stale: see below |
+///
+/// It is stale if a thread of this process, or of the process that it is a copy of, has ended with
+/// the mutex or is missing in the copy. The mutex is then no longer held, and the mapping leaks.
 ///
 /// Only the holder writes it.
 #[derive(Debug)]
