@@ -1,8 +1,8 @@
 //! Models of events and semaphores, and of the event count that every wait uses.
 
 use super::{
-    bell::{Backoff, EventCount, SpinState},
     event::Event,
+    event_count::{Backoff, EventCount, SpinState},
     semaphore::Semaphore,
 };
 use crate::check;
