@@ -1,4 +1,4 @@
-//! Which worker gets what next, and who fills an empty place.
+//! Assignment: which worker gets which work item, and work stealing for idle workers.
 
 use crate::pool::{
     scheduler::{Scheduler, Slot, SlotState, err_cancelled},
@@ -8,21 +8,20 @@ use crate::pool::{
 };
 use std::mem;
 
-/// Work that is sent ahead to a busy worker: enough to outlast a wake-up of the pool.
+/// Nanoseconds of work that a busy worker gets in advance: enough to outlast a wake-up of the pool.
 const WORKER_PREFETCH_NANOS: u64 = 5_000_000;
 
-/// Items in flight at most, unless one chunk holds more.
+/// The maximum number of items in flight at a worker, unless one chunk holds more.
 const MAX_PREFETCH: u64 = 128;
 
-/// Units in flight that are always allowed: one runs, one waits.
+/// Work items in flight that are always allowed: one runs, one waits.
 const MIN_PREFETCH: u64 = 2;
 
-/// Items shorter than this are gathered before they are written, and not worth moving to another
-/// worker one by one.
+/// Nanoseconds. Shorter items are written in batches, and are not worth stealing one by one.
 const TINY_TASK_NANOS: u64 = 20_000;
 
 impl<Io: WorkerIo> Scheduler<Io> {
-    /// A place that is to be filled now; the caller starts a worker for it.
+    /// Returns a slot whose start is due. The caller starts a worker for it.
     pub(crate) fn take_vacancy(&mut self) -> Option<usize> {
         let now = Io::now();
         let is_due = |slot: &Slot<Io>| matches!(slot.state, SlotState::Vacant(at) if at <= now);
@@ -31,19 +30,21 @@ impl<Io: WorkerIo> Scheduler<Io> {
         Some(slot)
     }
 
-    /// Whether a place is to be filled, now or later.
+    /// Whether a slot waits for a start, now or later.
     pub(crate) fn has_vacancies(&self) -> bool {
         self.slots
             .iter()
             .any(|slot| matches!(slot.state, SlotState::Vacant(_)))
     }
 
-    /// Stages what is queued for the workers that have the least to do.
+    /// Stages queued work items for the least busy workers, until the queue or their room is
+    /// exhausted.
     pub(crate) fn assign_queued(&mut self, wakeups: &mut Wakeups) {
         while self.assign_one(wakeups).is_some() {}
     }
 
-    /// Stages the next unit, and says for whom; none when there is none, or nobody for it.
+    /// Stages the next work item and returns the slot of its worker. Returns `None` if the queue is
+    /// empty or no worker has room.
     pub(crate) fn assign_one(&mut self, wakeups: &mut Wakeups) -> Option<usize> {
         if self.queue.is_empty() {
             return None;
@@ -52,7 +53,9 @@ impl<Io: WorkerIo> Scheduler<Io> {
         let work_item = self.queue.pop_front()?;
         if let Some(mut work_item) = self.drop_cancelled(work_item, wakeups) {
             let worker = self.slots[slot].worker_mut()?;
-            let share = worker.quota.map(|it| u32::try_from(it).unwrap_or(u32::MAX));
+            let share = worker
+                .quota
+                .map(|quota| u32::try_from(quota).unwrap_or(u32::MAX));
             let rest = share.and_then(|it| work_item.split_off(it));
             if let Some(rest) = rest {
                 self.queue.push_front(rest);
@@ -62,19 +65,21 @@ impl<Io: WorkerIo> Scheduler<Io> {
                 Ok(()) if worker.quota == Some(0) => self.replace(slot, RestartReason::Tasks),
                 Ok(()) => {}
                 Err((work_item, Some(error))) => self.fail(&work_item, error, wakeups),
-                // It is buried soon; another takes the unit.
+                // 1. The worker closed its socket, or the kernel has no room. 2. Its death or the
+                //    room is reported later. 3. The next round finds another worker, as this one
+                //    has no room.
                 Err((work_item, None)) => self.queue.push_front(work_item),
             }
         }
         Some(slot)
     }
 
-    /// The worker with the fewest items in flight that may have more. One that is not ready, as its
-    /// initializer may take long, gets nothing as long as another is.
+    /// Returns the worker with room that has the fewest items in flight. Skips workers that are not
+    /// ready if another is: an initializer may take long.
     fn least_busy(&mut self) -> Option<usize> {
         let ahead = self
             .item_nanos
-            .map_or(MIN_PREFETCH, |it| WORKER_PREFETCH_NANOS / it.max(1));
+            .map_or(MIN_PREFETCH, |nanos| WORKER_PREFETCH_NANOS / nanos.max(1));
         let most = ahead.clamp(MIN_PREFETCH, MAX_PREFETCH) as u32;
         let (mut best, mut any_ready) = (None, false);
         for number in 0..self.slots.len() {
@@ -96,30 +101,32 @@ impl<Io: WorkerIo> Scheduler<Io> {
                 }
             }
         }
-        best.filter(|it| !any_ready || !it.1).map(|it| it.0)
+        best.filter(|(_, is_unready, _)| !any_ready || !is_unready)
+            .map(|(slot, ..)| slot)
     }
 
-    /// Notes that a worker takes items from now on; what was sent ahead to others that do not yet
-    /// is anybody's again.
+    /// Marks a worker as ready, and revokes the items of workers that are not. Fails if it was
+    /// ready.
     pub(crate) fn note_ready(&mut self, slot: usize) -> Option<()> {
         let is_ready = &mut self.slots[slot].worker_mut()?.is_ready;
         if mem::replace(is_ready, true) {
-            // It says so once.
+            // A worker writes this record once.
             return None;
         }
         for other in 0..self.slots.len() {
-            // One that has said so by its pipe may run its first item by now, and hide that.
+            // 1. Another worker writes `READY` to its pipe. 2. Its first task starts, and writes to
+            //    the shared region that it has not. 3. Revoking that item here would run it twice.
             let worker = self.slots[other].worker_mut();
-            if worker.is_some_and(|it| !it.was_ready()) {
+            if worker.is_some_and(|worker| !worker.was_ready()) {
                 self.revoke_from_first(other, |_| true);
             }
         }
         Some(())
     }
 
-    /// Gives workers with nothing to do what was sent ahead to others.
+    /// Moves unstarted items from busy workers to idle workers.
     pub(crate) fn steal_for_idle(&mut self, wakeups: &mut Wakeups) {
-        // Each time one of them at least gets something.
+        // Each round gives work to at least one idle worker.
         for _ in 0..self.slots.len() {
             if !self.queue.is_empty() || self.outstanding <= 1 {
                 return;
@@ -131,7 +138,7 @@ impl<Io: WorkerIo> Scheduler<Io> {
         }
     }
 
-    /// Workers that are ready, may have more, and have nothing to do.
+    /// Counts ready workers that have room and no items.
     fn count_idle(&mut self) -> usize {
         let mut idle = 0;
         for slot in 0..self.slots.len() {
@@ -142,15 +149,15 @@ impl<Io: WorkerIo> Scheduler<Io> {
         idle
     }
 
-    /// Shares with so many idle workers what was sent ahead to the one with the most of it; false
-    /// if there is nothing to share.
+    /// Shares the unstarted items of the busiest worker with `idle` workers. Returns false if there
+    /// is nothing to share.
     fn steal_from_busiest(&mut self, idle: usize, wakeups: &mut Wakeups) -> bool {
-        let tiny = self.item_nanos.is_some_and(|it| it < TINY_TASK_NANOS);
+        let tiny = self.item_nanos.is_some_and(|nanos| nanos < TINY_TASK_NANOS);
         let nanos = self.item_nanos.unwrap_or(TINY_TASK_NANOS);
-        // One with a single item is about to start it, and hides nothing.
+        // A worker with a single item is about to start it.
         let rich = self
             .workers()
-            .filter(|it| it.items > 1 && it.unstarted() > 0);
+            .filter(|worker| worker.items > 1 && worker.unstarted() > 0);
         let Some(worker) = rich.max_by_key(|it| it.unstarted()) else {
             return false;
         };
@@ -159,7 +166,7 @@ impl<Io: WorkerIo> Scheduler<Io> {
         if !worth_it {
             return false;
         }
-        // The first stays where it is: it runs, or is about to.
+        // The first item stays: it runs, or is about to.
         let Some(front) = worker.front() else {
             return false;
         };
@@ -176,14 +183,14 @@ impl<Io: WorkerIo> Scheduler<Io> {
         total > 0
     }
 
-    /// Puts units before everything that is queued, in their order.
+    /// Queues work items in their order, before all items of the same priority.
     pub(crate) fn requeue_front(&mut self, work_items: Vec<WorkItem>) {
         for work_item in work_items.into_iter().rev() {
             self.queue.push_front(work_item);
         }
     }
 
-    /// Ends what of a unit is cancelled, and gives what is not.
+    /// Fails the cancelled items of a work item, and returns the others.
     pub(crate) fn drop_cancelled(
         &mut self,
         mut work_item: WorkItem,
@@ -203,7 +210,7 @@ impl<Io: WorkerIo> Scheduler<Io> {
         }
     }
 
-    /// Has every worker drop a map's context.
+    /// Tells all workers to drop a map's context.
     pub(crate) fn drop_context(&mut self, id: u32) {
         self.workers().for_each(|it| it.drop_context(id));
     }

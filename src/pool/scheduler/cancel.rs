@@ -1,4 +1,4 @@
-//! What callers ask for: submitting, cancelling, stopping.
+//! Cancelling tasks and maps before they start, and stopping the pool.
 
 use crate::error::Error;
 use crate::pool::{
@@ -35,7 +35,7 @@ impl<Io: WorkerIo> Scheduler<Io> {
         if self.queue.len() > 1 {
             return;
         }
-        let gather = self.item_nanos.is_some_and(|it| it < TINY_TASK_NANOS);
+        let gather = self.item_nanos.is_some_and(|nanos| nanos < TINY_TASK_NANOS);
         if let Some(slot) = self.assign_one(wakeups)
             && let Some(worker) = self.slots[slot].worker_mut()
             // What stays staged behind items in flight is written when they are answered: their
@@ -54,17 +54,20 @@ impl<Io: WorkerIo> Scheduler<Io> {
             return false;
         }
         for slot in 0..self.slots.len() {
-            self.revoke_from_first(slot, |it| it.priority() < priority);
+            self.revoke_from_first(slot, |queued| queued.priority() < priority);
         }
         true
     }
 
-    /// Takes back what a worker has not started, from the first unit on for which this holds.
+    /// Revokes a worker's unstarted items, from the first work item on that matches `is_first`.
     pub(crate) fn revoke_from_first(&mut self, slot: usize, is_first: impl Fn(&WorkItem) -> bool) {
         let Some(worker) = self.slots[slot].worker_mut() else {
             return;
         };
-        let first = worker.in_flight.iter().find(|it| is_first(&it.work_item));
+        let first = worker
+            .in_flight
+            .iter()
+            .find(|sent| is_first(&sent.work_item));
         if let Some(item) = first.map(|it| it.item) {
             let work_items = worker.revoke(item);
             self.requeue_front(work_items);
@@ -84,7 +87,7 @@ impl<Io: WorkerIo> Scheduler<Io> {
         }
     }
 
-    /// Cancels a call that has not started; false if it has.
+    /// Cancels a call that has not started. Asks a running call to stop, and returns false.
     pub(crate) fn cancel(&mut self, task: &Arc<Task>, wakeups: &mut Wakeups) -> bool {
         if task.is_done() {
             return task.is_cancelled();
@@ -106,14 +109,18 @@ impl<Io: WorkerIo> Scheduler<Io> {
         self.outstanding -= 1;
         let is_it =
             |it: &WorkItem| matches!(it, WorkItem::Call(queued) if Arc::ptr_eq(queued, task));
-        match self.delayed.iter().position(|it| is_it(&it.1)) {
+        match self
+            .delayed
+            .iter()
+            .position(|(_, work_item)| is_it(work_item))
+        {
             Some(at) => drop(self.delayed.swap_remove(at)),
             None => self.queue.forget_one(),
         }
         true
     }
 
-    /// Cancels a whole map of which no item has started; false if one has.
+    /// Cancels a map if none of its items has started; returns false if one has.
     pub(crate) fn cancel_map(
         &mut self,
         task: &Task,
@@ -123,7 +130,9 @@ impl<Io: WorkerIo> Scheduler<Io> {
         if task.is_done() {
             return task.is_cancelled();
         }
-        // First nothing more can start, then it is certain what has.
+        // Revoked before the check. In the other order: 1. The check finds no started item. 2. A
+        // worker starts one. 3. The rest is cancelled, and a map that has started counts as
+        // cancelled.
         for slot in 0..self.slots.len() {
             self.revoke_from_first(slot, |it| it.belongs_to(map));
         }
@@ -138,19 +147,19 @@ impl<Io: WorkerIo> Scheduler<Io> {
     /// Whether an item of this map has started.
     pub(crate) fn has_map_started(&self, map: &Arc<MapState>) -> bool {
         let running = self.slots.iter().filter_map(Slot::worker).any(|worker| {
-            let started = worker.page.started();
+            let started = worker.region.started();
             worker
                 .in_flight
                 .iter()
-                .any(|it| it.work_item.belongs_to(map) && is_before(it.item, started))
+                .any(|sent| sent.work_item.belongs_to(map) && is_before(sent.item, started))
         });
         running || map.has_outcomes()
     }
 
-    /// Drops every item that was cancelled and has not started, wherever it is.
+    /// Drops all cancelled items that have not started: in flight, queued, or waiting for a retry.
     pub(crate) fn sweep_cancelled(&mut self, wakeups: &mut Wakeups) {
         for slot in 0..self.slots.len() {
-            self.revoke_from_first(slot, |it| it.wanted() < it.count());
+            self.revoke_from_first(slot, |work_item| work_item.wanted() < work_item.count());
         }
         for work_item in self.queue.take() {
             if let Some(work_item) = self.drop_cancelled(work_item, wakeups) {
@@ -170,10 +179,10 @@ impl<Io: WorkerIo> Scheduler<Io> {
             return false;
         };
         let worker = self.slots.get(slot).and_then(Slot::worker);
-        worker.is_some_and(|it| is_before(item, it.page.started()))
+        worker.is_some_and(|worker| is_before(item, worker.region.started()))
     }
 
-    /// Cancels what has not started.
+    /// Cancels all items that have not started.
     pub(crate) fn cancel_pending(&mut self, wakeups: &mut Wakeups) {
         for slot in 0..self.slots.len() {
             self.revoke_from_first(slot, |_| true);
@@ -183,14 +192,15 @@ impl<Io: WorkerIo> Scheduler<Io> {
         }
     }
 
-    /// Takes all that is queued, also what waits for another try.
+    /// Takes all queued items, and those that wait for a retry.
     fn take_waiting(&mut self) -> Vec<WorkItem> {
-        let delayed = mem::take(&mut self.delayed).into_iter().map(|it| it.1);
+        let delayed = mem::take(&mut self.delayed)
+            .into_iter()
+            .map(|(_, work_item)| work_item);
         self.queue.take().chain(delayed).collect()
     }
 
-    /// Fails everything, now, and has the workers end: at once, or with a grace for those that are
-    /// busy.
+    /// Fails all outstanding tasks at once, and ends the workers: with SIGKILL if `at_once`.
     pub(crate) fn stop(&mut self, error: &Error, at_once: bool, wakeups: &mut Wakeups) {
         if let PoolPhase::Ended(_) = self.phase {
             return;

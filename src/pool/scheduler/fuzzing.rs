@@ -149,8 +149,8 @@ impl Fuzzed {
     fn start(&self, count: u8) {
         for _ in 0..count {
             let (started, _) =
-                unpack_start_word(self.theirs.page.start_word().load(Ordering::Relaxed));
-            self.theirs.page.try_start(started);
+                unpack_start_word(self.theirs.region.start_word().load(Ordering::Relaxed));
+            self.theirs.region.try_start(started);
         }
     }
 
@@ -168,29 +168,30 @@ impl Fuzzed {
             ReplyKind::MemoryExceeded,
         ];
         let bytes = script.part();
-        let (started, _) = unpack_start_word(self.theirs.page.start_word().load(Ordering::Relaxed));
+        let (started, _) =
+            unpack_start_word(self.theirs.region.start_word().load(Ordering::Relaxed));
         let head = ReplyHeader {
             item: started.wrapping_sub(back),
             kind: tags[usize::from(tag) % tags.len()],
             len: bytes.len(),
         };
-        self.theirs.page.append(head, bytes);
+        self.theirs.region.append(head, bytes);
     }
 
     /// Puts bytes into the ring that may be no records.
     fn scribble_in_ring(&self, bytes: &[u8]) {
-        let page = &self.theirs.page;
-        let tail = page.tail().load(Ordering::Relaxed);
+        let region = &self.theirs.region;
+        let tail = region.tail().load(Ordering::Relaxed);
         let offset = tail as usize % RING_BYTES;
         let bytes = &bytes[..bytes.len().min(RING_BYTES - offset)];
-        page.view().copy_in(RING + offset, bytes);
+        region.view().copy_in(RING + offset, bytes);
         let end = tail.wrapping_add(bytes.len() as u64);
-        page.tail().store(end, Ordering::Release);
+        region.tail().store(end, Ordering::Release);
     }
 
-    fn scribble_over_page(&self, script: &mut Script<'_>) {
+    fn scribble_over_region(&self, script: &mut Script<'_>) {
         let place = usize::from(u16::from_le_bytes(script.array())) * 8 % RING;
-        let word = self.theirs.page.view().atomic_u64(place);
+        let word = self.theirs.region.view().atomic_u64(place);
         match script.byte() % 3 {
             0 => word.store(script.word(), Ordering::Relaxed),
             1 => {
@@ -204,7 +205,7 @@ impl Fuzzed {
     }
 
     fn scribble_over_word(&self, script: &mut Script<'_>) {
-        let word = self.theirs.page.start_word();
+        let word = self.theirs.region.start_word();
         let (started, allowed) = unpack_start_word(word.load(Ordering::Relaxed));
         let change = |it: u32, by: u8| it.wrapping_add_signed(by.cast_signed().into());
         let next = (
@@ -250,10 +251,10 @@ impl Fuzzed {
             3 => self.reply(script),
             4 => self.state.tick(wakeups),
             5 => self.scribble_in_ring(script.part()),
-            6 => self.scribble_over_page(script),
+            6 => self.scribble_over_region(script),
             7 => self.scribble_over_word(script),
             8 => self.send_message(script),
-            9 => ignore(pipe::write(&self.theirs.bell, script.part())),
+            9 => ignore(pipe::write(&self.theirs.wake_pipe, script.part())),
             10 => self.state.handle_event(u64::from(script.byte() % 4)),
             11 => return self.replace(wakeups),
             12 => ignore((

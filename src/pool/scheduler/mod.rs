@@ -1,9 +1,9 @@
-//! Who runs what: the queue, the workers' places, and everything that happens to them. See
+//! The scheduler: decides which worker runs which item, and handles what happens to workers. See
 //! README.md in the pool's folder.
 //!
-//! One lock guards it all. Nothing here blocks while it is held: pipes are non-blocking, workers
-//! are started without it, and the user's code (wakers, callbacks, decoding) runs when it has been
-//! let go.
+//! The pool's lock guards all of it. Nothing here blocks: pipes are non-blocking, workers are
+//! started without the lock, and the user's code (wakers, callbacks, decoding) runs after its
+//! release.
 
 pub(crate) mod assign;
 pub(crate) mod cancel;
@@ -36,53 +36,53 @@ use crate::pool::{
 };
 use std::{sync::Arc, time::Instant};
 
-/// Replies to shorter items are worth gathering before a sleeping pool is woken for them.
+/// Workers batch wake-ups for items that take less than this on average.
 const BATCHED_WAKE_NANOS: u64 = 500_000;
 
-/// How far the pool is with its life.
+/// The lifecycle of a pool.
 #[derive(Debug, Clone)]
 pub(crate) enum PoolPhase {
-    /// Takes tasks.
+    /// Accepts tasks.
     Open,
-    /// Takes no more, and finishes those it has.
+    /// Accepts no more tasks, and finishes the outstanding ones.
     Closed,
-    /// Nothing is left to do; workers end. What is submitted fails with this.
+    /// No task is outstanding; workers exit. Further submissions fail with this error.
     Ending(Error),
     /// No worker is left.
     Ended(Error),
 }
 
-/// Everything the lock guards.
+/// The queue, the slots and what is in flight. Guarded by the pool's lock.
 #[derive(Debug)]
 pub(crate) struct Scheduler<Io: WorkerIo = ProcessIo> {
     pub(crate) phase: PoolPhase,
     queue: PriorityQueue,
-    /// The lowest priority of all that was ever submitted.
+    /// The lowest priority of all tasks submitted so far: only a higher priority can overtake.
     lowest_priority: i32,
-    /// What is to be tried again, and when.
+    /// Items that wait for a retry, with the time of that.
     delayed: Vec<(Instant, WorkItem)>,
     pub(crate) slots: Vec<Slot<Io>>,
-    /// How many workers the pool is to keep.
+    /// The number of workers that the pool keeps. Written by `resize`.
     target: usize,
     recycle: RecyclePolicy,
-    /// Whether something came up that only the background thread does: it fills slots, and asks
-    /// others to send signals.
+    /// Whether there are new chores for the background thread: it fills slots, and forwards refused
+    /// signals. Cleared by the thread that notifies it.
     pub(crate) has_new_chores: bool,
     /// Items queued or in flight.
     pub(crate) outstanding: u64,
-    /// Nanoseconds an item takes, a moving average.
+    /// The moving average of an item's run time, in nanoseconds.
     item_nanos: Option<u64>,
-    /// When workers that were told to end are killed.
+    /// When workers that were told to exit are killed.
     kill_at: Option<Instant>,
-    /// When limits of time were looked at last.
+    /// When time limits were last checked.
     timeouts_checked: Instant,
-    /// Counts changes of the workers.
+    /// Incremented when a worker is reaped.
     pub(crate) generation: u64,
     pub(crate) counts: Counts,
-    /// What workers have done that are no more.
+    /// The totals of all reaped workers.
     past_totals: WorkTotals,
     limits: Option<ResourceLimits>,
-    /// Records on their way from a ring to their tasks.
+    /// A buffer for records, reused for each ring. Empty outside `read_replies`.
     records: Vec<u8>,
     slabs: Arc<PoolSlabs>,
     events: Io::Events,
@@ -119,7 +119,8 @@ impl<Io: WorkerIo> Scheduler<Io> {
         }
     }
 
-    /// Does everything that can be done now. Repeated calls change nothing until something happens.
+    /// Makes all progress that is possible now. Idempotent: a second call changes nothing before
+    /// the next event.
     pub(crate) fn tick(&mut self, wakeups: &mut Wakeups) {
         for slot in 0..self.slots.len() {
             self.read_replies(slot, wakeups);
@@ -145,7 +146,7 @@ impl<Io: WorkerIo> Scheduler<Io> {
         }
     }
 
-    /// Writes what is staged for a worker, and has the rest written when its pipe has room.
+    /// Writes the staged frames of a worker. Watches its pipe for room if some are left.
     fn flush(&mut self, slot: usize) {
         let Some(worker) = self.slots[slot].worker_mut() else {
             return;
@@ -162,7 +163,7 @@ impl<Io: WorkerIo> Scheduler<Io> {
         self.slots.iter_mut().filter_map(Slot::worker_mut)
     }
 
-    /// Gives a started worker its place.
+    /// Puts a started worker into its slot.
     pub(crate) fn install(
         &mut self,
         slot: usize,
@@ -174,13 +175,14 @@ impl<Io: WorkerIo> Scheduler<Io> {
         self.flush(slot);
         self.shrink();
         if let PoolPhase::Ending(_) | PoolPhase::Ended(_) = self.phase {
-            // It has nothing to do, and whoever ends the pool may have killed the others already.
+            // 1. The background thread starts this worker, without the lock. 2. The pool ends, and
+            //    kills all workers. 3. This worker is installed: no other code kills it.
             self.kill_all();
         }
         Ok(())
     }
 
-    /// Notes that a worker could not be started.
+    /// Schedules another start after a failed one, or gives up.
     pub(crate) fn start_failed(&mut self, slot: usize, error: Error, wakeups: &mut Wakeups) {
         if let PoolPhase::Ending(_) | PoolPhase::Ended(_) = self.phase {
             self.slots[slot].state = SlotState::Retired;
@@ -189,7 +191,7 @@ impl<Io: WorkerIo> Scheduler<Io> {
         self.schedule_respawn(slot, error, wakeups);
     }
 
-    /// Notes what a descriptor's readiness means.
+    /// Handles the readiness of a descriptor. Ignores tokens of workers that are gone.
     pub(crate) fn handle_event(&mut self, token: u64) {
         let (slot, source) = ((token >> 2) as usize, token & 3);
         let Some(worker) = self.slots.get_mut(slot).and_then(Slot::worker_mut) else {
@@ -198,18 +200,21 @@ impl<Io: WorkerIo> Scheduler<Io> {
         if source == EventSource::Wake as u64 {
             worker.drain_wakeups();
         } else if source == EventSource::Death as u64 {
-            // A number may be of the worker that was in this place before.
+            // 1. `events` reports the death of a worker. 2. Another thread reaps it. 3. A new
+            //    worker is installed in the slot. 4. The token arrives here: the pidfd says that
+            //    the new one lives.
             if worker.dead_since.is_none() && worker.io.is_dead() {
                 worker.dead_since = Some(Io::now());
-                // It stays readable: the status is waited for with a deadline, not with this.
+                // It stays readable, and would wake a thread again and again. The exit record is
+                // awaited with a deadline.
                 worker.io.unwatch_death(&self.events);
             }
             worker.drain_wakeups();
         }
     }
 
-    /// When there is something to do although nothing happens; `in_background`, starting workers
-    /// too.
+    /// Returns when the next tick is due without an event. Includes starts of workers if
+    /// `in_background`.
     pub(crate) fn next_deadline(&self, in_background: bool) -> Option<Instant> {
         let due = |slot: &Slot<Io>| match &slot.state {
             SlotState::Vacant(at) => in_background.then_some(*at),
@@ -217,25 +222,25 @@ impl<Io: WorkerIo> Scheduler<Io> {
             SlotState::Starting | SlotState::Retired => None,
         };
         let places = self.slots.iter().map(due);
-        let attempts = self.delayed.iter().map(|it| Some(it.0));
+        let attempts = self.delayed.iter().map(|(due, _)| Some(*due));
         attempts.fold(places.fold(self.kill_at, earlier), earlier)
     }
 
-    /// What the pool has done and is doing.
+    /// Returns the counters of the pool and of its workers.
     pub(crate) fn stats(&self) -> PoolStats {
-        let links = || self.slots.iter().filter_map(Slot::worker);
+        let workers = || self.slots.iter().filter_map(Slot::worker);
         let runs =
             |worker: &&WorkerHandle<Io>| worker.front().is_some_and(|it| worker.is_running(it));
-        let running = links().filter(runs).count() as u64;
+        let running = workers().filter(runs).count() as u64;
         let mut work = self.past_totals.clone();
-        links().for_each(|it| work.add(&it.totals()));
+        workers().for_each(|worker| work.add(&worker.totals()));
         let alive = |slot: &Slot<Io>| {
             let worker = slot.worker().filter(|worker| worker.dead_since.is_none())?;
             Some(worker.stats(slot.worker_id))
         };
-        let workers = self.slots.iter().filter_map(alive).collect();
+        let worker_stats = self.slots.iter().filter_map(alive).collect();
         let tasks = (self.outstanding, running);
-        self.counts.stats(tasks, work, workers)
+        self.counts.stats(tasks, work, worker_stats)
     }
 
     /// Whether no worker is left.
@@ -243,15 +248,17 @@ impl<Io: WorkerIo> Scheduler<Io> {
         matches!(self.phase, PoolPhase::Ended(_))
     }
 
-    /// Has the workers ring, as whoever read their replies goes to sleep, and says by when to look
-    /// without a bell.
+    /// Sets the wake modes of all workers before a thread sleeps. Returns when it must poll the
+    /// rings without a wake-up.
     pub(crate) fn choose_wake_modes(&self) -> Option<Instant> {
-        let short = self.item_nanos.is_some_and(|it| it < BATCHED_WAKE_NANOS);
-        let links = self.slots.iter().filter_map(Slot::worker);
-        links.filter_map(|it| it.choose_wake_mode(short)).min()
+        let short = self
+            .item_nanos
+            .is_some_and(|nanos| nanos < BATCHED_WAKE_NANOS);
+        let workers = self.slots.iter().filter_map(Slot::worker);
+        workers.filter_map(|it| it.choose_wake_mode(short)).min()
     }
 
-    /// Whether something must be done soon even if nobody waits for it.
+    /// Whether a tick is due soon even if no caller waits: a worker died, or the pool ends.
     pub(crate) fn has_duties(&self) -> bool {
         let is_dying = |worker: &WorkerHandle<Io>| worker.dead_since.is_some();
         self.kill_at.is_some() || self.slots.iter().filter_map(Slot::worker).any(is_dying)
@@ -265,7 +272,7 @@ fn into_output(values: EncodedResults) -> TaskOutput {
     }
 }
 
-/// Which of a worker's descriptors is ready.
+/// Identifies one of a worker's watched descriptors.
 #[derive(Debug, Clone, Copy)]
 pub(crate) enum EventSource {
     Wake = 0,
@@ -277,13 +284,13 @@ pub(crate) fn token(slot: usize, source: EventSource) -> u64 {
     (slot as u64) << 2 | source as u64
 }
 
-/// The pages of the workers that run, for whoever looks at their rings without the lock.
+/// Returns the shared regions of all workers, to poll their rings without the lock.
 pub(crate) fn regions(state: &Scheduler) -> Vec<Arc<CheckedRegion>> {
     state
         .slots
         .iter()
         .filter_map(Slot::worker)
-        .map(|it| Arc::clone(&it.page))
+        .map(|worker| Arc::clone(&worker.region))
         .collect()
 }
 

@@ -1,18 +1,17 @@
-//! What waits for a worker: the most urgent first, and among equals whatever came first.
+//! The queue of work items: ordered by priority, then by submission.
 
 use crate::pool::task::work_item::WorkItem;
 use std::{collections::VecDeque, mem};
 
-/// Units in the order in which they are to start.
+/// Work items in the order of their start.
 ///
-/// Where all are equally urgent, which is the rule, both ends are reached at once; another place is
-/// found by bisection. A call that was cancelled stays where it is, until it would be its turn or
-/// half of the queue is of its kind: who cancels many of them does not look through all others for
-/// each.
+/// If all have the same priority, which is common, pushing takes constant time; otherwise the
+/// position is found by bisection. A cancelled call stays in the queue until its turn, or until
+/// half of the queue is cancelled: so cancelling many calls does not scan the queue for each.
 #[derive(Debug, Default)]
 pub(crate) struct PriorityQueue {
     work_items: VecDeque<WorkItem>,
-    /// Calls among them that are done.
+    /// The number of calls in `work_items` that are done.
     cancelled: usize,
 }
 
@@ -25,26 +24,26 @@ impl PriorityQueue {
         self.work_items.len() - self.cancelled
     }
 
-    /// Puts a unit behind all that are as urgent.
+    /// Inserts a work item after all items of the same priority.
     pub(crate) fn push_back(&mut self, work_item: WorkItem) {
         let priority = work_item.priority();
         match self.work_items.back() {
             Some(last) if last.priority() < priority => {
                 let at = self
                     .work_items
-                    .partition_point(|it| it.priority() >= priority);
+                    .partition_point(|queued| queued.priority() >= priority);
                 self.work_items.insert(at, work_item);
             }
             _ => self.work_items.push_back(work_item),
         }
     }
 
-    /// Puts a unit before all that are as urgent.
+    /// Inserts a work item before all items of the same priority.
     pub(crate) fn push_front(&mut self, work_item: WorkItem) {
         let priority = work_item.priority();
         let at = self
             .work_items
-            .partition_point(|it| it.priority() > priority);
+            .partition_point(|queued| queued.priority() > priority);
         self.work_items.insert(at, work_item);
     }
 
@@ -56,26 +55,29 @@ impl PriorityQueue {
                 continue;
             }
             if self.is_empty() {
-                // What is left was cancelled, and nobody would come to see that.
+                // All others were cancelled: `pop_front` is not called for an empty queue, so that
+                // they would keep their memory.
                 *self = Self::default();
             }
             return Some(work_item);
         }
     }
 
-    /// A call in here was cancelled.
+    /// Counts a queued call as cancelled. Removes all cancelled calls once they are the majority.
     pub(crate) fn forget_one(&mut self) {
         self.cancelled += 1;
         if self.cancelled * 2 > self.work_items.len() {
-            self.work_items.retain(|it| !is_done(it));
+            self.work_items.retain(|work_item| !is_done(work_item));
             self.cancelled = 0;
         }
     }
 
-    /// Takes all of them.
+    /// Takes all work items that are not done.
     pub(crate) fn take(&mut self) -> impl Iterator<Item = WorkItem> + use<> {
         let work_items = mem::take(self).work_items;
-        work_items.into_iter().filter(|it| !is_done(it))
+        work_items
+            .into_iter()
+            .filter(|work_item| !is_done(work_item))
     }
 }
 
@@ -116,7 +118,7 @@ mod tests {
         let ids: Vec<u64> = work_items.iter().map(id).collect();
         work_items.into_iter().for_each(|it| queue.push_back(it));
         let order: Vec<u64> = queue.take().map(|it| id(&it)).collect();
-        assert_eq!(order, [1, 4, 5, 0, 3, 2].map(|it| ids[it]));
+        assert_eq!(order, [1, 4, 5, 0, 3, 2].map(|index| ids[index]));
     }
 
     #[test]

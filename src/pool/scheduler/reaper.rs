@@ -1,4 +1,4 @@
-//! Workers that die or cannot be started, and the end of the pool.
+//! The reaper: workers that die or cannot be started, retries, and the end of the pool.
 
 use crate::error::{Error, ErrorKind};
 use crate::pool::{
@@ -11,30 +11,32 @@ use crate::process::task_error::TaskError;
 use crate::sys::signal;
 use std::{io, mem, time::Duration};
 
-/// How long workers may take to end after they were told to.
+/// How long workers may take to exit before SIGKILL.
 const SHUTDOWN_GRACE: Duration = Duration::from_secs(2);
 
-/// Failed starts in a row, in one place, after which a pool without a living worker is broken.
+/// Failed starts in a row, in one slot, that break a pool without a ready worker.
 const MAX_START_FAILURES: u32 = 6;
 
-/// The same when the last of them was killed by SIGKILL, with which it has nothing to do itself:
-/// that comes from outside, from the system when memory is short say, and may pass.
+/// The same if SIGKILL ended the last of them. That comes from outside, for example from the system
+/// if memory is short, and may pass.
 const MAX_START_KILLS: u32 = 9;
 
-/// How often an item is queued again that was the next to start at a ready worker that died.
+/// How often an item is queued again after the death of a ready worker that it was next to start
+/// on.
 ///
-/// A task could kill its worker after it made the shared region say that it has not started, and so
-/// run forever. A death that the item before it explains does not count.
+/// Without a limit: 1. A task starts. 2. It writes to the shared region that it has not. 3. It
+/// kills its worker. 4. The item is queued again, forever. A death that the item before it explains
+/// does not count.
 const MAX_LOSSES: u32 = 2;
 
-/// The pause after the first failed start; it doubles with each.
+/// The pause after the first failure; each further failure doubles it.
 const MIN_BACKOFF: Duration = Duration::from_millis(10);
 
-/// The longest pause between starts.
+/// The longest pause after a failure.
 const MAX_BACKOFF: Duration = Duration::from_secs(1);
 
-/// The pause before an item is tried again, doubled with each, less up to half of it: what failed
-/// together comes back apart.
+/// Returns the pause before a retry. Subtracts up to half of it at random, so that items that
+/// failed together do not come back together.
 fn backoff(tried: u32, random: u32) -> Duration {
     let pause = (MIN_BACKOFF * (1 << (tried - 1).min(16))).min(MAX_BACKOFF);
     let part = f64::from(random) / f64::from(u32::MAX);
@@ -42,8 +44,8 @@ fn backoff(tried: u32, random: u32) -> Duration {
 }
 
 impl<Io: WorkerIo> Scheduler<Io> {
-    /// Takes leave of a dead worker whose replies have been read: what had started failed, the rest
-    /// goes elsewhere.
+    /// Reaps a dead worker after its replies were read: fails the item that it ran, and queues the
+    /// rest again.
     pub(crate) fn reap_worker(&mut self, slot: usize, wakeups: &mut Wakeups) {
         let state = mem::replace(&mut self.slots[slot].state, SlotState::Retired);
         let SlotState::Running(mut worker) = state else {
@@ -90,7 +92,7 @@ impl<Io: WorkerIo> Scheduler<Io> {
         }
     }
 
-    /// Ends what a worker had started: one item, as items start one after the other.
+    /// Fails the item that a dead worker had started. There is at most one: items run in sequence.
     fn fail_started(
         &mut self,
         worker: &mut WorkerHandle<Io>,
@@ -98,13 +100,14 @@ impl<Io: WorkerIo> Scheduler<Io> {
         wakeups: &mut Wakeups,
     ) {
         for sent in mem::take(&mut worker.in_flight) {
-            let stop_request = worker.stop_request.take_if(|it| it.item == sent.item);
+            let stop_request = worker.stop_request.take_if(|stop| stop.item == sent.item);
             let ended = stop_request.map_or_else(|| error.clone(), |it| it.error);
             if worker.lost_reason().is_none() {
                 self.fail_or_retry(sent.work_item, ended, wakeups);
                 continue;
             }
-            // It may still run, so it is not tried again beside itself.
+            // 1. No process may signal the worker, which counts as dead. 2. Its item still runs. 3.
+            //    A retry would run at the same time.
             let message = match ended.kind() {
                 ErrorKind::WorkerDied => ended.to_string(),
                 _ => format!("{ended}; {error}"),
@@ -113,8 +116,8 @@ impl<Io: WorkerIo> Scheduler<Io> {
         }
     }
 
-    /// Queues what a worker had not started when it ended, except for an item that was the next too
-    /// often.
+    /// Queues a dead worker's unstarted items again, except a first item that has lost more than
+    /// [`MAX_LOSSES`] workers.
     fn requeue_unless_lost(
         &mut self,
         mut work_items: Vec<WorkItem>,
@@ -134,7 +137,8 @@ impl<Io: WorkerIo> Scheduler<Io> {
         self.fail(&first, error.clone().with_message(message), wakeups);
     }
 
-    /// The error of an item whose worker has ended, with the limit that it has run into.
+    /// Returns the error of a dead worker's item. Names the resource limit that explains the
+    /// signal.
     fn error_of(&self, worker: &WorkerHandle<Io>) -> Error {
         let exit = worker.worker_exit();
         let signal = exit.signal.filter(|_| !exit.stack_overflow);
@@ -151,7 +155,7 @@ impl<Io: WorkerIo> Scheduler<Io> {
         }
     }
 
-    /// Ends an item that lost its worker or panicked, or has it tried again after a pause.
+    /// Fails an item that lost its worker or panicked, or schedules its retry.
     pub(crate) fn fail_or_retry(
         &mut self,
         work_item: WorkItem,
@@ -179,22 +183,22 @@ impl<Io: WorkerIo> Scheduler<Io> {
             .push((Io::now() + backoff(tried, Io::random()), work_item));
     }
 
-    /// Ends an item, and with it those that are not wanted after its failure.
+    /// Fails an item, and drops the items that its failure cancels.
     pub(crate) fn fail(&mut self, work_item: &WorkItem, error: Error, wakeups: &mut Wakeups) {
         if self.finish(work_item, Err(error), wakeups) {
             self.sweep_cancelled(wakeups);
         }
     }
 
-    /// Queues what is due to be tried again.
+    /// Queues the items whose retry is due.
     pub(crate) fn queue_delayed(&mut self) {
         let now = Io::now();
-        for (_, work_item) in self.delayed.extract_if(.., |it| it.0 <= now) {
+        for (_, work_item) in self.delayed.extract_if(.., |(due, _)| *due <= now) {
             self.queue.push_back(work_item);
         }
     }
 
-    /// Leaves a place empty for a while after a failed start, or gives up.
+    /// Schedules another start in a slot after a failed one, or stops the pool.
     pub(crate) fn schedule_respawn(&mut self, slot: usize, error: Error, wakeups: &mut Wakeups) {
         let is_killed = error.worker().and_then(|it| it.signal) == Some(signal::KILL);
         let most = if is_killed {
@@ -218,13 +222,14 @@ impl<Io: WorkerIo> Scheduler<Io> {
         }
     }
 
-    /// Breaks the pool: its initializer failed.
+    /// Stops the pool because its initializer failed.
     pub(crate) fn fail_startup(&mut self, fault: &TaskError, wakeups: &mut Wakeups) {
         let error = fault.clone().into_error();
         let message = format!("the pool's initializer failed: {error}");
         self.stop(&Error::new(ErrorKind::StartFailed, message), true, wakeups);
     }
 
+    /// Moves on to the next phase of the lifecycle if its condition holds.
     pub(crate) fn end_when_done(&mut self) {
         if let PoolPhase::Closed = self.phase
             && self.outstanding == 0
@@ -236,7 +241,7 @@ impl<Io: WorkerIo> Scheduler<Io> {
         {
             self.phase = PoolPhase::Ended(error.clone());
         }
-        if self.kill_at.is_some_and(|it| it <= Io::now()) {
+        if self.kill_at.is_some_and(|due| due <= Io::now()) {
             self.kill_at = None;
             self.kill_all();
         }
@@ -248,35 +253,39 @@ impl<Io: WorkerIo> Scheduler<Io> {
         self.has_new_chores |= self.has_refused();
     }
 
-    /// Whether a signal to a worker has yet to be sent by another process.
+    /// Whether this process was refused to send a signal, which another process has to send.
     fn has_refused(&self) -> bool {
-        let mut links = self.slots.iter().filter_map(Slot::worker);
-        links.any(WorkerHandle::is_refused)
+        let mut workers = self.slots.iter().filter_map(Slot::worker);
+        workers.any(WorkerHandle::is_refused)
     }
 
-    /// Whether there is something to do that takes long, and so is the background thread's.
+    /// Whether the background thread has chores.
     pub(crate) fn has_chores(&self) -> bool {
         self.has_vacancies() || self.has_refused()
     }
 }
 
 impl Scheduler {
-    /// Takes a signal that this process may not send, with the slot of the worker that it is for.
+    /// Takes a signal that this process may not send, and the slot of its worker.
     pub(crate) fn take_refused_signal(&mut self) -> Option<(usize, RefusedSignal)> {
         let mut slots = self.slots.iter_mut().enumerate();
-        slots.find_map(|(slot, it)| Some((slot, it.worker_mut()?.take_refused()?)))
+        slots.find_map(|(index, slot)| Some((index, slot.worker_mut()?.take_refused()?)))
     }
 }
 
 impl<Io: WorkerIo> Scheduler<Io> {
-    /// Gives up a worker that no process can end.
+    /// Marks a worker as lost: no process can signal it. Checks the pid, as the slot may have a new
+    /// worker by now.
     pub(crate) fn set_lost(&mut self, slot: usize, pid: u32, reason: &io::Error) {
-        if let Some(worker) = self.slots[slot].worker_mut().filter(|it| it.pid == pid) {
+        if let Some(worker) = self.slots[slot]
+            .worker_mut()
+            .filter(|worker| worker.pid == pid)
+        {
             worker.set_lost(reason);
         }
     }
 
-    /// Tells the workers to end.
+    /// Tells all workers to exit once they are idle, and sets the deadline for SIGKILL.
     pub(crate) fn begin_shutdown(&mut self, error: Error) {
         if let PoolPhase::Open | PoolPhase::Closed = self.phase {
             self.phase = PoolPhase::Ending(error);
@@ -285,7 +294,8 @@ impl<Io: WorkerIo> Scheduler<Io> {
         for slot in &mut self.slots {
             match &mut slot.state {
                 SlotState::Running(worker) => {
-                    // Where a copy of the program holds its end, it would stay in the set.
+                    // A copy of the program made by `fork` may hold this end, too. Then closing it
+                    // does not remove it from the set.
                     worker.io.unwatch_requests(&self.events);
                     worker.send_shutdown();
                 }

@@ -1,4 +1,4 @@
-//! Replies on their way from a worker's ring to their tasks.
+//! Results: reads replies from a worker's ring and completes their tasks.
 
 use crate::error::{Error, ErrorKind, Result};
 use crate::pool::{
@@ -27,26 +27,27 @@ impl<Io: WorkerIo> Scheduler<Io> {
             return;
         };
         worker.sample_started();
-        // Before the replies are read: what it wrote before its end is there then.
+        // Asked before the ring is read. In the other order: 1. The ring is read. 2. The worker
+        // appends a reply and dies. 3. It is found dead, and the item of that reply would fail.
         let is_dead = worker.is_dead();
-        if worker.page.has_records() {
+        if worker.region.has_records() {
             let mut records = mem::take(&mut self.records);
             records.clear();
-            let sound = worker.page.drain(&mut records).is_ok()
+            let sound = worker.region.drain(&mut records).is_ok()
                 && self.take_records(slot, &records, wakeups).is_some();
             self.records = records;
             if !sound && let Some(worker) = self.slots[slot].worker_mut() {
-                worker.page.mark_broken();
+                worker.region.mark_broken();
             }
         }
         let Some(worker) = self.slots[slot].worker_mut() else {
             return;
         };
         if worker.has_skipped() {
-            worker.page.mark_broken();
+            worker.region.mark_broken();
         }
-        if worker.page.is_broken() && !is_dead {
-            // A worker that writes nonsense is as good as dead, and soon is.
+        if worker.region.is_broken() && !is_dead {
+            // It is reaped once its death is reported.
             worker.kill();
             self.has_new_chores |= worker.is_refused();
         }
@@ -64,7 +65,7 @@ impl<Io: WorkerIo> Scheduler<Io> {
     ) -> Option<()> {
         let worker = self.slots[slot].worker_mut()?;
         // Read after the records: what they answer has started.
-        let started = worker.page.started();
+        let started = worker.region.started();
         let nanos = worker.take_mean_item_nanos();
         self.update_mean_item_nanos(nanos);
         while !records.is_empty() {
@@ -88,11 +89,11 @@ impl<Io: WorkerIo> Scheduler<Io> {
         Some(())
     }
 
-    /// Takes what items of one worker took into the average of all.
+    /// Adds the mean run time of one worker's items to the average of the pool.
     fn update_mean_item_nanos(&mut self, nanos: Option<u64>) {
         if let Some(nanos) = nanos {
-            // A moving average over about eight looks.
-            let average = self.item_nanos.map_or(nanos, |it| (it * 7 + nanos) / 8);
+            // A moving average over about eight updates.
+            let average = self.item_nanos.map_or(nanos, |mean| (mean * 7 + nanos) / 8);
             self.item_nanos = Some(average);
         }
     }
@@ -112,7 +113,8 @@ impl<Io: WorkerIo> Scheduler<Io> {
                 self.note_ready(slot)?;
                 self.slots[slot].start_failures = 0;
             }
-            // Afterwards it is not the initializer's, and must not break the pool.
+            // A task can forge this record. Only a worker without `READY` may break the pool with
+            // it.
             ReplyKind::SetupFault if worker.was_ready() => return None,
             ReplyKind::SetupFault => self.fail_startup(&decode_fault(bytes)?, wakeups),
             ReplyKind::Fds => {
@@ -147,7 +149,8 @@ impl<Io: WorkerIo> Scheduler<Io> {
         let handles = worker.take_reply_fds();
         if worker.in_flight.is_empty() && !matches!(self.phase, PoolPhase::Open | PoolPhase::Closed)
         {
-            // The pool was stopped, and nobody waits for this any more.
+            // 1. The worker runs an item. 2. `stop` fails that item and all others in flight. 3.
+            //    The worker appends its reply, which belongs to no item any more.
             return Some(ReplyHeader::SIZE + header.len);
         }
         let is_front = |it: &&InFlight| it.item == header.item && is_before(header.item, started);
@@ -183,8 +186,8 @@ impl<Io: WorkerIo> Scheduler<Io> {
             }
             ReplyKind::Slab => {
                 let SlabRef { slab, length } = codec::decode(&mut Cursor::new(value)).ok()?;
-                let payload = worker.take_from_slab(slab, length);
-                payload.map(|it| EncodedResults::One(it.with_fds(handles)))
+                let encoded = worker.take_from_slab(slab, length);
+                encoded.map(|encoded| EncodedResults::One(encoded.with_fds(handles)))
             }
             _ if count > 1 => Ok(EncodedResults::Records(records[..used].into())),
             _ => Ok(EncodedResults::One(
@@ -195,7 +198,7 @@ impl<Io: WorkerIo> Scheduler<Io> {
         Some(used)
     }
 
-    /// Ends the first `count` items in flight at a worker.
+    /// Completes the first `count` items in flight at a worker.
     fn complete_front(
         &mut self,
         slot: usize,
@@ -236,8 +239,8 @@ impl<Io: WorkerIo> Scheduler<Io> {
         Some(())
     }
 
-    /// Ends a unit that is neither queued nor in flight any more; true if others are not wanted
-    /// because of it.
+    /// Fails a work item that is neither queued nor in flight. Returns whether that cancels other
+    /// items of its map.
     pub(crate) fn finish(
         &mut self,
         work_item: &WorkItem,
@@ -268,10 +271,13 @@ impl<Io: WorkerIo> WorkerHandle<Io> {
     /// the failure is not its result.
     ///
     /// 1. The worker runs the item.
-    /// 2. `kill` finds no reply and tells the worker to end.
+    /// 2. `kill` finds no reply and sends SIGTERM.
     /// 3. The item panics before SIGTERM arrives, and the worker writes the reply.
     fn pending_kill(&self, item: u32) -> Option<Error> {
-        let stop_request = self.stop_request.as_ref().filter(|it| it.item == item)?;
+        let stop_request = self
+            .stop_request
+            .as_ref()
+            .filter(|stop| stop.item == item)?;
         (stop_request.error.kind() == ErrorKind::Cancelled).then(|| stop_request.error.clone())
     }
 }
@@ -286,9 +292,9 @@ struct ReplyRun<'a> {
 
 /// How many values of consecutive items lie at the start of `records`, at most `max`, and in how
 /// many bytes.
-fn run_length(first: u32, most: u32, records: &[u8]) -> (u32, usize) {
+fn run_length(first: u32, max: u32, records: &[u8]) -> (u32, usize) {
     let (mut count, mut used) = (0, 0);
-    while count < most {
+    while count < max {
         let Some(header) = ReplyHeader::parse(&records[used..]) else {
             break;
         };

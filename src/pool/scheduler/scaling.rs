@@ -1,9 +1,9 @@
-//! Workers that leave in good order: when they have done their share, take up too much memory, or
-//! are too many.
+//! Scaling: workers that drain because they have run their quota of tasks, use too much memory, or
+//! are surplus.
 //!
-//! A worker that leaves gets nothing more, and ends when it has answered what it has. Where another
-//! is to follow it, that one is started at once, in a slot of its own, and waits for the first to
-//! be done: so the pool has all its workers all the time, and never more of them at work.
+//! A draining worker gets no more items, and exits once it has answered those in flight. Its
+//! replacement starts at once, in a slot of its own, and gets no items before that (`predecessor`).
+//! So the pool always has all its workers, and never more of them at work.
 
 use crate::error::{Error, ErrorKind, Result};
 use crate::pool::{
@@ -13,36 +13,39 @@ use crate::pool::{
 };
 use std::time::Duration;
 
-/// Workers that a pool may have: as many processes as a system has by default, and more.
+/// The maximum number of workers of a pool: more than the default limit of processes of a system.
 pub(crate) const MAX_WORKERS: usize = 1 << 16;
 
-/// How long workers stay.
+/// When a worker is replaced, or exits.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub(crate) struct RecyclePolicy {
-    /// Items after which a worker is replaced.
+    /// The number of items after which a worker is replaced.
     pub(crate) tasks: Option<u64>,
-    /// Bytes of resident memory above which it is.
+    /// The resident memory, in bytes, above which a worker is replaced.
     pub(crate) memory: Option<u64>,
-    /// Time with nothing to do after which a worker ends, until there is work for it.
+    /// The idle time after which a worker exits. It is started again on demand.
     pub(crate) idle: Option<Duration>,
 }
 
 impl<Io: WorkerIo> Scheduler<Io> {
-    /// The number of the worker in a slot.
+    /// Returns the number of the worker in a slot.
     pub(crate) fn worker_id(&self, slot: usize) -> usize {
         self.slots[slot].worker_id
     }
 
-    /// Whether the worker in this slot has to wait until the one before it is done.
+    /// Whether the worker in this slot waits until its predecessor has no items.
     pub(crate) fn is_blocked_by_predecessor(&self, slot: usize) -> bool {
         let predecessor = self.slots[slot].predecessor;
         let worker = predecessor.and_then(|slot| self.slots[slot].worker());
         worker.is_some_and(|worker| worker.items > 0)
     }
 
-    /// Has a worker leave, and another follow it.
+    /// Drains a worker, and starts its replacement.
     pub(crate) fn replace(&mut self, slot: usize, reason: RestartReason) {
-        let Some(worker) = self.slots[slot].worker_mut().filter(|it| !it.is_draining) else {
+        let Some(worker) = self.slots[slot]
+            .worker_mut()
+            .filter(|worker| !worker.is_draining)
+        else {
             return;
         };
         worker.is_draining = true;
@@ -52,13 +55,13 @@ impl<Io: WorkerIo> Scheduler<Io> {
         }
     }
 
-    /// Has a worker leave that takes up too much memory; what has not started there goes elsewhere.
+    /// Replaces a worker that uses too much memory, and revokes its unstarted items.
     pub(crate) fn replace_oversized(&mut self, slot: usize) {
         self.replace(slot, RestartReason::Memory);
         self.revoke_from_first(slot, |_| true);
     }
 
-    /// Opens a slot that is to be filled now.
+    /// Adds a slot that the background thread fills now.
     fn add_slot(&mut self, worker_id: usize, predecessor: Option<usize>) {
         let slot = Slot::vacant(worker_id, predecessor, Io::now());
         match self.slots.iter_mut().find(|slot| slot.is_retired()) {
@@ -68,7 +71,7 @@ impl<Io: WorkerIo> Scheduler<Io> {
         self.has_new_chores = true;
     }
 
-    /// Notes that a slot is empty for good.
+    /// Retires a slot.
     pub(crate) fn remove_slot(&mut self, slot: usize) {
         self.slots[slot].state = SlotState::Retired;
         for other in &mut self.slots {
@@ -78,7 +81,7 @@ impl<Io: WorkerIo> Scheduler<Io> {
         }
     }
 
-    /// Lets workers go that leave and are done.
+    /// Tells drained workers to exit.
     pub(crate) fn close_drained(&mut self) {
         for slot in &mut self.slots {
             if let SlotState::Running(worker) = &mut slot.state
@@ -92,13 +95,15 @@ impl<Io: WorkerIo> Scheduler<Io> {
         }
     }
 
-    /// Slots with a worker that stays, or one that comes.
+    /// Returns the slots that hold, or will hold, a worker that is not draining.
     fn staying(&self) -> Vec<usize> {
         let slots = 0..self.slots.len();
-        slots.filter(|it| self.slots[*it].is_staying()).collect()
+        slots
+            .filter(|slot| self.slots[*slot].is_staying())
+            .collect()
     }
 
-    /// Has the pool keep so many workers.
+    /// Sets the number of workers.
     pub(crate) fn resize(&mut self, workers: usize) -> Result<()> {
         if !(1..=MAX_WORKERS).contains(&workers) {
             let message = format!(
@@ -115,49 +120,59 @@ impl<Io: WorkerIo> Scheduler<Io> {
         Ok(())
     }
 
-    /// Opens places for workers until so many stay or come.
+    /// Adds slots until there are `workers` that are not draining.
     fn grow_to(&mut self, workers: usize) {
-        // Asked with each task: most find nothing to do.
+        // Called for each task, and mostly finds enough workers: the common case allocates nothing.
         if self.slots.iter().filter(|it| it.is_staying()).count() >= workers {
             return;
         }
         let staying = self.staying();
-        let numbers: Vec<usize> = staying.iter().map(|it| self.slots[*it].worker_id).collect();
-        let new = (0..).filter(|it| !numbers.contains(it));
+        let numbers: Vec<usize> = staying
+            .iter()
+            .map(|slot| self.slots[*slot].worker_id)
+            .collect();
+        let new = (0..).filter(|number| !numbers.contains(number));
         for worker in new.take(workers.saturating_sub(numbers.len())) {
             self.add_slot(worker, None);
         }
     }
 
-    /// Has workers come again that had ended for want of work, as many as there is work for.
+    /// Starts workers again that exited while idle, at most one for each outstanding item.
     pub(crate) fn scale_up(&mut self) {
         if self.recycle.idle.is_some()
             && self.outstanding > 0
             && let PoolPhase::Open | PoolPhase::Closed = self.phase
         {
-            // Not for what waits for another try: they would have nothing to do until then, end,
-            // and be hired again.
-            let waiting: u64 = self.delayed.iter().map(|it| u64::from(it.1.count())).sum();
+            // Items that wait for a retry do not count: 1. A worker starts for them. 2. It is idle
+            // until the retry, and exits. 3. The next tick would start it again.
+            let waiting: u64 = self
+                .delayed
+                .iter()
+                .map(|(_, work_item)| u64::from(work_item.count()))
+                .sum();
             let useful =
                 usize::try_from(self.outstanding.saturating_sub(waiting)).unwrap_or(usize::MAX);
             self.grow_to(self.target.min(useful));
         }
     }
 
-    /// Has workers leave that have had nothing to do for as long as they stay then.
+    /// Drains workers that have been idle for the idle timeout.
     pub(crate) fn stop_idle(&mut self) {
         let Some(limit) = self.recycle.idle else {
             return;
         };
         let now = Io::now();
-        for worker in self.workers().filter(|it| it.items == 0 && it.is_ready) {
+        for worker in self
+            .workers()
+            .filter(|worker| worker.items == 0 && worker.is_ready)
+        {
             worker.idle_until = worker.idle_until.or_else(|| now.checked_add(limit));
-            worker.is_draining |= worker.idle_until.is_some_and(|it| it <= now);
+            worker.is_draining |= worker.idle_until.is_some_and(|due| due <= now);
         }
     }
 
-    /// Has workers leave that are too many: first those that have yet to come, then the idle, then
-    /// those with the highest number.
+    /// Drains surplus workers: first those that have not started, then idle ones, then those with
+    /// the highest number.
     pub(crate) fn shrink(&mut self) {
         let mut staying = self.staying();
         let rank = |slot: &usize| match &self.slots[*slot].state {
@@ -165,7 +180,7 @@ impl<Io: WorkerIo> Scheduler<Io> {
             SlotState::Starting | SlotState::Retired => (1, 0),
             SlotState::Running(worker) => (2, worker.items),
         };
-        staying.sort_by_key(|it| (rank(it), usize::MAX - self.slots[*it].worker_id));
+        staying.sort_by_key(|slot| (rank(slot), usize::MAX - self.slots[*slot].worker_id));
         let surplus = staying.len().saturating_sub(self.target);
         for slot in staying.into_iter().take(surplus) {
             match &mut self.slots[slot].state {
@@ -174,7 +189,7 @@ impl<Io: WorkerIo> Scheduler<Io> {
                     worker.is_draining = true;
                     self.revoke_from_first(slot, |_| true);
                 }
-                // It is let go when it has come.
+                // `install` drains it if it is surplus then.
                 SlotState::Starting | SlotState::Retired => {}
             }
         }

@@ -1,35 +1,35 @@
-//! One place for a worker: the worker in it, or when one is started, and what outlives that worker.
+//! A slot: one worker or the time of its start, and the data that outlives the worker.
 
 use crate::pool::worker_handle::{WorkerHandle, io::WorkerIo, process_io::ProcessIo};
 use std::time::Instant;
 
-/// A place for a worker. The same place may have one worker after the other.
+/// A position in the pool that holds at most one worker at a time.
 #[derive(Debug)]
 pub(crate) struct Slot<Io: WorkerIo = ProcessIo> {
     pub(crate) state: SlotState<Io>,
-    /// The number that the worker knows itself by. A replacement has its predecessor's.
+    /// The worker's public number. A replacement has its predecessor's.
     pub(crate) worker_id: usize,
     /// The slot of the worker that this one replaces, until that worker has ended.
     pub(crate) predecessor: Option<usize>,
-    /// Starts that failed since the last one that did not.
+    /// Failed starts since the last successful one.
     pub(crate) start_failures: u32,
 }
 
-/// What a slot holds.
+/// The content of a slot.
 #[derive(Debug)]
 pub(crate) enum SlotState<Io: WorkerIo = ProcessIo> {
     /// A worker, from its start until it is reaped.
     Running(Box<WorkerHandle<Io>>),
-    /// None yet: one is started at this time.
+    /// No worker yet: its start is due at this time.
     Vacant(Instant),
-    /// None yet: the background thread is starting one.
+    /// No worker yet: the background thread starts it now, without the lock.
     Starting,
-    /// None. The slot may be used again.
+    /// No worker. `add_slot` may use the slot again.
     Retired,
 }
 
 impl<Io: WorkerIo> Slot<Io> {
-    /// A slot for which the caller starts a worker.
+    /// Creates a slot for which the caller starts a worker.
     pub(crate) fn starting(worker_id: usize) -> Self {
         Self {
             state: SlotState::Starting,
@@ -39,7 +39,7 @@ impl<Io: WorkerIo> Slot<Io> {
         }
     }
 
-    /// A slot that the background thread fills at once.
+    /// Creates a slot that the background thread fills at once.
     pub(crate) fn vacant(worker_id: usize, predecessor: Option<usize>, now: Instant) -> Self {
         Self {
             state: SlotState::Vacant(now),
@@ -63,7 +63,7 @@ impl<Io: WorkerIo> Slot<Io> {
         }
     }
 
-    /// Whether it holds, or will hold, a worker that is not draining.
+    /// Whether the slot holds, or will hold, a worker that is not draining.
     pub(crate) fn is_staying(&self) -> bool {
         match &self.state {
             SlotState::Running(worker) => !worker.is_draining,

@@ -1,10 +1,12 @@
-//! Items that are stopped while they run, by the end of their workers: those that are out of time,
-//! and those that were killed.
+//! Stopping items that run: items past their time limit, and killed items. Their workers end.
 //!
-//! A signal must hit the item that it is meant for. So first everything behind it is taken back,
-//! which is one compare-and-swap; then it is checked that this item runs; then the worker is told
-//! to end, and gets nothing more. If the item ends in between, its result counts, and an idle
-//! worker ends.
+//! A signal must hit the item that it is meant for:
+//!
+//! 1. The scheduler revokes all items after it, by one compare-and-swap.
+//! 2. It checks that this item runs. If a later item has started, this one has ended.
+//! 3. It signals the worker, which gets no more items.
+//!
+//! If the item ends between steps 2 and 3, its result counts, and the signal ends an idle worker.
 
 use crate::error::{Error, ErrorKind};
 use crate::pool::{
@@ -18,19 +20,19 @@ use std::{
     time::{Duration, Instant},
 };
 
-/// How long a task may go on after SIGTERM, if it handles that, before SIGKILL.
+/// How long a task that handles SIGTERM may run on before SIGKILL.
 const SIGTERM_GRACE: Duration = Duration::from_secs(1);
 
-/// How often it is looked at the most whether an item with a limit has started.
+/// The shortest interval between two checks whether an item with a limit has started.
 const TIMEOUT_POLL_INTERVAL: Duration = Duration::from_millis(2);
 
-/// With items in flight the pool looks once in [`MAX_POLL_INTERVAL`]. If it has not for so much
-/// longer, the program was stopped, by Ctrl-Z say, and with it its workers: that does not count
-/// against limits of time.
+/// The interval between two ticks that shows that the program was stopped, for example by Ctrl-Z,
+/// and its workers with it. That time does not count against limits. With items in flight the pool
+/// ticks at least once in [`MAX_POLL_INTERVAL`].
 const STANDSTILL: Duration = Duration::from_secs(2);
 
 impl<Io: WorkerIo> Scheduler<Io> {
-    /// Stops what is out of time, and kills what has not ended within its grace.
+    /// Stops items past their limit, and sends SIGKILL to workers past their grace period.
     pub(crate) fn check_timeouts(&mut self) {
         let now = Io::now();
         let away = now.duration_since(mem::replace(&mut self.timeouts_checked, now));
@@ -60,22 +62,24 @@ impl<Io: WorkerIo> Scheduler<Io> {
         }
     }
 
-    /// Ends the worker in the middle of an item; false if that has ended, or has not started.
+    /// Stops a running item by ending its worker. Returns false if the item does not run.
     fn stop_running(&mut self, slot: usize, item: u32, error: Error) -> bool {
         let Some(worker) = self.slots[slot].worker_mut() else {
             return false;
         };
-        let behind = worker.revoke(item.wrapping_add(1));
-        // What is left behind it has started: then this one has ended, and its reply is not read
-        // yet.
+        let revoked = worker.revoke(item.wrapping_add(1));
+        // 1. The reply of this item is in the ring, unread. 2. The next item has started. 3.
+        //    `revoke` left that in flight: a signal would hit it.
         let runs = worker.is_running(item) && worker.items == 1;
         if !runs {
-            // What runs instead may be limited, too: look again when the reply has been read.
+            // The item that runs instead may have a limit, too: check again after the reply was
+            // read.
             let mut left = worker.in_flight.iter();
-            let any_limited = left.any(|it| it.work_item.config().timeout.is_some());
+            let any_limited = left.any(|sent| sent.work_item.config().timeout.is_some());
             worker.check_timeout_at = any_limited.then(Io::now);
         } else if let Some(earlier) = &mut worker.stop_request {
-            // It was told to end already: its grace goes on, and a kill counts more than a limit.
+            // 1. The item passed its limit, and SIGTERM was sent. 2. A caller kills it in the grace
+            //    period. The grace period goes on, and the outcome is the cancellation.
             if error.kind() == ErrorKind::Cancelled {
                 earlier.error = error;
             }
@@ -87,11 +91,11 @@ impl<Io: WorkerIo> Scheduler<Io> {
             });
             self.has_new_chores |= worker.is_refused();
         }
-        self.requeue_front(behind);
+        self.requeue_front(revoked);
         runs
     }
 
-    /// Cancels a call, also while it runs; false if it is done otherwise.
+    /// Cancels a call, even while it runs. Returns false if it is done with another outcome.
     pub(crate) fn kill(&mut self, task: &Arc<Task>, wakeups: &mut Wakeups) -> bool {
         if self.cancel(task, wakeups) {
             return true;
@@ -99,19 +103,19 @@ impl<Io: WorkerIo> Scheduler<Io> {
         let TaskLocation::InFlight(slot, item) = task.location() else {
             return false;
         };
-        // It may have an outcome that nobody has read.
+        // 1. The worker appended the reply. 2. No thread has read it. Then the call is done.
         self.read_replies(slot, wakeups);
         if task.is_done() {
             return task.is_cancelled();
         }
         if task.location() == TaskLocation::Queued {
-            // It has failed just now, and was to be tried again.
+            // 1. The reply that was just read is a failure. 2. The call waits for a retry.
             return self.cancel(task, wakeups);
         }
         self.stop_running(slot, item, err_killed())
     }
 
-    /// Cancels a map, also those of its items that run; false if it is done.
+    /// Cancels a map with the items that run. Returns false if it is done with another outcome.
     pub(crate) fn kill_map(
         &mut self,
         task: &Task,
@@ -126,8 +130,8 @@ impl<Io: WorkerIo> Scheduler<Io> {
         for slot in 0..self.slots.len() {
             self.read_replies(slot, wakeups);
             let worker = self.slots[slot].worker();
-            let front = worker.and_then(|it| it.in_flight.front());
-            if let Some(sent) = front.filter(|it| it.work_item.belongs_to(map)) {
+            let front = worker.and_then(|worker| worker.in_flight.front());
+            if let Some(sent) = front.filter(|sent| sent.work_item.belongs_to(map)) {
                 let item = sent.item;
                 self.stop_running(slot, item, err_killed());
             }
@@ -135,13 +139,13 @@ impl<Io: WorkerIo> Scheduler<Io> {
         !task.is_done() || task.is_cancelled()
     }
 
-    /// Asks a call that runs to stop by itself.
+    /// Asks a running call to stop by itself.
     pub(crate) fn request_stop(&self, task: &Task) {
         if let TaskLocation::InFlight(slot, item) = task.location()
             && let Some(worker) = self.slots.get(slot).and_then(Slot::worker)
             && worker.is_running(item)
         {
-            worker.page.request_stop(item);
+            worker.region.request_stop(item);
         }
     }
 }
@@ -151,12 +155,14 @@ fn err_killed() -> Error {
 }
 
 impl<Io: WorkerIo> WorkerHandle<Io> {
-    /// The item that runs longer than it may, and the limit; else notes when to look again.
+    /// Returns the item that runs past its limit, and the limit. Otherwise sets the next check.
     fn overdue(&mut self, now: Instant) -> Option<(u32, Duration)> {
         let limits = self.in_flight.iter();
-        let shortest = limits.filter_map(|it| it.work_item.config().timeout).min();
+        let shortest = limits
+            .filter_map(|sent| sent.work_item.config().timeout)
+            .min();
         self.check_timeout_at =
-            shortest.map(|it| now + it.clamp(TIMEOUT_POLL_INTERVAL, MAX_POLL_INTERVAL));
+            shortest.map(|limit| now + limit.clamp(TIMEOUT_POLL_INTERVAL, MAX_POLL_INTERVAL));
         let front = self.in_flight.front()?;
         let (item, limit) = (front.item, front.work_item.config().timeout?);
         let age = self.age(now)?;

@@ -1,22 +1,22 @@
-//! What workers have done: how many tasks they ran, and how long these waited and took.
+//! Totals of workers: how many tasks they ran, and how long these waited and ran.
 
 use crate::pool::histogram::Histogram;
 use std::time::Duration;
 
-/// What one worker has done, or all of a pool.
+/// The totals of one worker, or of all workers of a pool.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct WorkTotals {
-    /// Tasks that ran, to their end or to their worker's.
+    /// Tasks that ran, until their end or their worker's.
     pub(crate) tasks: u64,
-    /// How long they ran.
+    /// The sum of their run times.
     pub(crate) busy: Duration,
-    /// How long each of them waited, and ran.
+    /// The wait and run time of each task.
     pub(crate) waiting: Histogram,
     pub(crate) running: Histogram,
 }
 
 impl WorkTotals {
-    /// Adds what another worker has done.
+    /// Adds the totals of another worker.
     pub(crate) fn add(&mut self, other: &Self) {
         self.tasks += other.tasks;
         self.busy += other.busy;

@@ -1,10 +1,10 @@
-//! A worker's [`SharedRegion`] as its pool uses it: what lies there is not believed, as a task can
-//! write anything to it.
+//! The pool's view of a worker's [`SharedRegion`]. A task can write anything to the region, so the
+//! pool checks all that it reads.
 //!
-//! The pool keeps its own account of the words that it stores (`head`, `allowed`) and of what it
-//! has seen of the worker's (`started`). A word that does not follow from that account is no word
-//! of this crate: the worker is broken, and is to be killed. Words that the pool stores are stored
-//! again whenever it falls asleep, so that a worker which waits for one of them goes on.
+//! The pool keeps copies of the words that it stores (`head`, `allowed`), and of the last valid
+//! value of the worker's (`started`). A word that cannot follow from these is a protocol violation:
+//! the worker is marked as broken, and killed. The pool stores its words again before it sleeps, so
+//! that a worker that waits for one of them goes on.
 
 use crate::error::Result;
 use crate::pool::{
@@ -24,23 +24,23 @@ use std::{
     time::Duration,
 };
 
-/// The page of one worker, and what the pool knows of it.
+/// The shared region of one worker, and the pool's copies of its words.
 ///
-/// Relaxed, as for all of the account: it is stored under the pool's lock, and read without it only
-/// to find out whether it is worth to take that.
+/// The copies need only relaxed loads and stores: they are stored under the pool's lock. Reads
+/// without the lock only decide whether to take it.
 #[derive(Debug)]
 pub(crate) struct CheckedRegion {
-    page: SharedRegion,
-    /// Bytes of records that have been read.
+    region: SharedRegion,
+    /// The number of record bytes read so far.
     head: AtomicU64,
-    /// The item that would start next, as last seen.
+    /// The item that would start next, as last read.
     started: AtomicU32,
-    /// One past the last item that may start.
+    /// The number after the last item that may start.
     allowed: AtomicU32,
     is_broken: AtomicBool,
 }
 
-/// Something that no worker of this crate writes.
+/// The worker wrote a value that no worker of this crate writes.
 #[derive(Debug)]
 pub(crate) struct ProtocolViolation;
 
@@ -49,9 +49,9 @@ impl CheckedRegion {
         Ok(Self::from_region(SharedRegion::new()?))
     }
 
-    pub(crate) fn from_region(page: SharedRegion) -> Self {
+    pub(crate) fn from_region(region: SharedRegion) -> Self {
         Self {
-            page,
+            region,
             head: AtomicU64::new(0),
             started: AtomicU32::new(0),
             allowed: AtomicU32::new(0),
@@ -59,40 +59,40 @@ impl CheckedRegion {
         }
     }
 
-    /// Closes the descriptor, once the worker has its own.
+    /// Closes the descriptor. Called once the worker has its own.
     pub(crate) fn close_file(&mut self) {
-        self.page.close_file();
+        self.region.close_file();
     }
 
-    /// Whether the worker has written nonsense.
+    /// Whether the worker has violated the protocol.
     pub(crate) fn is_broken(&self) -> bool {
         self.is_broken.load(Ordering::Relaxed)
     }
 
-    /// Notes that the worker has written nonsense.
+    /// Records that the worker has violated the protocol.
     pub(crate) fn mark_broken(&self) {
         self.is_broken.store(true, Ordering::Relaxed);
     }
 
-    /// The number of the item that would start next.
+    /// Returns the number of the item that would start next.
     pub(crate) fn started(&self) -> u32 {
-        self.accept_start_word(self.page.start_word().load(Ordering::Acquire));
+        self.accept_start_word(self.region.start_word().load(Ordering::Acquire));
         self.started.load(Ordering::Relaxed)
     }
 
-    /// As [`started`](Self::started), of a worker that has ended; none if its word does not tell.
+    /// Like [`started`](Self::started), for a dead worker. Returns `None` if its word is invalid.
     pub(crate) fn started_at_end(&self) -> Option<u32> {
-        let is_sound = self.accept_start_word(self.page.start_word().load(Ordering::Acquire));
+        let is_sound = self.accept_start_word(self.region.start_word().load(Ordering::Acquire));
         is_sound.then(|| self.started.load(Ordering::Relaxed))
     }
 
-    /// Takes in what the worker has started; false if this word does not follow from what was
-    /// known.
+    /// Updates `started` from the start word. Returns false, and marks the worker as broken, if the
+    /// word cannot follow from the copies.
     fn accept_start_word(&self, word: u64) -> bool {
         let (started, allowed) = unpack_start_word(word);
         let known = self.started.load(Ordering::Relaxed);
         let own = self.allowed.load(Ordering::Relaxed);
-        // What has started never goes back, and not beyond what may start. Distances, as the
+        // `started` never decreases, and never exceeds `allowed`. Compares distances, as the
         // numbers wrap.
         let is_sound = allowed == own && started.wrapping_sub(known) <= own.wrapping_sub(known);
         if is_sound {
@@ -103,37 +103,38 @@ impl CheckedRegion {
         is_sound
     }
 
-    /// Allows `count` more items from `first` on, which must be the next number never used.
+    /// Allows `count` more items from `first` on, which must be the next unused number.
     pub(crate) fn allow(&self, first: u32, count: u32) {
         let end = first.wrapping_add(count);
         self.change(|started, allowed| {
-            // Behind items that were taken back the numbers go on after them.
+            // The numbers of revoked items are skipped: the worker must never start them.
             let started = if started == allowed { first } else { started };
             Some((started, end))
         });
     }
 
-    /// Takes back every item from `from` on that has not started, and says which is the first of
-    /// them; `to` is one past the last item allowed. Nothing is taken back from a worker that is
-    /// broken: what it has started is not known.
+    /// Revokes all unstarted items from `from` on, and returns the first of them. `to` is the
+    /// number after the last item in flight. Revokes nothing if the worker is broken: it is not
+    /// known which items have started.
     pub(crate) fn revoke(&self, from: u32, to: u32) -> u32 {
         let changed = self.change(|started, allowed| {
-            // Nothing outstanding: what `allow` set last has all started.
+            // All allowed items have started.
             if allowed == started {
                 return None;
             }
             let has_started = to.wrapping_sub(started) < to.wrapping_sub(from);
             Some((started, if has_started { started } else { from }))
         });
-        changed.map_or(to, |it| it.1)
+        changed.map_or(to, |(_, allowed)| allowed)
     }
 
-    /// Changes the word, unless `change` says no or the worker is broken, and says to what.
+    /// Changes the start word by compare-and-swap, and returns the new values. Returns `None` if
+    /// `change` does, or if the worker is broken.
     ///
-    /// The loop ends: each further round has seen more items start, of which there are so many, or
-    /// nonsense.
+    /// The loop ends: 1. The word is loaded. 2. The worker starts an item. 3. The swap fails. Each
+    /// round needs another start, of at most `allowed` items, or an invalid word.
     fn change(&self, change: impl Fn(u32, u32) -> Option<(u32, u32)>) -> Option<(u32, u32)> {
-        let word = self.page.start_word();
+        let word = self.region.start_word();
         let mut seen = word.load(Ordering::Relaxed);
         while self.accept_start_word(seen) {
             let (started, allowed) = unpack_start_word(seen);
@@ -151,18 +152,21 @@ impl CheckedRegion {
         None
     }
 
-    /// How long an item runs that has noted its start; none if it has not. The worker may lie.
+    /// Returns how long an item has run, by the start time that the worker stored. Returns `None`
+    /// if the stored time is not of this item. Not trusted.
     pub(crate) fn reported_run_time(&self, item: u32) -> Option<Duration> {
-        let view = self.page.view();
+        let view = self.region.view();
         let noted = view.atomic_u32(STARTED_ITEM).load(Ordering::Acquire);
-        // Should the next item note its start between the two, it is not this one that runs.
+        // Acquire above: 1. `STARTED_ITEM` is loaded. 2. The next item stores its start. 3.
+        // `STARTED_AT` is loaded, too late. Harmless: then this item has ended, and its time is not
+        // used.
         let then = view.atomic_u64(STARTED_AT).load(Ordering::Relaxed);
         (noted == item && then > 0).then(|| clock::since(then))
     }
 
     /// Returns how long a panic has stopped the item's clock.
     pub(crate) fn panic_time(&self, item: u32) -> Duration {
-        let view = self.page.view();
+        let view = self.region.view();
         let noted = view.atomic_u32(PANIC_ITEM).load(Ordering::Acquire);
         let since = view.atomic_u64(PANIC_SINCE).load(Ordering::Relaxed);
         if noted != item || since == 0 {
@@ -171,36 +175,36 @@ impl CheckedRegion {
         clock::since(since).min(PANIC_GRACE)
     }
 
-    /// Whether a thread of the worker has overflowed its stack, as the worker says.
+    /// Whether a thread of the worker has overflowed its stack, by the worker's own record.
     pub(crate) fn has_overflowed(&self) -> bool {
-        let word = self.page.view().atomic_u32(OVERFLOW);
+        let word = self.region.view().atomic_u32(OVERFLOW);
         word.load(Ordering::Acquire) != 0
     }
 
-    /// Tells the worker that the SIGTERM that comes next is the pool's.
+    /// Tells the worker that the next SIGTERM comes from the pool.
     pub(crate) fn announce_sigterm(&self) {
-        let word = self.page.view().atomic_u32(END);
+        let word = self.region.view().atomic_u32(END);
         // Release: pairs with the handler's load.
         word.store(1, Ordering::Release);
     }
 
-    /// Asks the item to stop, which it may notice.
+    /// Asks the item to stop. The item may poll for that.
     pub(crate) fn request_stop(&self, item: u32) {
         let word = 1 << 32 | u64::from(item);
-        let view = self.page.view();
+        let view = self.region.view();
         view.atomic_u64(STOP).store(word, Ordering::Relaxed);
     }
 
-    /// Whether a record is there.
+    /// Whether the ring has a record.
     #[inline]
     pub(crate) fn has_records(&self) -> bool {
-        self.page.tail().load(Ordering::Acquire) != self.head.load(Ordering::Relaxed)
+        self.region.tail().load(Ordering::Acquire) != self.head.load(Ordering::Relaxed)
     }
 
-    /// Moves all records to the end of `into`. An error if there cannot be so many.
+    /// Moves all records to the end of `into`. Fails if `tail` is beyond the size of the ring.
     pub(crate) fn drain(&self, into: &mut Vec<u8>) -> std::result::Result<(), ProtocolViolation> {
         let head = self.head.load(Ordering::Relaxed);
-        let tail = self.page.tail().load(Ordering::Acquire);
+        let tail = self.region.tail().load(Ordering::Acquire);
         let length = tail.wrapping_sub(head);
         self.head.store(tail, Ordering::Relaxed);
         if length > RING_BYTES as u64 {
@@ -208,71 +212,74 @@ impl CheckedRegion {
         }
         let (length, offset) = (length as usize, head as usize % RING_BYTES);
         let first = length.min(RING_BYTES - offset);
-        let view = self.page.view();
+        let view = self.region.view();
         view.copy_out(RING + offset, first, into);
         view.copy_out(RING, length - first, into);
         self.publish_head();
         Ok(())
     }
 
-    /// Tells the worker what has been read.
+    /// Publishes `head`, and wakes the worker if it waits for room.
     fn publish_head(&self) {
         let head = self.head.load(Ordering::Relaxed);
-        // SeqCst: the copies are done before the room is given, and the store is seen before the
-        // question below.
-        self.page.head().store(head, Ordering::SeqCst);
-        let wanted = self.page.wants_room();
+        // SeqCst: the copies happen before the worker may overwrite the bytes, and the store
+        // happens before the load below. In the other order: 1. `wanted` is loaded: 0. 2. The
+        // worker sets it, loads the old `head`, and sleeps. 3. `head` is stored, and no thread
+        // wakes the worker.
+        self.region.head().store(head, Ordering::SeqCst);
+        let wanted = self.region.wants_room();
         if wanted.load(Ordering::SeqCst) != 0 {
             wanted.store(0, Ordering::SeqCst);
             futex::wake_all(wanted);
         }
     }
 
-    /// Says when the worker must ring. Before sleeping, [`may_sleep`] looks at the ring.
-    pub(crate) fn set_wake_mode(&self, bell: WakeMode) {
-        self.page
+    /// Sets when the worker must wake the pool. Before a thread sleeps, [`may_sleep`] polls the
+    /// rings.
+    pub(crate) fn set_wake_mode(&self, mode: WakeMode) {
+        self.region
             .wake_mode_word()
-            .store(bell as u32, Ordering::Relaxed);
+            .store(mode as u32, Ordering::Relaxed);
     }
 
-    /// Says when the worker must ring while the pool sleeps, and once more what has been read.
-    pub(crate) fn prepare_sleep(&self, bell: WakeMode) {
-        self.set_wake_mode(bell);
+    /// Sets when the worker must wake the pool, and stores `head` again.
+    pub(crate) fn prepare_sleep(&self, mode: WakeMode) {
+        self.set_wake_mode(mode);
         let head = self.head.load(Ordering::Relaxed);
-        // Relaxed: the same as is there, unless a task has written to it. Then the worker looks
-        // again after a while.
-        self.page.head().store(head, Ordering::Relaxed);
+        // Relaxed: the value is there already, unless a task has overwritten it. Then the worker
+        // polls again after at most `ROOM_POLL_INTERVAL`.
+        self.region.head().store(head, Ordering::Relaxed);
     }
 
-    /// How many items waited, and ran, for how long: by bucket, as the worker says.
+    /// Returns the buckets of the histograms of wait and run times. Not trusted.
     pub(crate) fn times(&self) -> [impl Iterator<Item = u64>; 2] {
-        let view = self.page.view();
+        let view = self.region.view();
         [WAIT_TIMES, RUN_TIMES].map(|at| {
             let buckets = (at..).step_by(size_of::<u64>()).take(BUCKETS);
-            buckets.map(move |it| view.atomic_u64(it).load(Ordering::Relaxed))
+            buckets.map(move |offset| view.atomic_u64(offset).load(Ordering::Relaxed))
         })
     }
 
-    /// Nanoseconds the worker was busy, and the items it did in them, both since its start, as it
-    /// says.
+    /// Returns the worker's busy time in nanoseconds, and the items that it ran in that time, since
+    /// its start. Not trusted.
     pub(crate) fn measured(&self) -> (u64, u64) {
-        let load = |at| self.page.view().atomic_u64(at).load(Ordering::Relaxed);
+        let load = |at| self.region.view().atomic_u64(at).load(Ordering::Relaxed);
         (load(BUSY_NANOS), load(ITEMS_DONE))
     }
 }
 
-/// Returns whether the pool may sleep until one of these workers rings, which it has told them to:
-/// no record is there.
-pub(crate) fn may_sleep<'a>(pages: impl IntoIterator<Item = &'a CheckedRegion>) -> bool {
-    // Without the barrier: (1) the look finds no record; (2) the worker appends one and finds that
-    // it need not ring; (3) the word of the bell becomes visible.
+/// Whether the pool may sleep until one of these workers wakes it: no ring has a record. The caller
+/// has set the wake modes.
+pub(crate) fn may_sleep<'a>(regions: impl IntoIterator<Item = &'a CheckedRegion>) -> bool {
+    // Without the barrier: 1. This poll finds no record. 2. The worker appends a record, reads the
+    // old wake mode, and wakes no thread. 3. The store of the wake mode becomes visible.
     full_barrier();
-    !pages.into_iter().any(CheckedRegion::has_records)
+    !regions.into_iter().any(CheckedRegion::has_records)
 }
 
 impl AsFd for CheckedRegion {
     fn as_fd(&self) -> BorrowedFd<'_> {
-        self.page.as_fd()
+        self.region.as_fd()
     }
 }
 
@@ -281,10 +288,10 @@ mod tests {
     use super::*;
     use crate::pool::protocol::region::{ReplyHeader, ReplyKind};
 
-    /// The page as the worker and as the pool have it.
+    /// Returns a region as the worker and as the pool see it.
     fn both() -> (SharedRegion, CheckedRegion) {
-        let page = SharedRegion::new().expect("shared memory");
-        (page.clone(), CheckedRegion::from_region(page))
+        let region = SharedRegion::new().expect("shared memory");
+        (region.clone(), CheckedRegion::from_region(region))
     }
 
     fn record(item: u32, bytes: &[u8]) -> ReplyHeader {
@@ -313,7 +320,7 @@ mod tests {
         assert_eq!(pool.revoke(0, 5), 1);
         assert!(!worker.try_start(1));
         pool.allow(5, 1);
-        assert!((1..5).all(|it| !worker.try_start(it)));
+        assert!((1..5).all(|item| !worker.try_start(item)));
         assert!(worker.try_start(5));
         assert!(!pool.is_broken());
     }

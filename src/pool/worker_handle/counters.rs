@@ -1,5 +1,5 @@
-//! What a worker has done, as its pool counts it, and as the worker measures it as far as that can
-//! be true.
+//! Counters of a worker: those of the pool, and the worker's own measurements within plausible
+//! bounds.
 
 use crate::pool::{
     scheduler::totals::WorkTotals,
@@ -12,24 +12,23 @@ use std::{
     time::{Duration, Instant},
 };
 
-/// Nanoseconds; an item that takes longer is as good as one that takes this, as the pool plans its
-/// work.
+/// Nanoseconds; the longest run time that the scheduler distinguishes.
 const MAX_ITEM_NANOS: u64 = 1_000_000_000;
 
-/// What the pool counts of a worker.
+/// The pool's counters of one worker.
 #[derive(Debug)]
 pub(crate) struct WorkerCounters {
-    /// When it was started.
+    /// When the worker was started.
     born: Instant,
-    /// Items that were sent and not taken back, and of these, items that were answered.
+    /// Items that were sent and not revoked, and how many of these were answered.
     pub(crate) sent: u64,
     pub(crate) answered: u64,
-    /// Items that will have been answered when the worker drops a context, which may run a
-    /// destructor of the user's.
+    /// The value of `answered` when the worker drops a context, which may run a destructor of the
+    /// user.
     drops_at: Option<u64>,
-    /// What `answered` is after the last item that failed by a panic or could not be encoded.
+    /// The value of `answered` after the last failure: a panic, or a result that cannot be encoded.
     answered_after_failure: Option<u64>,
-    /// Busy nanoseconds and items done, by the worker's word, when that was last looked at.
+    /// Busy nanoseconds and items run, by the worker's measurement, as last read.
     measured: (u64, u64),
 }
 
@@ -47,26 +46,26 @@ impl WorkerCounters {
 }
 
 impl<Io: WorkerIo> WorkerHandle<Io> {
-    /// Notes that items were answered.
+    /// Counts answered items.
     pub(crate) fn count_answers(&mut self, count: u32) {
         self.items -= count;
         self.counters.answered += u64::from(count);
     }
 
-    /// Notes that the worker is sent a context to drop.
+    /// Records that the worker drops a context after the items in flight.
     pub(crate) fn note_drop(&mut self) {
         self.counters.drops_at = Some(self.counters.answered + u64::from(self.items));
     }
 
-    /// Whether it may run the destructor of a context before its next item.
+    /// Whether the worker may run the destructor of a context before its next item.
     pub(crate) fn may_destroy(&self) -> bool {
         let drops_at = self.counters.drops_at;
-        drops_at.is_some_and(|it| self.counters.answered <= it)
+        drops_at.is_some_and(|drops_at| self.counters.answered <= drops_at)
     }
 
-    /// Nanoseconds an item took on average since this was last asked.
+    /// Returns the mean run time of items since the last call, in nanoseconds.
     pub(crate) fn take_mean_item_nanos(&mut self) -> Option<u64> {
-        let (busy, done) = self.page.measured();
+        let (busy, done) = self.region.measured();
         let (busy_before, done_before) = mem::replace(&mut self.counters.measured, (busy, done));
         let nanos = busy
             .wrapping_sub(busy_before)
@@ -74,65 +73,68 @@ impl<Io: WorkerIo> WorkerHandle<Io> {
         Some(nanos.min(MAX_ITEM_NANOS))
     }
 
-    /// How long the first item in flight runs, as far as is known; `None` if it does not run.
+    /// Returns how long the first item in flight has run; `None` if it does not run.
     ///
-    /// An item before which the worker read its clock has noted when it started. Any other runs
-    /// since the pool saw it run first, at least: a worker can pretend that an item runs for
-    /// longer, and not that it runs for less.
+    /// The worker stores the start of an item before which it reads its clock. For others, this
+    /// counts from the time when the pool first saw them run. Returns the longer of the two: a
+    /// worker can pretend a longer time, but not a shorter one.
     pub(crate) fn running_time(&self, now: Instant) -> Option<Duration> {
         let item = self.front().filter(|it| self.is_running(*it))?;
-        let seen = self.progress.running.filter(|it| it.0 == item);
-        let seen = seen.map(|it| now.duration_since(it.1));
+        let seen = self
+            .progress
+            .running
+            .filter(|(running, _)| *running == item);
+        let seen = seen.map(|(_, since)| now.duration_since(since));
         let age = self
-            .page
+            .region
             .reported_run_time(item)
             .max(seen)
             .unwrap_or_default();
         Some(age.min(now.duration_since(self.counters.born)))
     }
 
-    /// Notes that the reply which is taken next is a failure.
+    /// Records that the next reply is a failure.
     pub(crate) fn note_failure(&mut self) {
         self.counters.answered_after_failure = Some(self.counters.answered + 1);
     }
 
-    /// Whether the last reply was a failure. Where panics abort, the worker replies with the panic
-    /// and then dies of it: the item that would start next has no part in that.
+    /// Whether the last reply was a failure. If panics abort, the worker replies with the panic and
+    /// then dies of it: the item that is next to start did not cause that.
     pub(crate) fn has_just_failed(&self) -> bool {
         self.counters.answered_after_failure == Some(self.counters.answered)
     }
 
-    /// Whether a task has run in it.
+    /// Whether the worker has run a task.
     pub(crate) fn has_run_tasks(&self) -> bool {
         self.counters.answered > 0 || !self.in_flight.is_empty()
     }
 
-    /// How long it was at work for what it has finished, by its own word.
+    /// Returns the time that answered items took, by the worker's measurement.
     fn busy(&self) -> Duration {
-        let busy = Duration::from_nanos(self.page.measured().0);
+        let busy = Duration::from_nanos(self.region.measured().0);
         busy.min(Io::now().duration_since(self.counters.born))
     }
 
-    /// What it has done by now.
+    /// Returns the totals so far.
     pub(crate) fn totals(&self) -> WorkTotals {
         let mut work = WorkTotals {
             tasks: self.counters.answered,
             busy: self.busy(),
             ..WorkTotals::default()
         };
-        let [waiting, running] = self.page.times();
+        let [waiting, running] = self.region.times();
         work.waiting.add(waiting);
         work.running.add(running);
-        let most = self.counters.sent;
-        if work.waiting.count().max(work.running.count()) > most {
-            // More than it was sent: a task has written to the page.
+        let max = self.counters.sent;
+        if work.waiting.count().max(work.running.count()) > max {
+            // More items than were sent: a task has written to the shared region.
             (work.waiting, work.running) = Default::default();
         }
         work
     }
 
-    /// What it has done when it has ended. It may have had no time to measure its last items: what
-    /// is in flight ran for so long until then, the others are answered and tiny.
+    /// Returns the totals of a dead worker, whose first item in flight ran for `ran`. The worker
+    /// may not have measured its last answered items, which were short: they count with the mean.
     pub(crate) fn totals_after_death(&self, ran: Duration) -> WorkTotals {
         let mut work = self.totals();
         let answered = u32::try_from(work.tasks).unwrap_or(u32::MAX).max(1);
@@ -150,7 +152,7 @@ impl<Io: WorkerIo> WorkerHandle<Io> {
         work
     }
 
-    /// What it has done and does, as the worker with this number.
+    /// Returns the public statistics of the worker, with this number.
     pub(crate) fn stats(&self, id: usize) -> WorkerStats {
         let running = self.in_flight.front().zip(self.running_time(Io::now()));
         WorkerStats {
@@ -164,7 +166,7 @@ impl<Io: WorkerIo> WorkerHandle<Io> {
 }
 
 impl WorkItem {
-    /// Its first item as one that runs.
+    /// Describes its first item as a running task.
     fn running_for(&self, elapsed: Duration) -> RunningTask {
         let (task, item) = match self {
             Self::Call(task) => (Some(task.id), None),

@@ -20,8 +20,8 @@ use std::{
 /// What the script has of a worker.
 #[derive(Debug)]
 pub(crate) struct Theirs {
-    pub(crate) page: SharedRegion,
-    pub(crate) bell: OwnedFd,
+    pub(crate) region: SharedRegion,
+    pub(crate) wake_pipe: OwnedFd,
     /// The other end: a write to a pipe that nobody reads would end the program.
     _reader: OwnedFd,
     pub(crate) socket: OwnedFd,
@@ -70,16 +70,16 @@ impl WorkerHandle {
     pub(crate) fn to_nobody(is_alive: bool) -> Option<(Self, Theirs)> {
         let child = if is_alive { living() } else { ended() };
         let ends = Endpoints::new().ok()?;
-        let page = CheckedRegion::new().ok()?;
+        let region = CheckedRegion::new().ok()?;
         let theirs = Theirs {
-            page: SharedRegion::from_fd(page.as_fd().try_clone_to_owned().ok()?).ok()?,
-            bell: ends.wake_writer.try_clone().ok()?,
+            region: SharedRegion::from_fd(region.as_fd().try_clone_to_owned().ok()?).ok()?,
+            wake_pipe: ends.wake_writer.try_clone().ok()?,
             _reader: ends.wakeups.try_clone().ok()?,
             socket: ends.worker_socket.try_clone().ok()?,
         };
         let child = child?;
         Some((
-            Self::new(child.pid, ProcessIo::new(child, ends), page),
+            Self::new(child.pid, ProcessIo::new(child, ends), region),
             theirs,
         ))
     }

@@ -1,5 +1,4 @@
-//! What comes from a worker beside the records of its ring: bells, the record of its end, slabs and
-//! handles.
+//! Input from a worker other than its ring: wake-ups, the exit record, slabs and handles.
 
 use crate::error::{Error, Result};
 use crate::pool::{
@@ -11,23 +10,24 @@ use crate::process::start::ExitRecord;
 use crate::wire::handle::Attached;
 use std::{io, sync::Arc};
 
-/// Reads of the bell's pipe at a time, of 256 bytes each. A worker writes a byte each time that the
-/// pool falls asleep, and the pool reads them when it wakes: so many are a flood.
+/// The maximum number of reads of the wake-up pipe at a time, of 256 bytes each. A worker writes
+/// one byte each time that the pool sleeps, and the pool reads them when it wakes: more are a
+/// flood.
 const MAX_READS: usize = 16;
 
-/// Messages in the socket that may lie before the one that a record tells of: those of records that
-/// are void.
+/// The maximum number of messages in the socket before the announced message. They belong
+/// to records that were skipped.
 const MAX_MESSAGES: usize = 64;
 
-/// Slabs of a worker's that the pool has mapped at most. A worker has far fewer: it makes another
-/// only while results lie in all that it has.
+/// The maximum number of a worker's slabs that the pool maps. A worker has far fewer: it creates a
+/// slab only if unread results occupy all others.
 const MAX_WORKER_SLABS: usize = 1024;
 
 impl<Io: WorkerIo> WorkerHandle<Io> {
-    /// Reads the bell's pipe: bells, which mean nothing by now, and the record of the worker's end.
+    /// Reads the wake-up pipe: wake-ups, which are stale by now, and the exit record.
     ///
-    /// Reads only so much, as a task may write to it all the time; such a worker is given up. What
-    /// is left in the pipe of a dead one is read the next time.
+    /// Stops after 4096 bytes and gives the worker up, as a task may write forever. The next call
+    /// reads the rest of a dead worker's pipe.
     pub(crate) fn drain_wakeups(&mut self) {
         let mut bytes = [0; 256];
         for _ in 0..MAX_READS {
@@ -48,20 +48,22 @@ impl<Io: WorkerIo> WorkerHandle<Io> {
         self.give_up("its pipe to the pool was flooded");
     }
 
-    /// Gives up a worker that has written nonsense, other than to its page: it is killed at the
-    /// next look.
+    /// Marks a worker as broken that violated the protocol outside its shared region. The next tick
+    /// kills it.
     fn give_up(&mut self, reason: &'static str) {
         self.stray.get_or_insert(reason);
-        self.page.mark_broken();
+        self.region.mark_broken();
     }
 
-    /// What the worker has written that no worker writes, if it has.
+    /// Returns how the worker violated the protocol, if it did.
     pub(crate) fn nonsense(&self) -> Option<&'static str> {
-        let in_page = "the memory that it shares with the pool was written to";
-        self.page.is_broken().then(|| self.stray.unwrap_or(in_page))
+        let in_region = "the memory that it shares with the pool was written to";
+        self.region
+            .is_broken()
+            .then(|| self.stray.unwrap_or(in_region))
     }
 
-    /// Whether its setup was done, as far as its pipe or its records say so.
+    /// Whether the worker was ready, by its wake-up pipe or its records. Reads the pipe.
     pub(crate) fn was_ready(&mut self) -> bool {
         if !self.is_ready {
             self.drain_wakeups();
@@ -69,11 +71,10 @@ impl<Io: WorkerIo> WorkerHandle<Io> {
         self.is_ready || self.said_ready
     }
 
-    /// Takes the byte that says that its setup is done, which comes once; what is left are the
-    /// bytes behind it.
-    fn hear_ready<'a>(&mut self, bytes: &'a [u8]) -> &'a [u8] {
+    /// Takes the `READY` byte, which comes once. Returns the bytes after it, or all bytes.
+    fn take_ready_byte<'a>(&mut self, bytes: &'a [u8]) -> &'a [u8] {
         let mut rest = bytes.iter();
-        let first = rest.find(|it| **it != ExitRecord::WAKEUP);
+        let first = rest.find(|byte| **byte != ExitRecord::WAKEUP);
         if self.said_ready || first != Some(&ExitRecord::READY) {
             return bytes;
         }
@@ -82,11 +83,12 @@ impl<Io: WorkerIo> WorkerHandle<Io> {
     }
 
     fn take_wake_bytes(&mut self, bytes: &[u8]) {
-        let bytes = self.hear_ready(bytes);
-        if self.exit_record_bytes.is_empty() && bytes.iter().all(|it| *it == ExitRecord::WAKEUP) {
+        let bytes = self.take_ready_byte(bytes);
+        if self.exit_record_bytes.is_empty() && bytes.iter().all(|byte| *byte == ExitRecord::WAKEUP)
+        {
             return;
         }
-        // The record is the last that is written, and may come in two reads.
+        // The fork server writes the record last. It may be split over two reads.
         self.exit_record_bytes.extend(bytes);
         let surplus = self
             .exit_record_bytes
@@ -94,7 +96,7 @@ impl<Io: WorkerIo> WorkerHandle<Io> {
             .saturating_sub(ExitRecord::SIZE);
         self.exit_record_bytes.drain(..surplus);
         if !self.io.is_dead() {
-            // Only the fork server writes a record, and only of the dead.
+            // Only the fork server writes a record, and only after the death.
             self.give_up("its pipe to the pool was written to");
         } else if let Some(ExitRecord(status)) =
             ExitRecord::find(self.exit_record_bytes.make_contiguous())
@@ -103,8 +105,8 @@ impl<Io: WorkerIo> WorkerHandle<Io> {
         }
     }
 
-    /// Takes a result that lies in a slab of the worker's. An error if the slab is not to be had:
-    /// its descriptor is lost when this process has too many.
+    /// Returns a result that is in one of the worker's slabs. Fails if the slab is unavailable: the
+    /// kernel drops its descriptor if this process has too many.
     pub(crate) fn take_from_slab(&mut self, id: u32, length: u64) -> Result<Encoded> {
         let taken = self.try_take_from_slab(id, length);
         taken.ok_or_else(|| {
@@ -115,32 +117,33 @@ impl<Io: WorkerIo> WorkerHandle<Io> {
 
     fn try_take_from_slab(&mut self, id: u32, length: u64) -> Option<Encoded> {
         let length = usize::try_from(length).ok()?;
-        let mut left = MAX_MESSAGES;
+        let mut remaining = MAX_MESSAGES;
         while !self.worker_slabs.contains_key(&id) {
-            left = left.checked_sub(1)?;
+            remaining = remaining.checked_sub(1)?;
             self.receive()?;
         }
         let slab = self.worker_slabs.get_mut(&id)?;
         if length > slab.capacity() {
-            // Another mapping: whoever dropped the last payload may still hold the one that has
-            // become too short.
+            // 1. A caller holds a result in the slab as mapped before. 2. The worker extended the
+            //    slab.
+            // 3. The caller still uses that mapping: a new one is made next to it.
             *slab = Arc::new(slab.mapped_again().ok()?);
             if length > slab.capacity() {
                 return None;
             }
         }
-        let payload = WorkerSlab::new(Arc::clone(slab), length);
+        let result = WorkerSlab::new(Arc::clone(slab), length);
         if self.worker_slabs.len() <= MAX_SLABS {
-            return Some(Encoded::WorkerSlab(Box::new(payload)));
+            return Some(Encoded::WorkerSlab(Box::new(result)));
         }
-        // Results that nobody takes would hold a descriptor each.
+        // Results that no caller takes would hold a descriptor each.
         let mut bytes = Vec::new();
         bytes.try_reserve_exact(length).ok()?;
-        payload.copy_out(&mut bytes);
+        result.copy_out(&mut bytes);
         Some(Encoded::Private(bytes.into()))
     }
 
-    /// The next message in the socket; a slab has been put in its place.
+    /// Receives the next message from the socket. Stores a slab in `worker_slabs`.
     fn receive(&mut self) -> Option<FdMessage> {
         let mut message = self.io.receive_fds()?;
         if let FdMessage::Slab(number, slab) = &mut message
@@ -155,7 +158,7 @@ impl<Io: WorkerIo> WorkerHandle<Io> {
         Some(message)
     }
 
-    /// Takes in handles of the reply that comes next.
+    /// Receives the handles of the next reply.
     pub(crate) fn receive_fds(&mut self, range: FdRange) {
         for _ in 0..MAX_MESSAGES {
             match self.receive() {
@@ -166,7 +169,7 @@ impl<Io: WorkerIo> WorkerHandle<Io> {
         }
     }
 
-    /// The handles that came with the reply.
+    /// Takes the handles that belong to the current reply.
     pub(crate) fn take_reply_fds(&mut self) -> Vec<Attached> {
         self.reply_fds.take()
     }

@@ -1,5 +1,4 @@
-//! The pool's end of one worker: its descriptors, what was sent to it, and what of that is not
-//! answered.
+//! The worker handle: the pool's end of one worker, with its descriptors and its items in flight.
 
 pub(crate) mod checked_region;
 pub(crate) mod counters;
@@ -40,42 +39,42 @@ use std::{
     time::{Duration, Instant},
 };
 
-/// How long the record of a dead worker's end is waited for while somebody may write it: the fork
-/// server needs a slice of a busy machine to reap.
+/// How long the pool waits for a dead worker's exit record. The fork server may wait for a core on
+/// a busy machine before it reaps the worker.
 const EXIT_RECORD_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// Bytes that wait for room in the pipe, and are memory of the program: a busy worker gets nothing
-/// more above that, but for what is larger itself.
+/// The number of staged bytes, in memory of the program, above which a worker gets no more items.
+/// One larger item may exceed it.
 const MAX_STAGED_BYTES: usize = 1 << 20;
 
 /// Numbers that are skipped after items were revoked. The frames of those items are still in the
 /// pipe: a task that sets the number of started items back by a little must not start them.
 const REVOKED_GAP: u32 = 1 << 16;
 
-/// Units with handles in flight at most: their descriptors wait in the kernel, which limits how
-/// many may.
+/// The maximum number of work items with handles in flight: the kernel limits the descriptors that
+/// wait in a socket.
 const MAX_ITEMS_WITH_FDS: usize = 2;
 
-/// A unit that was sent, as far as it is not answered.
+/// A work item that was sent, without the items that were answered.
 #[derive(Debug)]
 pub(crate) struct InFlight {
-    /// The worker's number for the first of its items.
+    /// The number of its first item, as the worker counts.
     pub(crate) item: u32,
     pub(crate) work_item: WorkItem,
 }
 
-/// Whether an item's number comes before another's; they wrap.
+/// Whether the number `item` comes before `other`. Numbers wrap.
 pub(crate) fn is_before(item: u32, other: u32) -> bool {
     item.wrapping_sub(other) > u32::MAX / 2
 }
 
-/// Why and when a worker is stopped in the middle of an item.
+/// A running item that is stopped by ending its worker.
 #[derive(Debug)]
 pub(crate) struct StopRequest {
     pub(crate) item: u32,
-    /// What becomes of the item.
+    /// The outcome of the item.
     pub(crate) error: Error,
-    /// When it is killed, if it has not ended by then.
+    /// When SIGKILL is sent; `None` once it was.
     pub(crate) kill_at: Option<Instant>,
 }
 
@@ -85,78 +84,81 @@ pub(crate) struct WorkerHandle<Io: WorkerIo = ProcessIo> {
     pub(crate) pid: u32,
     pub(crate) io: Io,
     signal_access: SignalAccess,
-    pub(crate) page: Arc<CheckedRegion>,
+    pub(crate) region: Arc<CheckedRegion>,
     liveness: Arc<LivenessToken>,
-    /// Whether room in the pipe is waited for.
+    /// Whether `events` watches the request pipe for room. Written by `Scheduler::flush`.
     pub(crate) is_write_watched: bool,
-    /// Frames that are not yet written, and how many bytes of them are.
+    /// Frames for the request pipe, of which the first `written` bytes are in it.
     staged: Vec<u8>,
     written: usize,
     pub(crate) in_flight: VecDeque<InFlight>,
-    /// Items in flight.
+    /// The number of items in flight.
     pub(crate) items: u32,
     /// The number of the next item sent.
     next_item: u32,
-    /// Items were taken back but for some that have not started: nothing can be sent before this
-    /// one is the next to start.
+    /// The first of the items that were last revoked, until all items before it have started. No
+    /// item is sent before that. Written by `remove_in_flight_from` and `has_room`.
     revoked_at: Option<u32>,
+    /// Map contexts that the worker has.
     contexts: Vec<u32>,
+    /// The pool's slabs that the worker has mapped.
     pool_slabs: Vec<u32>,
+    /// The worker's slabs that the pool has mapped.
     worker_slabs: HashMap<u32, Arc<Slab>>,
-    /// The items in flight that were sent with handles, and perhaps some that are not any more.
+    /// Items that were sent with handles. Cleared of answered items by `has_room`.
     items_with_fds: VecDeque<u32>,
-    /// Handles of the next reply.
+    /// The handles of the next reply.
     reply_fds: PendingFds,
     pub(crate) is_ready: bool,
-    /// Whether its pipe has said so. Written by `take_wake_bytes`; a task may hide the record of
-    /// it.
+    /// Whether the wake-up pipe had the `READY` byte. A task may hide the `Ready` record, but not
+    /// this byte. Written by `take_ready_byte`.
     said_ready: bool,
-    /// Why it was given up, if not for what lies in its page.
+    /// Why the worker was given up, unless the cause is in its shared region.
     stray: Option<&'static str>,
     counters: WorkerCounters,
     pub(crate) exit: Option<WaitStatus>,
-    /// Its end of the socket is closed: it has died, which has yet to be noticed.
+    /// Whether the worker's end of the socket is closed: the worker died, or a task closed it.
     is_socket_closed: bool,
-    /// The last bytes of its bell's pipe: the record of its end, once that is there.
+    /// The last bytes of the wake-up pipe: the exit record, once it is complete.
     exit_record_bytes: VecDeque<u8>,
-    /// Nobody is left who could write the record of its end.
+    /// Whether the wake-up pipe is at its end: no process is left that could write the exit record.
     is_wake_pipe_closed: bool,
-    /// When the pidfd said that it is dead.
+    /// When the pidfd reported the death.
     pub(crate) dead_since: Option<Instant>,
     progress: Progress,
-    /// The kernel has no room for descriptors until then, and since then.
+    /// When to send descriptors again, and since when the kernel refuses them.
     stalled_until: Option<Instant>,
     stalled_since: Option<Instant>,
-    /// Items that it may yet be sent, if they are counted.
+    /// The number of items that the worker may still get, if limited.
     pub(crate) quota: Option<u64>,
-    /// It gets nothing more, and ends when it has answered what it has.
+    /// Whether the worker gets no more items, and exits once it has answered those in flight.
     pub(crate) is_draining: bool,
-    /// It was told to end, and gets nothing more.
+    /// The running item that is stopped. The worker gets no more items.
     pub(crate) stop_request: Option<StopRequest>,
-    /// When an item in flight may be out of time, at the earliest.
+    /// The earliest time at which an item in flight may pass its limit.
     pub(crate) check_timeout_at: Option<Instant>,
-    /// When it leaves if it is sent nothing before.
+    /// When the worker exits if it gets no item before.
     pub(crate) idle_until: Option<Instant>,
 }
 
 impl WorkerHandle {
-    /// Starts a worker process.
+    /// Starts a worker process and sends its setup. Blocks until the process exists.
     pub(crate) fn start(origin: &Spawner, setup: &WorkerSetup) -> Result<Self> {
         let mut bytes = Vec::new();
-        codec::encode(setup, &mut bytes).map_err(|it| Error::new(ErrorKind::Codec, it))?;
+        codec::encode(setup, &mut bytes).map_err(|error| Error::new(ErrorKind::Codec, error))?;
         let ends = Endpoints::new()?;
-        let mut page = CheckedRegion::new()?;
-        // Nobody may be awake when it is ready.
-        page.set_wake_mode(WakeMode::Immediate);
+        let mut region = CheckedRegion::new()?;
+        // No thread may be awake when the worker is ready.
+        region.set_wake_mode(WakeMode::Immediate);
         let passed = [
             ends.wake_writer.as_fd(),
             ends.requests_reader.as_fd(),
             ends.worker_socket.as_fd(),
-            page.as_fd(),
+            region.as_fd(),
         ];
         let child = origin.start(worker::main, &passed)?;
-        page.close_file();
-        let mut worker = Self::new(child.pid, ProcessIo::new(child, ends), page);
+        region.close_file();
+        let mut worker = Self::new(child.pid, ProcessIo::new(child, ends), region);
         if let Some(initializer) = &setup.initializer {
             worker.send_fds(&initializer.descriptors)?;
         }
@@ -168,12 +170,12 @@ impl WorkerHandle {
 
 impl<Io: WorkerIo> WorkerHandle<Io> {
     /// Returns the handle on a worker of which nothing is known yet.
-    pub(crate) fn new(pid: u32, io: Io, page: CheckedRegion) -> Self {
+    pub(crate) fn new(pid: u32, io: Io, region: CheckedRegion) -> Self {
         Self {
             pid,
             io,
             signal_access: SignalAccess::Direct,
-            page: Arc::new(page),
+            region: Arc::new(region),
             liveness: Arc::new(LivenessToken),
             staged: Vec::new(),
             written: 0,
@@ -207,18 +209,19 @@ impl<Io: WorkerIo> WorkerHandle<Io> {
         }
     }
 
-    /// Whether an item may be sent: those that were taken back must not become allowed again.
+    /// Whether the worker can get another item now. Not before all items before `revoked_at`
+    /// started: a higher `allowed` would allow the revoked items again.
     pub(crate) fn has_room(&mut self) -> bool {
         if let Some(item) = self.revoked_at
-            && self.page.started() == item
+            && self.region.started() == item
         {
             self.revoked_at = None;
         }
         let front = self.front();
         self.items_with_fds
-            .retain(|it| front.is_some_and(|front| it.wrapping_sub(front) < u32::MAX / 2));
+            .retain(|item| front.is_some_and(|front| item.wrapping_sub(front) < u32::MAX / 2));
         let has_room = self.items_with_fds.len() < MAX_ITEMS_WITH_FDS;
-        self.stalled_until.take_if(|it| *it <= Io::now());
+        self.stalled_until.take_if(|until| *until <= Io::now());
         has_room
             && self.staged.len() - self.written < MAX_STAGED_BYTES
             && self.stalled_until.is_none()
@@ -226,7 +229,7 @@ impl<Io: WorkerIo> WorkerHandle<Io> {
             && self.accepts_work()
     }
 
-    /// Whether it may be sent anything any more.
+    /// Whether the worker may get items at all: it lives, and neither drains nor is stopped.
     pub(crate) fn accepts_work(&self) -> bool {
         !self.is_draining
             && self.stop_request.is_none()
@@ -234,33 +237,34 @@ impl<Io: WorkerIo> WorkerHandle<Io> {
             && self.exit.is_none()
             && self.dead_since.is_none()
             && self.lost_reason().is_none()
-            && !self.page.is_broken()
+            && !self.region.is_broken()
             && self.io.is_open()
     }
 
-    /// Takes back what has not started of the items from `from` on, and gives the units in their
-    /// order.
+    /// Revokes the unstarted items from `from` on. Returns their work items in order.
     pub(crate) fn revoke(&mut self, from: u32) -> Vec<WorkItem> {
-        let first = self.page.revoke(from, self.next_item);
+        let first = self.region.revoke(from, self.next_item);
         self.remove_in_flight_from(first)
     }
 
-    /// Takes back what has not started when the worker has ended. If it has written nonsense, what
-    /// it had to start next has started: else a task that tampers with its page, and then ends its
-    /// worker, might run again and again. If the word is nonsense, anything that was sent may have
-    /// started, and would run twice.
+    /// Revokes the unstarted items of a dead worker. Returns their work items in order.
+    ///
+    /// If the worker violated the protocol, the item that was next to start counts as started.
+    /// Otherwise a task that writes to its shared region, and then ends its worker, might run again
+    /// and again. If the start word is invalid, every item may have started, and would run twice:
+    /// revokes none.
     pub(crate) fn revoke_after_death(&mut self) -> Vec<WorkItem> {
         let Some(front) = self.front() else {
             return Vec::new();
         };
-        if !self.page.is_broken() {
+        if !self.region.is_broken() {
             let work_items = self.revoke(front);
-            if !self.page.is_broken() {
+            if !self.region.is_broken() {
                 return work_items;
             }
         }
         let next = front.wrapping_add(1);
-        let Some(started) = self.page.started_at_end() else {
+        let Some(started) = self.region.started_at_end() else {
             return Vec::new();
         };
         self.remove_in_flight_from(if is_before(next, started) {
@@ -270,12 +274,12 @@ impl<Io: WorkerIo> WorkerHandle<Io> {
         })
     }
 
-    /// Removes the units, or parts of them, from this item on, and gives them in their order.
+    /// Removes the items from `first` on. Returns their work items in order.
     fn remove_in_flight_from(&mut self, first: u32) -> Vec<WorkItem> {
         let mut work_items = Vec::new();
         while let Some(last) = self.in_flight.back_mut() {
             let kept = first.wrapping_sub(last.item);
-            // Distances below half of the numbers are forward.
+            // Numbers wrap: a distance below half of their range is forward.
             if kept < u32::MAX / 2 && kept >= last.work_item.count() {
                 break;
             }
@@ -293,14 +297,14 @@ impl<Io: WorkerIo> WorkerHandle<Io> {
             }
         }
         if !work_items.is_empty() {
-            self.revoked_at = (self.page.started() != first).then_some(first);
+            self.revoked_at = (self.region.started() != first).then_some(first);
             self.next_item = self.next_item.wrapping_add(REVOKED_GAP);
         }
         work_items.reverse();
         work_items
     }
 
-    /// Takes the first item in flight, which has been answered.
+    /// Removes the first item in flight, which was answered.
     pub(crate) fn take_front(&mut self) -> Option<WorkItem> {
         self.in_flight.front()?;
         self.count_answers(1);
@@ -312,35 +316,35 @@ impl<Io: WorkerIo> WorkerHandle<Io> {
         Some(mem::replace(&mut front.work_item, rest))
     }
 
-    /// Items that were sent and have not started.
+    /// Returns the number of items in flight that have not started.
     pub(crate) fn unstarted(&self) -> u32 {
-        // Not the distance to the next number: those that were taken back lie between.
-        let started = self.page.started();
+        // Not the distance to the next number: the numbers of revoked items are in between.
+        let started = self.region.started();
         let unstarted = |sent: &InFlight| match started.wrapping_sub(sent.item) {
             done if done <= u32::MAX / 2 => sent.work_item.count().saturating_sub(done),
             _ => sent.work_item.count(),
         };
         let from_the_back = self.in_flight.iter().rev().map(unstarted);
-        from_the_back.take_while(|it| *it > 0).sum()
+        from_the_back.take_while(|count| *count > 0).sum()
     }
 
-    /// Tells the worker to end; the item may notice, and says so by its own end.
+    /// Asks the item to stop, and sends SIGTERM to the worker.
     pub(crate) fn request_stop(&mut self, stop_request: StopRequest) {
-        self.page.request_stop(stop_request.item);
+        self.region.request_stop(stop_request.item);
         self.terminate();
         self.stop_request = Some(stop_request);
     }
 
-    /// Kills what has not ended within its grace.
+    /// Sends SIGKILL once the grace period after SIGTERM is over.
     pub(crate) fn escalate_to_sigkill(&mut self, now: Instant) {
         let stop_request = self.stop_request.as_mut();
-        let due = stop_request.and_then(|it| it.kill_at.take_if(|at| *at <= now));
+        let due = stop_request.and_then(|stop| stop.kill_at.take_if(|at| *at <= now));
         if due.is_some() {
             self.kill();
         }
     }
 
-    /// When there is something to do although nothing happens.
+    /// Returns when the next tick is due for this worker without an event.
     pub(crate) fn next_deadline(&self) -> Option<Instant> {
         let stop_request = self.stop_request.as_ref().and_then(|it| it.kill_at);
         let idle = self.idle_until.filter(|_| !self.is_draining);
@@ -351,12 +355,12 @@ impl<Io: WorkerIo> WorkerHandle<Io> {
         )
     }
 
-    /// The number of the first item in flight.
+    /// Returns the number of the first item in flight.
     pub(crate) fn front(&self) -> Option<u32> {
         self.in_flight.front().map(|it| it.item)
     }
 
-    /// Whether it has ended, and all has been learnt that can be about how.
+    /// Whether the worker is dead, and its exit status is known or can no longer be learnt.
     pub(crate) fn is_dead(&self) -> bool {
         let Some(since) = self.dead_since else {
             return self.exit.is_some() || self.lost_reason().is_some();
@@ -367,19 +371,19 @@ impl<Io: WorkerIo> WorkerHandle<Io> {
             || self.io.status_after_reaping().is_some()
     }
 
-    /// When the status of a dead worker is no longer waited for.
+    /// Returns when the pool stops waiting for a dead worker's exit record.
     fn exit_record_deadline(&self) -> Option<Instant> {
-        self.dead_since.map(|it| it + EXIT_RECORD_TIMEOUT)
+        self.dead_since.map(|since| since + EXIT_RECORD_TIMEOUT)
     }
 
-    /// How it ended, as far as anybody knows.
+    /// Returns the exit status, if known.
     pub(crate) fn worker_exit(&self) -> WorkerExit {
         let status = self.exit.or_else(|| self.io.status_after_reaping());
-        WorkerExit::new(self.pid, status, self.page.has_overflowed())
+        WorkerExit::new(self.pid, status, self.region.has_overflowed())
     }
 }
 
-/// The first of two times, where there is one. It is asked with each task.
+/// Returns the earlier of two optional times. On the hot path of each task.
 #[inline]
 pub(crate) fn earlier(one: Option<Instant>, other: Option<Instant>) -> Option<Instant> {
     match (one, other) {

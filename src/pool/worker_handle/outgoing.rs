@@ -1,5 +1,5 @@
-//! What goes to a worker: units, contexts and slabs become frames, gathered and written as far as
-//! the pipe has room.
+//! Requests to a worker: stages work items, contexts and slabs as frames, and writes them to the
+//! request pipe until it is full.
 
 use crate::error::{Error, Result};
 use crate::pool::{
@@ -22,20 +22,19 @@ use std::{
     time::Duration,
 };
 
-/// Bytes of small frames that are gathered before they are written, while the worker has something
-/// to do.
+/// The number of staged bytes that are worth a write while the worker is busy.
 const FLUSH_BYTES: usize = 4096;
 
-/// Between two attempts to send descriptors for which the kernel has no room.
+/// The interval between attempts to send descriptors for which the kernel has no room.
 const FD_RETRY_INTERVAL: Duration = Duration::from_millis(1);
 
-/// How long a worker with nothing to do may have no room for a value's descriptors before the value
-/// fails: it takes them out as they come, so that others must be in the way.
+/// How long the kernel may have no room for a value's descriptors at an idle worker before the
+/// value fails. The worker receives descriptors at once, so that other sockets must hold the room.
 const FD_RETRY_TIMEOUT: Duration = Duration::from_secs(1);
 
 impl<Io: WorkerIo> WorkerHandle<Io> {
-    /// Sends a unit, soon: it lies behind what is already staged. Gives it back with its own error,
-    /// or without one if the worker is gone, or has no room for descriptors.
+    /// Stages a work item after the frames that are already staged. On failure returns it, with an
+    /// error if the item itself failed, or without if the worker is gone or the kernel has no room.
     pub(crate) fn stage(
         &mut self,
         slot: usize,
@@ -54,8 +53,8 @@ impl<Io: WorkerIo> WorkerHandle<Io> {
         }
         self.idle_until = None;
         let count = work_item.count();
-        self.quota = self.quota.map(|it| it.saturating_sub(count.into()));
-        self.page.allow(self.next_item, count);
+        self.quota = self.quota.map(|quota| quota.saturating_sub(count.into()));
+        self.region.allow(self.next_item, count);
         self.in_flight.push_back(InFlight {
             item: self.next_item,
             work_item,
@@ -66,12 +65,12 @@ impl<Io: WorkerIo> WorkerHandle<Io> {
         Ok(())
     }
 
-    /// Has the clock looked at when this limit may have passed.
+    /// Schedules a check for the time when this limit may have passed.
     fn schedule_timeout_check(&mut self, limit: Duration) {
         let before = self.in_flight.back();
-        let before = before.and_then(|it| it.work_item.config().timeout);
-        // It is looked at sooner for the one before, and then for what is left.
-        if self.check_timeout_at.is_none() || before.is_none_or(|it| it > limit) {
+        let before = before.and_then(|sent| sent.work_item.config().timeout);
+        // A check for the item before comes earlier, and schedules the next.
+        if self.check_timeout_at.is_none() || before.is_none_or(|before| before > limit) {
             let due = Io::now() + limit.min(MAX_POLL_INTERVAL);
             self.check_timeout_at = self.check_timeout_at.into_iter().chain([due]).min();
         }
@@ -96,23 +95,23 @@ impl<Io: WorkerIo> WorkerHandle<Io> {
             .context
             .as_ref()
             .map_or(Ok(0), |it| self.stage_context(it))?;
-        let mut payload = items.chunk.items.lock();
+        let mut argument = items.chunk.items.lock();
         if items.chunk.count == 1 {
             let header = self.items_header(map.function, context, 1, work_item);
-            return self.stage_value(header, &mut payload);
+            return self.stage_value(header, &mut argument);
         }
-        let bytes = payload
+        let bytes = argument
             .bytes()
             .expect("a chunk of several items is private");
         let bytes = items.bytes_of(bytes);
-        let mut header = self.items_header(map.function, context, items.count, work_item);
-        let single = &bytes[if items.count == 1 {
+        let header = self.items_header(map.function, context, items.count, work_item);
+        // A single item is sent without its length.
+        let skipped = if items.count == 1 {
             size_of::<u32>()
         } else {
             0
-        }..];
-        header.length = single.len() as u32;
-        self.stage_frame(header, single);
+        };
+        self.stage_frame(header, &bytes[skipped..]);
         Ok(())
     }
 
@@ -126,17 +125,19 @@ impl<Io: WorkerIo> WorkerHandle<Io> {
         let config = work_item.config();
         let mut header = RequestHeader::new(RequestKind::Items);
         header.submitted = work_item.submitted();
-        // What is tried again travels alone.
+        // An item that may be retried is sent alone.
         if config.retries > 0 && count == 1 {
             let attempt = work_item.with_attempts(|it| it.next());
             header.attempt = attempt.min(RequestHeader::MAX_ATTEMPTS.into()) as u16;
         }
-        (header.item, header.count) = (self.next_item, count);
-        (header.context, header.function) = (context, Some(function));
+        header.item = self.next_item;
+        header.count = count;
+        header.context = context;
+        header.function = Some(function);
         header
     }
 
-    /// Stages one item whose argument may lie in a slab.
+    /// Stages one item whose argument may be in a slab.
     fn stage_value(&mut self, mut header: RequestHeader, argument: &mut Encoded) -> Result<()> {
         let value = match argument {
             Encoded::WithFds(handled) => {
@@ -153,33 +154,33 @@ impl<Io: WorkerIo> WorkerHandle<Io> {
             self.stage_frame(header, bytes);
             return Ok(());
         };
-        let fail = |it| Error::io("failed to hand a large argument to a worker", it);
+        let fail = |error| Error::io("failed to hand a large argument to a worker", error);
         if !ours.bind(&self.liveness) {
             return Err(fail(io::ErrorKind::OutOfMemory.into()));
         }
         let slab = ours.slab();
         if !self.pool_slabs.contains(&slab.id) {
             let sent = self.io.send_slab(slab);
-            sent.map_err(|it| fail(self.fd_send_failed(it)))?;
+            sent.map_err(|error| fail(self.fd_send_failed(error)))?;
             self.pool_slabs.push(slab.id);
         }
-        (header.slab, header.slab_length) = (slab.id, ours.length as u64);
+        header.slab = slab.id;
+        header.slab_length = ours.length as u64;
         self.stage_frame(header, &[]);
         Ok(())
     }
 
-    /// Sends the handles of the value whose frame is staged next.
+    /// Sends the handles of the value whose frame is staged next. Never blocks.
     pub(crate) fn send_fds(&mut self, descriptors: &[Attached]) -> Result<()> {
         for (range, part) in FdRange::split(descriptors) {
             let sent = self.io.send_fds(part);
-            sent.map_err(|it| {
-                Error::io(
-                    "failed to hand descriptors to a worker",
-                    self.fd_send_failed(it),
-                )
+            sent.map_err(|error| {
+                let error = self.fd_send_failed(error);
+                Error::io("failed to hand descriptors to a worker", error)
             })?;
             let mut header = RequestHeader::new(RequestKind::Fds);
-            (header.item, header.count) = (range.start, range.count);
+            header.item = range.start;
+            header.count = range.count;
             self.stage_frame(header, &[]);
         }
         if !descriptors.is_empty() {
@@ -188,15 +189,16 @@ impl<Io: WorkerIo> WorkerHandle<Io> {
         Ok(())
     }
 
-    /// Notes what follows from descriptors that the kernel did not take: the worker is gone, or
-    /// there is no room for a while.
+    /// Handles descriptors that the kernel refused: the worker is gone, or the kernel lacks room
+    /// for a while.
     fn fd_send_failed(&mut self, error: io::Error) -> io::Error {
         if socket::is_closed(&error) {
             self.is_socket_closed = true;
-            // A task may have closed it, and the worker live on.
+            // A task may have closed the socket of a worker that lives on.
             self.kill();
         }
-        // What was sent of a list is of no use, and closed.
+        // 1. Some messages of the list were sent. 2. This one was refused. 3. The frame makes the
+        //    worker receive and close the first ones: the next list would be mixed with them.
         self.stage_frame(RequestHeader::new(RequestKind::Fds), &[]);
         let now = Io::now();
         let since = *self.stalled_since.get_or_insert(now);
@@ -207,7 +209,7 @@ impl<Io: WorkerIo> WorkerHandle<Io> {
         error
     }
 
-    /// Sends a context where this worker does not have it.
+    /// Stages a context unless the worker has it. Returns its number.
     fn stage_context(&mut self, context: &MapContext) -> Result<u32> {
         if !self.contexts.contains(&context.id) {
             let mut header = RequestHeader::new(RequestKind::Context);
@@ -223,9 +225,9 @@ impl<Io: WorkerIo> WorkerHandle<Io> {
         Ok(context.id)
     }
 
-    /// Has the worker drop a context.
+    /// Tells the worker to drop a context, if it has it.
     pub(crate) fn drop_context(&mut self, id: u32) {
-        if let Some(at) = self.contexts.iter().position(|it| *it == id) {
+        if let Some(at) = self.contexts.iter().position(|known| *known == id) {
             self.contexts.swap_remove(at);
             let mut header = RequestHeader::new(RequestKind::DropContext);
             header.context = id;
@@ -234,25 +236,24 @@ impl<Io: WorkerIo> WorkerHandle<Io> {
         }
     }
 
-    /// Has the worker unmap a slab that is no more, if it is this worker's.
+    /// Tells the worker to unmap a dropped slab, if the slab was bound to this worker.
     pub(crate) fn drop_slab(&mut self, bound_to: &Weak<LivenessToken>, id: u32) {
         if bound_to.as_ptr() == Arc::as_ptr(&self.liveness) {
             self.stage_drop_slab(id);
         }
     }
 
-    /// Has the slab sent again, when it is used again, that holds the argument of the first item in
-    /// flight: the worker may have had no room for its descriptor. Nothing else that was sent lies
-    /// in it.
+    /// Makes the next use of the front item's slab send its descriptor again. The worker may have
+    /// had no room for the descriptor. No other item in flight uses the slab.
     pub(crate) fn resend_front_slab(&mut self) {
         let first = self.in_flight.front();
-        if let Some(id) = first.and_then(|it| it.work_item.pool_slab()) {
+        if let Some(id) = first.and_then(|sent| sent.work_item.pool_slab()) {
             self.stage_drop_slab(id);
         }
     }
 
     fn stage_drop_slab(&mut self, id: u32) {
-        self.pool_slabs.retain(|it| *it != id);
+        self.pool_slabs.retain(|known| *known != id);
         let mut header = RequestHeader::new(RequestKind::DropSlab);
         header.slab = id;
         self.stage_frame(header, &[]);
@@ -264,14 +265,14 @@ impl<Io: WorkerIo> WorkerHandle<Io> {
         self.staged.extend_from_slice(bytes);
     }
 
-    /// Tells the worker to end.
+    /// Tells the worker to exit after its items, and closes the request pipe.
     pub(crate) fn send_shutdown(&mut self) {
         self.stage_frame(RequestHeader::new(RequestKind::Shutdown), &[]);
         self.flush();
         self.io.close_requests();
     }
 
-    /// Whether enough is staged to be worth a write.
+    /// Whether enough bytes are staged to be worth a write.
     pub(crate) fn should_flush(&self) -> bool {
         self.staged.len() - self.written >= FLUSH_BYTES
     }
@@ -280,8 +281,8 @@ impl<Io: WorkerIo> WorkerHandle<Io> {
         self.staged.len() > self.written
     }
 
-    /// Writes what is staged, as far as the pipe has room. A worker that is gone is noticed
-    /// elsewhere.
+    /// Writes staged bytes until the pipe is full. Ignores the death of the worker, which the pidfd
+    /// reports.
     pub(crate) fn flush(&mut self) {
         if !self.io.is_open() {
             return;
@@ -295,7 +296,7 @@ impl<Io: WorkerIo> WorkerHandle<Io> {
         if self.written == self.staged.len() {
             self.staged.clear();
             self.written = 0;
-            // A burst's memory is not kept for ever.
+            // Releases the memory of a burst.
             self.staged.shrink_to(4 * FLUSH_BYTES.max(1 << 14));
         }
     }

@@ -1,5 +1,4 @@
-//! What a worker is seen to do: which item it runs, since when, and whether that is as it should
-//! be.
+//! Progress of a worker: which item it runs, since when, and whether it makes any.
 
 use crate::pool::{
     protocol::region::WakeMode,
@@ -7,32 +6,32 @@ use crate::pool::{
 };
 use std::time::{Duration, Instant};
 
-/// How long replies may lie unread behind a long item; far above the interval at which a worker
-/// rings.
+/// How long replies may stay unread while a long item runs. Longer than the interval at which a
+/// worker with batched wake-ups wakes the pool.
 const BATCHED_POLL_INTERVAL: Duration = Duration::from_millis(2);
 
-/// How long a pool with items in flight sleeps at most: a worker whose page was written to by a
-/// task may not ring.
+/// How long a pool with items in flight sleeps at most. A worker may send no wake-up if a task
+/// wrote to its shared region.
 pub(crate) const MAX_POLL_INTERVAL: Duration = Duration::from_secs(1);
 
-/// How long a worker may sleep with something to start. It has lost what it was sent: a task has
-/// read it from the pipe, or put another descriptor in the place of that.
+/// How long a worker may sleep with an item to start. After that its requests are lost: a task read
+/// them from the pipe, or replaced the descriptor.
 const LONGEST_SLEEP: Duration = Duration::from_secs(2);
 
-/// What was seen of a worker.
+/// The last observations of a worker.
 #[derive(Debug)]
 pub(crate) struct Progress {
-    /// The item that was next to start, and when that was first seen: tells a long item from many
-    /// short ones.
+    /// The item that was next to start, and when that was first observed. Tells a long item from
+    /// many short ones. Written by `sample_started`.
     seen: (u32, Instant),
-    /// Whether its replies have been read since that was `BATCHED_POLL_INTERVAL` ago.
+    /// Whether the ring was polled again `BATCHED_POLL_INTERVAL` after that.
     was_polled_again: bool,
-    /// The first item in flight, if it runs, and when it was first seen to.
+    /// The first item in flight, if it runs, and when that was first observed.
     pub(crate) running: Option<(u32, Instant)>,
     /// The first item in flight, if the worker could start it and does not, and when that was first
-    /// seen. Kept only of a worker that starts nothing for long.
+    /// observed. Only set if the worker is stuck. Written by `is_deaf`.
     waiting: Option<(u32, Instant)>,
-    /// For how long it could not, as all of the program stood still.
+    /// How long the program stood still while the first item in flight ran.
     standstill: Duration,
 }
 
@@ -49,9 +48,9 @@ impl Progress {
 }
 
 impl<Io: WorkerIo> WorkerHandle<Io> {
-    /// Notes what starts when. Comes before a look at the replies.
+    /// Records which item is next to start. Called before the replies are read.
     pub(crate) fn sample_started(&mut self) {
-        let (started, now) = (self.page.started(), Io::now());
+        let (started, now) = (self.region.started(), Io::now());
         if self.progress.seen.0 != started {
             self.progress.seen = (started, now);
             self.progress.was_polled_again = false;
@@ -60,61 +59,68 @@ impl<Io: WorkerIo> WorkerHandle<Io> {
         }
     }
 
-    /// Says when the worker is to ring while the pool sleeps, and when the pool must look without
-    /// having been called: behind short items, whose replies it is told of only now and then, a
-    /// long one may come.
+    /// Chooses how the worker wakes the pool while it sleeps. Returns when the pool must poll
+    /// without a wake-up.
+    ///
+    /// With batched wake-ups: 1. The worker replies to short items, and wakes no thread. 2. It
+    /// starts a long item. 3. The replies stay unread. The deadline bounds that.
     pub(crate) fn choose_wake_mode(&self, items_are_short: bool) -> Option<Instant> {
         let is_batched = items_are_short && self.items > 1 && !self.is_stuck();
-        let (bell, longest) = if is_batched {
+        let (mode, interval) = if is_batched {
             (WakeMode::Batched, BATCHED_POLL_INTERVAL)
         } else {
             (WakeMode::Immediate, MAX_POLL_INTERVAL)
         };
-        self.page.prepare_sleep(bell);
-        (self.items > 0).then(|| Io::now() + longest)
+        self.region.prepare_sleep(mode);
+        (self.items > 0).then(|| Io::now() + interval)
     }
 
-    /// Whether this item has started and is not answered, as far as replies have been read.
+    /// Whether this item has started, and no reply read so far answers it.
     pub(crate) fn is_running(&self, item: u32) -> bool {
-        self.front() == Some(item) && is_before(item, self.page.started())
+        self.front() == Some(item) && is_before(item, self.region.started())
     }
 
-    /// Notes since when the first item in flight is known to run.
+    /// Records when the first item in flight was first observed to run.
     pub(crate) fn sample_running(&mut self, now: Instant) {
-        let item = self.front().filter(|it| self.is_running(*it));
-        if self.progress.running.map(|it| it.0) != item {
-            self.progress.running = item.map(|it| (it, now));
+        let item = self.front().filter(|item| self.is_running(*item));
+        if self.progress.running.map(|(item, _)| item) != item {
+            self.progress.running = item.map(|item| (item, now));
             self.progress.standstill = Duration::ZERO;
         }
     }
 
-    /// Whether an item that has started cannot have, as the one before is not answered. Comes after
-    /// a look at the replies.
+    /// Whether an item has started although the item before it is not answered, which is a protocol
+    /// violation. Called after the replies were read. Compares with `seen`, which was sampled
+    /// before: the worker may have replied and started another item since.
     pub(crate) fn has_skipped(&self) -> bool {
         let mut sent = self.in_flight.iter();
         let second = sent.next().and_then(|front| match front.work_item.count() {
             1 => sent.next().map(|it| it.item),
             _ => Some(front.item.wrapping_add(1)),
         });
-        second.is_some_and(|it| is_before(it, self.progress.seen.0))
+        second.is_some_and(|item| is_before(item, self.progress.seen.0))
     }
 
-    /// Whether the worker has lost what it was sent: it sleeps, and does not start what it could.
+    /// Whether the worker has lost its requests: it sleeps, and does not start the item that it
+    /// could.
     pub(crate) fn is_deaf(&mut self, now: Instant) -> bool {
         if !self.is_stuck() {
             return false;
         }
         let may_start = self.is_ready && !self.may_destroy();
-        let item = self.front().filter(|it| may_start && !self.is_running(*it));
-        if self.progress.waiting.map(|it| it.0) != item {
-            self.progress.waiting = item.map(|it| (it, now));
+        let item = self
+            .front()
+            .filter(|item| may_start && !self.is_running(*item));
+        if self.progress.waiting.map(|(item, _)| item) != item {
+            self.progress.waiting = item.map(|item| (item, now));
         }
         let waiting = self.progress.waiting;
-        waiting.is_some_and(|it| now.duration_since(it.1) >= LONGEST_SLEEP) && self.io.is_asleep()
+        waiting.is_some_and(|(_, since)| now.duration_since(since) >= LONGEST_SLEEP)
+            && self.io.is_asleep()
     }
 
-    /// Excuses what runs for a time in which all of the program stood still, as far as it was
-    /// submitted by then.
+    /// Adds a time in which the whole program stood still. It does not count against the limit of
+    /// the item that runs, except the part before that item was submitted.
     pub(crate) fn add_standstill(&mut self, away: Duration) {
         self.progress.waiting = None;
         if let Some(sent) = self.in_flight.front() {
@@ -122,19 +128,19 @@ impl<Io: WorkerIo> WorkerHandle<Io> {
         }
     }
 
-    /// How much of its limit the first item in flight has used up; `None` if it does not run.
+    /// Returns how much of its limit the first item in flight has used; `None` if it does not run.
     pub(crate) fn age(&self, now: Instant) -> Option<Duration> {
         let item = self.front()?;
         let ran = self.running_time(now)?;
         let stood_still = self
             .progress
             .standstill
-            .saturating_add(self.page.panic_time(item));
+            .saturating_add(self.region.panic_time(item));
         Some(ran.saturating_sub(stood_still))
     }
 
-    /// Whether the item that runs has been seen to run for long.
+    /// Whether the worker has started no item for `BATCHED_POLL_INTERVAL`.
     pub(crate) fn is_stuck(&self) -> bool {
-        self.progress.was_polled_again && self.progress.seen.0 == self.page.started()
+        self.progress.was_polled_again && self.progress.seen.0 == self.region.started()
     }
 }

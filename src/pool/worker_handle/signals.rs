@@ -1,4 +1,4 @@
-//! Signals to a worker, which this process may be refused to send.
+//! Signals to a worker. The system may refuse to let this process send them.
 
 use crate::pool::worker_handle::{WorkerHandle, io::WorkerIo};
 use crate::sys::{pidfd::PidFd, signal};
@@ -7,12 +7,12 @@ use std::{io, sync::Arc};
 /// Whether the pool can end a worker.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) enum SignalAccess {
-    /// As far as is known, this process may signal it.
+    /// This process may signal the worker: no signal was refused yet.
     Direct,
-    /// This process was refused to send this signal; the background thread passes it on.
+    /// The system refused this signal; the background thread forwards it.
     Refused(i32),
-    /// No process of the pool may end it, for this reason: the worker counts as dead. Set by the
-    /// background thread, for good.
+    /// No process of the pool may signal the worker, for this reason: it counts as dead. Set by the
+    /// background thread; final.
     Lost(String),
 }
 
@@ -24,10 +24,9 @@ pub(crate) struct RefusedSignal {
 }
 
 impl<Io: WorkerIo> WorkerHandle<Io> {
-    /// Sends SIGTERM, which the worker knows for the pool's: one that comes from outside does not
-    /// end it.
+    /// Sends SIGTERM, and marks it as the pool's. A SIGTERM from outside does not end a worker.
     pub(crate) fn terminate(&mut self) {
-        self.page.announce_sigterm();
+        self.region.announce_sigterm();
         self.send(signal::TERMINATE);
     }
 
@@ -42,14 +41,14 @@ impl<Io: WorkerIo> WorkerHandle<Io> {
         }
     }
 
-    /// Whether a signal was refused that has yet to be sent by another process.
+    /// Whether a refused signal waits for another process to send it.
     pub(crate) fn is_refused(&self) -> bool {
         matches!(self.signal_access, SignalAccess::Refused(_))
     }
 }
 
 impl WorkerHandle {
-    /// Takes the signal that was refused, with what its sender needs to know.
+    /// Takes the refused signal, with the pid and pidfd that its sender needs.
     pub(crate) fn take_refused(&mut self) -> Option<RefusedSignal> {
         let SignalAccess::Refused(signal) = self.signal_access else {
             return None;
@@ -64,7 +63,7 @@ impl WorkerHandle {
 }
 
 impl<Io: WorkerIo> WorkerHandle<Io> {
-    /// Gives up a worker that no process of the pool can end: it counts as dead.
+    /// Marks the worker as lost: no process of the pool can end it, and it counts as dead.
     pub(crate) fn set_lost(&mut self, reason: &io::Error) {
         let pid = self.pid;
         self.signal_access = SignalAccess::Lost(format!(
@@ -72,7 +71,7 @@ impl<Io: WorkerIo> WorkerHandle<Io> {
         ));
     }
 
-    /// Returns why the pool cannot end it, if that is so.
+    /// Returns why the pool cannot end the worker, if it cannot.
     pub(crate) fn lost_reason(&self) -> Option<&str> {
         match &self.signal_access {
             SignalAccess::Lost(reason) => Some(reason),
