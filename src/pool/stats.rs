@@ -176,7 +176,7 @@ impl Counts {
         *count += 1;
     }
 
-    fn add_failures(&mut self, kind: ErrorKind, tasks: u64) {
+    pub(super) fn add_failures(&mut self, kind: ErrorKind, tasks: u64) {
         self.failed += tasks;
         match kind {
             ErrorKind::Panicked => self.panicked += tasks,

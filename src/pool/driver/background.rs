@@ -154,7 +154,7 @@ impl Pool {
         }
     }
 
-    /// Starts a worker in each place that is to be filled now.
+    /// Starts a worker in each vacant slot whose start is due.
     fn fill_vacancies(&self) {
         loop {
             // One slot at a time: 1. A start fails. 2. The failure wakes a waker. 3. The waker

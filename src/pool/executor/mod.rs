@@ -8,7 +8,7 @@ use crate::pool::{
     future::TaskFuture,
     options::TaskOptions,
     pool::Pool,
-    scheduler::{Scheduler, Slot, err_stopped},
+    scheduler::{Scheduler, Slot, StopMode, err_stopped},
     stats::PoolStats,
     task::Wakeups,
     try_submit_error::TrySubmitError,
@@ -297,12 +297,12 @@ impl ProcessPoolExecutor {
     /// to the workers. Workers that are alive after 2 s get SIGKILL. Does not block; use
     /// [`join`](Self::join) to wait.
     pub fn terminate(&self) {
-        self.change(|state, wakeups| state.stop(&err_stopped(), false, wakeups));
+        self.change(|state, wakeups| state.stop(&err_stopped(), StopMode::Graceful, wakeups));
     }
 
     /// Like [`terminate`](Self::terminate), but sends SIGKILL immediately.
     pub fn kill(&self) {
-        self.change(|state, wakeups| state.stop(&err_stopped(), true, wakeups));
+        self.change(|state, wakeups| state.stop(&err_stopped(), StopMode::Kill, wakeups));
     }
 
     /// Closes the pool and waits until every task and callback is done and every worker has exited.

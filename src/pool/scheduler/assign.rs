@@ -4,7 +4,7 @@ use crate::pool::{
     scheduler::{Scheduler, Slot, SlotState, err_cancelled},
     stats::RestartReason,
     task::{Wakeups, work_item::WorkItem},
-    worker_handle::{WorkerHandle, io::WorkerIo},
+    worker_handle::{WorkerHandle, checked_region::ProtocolViolation, io::WorkerIo},
 };
 use std::mem;
 
@@ -18,7 +18,7 @@ const MAX_PREFETCH: u64 = 128;
 const MIN_PREFETCH: u64 = 2;
 
 /// Nanoseconds. Shorter items are written in batches, and are not worth stealing one by one.
-const TINY_TASK_NANOS: u64 = 20_000;
+pub(super) const TINY_TASK_NANOS: u64 = 20_000;
 
 impl<Io: WorkerIo> Scheduler<Io> {
     /// Returns a slot whose start is due. The caller starts a worker for it.
@@ -26,6 +26,8 @@ impl<Io: WorkerIo> Scheduler<Io> {
         let now = Io::now();
         let is_due = |slot: &Slot<Io>| matches!(slot.state, SlotState::Vacant(at) if at <= now);
         let slot = self.slots.iter().position(is_due)?;
+        // 1. The lock is released, and the worker starts. 2. The pool ends. 3. A slot in this state
+        //    is not retired: the pool has not ended before the worker is installed and killed.
         self.slots[slot].state = SlotState::Starting;
         Some(slot)
     }
@@ -97,6 +99,7 @@ impl<Io: WorkerIo> Scheduler<Io> {
             if has_room && better && worker.has_room() {
                 best = Some((number, !is_ready, worker.items));
                 if is_ready && worker.items == 0 {
+                    // No other worker can be less busy.
                     break;
                 }
             }
@@ -107,11 +110,13 @@ impl<Io: WorkerIo> Scheduler<Io> {
 
     /// Marks a worker as ready, and revokes the items of workers that are not. Fails if it was
     /// ready.
-    pub(crate) fn note_ready(&mut self, slot: usize) -> Option<()> {
-        let is_ready = &mut self.slots[slot].worker_mut()?.is_ready;
-        if mem::replace(is_ready, true) {
+    pub(crate) fn note_ready(&mut self, slot: usize) -> Result<(), ProtocolViolation> {
+        let Some(worker) = self.slots[slot].worker_mut() else {
+            return Ok(());
+        };
+        if mem::replace(&mut worker.is_ready, true) {
             // A worker writes this record once.
-            return None;
+            return Err(ProtocolViolation);
         }
         for other in 0..self.slots.len() {
             // 1. Another worker writes `READY` to its pipe. 2. Its first task starts, and writes to
@@ -121,7 +126,7 @@ impl<Io: WorkerIo> Scheduler<Io> {
                 self.revoke_from_first(other, |_| true);
             }
         }
-        Some(())
+        Ok(())
     }
 
     /// Moves unstarted items from busy workers to idle workers.
@@ -170,6 +175,8 @@ impl<Io: WorkerIo> Scheduler<Io> {
         let Some(front) = worker.front() else {
             return false;
         };
+        // 1. `unstarted` was read. 2. The worker started some of these items. 3. `revoke` returns
+        //    fewer, or none: the start word decides, not the count above.
         let work_items = worker.revoke(front.wrapping_add(1));
         let total: u32 = work_items.iter().map(WorkItem::count).sum();
         let share = total.div_ceil(idle as u32 + 1).max(1);
@@ -198,12 +205,12 @@ impl<Io: WorkerIo> Scheduler<Io> {
     ) -> Option<WorkItem> {
         match work_item.wanted() {
             0 => {
-                self.finish(&work_item, Err(err_cancelled()), wakeups);
+                self.finish(&work_item, err_cancelled(), wakeups);
                 None
             }
             wanted => {
                 if let Some(rest) = work_item.split_off(wanted) {
-                    self.finish(&rest, Err(err_cancelled()), wakeups);
+                    self.finish(&rest, err_cancelled(), wakeups);
                 }
                 Some(work_item)
             }

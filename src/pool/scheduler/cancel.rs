@@ -2,63 +2,22 @@
 
 use crate::error::Error;
 use crate::pool::{
-    scheduler::{PoolPhase, Scheduler, Slot, err_cancelled, err_closed},
+    scheduler::{PoolPhase, Scheduler, Slot, err_cancelled},
     task::{Task, TaskLocation, Wakeups, map::MapState, work_item::WorkItem},
     worker_handle::{io::WorkerIo, is_before},
 };
 use std::{mem, sync::Arc};
 
-/// Items shorter than this are gathered before they are written, and not worth moving to another
-/// worker one by one.
-const TINY_TASK_NANOS: u64 = 20_000;
+/// How `stop` ends the workers.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum StopMode {
+    /// By SIGTERM, and SIGKILL after a grace period.
+    Graceful,
+    /// By SIGKILL.
+    Kill,
+}
 
 impl<Io: WorkerIo> Scheduler<Io> {
-    /// Why no task is taken, if none is.
-    pub(crate) fn closed_error(&self) -> Option<Error> {
-        match &self.phase {
-            PoolPhase::Open => None,
-            PoolPhase::Closed => Some(err_closed()),
-            PoolPhase::Ending(error) | PoolPhase::Ended(error) => Some(error.clone()),
-        }
-    }
-
-    /// Takes a unit that was just submitted. The pool must be open.
-    pub(crate) fn submit(&mut self, work_item: WorkItem, wakeups: &mut Wakeups) {
-        self.outstanding += u64::from(work_item.count());
-        self.scale_up();
-        let overtakes = self.revoke_less_urgent(work_item.priority());
-        self.queue.push_back(work_item);
-        if overtakes {
-            return self.assign_and_flush(wakeups);
-        }
-        // With a queue, every worker is full: whoever leads refills them.
-        if self.queue.len() > 1 {
-            return;
-        }
-        let gather = self.item_nanos.is_some_and(|nanos| nanos < TINY_TASK_NANOS);
-        if let Some(slot) = self.assign_one(wakeups)
-            && let Some(worker) = self.slots[slot].worker_mut()
-            // What stays staged behind items in flight is written when they are answered: their
-            // worker rings.
-            && (!gather || worker.in_flight.len() == 1 || worker.should_flush())
-        {
-            self.flush(slot);
-        }
-    }
-
-    /// Takes back what was sent ahead and is less urgent than this, if there can be any such thing:
-    /// true.
-    fn revoke_less_urgent(&mut self, priority: i32) -> bool {
-        if priority <= self.lowest_priority {
-            self.lowest_priority = priority;
-            return false;
-        }
-        for slot in 0..self.slots.len() {
-            self.revoke_from_first(slot, |queued| queued.priority() < priority);
-        }
-        true
-    }
-
     /// Revokes a worker's unstarted items, from the first work item on that matches `is_first`.
     pub(crate) fn revoke_from_first(&mut self, slot: usize, is_first: impl Fn(&WorkItem) -> bool) {
         let Some(worker) = self.slots[slot].worker_mut() else {
@@ -67,24 +26,17 @@ impl<Io: WorkerIo> Scheduler<Io> {
         let first = worker
             .in_flight
             .iter()
-            .find(|sent| is_first(&sent.work_item));
+            .find(|entry| is_first(&entry.work_item));
         if let Some(item) = first.map(|it| it.item) {
             let work_items = worker.revoke(item);
             self.requeue_front(work_items);
         }
     }
 
-    /// Does what follows from a change that a caller made.
+    /// Assigns queued items and writes all staged frames, after a change that a caller made.
     pub(crate) fn assign_and_flush(&mut self, wakeups: &mut Wakeups) {
         self.assign_queued(wakeups);
         self.flush_all();
-    }
-
-    /// Takes no more tasks.
-    pub(crate) fn close(&mut self) {
-        if let PoolPhase::Open = self.phase {
-            self.phase = PoolPhase::Closed;
-        }
     }
 
     /// Cancels a call that has not started. Asks a running call to stop, and returns false.
@@ -96,6 +48,8 @@ impl<Io: WorkerIo> Scheduler<Io> {
             let Some(worker) = self.slots[slot].worker_mut() else {
                 return false;
             };
+            // Revokes the items after it, too. `revoke` sets the location of each call that had not
+            // started: it decides whether this one is cancelled.
             let work_items = worker.revoke(item);
             self.requeue_front(work_items);
         }
@@ -103,9 +57,9 @@ impl<Io: WorkerIo> Scheduler<Io> {
             self.request_stop(task);
             return false;
         }
-        let outcome = Err(err_cancelled());
-        self.counts.add(&outcome, 1);
-        task.complete(outcome, wakeups);
+        let error = err_cancelled();
+        self.counts.add_failures(error.kind(), 1);
+        task.complete(Err(error), wakeups);
         self.outstanding -= 1;
         let is_it =
             |it: &WorkItem| matches!(it, WorkItem::Call(queued) if Arc::ptr_eq(queued, task));
@@ -115,12 +69,13 @@ impl<Io: WorkerIo> Scheduler<Io> {
             .position(|(_, work_item)| is_it(work_item))
         {
             Some(at) => drop(self.delayed.swap_remove(at)),
+            // It stays in the queue until its turn, as a call that is done.
             None => self.queue.forget_one(),
         }
         true
     }
 
-    /// Cancels a map if none of its items has started; returns false if one has.
+    /// Cancels a map. Returns false, and cancels nothing, if an item has started.
     pub(crate) fn cancel_map(
         &mut self,
         task: &Task,
@@ -151,7 +106,7 @@ impl<Io: WorkerIo> Scheduler<Io> {
             worker
                 .in_flight
                 .iter()
-                .any(|sent| sent.work_item.belongs_to(map) && is_before(sent.item, started))
+                .any(|entry| entry.work_item.belongs_to(map) && is_before(entry.item, started))
         });
         running || map.has_outcomes()
     }
@@ -188,11 +143,11 @@ impl<Io: WorkerIo> Scheduler<Io> {
             self.revoke_from_first(slot, |_| true);
         }
         for work_item in self.take_waiting() {
-            self.finish(&work_item, Err(err_cancelled()), wakeups);
+            self.finish(&work_item, err_cancelled(), wakeups);
         }
     }
 
-    /// Takes all queued items, and those that wait for a retry.
+    /// Takes all items that are queued or wait for a retry.
     fn take_waiting(&mut self) -> Vec<WorkItem> {
         let delayed = mem::take(&mut self.delayed)
             .into_iter()
@@ -200,27 +155,28 @@ impl<Io: WorkerIo> Scheduler<Io> {
         self.queue.take().chain(delayed).collect()
     }
 
-    /// Fails all outstanding tasks at once, and ends the workers: with SIGKILL if `at_once`.
-    pub(crate) fn stop(&mut self, error: &Error, at_once: bool, wakeups: &mut Wakeups) {
+    /// Fails all outstanding tasks at once, and ends the workers as `mode` says.
+    pub(crate) fn stop(&mut self, error: &Error, mode: StopMode, wakeups: &mut Wakeups) {
         if let PoolPhase::Ended(_) = self.phase {
             return;
         }
         for work_item in self.take_waiting() {
-            self.finish(&work_item, Err(error.clone()), wakeups);
+            self.finish(&work_item, error.clone(), wakeups);
         }
         for slot in 0..self.slots.len() {
             let Some(worker) = self.slots[slot].worker_mut() else {
                 continue;
             };
-            if at_once {
-                worker.kill();
-            } else {
-                worker.terminate();
+            match mode {
+                StopMode::Graceful => worker.terminate(),
+                StopMode::Kill => worker.kill(),
             }
             self.has_new_chores |= worker.is_refused();
+            // 1. The tasks fail here. 2. The worker appends replies before it dies. 3. `take_reply`
+            //    ignores replies to a worker without items in flight.
             worker.items = 0;
-            for sent in mem::take(&mut worker.in_flight) {
-                self.finish(&sent.work_item, Err(error.clone()), wakeups);
+            for entry in mem::take(&mut worker.in_flight) {
+                self.finish(&entry.work_item, error.clone(), wakeups);
             }
         }
         self.begin_shutdown(error.clone());

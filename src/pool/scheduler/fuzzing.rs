@@ -1,12 +1,12 @@
-//! The fuzz target of replies: a worker's page, bell and socket in the script's hands, and the
-//! whole state of a pool behind them.
+//! The fuzz target of replies: the script writes a worker's shared region, wake-up pipe and socket,
+//! and a complete scheduler reads them.
 
 use crate::pool::{
     protocol::{
         SlabRef,
         region::{RING, RING_BYTES, ReplyHeader, ReplyKind, pack_start_word, unpack_start_word},
     },
-    scheduler::{RecyclePolicy, Scheduler, Slot, SlotState},
+    scheduler::{RecyclePolicy, Scheduler, Slot, SlotState, StopMode},
     task::{
         Task, TaskOutput, Wakeups,
         config::TaskConfig,
@@ -154,7 +154,7 @@ impl Fuzzed {
         }
     }
 
-    /// Appends a record for the item that was started last but so many, or none that was.
+    /// Appends a record for an item before the last started one, or for a number never used.
     fn reply(&self, script: &mut Script<'_>) {
         let (tag, back) = (script.byte(), u32::from(script.byte()));
         let tags = [
@@ -272,10 +272,10 @@ impl Fuzzed {
         Some(())
     }
 
-    /// Stops the pool; then every item has an outcome, of whatever kind.
+    /// Stops the pool, and checks that every item has an outcome.
     fn end(mut self, wakeups: &mut Wakeups) {
         let stopped = crate::pool::scheduler::err_stopped();
-        self.state.stop(&stopped, true, wakeups);
+        self.state.stop(&stopped, StopMode::Kill, wakeups);
         let mut steps = 0..LAST_STEPS;
         while self.state.outstanding > 0 && steps.next().is_some() {
             self.state

@@ -11,13 +11,16 @@ pub(crate) mod cancel;
 pub(crate) mod fuzzing;
 pub(crate) mod queue;
 pub(crate) mod reaper;
+pub(crate) mod records;
 pub(crate) mod results;
 pub(crate) mod scaling;
 pub(crate) mod slot;
+pub(crate) mod submit;
 pub(crate) mod timeouts;
 pub(crate) mod totals;
 
 use crate::error::{Error, ErrorKind};
+pub(crate) use crate::pool::scheduler::cancel::StopMode;
 pub(crate) use crate::pool::scheduler::scaling::{MAX_WORKERS, RecyclePolicy};
 pub(crate) use crate::pool::scheduler::slot::{Slot, SlotState};
 use crate::pool::{
@@ -52,7 +55,7 @@ pub(crate) enum PoolPhase {
     Ended(Error),
 }
 
-/// The queue, the slots and what is in flight. Guarded by the pool's lock.
+/// The queue, the slots and their workers. Guarded by the pool's lock.
 #[derive(Debug)]
 pub(crate) struct Scheduler<Io: WorkerIo = ProcessIo> {
     pub(crate) phase: PoolPhase,
@@ -125,6 +128,7 @@ impl<Io: WorkerIo> Scheduler<Io> {
         for slot in 0..self.slots.len() {
             self.read_replies(slot, wakeups);
         }
+        // After the replies: an item that has ended in time must not be stopped.
         self.check_timeouts();
         self.end_when_done();
         self.queue_delayed();
@@ -133,6 +137,7 @@ impl<Io: WorkerIo> Scheduler<Io> {
         self.scale_up();
         self.stop_idle();
         self.close_drained();
+        // Callers drop results without the lock. The next tick tells the workers.
         for (bound_to, id) in self.slabs.take_dropped() {
             self.workers()
                 .for_each(|worker| worker.drop_slab(&bound_to, id));
@@ -265,9 +270,9 @@ impl<Io: WorkerIo> Scheduler<Io> {
     }
 }
 
-fn into_output(values: EncodedResults) -> TaskOutput {
-    match values {
-        EncodedResults::One(payload) => TaskOutput::Value(payload),
+fn into_output(results: EncodedResults) -> TaskOutput {
+    match results {
+        EncodedResults::One(encoded) => TaskOutput::Value(encoded),
         EncodedResults::Records(bytes) => TaskOutput::Value(Encoded::Private(bytes)),
     }
 }

@@ -2,7 +2,7 @@
 
 use crate::error::{Error, ErrorKind};
 use crate::pool::{
-    scheduler::{PoolPhase, Scheduler, Slot, SlotState, err_closed},
+    scheduler::{PoolPhase, Scheduler, Slot, SlotState, StopMode, err_closed},
     stats::RestartReason,
     task::{TaskLocation, Wakeups, config::Attempts, work_item::WorkItem},
     worker_handle::{RefusedSignal, WorkerHandle, io::WorkerIo},
@@ -55,22 +55,22 @@ impl<Io: WorkerIo> Scheduler<Io> {
         let now = Io::now();
         let dead_for = worker.dead_since.map(|it| now.duration_since(it));
         let ran = worker.running_time(now).unwrap_or_default();
+        // 1. The worker died. 2. The exit record was awaited. 3. The worker is reaped now: the item
+        //    did not run in between.
         let ran = ran.saturating_sub(dead_for.unwrap_or_default());
         worker.io.unwatch(&self.events);
         let reason = match worker.stop_request {
             Some(_) => RestartReason::Stopped,
             None => RestartReason::Died,
         };
-        let error = match worker.lost_reason() {
-            None => self.error_of(&worker),
-            Some(reason) => {
-                Error::worker_died(worker.worker_exit()).with_message(reason.to_owned())
-            }
-        };
+        let error = self.error_of(&worker);
+        // The worker is dead, so the start word is final. Items below it have started, and fail.
         let work_items = worker.revoke_after_death();
         self.past_totals.add(&worker.totals_after_death(ran));
         let has_run_tasks = worker.has_run_tasks();
         let was_ready = worker.was_ready();
+        // A ready worker died between two items, without a failure that explains it. Perhaps the
+        // next item killed it, and wrote to the shared region that it has not started.
         let is_loss = was_ready && worker.in_flight.is_empty() && !worker.has_just_failed();
         self.fail_started(&mut worker, &error, wakeups);
         if is_loss {
@@ -99,11 +99,11 @@ impl<Io: WorkerIo> Scheduler<Io> {
         error: &Error,
         wakeups: &mut Wakeups,
     ) {
-        for sent in mem::take(&mut worker.in_flight) {
-            let stop_request = worker.stop_request.take_if(|stop| stop.item == sent.item);
+        for entry in mem::take(&mut worker.in_flight) {
+            let stop_request = worker.stop_request.take_if(|stop| stop.item == entry.item);
             let ended = stop_request.map_or_else(|| error.clone(), |it| it.error);
             if worker.lost_reason().is_none() {
-                self.fail_or_retry(sent.work_item, ended, wakeups);
+                self.fail_or_retry(entry.work_item, ended, wakeups);
                 continue;
             }
             // 1. No process may signal the worker, which counts as dead. 2. Its item still runs. 3.
@@ -112,7 +112,7 @@ impl<Io: WorkerIo> Scheduler<Io> {
                 ErrorKind::WorkerDied => ended.to_string(),
                 _ => format!("{ended}; {error}"),
             };
-            self.fail(&sent.work_item, ended.with_message(message), wakeups);
+            self.fail(&entry.work_item, ended.with_message(message), wakeups);
         }
     }
 
@@ -141,6 +141,9 @@ impl<Io: WorkerIo> Scheduler<Io> {
     /// signal.
     fn error_of(&self, worker: &WorkerHandle<Io>) -> Error {
         let exit = worker.worker_exit();
+        if let Some(reason) = worker.lost_reason() {
+            return Error::worker_died(exit).with_message(reason.to_owned());
+        }
         let signal = exit.signal.filter(|_| !exit.stack_overflow);
         let reason = signal.zip(self.limits.as_ref());
         let reason = reason.and_then(|(signal, limits)| limits.reason(signal));
@@ -185,7 +188,7 @@ impl<Io: WorkerIo> Scheduler<Io> {
 
     /// Fails an item, and drops the items that its failure cancels.
     pub(crate) fn fail(&mut self, work_item: &WorkItem, error: Error, wakeups: &mut Wakeups) {
-        if self.finish(work_item, Err(error), wakeups) {
+        if self.finish(work_item, error, wakeups) {
             self.sweep_cancelled(wakeups);
         }
     }
@@ -217,8 +220,10 @@ impl<Io: WorkerIo> Scheduler<Io> {
             .iter()
             .filter_map(Slot::worker)
             .any(|it| it.is_ready);
+        // While another worker is ready, tasks still run: only a pool without one is broken.
         if failures >= most && !any_ready {
-            self.stop(&error.with_kind(ErrorKind::StartFailed), true, wakeups);
+            let error = error.with_kind(ErrorKind::StartFailed);
+            self.stop(&error, StopMode::Kill, wakeups);
         }
     }
 
@@ -226,7 +231,8 @@ impl<Io: WorkerIo> Scheduler<Io> {
     pub(crate) fn fail_startup(&mut self, fault: &TaskError, wakeups: &mut Wakeups) {
         let error = fault.clone().into_error();
         let message = format!("the pool's initializer failed: {error}");
-        self.stop(&Error::new(ErrorKind::StartFailed, message), true, wakeups);
+        let error = Error::new(ErrorKind::StartFailed, message);
+        self.stop(&error, StopMode::Kill, wakeups);
     }
 
     /// Moves on to the next phase of the lifecycle if its condition holds.
@@ -236,6 +242,8 @@ impl<Io: WorkerIo> Scheduler<Io> {
         {
             self.begin_shutdown(err_closed());
         }
+        // 1. `take_vacancy` marks a slot as starting. 2. The pool ends. 3. The slot is retired only
+        //    when that start is over: a pool that has ended has no worker process.
         if let PoolPhase::Ending(error) = &self.phase
             && self.slots.iter().all(Slot::is_retired)
         {

@@ -1,20 +1,19 @@
 //! Results: reads replies from a worker's ring and completes their tasks.
 
-use crate::error::{Error, ErrorKind, Result};
+use crate::error::{Error, ErrorKind};
 use crate::pool::{
-    protocol::{
-        SlabRef,
-        fds::FdRange,
-        region::{ReplyHeader, ReplyKind},
+    protocol::{SlabRef, fds::FdRange, region::ReplyKind},
+    scheduler::{
+        PoolPhase, Scheduler, into_output,
+        records::{Record, Records},
     },
-    scheduler::{PoolPhase, Scheduler, into_output},
     task::{
         Wakeups,
         encoded::Encoded,
         map_part::{EncodedResults, MapPart},
         work_item::WorkItem,
     },
-    worker_handle::{InFlight, WorkerHandle, io::WorkerIo, is_before},
+    worker_handle::{WorkerHandle, checked_region::ProtocolViolation, io::WorkerIo, is_before},
 };
 use crate::process::task_error::TaskError;
 use crate::shm::Cursor;
@@ -22,6 +21,7 @@ use crate::wire::codec;
 use std::{mem, sync::Arc};
 
 impl<Io: WorkerIo> Scheduler<Io> {
+    /// Reads the replies of a worker and completes their items. Reaps the worker if it is dead.
     pub(crate) fn read_replies(&mut self, slot: usize, wakeups: &mut Wakeups) {
         let Some(worker) = self.slots[slot].worker_mut() else {
             return;
@@ -31,18 +31,22 @@ impl<Io: WorkerIo> Scheduler<Io> {
         // appends a reply and dies. 3. It is found dead, and the item of that reply would fail.
         let is_dead = worker.is_dead();
         if worker.region.has_records() {
-            let mut records = mem::take(&mut self.records);
-            records.clear();
-            let sound = worker.region.drain(&mut records).is_ok()
-                && self.take_records(slot, &records, wakeups).is_some();
-            self.records = records;
-            if !sound && let Some(worker) = self.slots[slot].worker_mut() {
+            let mut bytes = mem::take(&mut self.records);
+            bytes.clear();
+            let drained = worker.region.drain(&mut bytes);
+            let taken = drained.and_then(|()| self.take_records(slot, Records(&bytes), wakeups));
+            self.records = bytes;
+            if let Err(ProtocolViolation) = taken
+                && let Some(worker) = self.slots[slot].worker_mut()
+            {
                 worker.region.mark_broken();
             }
         }
         let Some(worker) = self.slots[slot].worker_mut() else {
             return;
         };
+        // 1. A task writes to the start word that the next item has started. 2. That item is never
+        //    run. 3. It would hang: its number is below `started`, but no reply comes.
         if worker.has_skipped() {
             worker.region.mark_broken();
         }
@@ -56,37 +60,33 @@ impl<Io: WorkerIo> Scheduler<Io> {
         }
     }
 
-    /// Hands out records; none if they are not what this worker may write.
+    /// Handles all records. Fails at the first record that this worker must not write.
     fn take_records(
         &mut self,
         slot: usize,
-        mut records: &[u8],
+        mut records: Records<'_>,
         wakeups: &mut Wakeups,
-    ) -> Option<()> {
-        let worker = self.slots[slot].worker_mut()?;
-        // Read after the records: what they answer has started.
+    ) -> Result<(), ProtocolViolation> {
+        let Some(worker) = self.slots[slot].worker_mut() else {
+            return Ok(());
+        };
+        // Read after the ring. In the other order: 1. `started` is read. 2. The worker starts an
+        // item and appends its reply. 3. The ring is read: the reply of an item that has not
+        // started.
         let started = worker.region.started();
         let nanos = worker.take_mean_item_nanos();
         self.update_mean_item_nanos(nanos);
-        while !records.is_empty() {
-            let header = ReplyHeader::parse(records)?;
-            let bytes = records.get(ReplyHeader::SIZE..)?.get(..header.len)?;
-            match header.kind {
+        let sample = Sample { started, nanos };
+        while let Some(record) = records.next() {
+            let record = record?;
+            match record.header.kind {
                 ReplyKind::Value | ReplyKind::Fault | ReplyKind::Slab => {
-                    let reply = ReplyRun {
-                        header,
-                        records,
-                        started,
-                    };
-                    let used = self.take_reply(slot, reply, nanos, wakeups)?;
-                    records = &records[used..];
-                    continue;
+                    self.take_reply(slot, record, &mut records, sample, wakeups)?;
                 }
-                _ => self.take_notice(slot, header.kind, bytes, wakeups)?,
+                _ => self.take_notice(slot, record, wakeups)?,
             }
-            records = &records[ReplyHeader::SIZE + header.len..];
         }
-        Some(())
+        Ok(())
     }
 
     /// Adds the mean run time of one worker's items to the average of the pool.
@@ -98,104 +98,103 @@ impl<Io: WorkerIo> Scheduler<Io> {
         }
     }
 
-    /// Does what a record says that is no reply; none if this worker may not write it.
+    /// Handles a record that is not a reply. Fails if this worker must not write it.
     fn take_notice(
         &mut self,
         slot: usize,
-        tag: ReplyKind,
-        bytes: &[u8],
+        record: Record<'_>,
         wakeups: &mut Wakeups,
-    ) -> Option<()> {
-        let worker = self.slots[slot].worker_mut()?;
-        match tag {
-            ReplyKind::Value | ReplyKind::Fault | ReplyKind::Slab => return None,
+    ) -> Result<(), ProtocolViolation> {
+        let Some(worker) = self.slots[slot].worker_mut() else {
+            return Ok(());
+        };
+        match record.header.kind {
+            ReplyKind::Value | ReplyKind::Fault | ReplyKind::Slab => return Err(ProtocolViolation),
             ReplyKind::Ready => {
                 self.note_ready(slot)?;
                 self.slots[slot].start_failures = 0;
             }
-            // A task can forge this record. Only a worker without `READY` may break the pool with
-            // it.
-            ReplyKind::SetupFault if worker.was_ready() => return None,
-            ReplyKind::SetupFault => self.fail_startup(&decode_fault(bytes)?, wakeups),
-            ReplyKind::Fds => {
-                let range = FdRange::from_bytes(bytes.try_into().ok()?);
-                worker.receive_fds(range);
+            // A task can forge this record. Only a worker that was never ready may break the pool.
+            ReplyKind::SetupFault if worker.was_ready() => return Err(ProtocolViolation),
+            ReplyKind::SetupFault => self.fail_startup(&decode_fault(record.value)?, wakeups),
+            ReplyKind::Fds => worker.receive_fds(FdRange::from_bytes(record.fixed_value()?)),
+            ReplyKind::MemoryExceeded if self.recycle.memory.is_none() => {
+                return Err(ProtocolViolation);
             }
-            ReplyKind::MemoryExceeded if self.recycle.memory.is_none() => return None,
             ReplyKind::MemoryExceeded => self.replace_oversized(slot),
-            ReplyKind::SlabGone => {
-                let id = u32::from_le_bytes(bytes.try_into().ok()?);
-                worker.forget_slab(id);
-            }
+            ReplyKind::SlabGone => worker.forget_slab(u32::from_le_bytes(record.fixed_value()?)),
         }
-        Some(())
+        Ok(())
     }
 
-    /// Hands out the reply at the start of `records`, and those behind it that belong to the same
-    /// unit; says how many bytes that were.
-    fn take_reply(
+    /// Completes the item that `record` answers, and the items after it that the next records
+    /// answer, if they are of the same work item. Fails if the worker must not answer that item
+    /// now.
+    fn take_reply<'a>(
         &mut self,
         slot: usize,
-        reply: ReplyRun<'_>,
-        nanos: Option<u64>,
+        record: Record<'a>,
+        records: &mut Records<'a>,
+        sample: Sample,
         wakeups: &mut Wakeups,
-    ) -> Option<usize> {
-        let ReplyRun {
-            header,
-            records,
-            started,
-        } = reply;
-        let worker = self.slots[slot].worker_mut()?;
+    ) -> Result<(), ProtocolViolation> {
+        let Some(worker) = self.slots[slot].worker_mut() else {
+            return Ok(());
+        };
         let handles = worker.take_reply_fds();
         if worker.in_flight.is_empty() && !matches!(self.phase, PoolPhase::Open | PoolPhase::Closed)
         {
             // 1. The worker runs an item. 2. `stop` fails that item and all others in flight. 3.
             //    The worker appends its reply, which belongs to no item any more.
-            return Some(ReplyHeader::SIZE + header.len);
+            return Ok(());
         }
-        let is_front = |it: &&InFlight| it.item == header.item && is_before(header.item, started);
-        let front = worker.in_flight.front().filter(is_front)?;
-        let single = ReplyHeader::SIZE + header.len;
-        let value = &records[ReplyHeader::SIZE..single];
-        let (count, used) = match (front.work_item.count(), header.kind) {
-            (2.., ReplyKind::Value) if handles.is_empty() => {
-                let most = front
-                    .work_item
-                    .count()
-                    .min(started.wrapping_sub(header.item));
-                run_length(header.item, most, records)
-            }
-            _ => (1, single),
-        };
-        let config = front.work_item.config();
-        let outcome = match header.kind {
-            ReplyKind::Fault => {
-                let fault = decode_fault(value)?;
-                worker.note_failure();
-                if let TaskError::Decode(_) = fault {
-                    worker.resend_front_slab();
-                }
-                let error = fault.into_error();
-                if config.retries_after(&error) {
-                    let killed = worker.pending_kill(header.item);
-                    let work_item = worker.take_front()?;
-                    self.fail_or_retry(work_item, killed.unwrap_or(error), wakeups);
-                    return Some(used);
-                }
-                Err(error)
-            }
+        let max = worker.answerable(record.header.item, sample.started)?;
+        match record.header.kind {
+            ReplyKind::Fault => self.take_fault(slot, record, sample.nanos, wakeups)?,
             ReplyKind::Slab => {
-                let SlabRef { slab, length } = codec::decode(&mut Cursor::new(value)).ok()?;
+                let decoded = codec::decode(&mut Cursor::new(record.value));
+                let SlabRef { slab, length } = decoded.map_err(|_| ProtocolViolation)?;
                 let encoded = worker.take_from_slab(slab, length);
-                encoded.map(|encoded| EncodedResults::One(encoded.with_fds(handles)))
+                let outcome = encoded.map(|value| EncodedResults::One(value.with_fds(handles)));
+                self.complete_front(slot, 1, outcome, sample.nanos, wakeups);
             }
-            _ if count > 1 => Ok(EncodedResults::Records(records[..used].into())),
-            _ => Ok(EncodedResults::One(
-                Encoded::copy_of(value).with_fds(handles),
-            )),
+            _ => {
+                // Handles belong to one value: they end a run.
+                let max = if handles.is_empty() { max } else { 1 };
+                let (count, run) = records.take_run(record, max);
+                let results = match count {
+                    1 => EncodedResults::One(Encoded::copy_of(record.value).with_fds(handles)),
+                    _ => EncodedResults::Records(run.into()),
+                };
+                self.complete_front(slot, count, Ok(results), sample.nanos, wakeups);
+            }
+        }
+        Ok(())
+    }
+
+    /// Fails the first item in flight at a worker, or schedules its retry.
+    fn take_fault(
+        &mut self,
+        slot: usize,
+        record: Record<'_>,
+        nanos: Option<u64>,
+        wakeups: &mut Wakeups,
+    ) -> Result<(), ProtocolViolation> {
+        let fault = decode_fault(record.value)?;
+        let Some(worker) = self.slots[slot].worker_mut() else {
+            return Ok(());
         };
-        self.complete_front(slot, count, outcome, nanos, wakeups)?;
-        Some(used)
+        worker.note_failure();
+        if let TaskError::Decode(_) = fault {
+            worker.resend_front_slab();
+        }
+        let error = fault.into_error();
+        let killed = worker.pending_kill(record.header.item);
+        match worker.take_front_if(|work_item| work_item.config().retries_after(&error)) {
+            Some(work_item) => self.fail_or_retry(work_item, killed.unwrap_or(error), wakeups),
+            None => self.complete_front(slot, 1, Err(error), nanos, wakeups),
+        }
+        Ok(())
     }
 
     /// Completes the first `count` items in flight at a worker.
@@ -203,14 +202,21 @@ impl<Io: WorkerIo> Scheduler<Io> {
         &mut self,
         slot: usize,
         count: u32,
-        outcome: Result<EncodedResults>,
+        outcome: Result<EncodedResults, Error>,
         nanos: Option<u64>,
         wakeups: &mut Wakeups,
-    ) -> Option<()> {
-        let worker = self.slots[slot].worker_mut()?;
-        worker.in_flight.front()?;
+    ) {
+        let Some(worker) = self.slots[slot].worker_mut() else {
+            return;
+        };
+        if worker.in_flight.is_empty() {
+            return;
+        }
+        // Before the delivery, which may sweep this worker's other items.
         worker.count_answers(count);
-        let front = worker.in_flight.front_mut()?;
+        let Some(front) = worker.in_flight.front_mut() else {
+            return;
+        };
         self.outstanding -= u64::from(count);
         self.counts.add(&outcome, count);
         front.item = front.item.wrapping_add(count);
@@ -236,7 +242,6 @@ impl<Io: WorkerIo> Scheduler<Io> {
                 }
             }
         }
-        Some(())
     }
 
     /// Fails a work item that is neither queued nor in flight. Returns whether that cancels other
@@ -244,21 +249,22 @@ impl<Io: WorkerIo> Scheduler<Io> {
     pub(crate) fn finish(
         &mut self,
         work_item: &WorkItem,
-        outcome: Result<EncodedResults>,
+        error: Error,
         wakeups: &mut Wakeups,
     ) -> bool {
         self.outstanding -= u64::from(work_item.count());
-        self.counts.add(&outcome, work_item.count());
+        self.counts
+            .add_failures(error.kind(), work_item.count().into());
         match work_item {
             WorkItem::Call(task) => {
-                task.complete(outcome.map(into_output), wakeups);
+                task.complete(Err(error), wakeups);
                 false
             }
             WorkItem::Slice(items) => {
                 let part = MapPart {
                     index: items.index(),
                     count: items.count,
-                    outcome,
+                    outcome: Err(error),
                 };
                 items.chunk.map.deliver(part, None, wakeups)
             }
@@ -267,6 +273,16 @@ impl<Io: WorkerIo> Scheduler<Io> {
 }
 
 impl<Io: WorkerIo> WorkerHandle<Io> {
+    /// Returns how many items the worker may answer from `item` on: the started items of the first
+    /// work item. Fails if `item` is not the first in flight, or has not started.
+    fn answerable(&self, item: u32, started: u32) -> Result<u32, ProtocolViolation> {
+        let front = self.in_flight.front().ok_or(ProtocolViolation)?;
+        if front.item != item || !is_before(item, started) {
+            return Err(ProtocolViolation);
+        }
+        Ok(front.work_item.count().min(started.wrapping_sub(item)))
+    }
+
     /// Returns the error of an item that was killed as it failed. The item would be tried again, so
     /// the failure is not its result.
     ///
@@ -282,35 +298,15 @@ impl<Io: WorkerIo> WorkerHandle<Io> {
     }
 }
 
-/// A reply at the start of a worker's records.
-struct ReplyRun<'a> {
-    header: ReplyHeader,
-    records: &'a [u8],
+/// Values that were read from a worker's region before its records.
+#[derive(Clone, Copy)]
+struct Sample {
     /// The item that the worker would start next.
     started: u32,
+    /// The mean run time of its last items, in nanoseconds.
+    nanos: Option<u64>,
 }
 
-/// How many values of consecutive items lie at the start of `records`, at most `max`, and in how
-/// many bytes.
-fn run_length(first: u32, max: u32, records: &[u8]) -> (u32, usize) {
-    let (mut count, mut used) = (0, 0);
-    while count < max {
-        let Some(header) = ReplyHeader::parse(&records[used..]) else {
-            break;
-        };
-        let size = ReplyHeader::SIZE + header.len;
-        if header.kind != ReplyKind::Value
-            || header.item != first.wrapping_add(count)
-            || records.len() < used + size
-        {
-            break;
-        }
-        count += 1;
-        used += size;
-    }
-    (count, used)
-}
-
-fn decode_fault(bytes: &[u8]) -> Option<TaskError> {
-    codec::decode(&mut Cursor::new(bytes)).ok()
+fn decode_fault(bytes: &[u8]) -> Result<TaskError, ProtocolViolation> {
+    codec::decode(&mut Cursor::new(bytes)).map_err(|_| ProtocolViolation)
 }

@@ -74,6 +74,7 @@ impl<Io: WorkerIo> Scheduler<Io> {
     /// Retires a slot.
     pub(crate) fn remove_slot(&mut self, slot: usize) {
         self.slots[slot].state = SlotState::Retired;
+        // The slot may get another worker later, which must not block the replacement of this one.
         for other in &mut self.slots {
             other
                 .predecessor
@@ -86,6 +87,7 @@ impl<Io: WorkerIo> Scheduler<Io> {
         for slot in &mut self.slots {
             if let SlotState::Running(worker) = &mut slot.state
                 && worker.is_draining
+                // `revoke` may have left started items: their replies are still to come.
                 && worker.items == 0
                 && worker.io.is_open()
             {
@@ -171,7 +173,7 @@ impl<Io: WorkerIo> Scheduler<Io> {
         }
     }
 
-    /// Drains surplus workers: first those that have not started, then idle ones, then those with
+    /// Drains surplus workers: first unstarted ones, then idle ones, then those with
     /// the highest number.
     pub(crate) fn shrink(&mut self) {
         let mut staying = self.staying();

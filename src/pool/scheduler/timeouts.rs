@@ -43,6 +43,8 @@ impl<Io: WorkerIo> Scheduler<Io> {
             worker.escalate_to_sigkill(now);
             self.has_new_chores |= worker.is_refused();
             worker.sample_running(now);
+            // 1. The program is stopped, with its workers. 2. It is continued. 3. The first tick
+            //    sees a long gap: no item ran in that time.
             if away >= STANDSTILL {
                 worker.add_standstill(away);
             }
@@ -74,8 +76,8 @@ impl<Io: WorkerIo> Scheduler<Io> {
         if !runs {
             // The item that runs instead may have a limit, too: check again after the reply was
             // read.
-            let mut left = worker.in_flight.iter();
-            let any_limited = left.any(|sent| sent.work_item.config().timeout.is_some());
+            let mut remaining = worker.in_flight.iter();
+            let any_limited = remaining.any(|entry| entry.work_item.config().timeout.is_some());
             worker.check_timeout_at = any_limited.then(Io::now);
         } else if let Some(earlier) = &mut worker.stop_request {
             // 1. The item passed its limit, and SIGTERM was sent. 2. A caller kills it in the grace
@@ -125,14 +127,15 @@ impl<Io: WorkerIo> Scheduler<Io> {
         if task.is_done() {
             return task.is_cancelled();
         }
+        // First no further item can start, then the running ones are stopped.
         map.cancel_from(0);
         self.sweep_cancelled(wakeups);
         for slot in 0..self.slots.len() {
             self.read_replies(slot, wakeups);
             let worker = self.slots[slot].worker();
             let front = worker.and_then(|worker| worker.in_flight.front());
-            if let Some(sent) = front.filter(|sent| sent.work_item.belongs_to(map)) {
-                let item = sent.item;
+            if let Some(entry) = front.filter(|entry| entry.work_item.belongs_to(map)) {
+                let item = entry.item;
                 self.stop_running(slot, item, err_killed());
             }
         }
@@ -159,7 +162,7 @@ impl<Io: WorkerIo> WorkerHandle<Io> {
     fn overdue(&mut self, now: Instant) -> Option<(u32, Duration)> {
         let limits = self.in_flight.iter();
         let shortest = limits
-            .filter_map(|sent| sent.work_item.config().timeout)
+            .filter_map(|entry| entry.work_item.config().timeout)
             .min();
         self.check_timeout_at =
             shortest.map(|limit| now + limit.clamp(TIMEOUT_POLL_INTERVAL, MAX_POLL_INTERVAL));

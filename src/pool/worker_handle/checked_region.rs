@@ -142,6 +142,8 @@ impl CheckedRegion {
             let next = pack_start_word(started, allowed);
             match word.compare_exchange(seen, next, Ordering::SeqCst, Ordering::Relaxed) {
                 Ok(_) => {
+                    // The copies follow the word, never precede it: a failed swap leaves them
+                    // valid.
                     self.started.store(started, Ordering::Relaxed);
                     self.allowed.store(allowed, Ordering::Relaxed);
                     return Some((started, allowed));
@@ -167,6 +169,8 @@ impl CheckedRegion {
     /// Returns how long a panic has stopped the item's clock.
     pub(crate) fn panic_time(&self, item: u32) -> Duration {
         let view = self.region.view();
+        // Acquire: pairs with the worker's store of the item, which comes after that of the time.
+        // So a matching item has its own time, or a later one.
         let noted = view.atomic_u32(PANIC_ITEM).load(Ordering::Acquire);
         let since = view.atomic_u64(PANIC_SINCE).load(Ordering::Relaxed);
         if noted != item || since == 0 {
@@ -206,6 +210,7 @@ impl CheckedRegion {
         let head = self.head.load(Ordering::Relaxed);
         let tail = self.region.tail().load(Ordering::Acquire);
         let length = tail.wrapping_sub(head);
+        // Also if the length is invalid: the violation is reported once, not at each tick.
         self.head.store(tail, Ordering::Relaxed);
         if length > RING_BYTES as u64 {
             return Err(ProtocolViolation);

@@ -143,8 +143,8 @@ impl<Io: WorkerIo> WorkerHandle<Io> {
         work.tasks += left;
         let unmeasured = work.tasks.saturating_sub(work.running.count());
         work.running.record(mean, unmeasured.saturating_sub(left));
-        if let Some(sent) = self.in_flight.front() {
-            let waited = Io::since(sent.work_item.submitted()).saturating_sub(ran);
+        if let Some(entry) = self.in_flight.front() {
+            let waited = Io::since(entry.work_item.submitted()).saturating_sub(ran);
             work.waiting.record(waited, unmeasured);
             work.running.record(ran, left);
             work.busy += ran;
@@ -160,7 +160,7 @@ impl<Io: WorkerIo> WorkerHandle<Io> {
             pid: self.pid,
             tasks_done: self.counters.answered,
             busy: self.busy(),
-            running: running.map(|(sent, elapsed)| sent.work_item.running_for(elapsed)),
+            running: running.map(|(entry, elapsed)| entry.work_item.running_for(elapsed)),
         }
     }
 }

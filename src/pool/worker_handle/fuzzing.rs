@@ -1,4 +1,5 @@
-//! A worker for the fuzz target of replies: its pool's end is whole, and the script has the other.
+//! A worker for the fuzz target of replies: the pool's end is complete, and the script has the
+//! other.
 
 use crate::pool::{
     protocol::region::SharedRegion,
@@ -17,22 +18,22 @@ use std::{
     time::Instant,
 };
 
-/// What the script has of a worker.
+/// The worker's ends, for the script.
 #[derive(Debug)]
 pub(crate) struct Theirs {
     pub(crate) region: SharedRegion,
     pub(crate) wake_pipe: OwnedFd,
-    /// The other end: a write to a pipe that nobody reads would end the program.
+    /// The pool's end of that pipe: without a reader, a write would end the program.
     _reader: OwnedFd,
     pub(crate) socket: OwnedFd,
 }
 
-/// A process that lives until it is killed, and ends with this one.
+/// Returns a process that lives until it is killed, and ends with this one.
 fn living() -> Option<Child> {
     static LIVING: Mutex<Option<process::Child>> = Mutex::new(None);
     let mut living = LIVING.lock();
     if let Some(child) = living.as_mut()
-        && child.try_wait().is_ok_and(|it| it.is_some())
+        && child.try_wait().is_ok_and(|status| status.is_some())
     {
         *living = None;
     }
@@ -44,7 +45,7 @@ fn living() -> Option<Child> {
     of(living.as_ref()?)
 }
 
-/// A process that has ended, and is not reaped.
+/// Returns a process that has ended, and is not reaped.
 fn ended() -> Option<Child> {
     static ENDED: Mutex<Option<process::Child>> = Mutex::new(None);
     let mut ended = ENDED.lock();
@@ -66,7 +67,8 @@ fn of(child: &process::Child) -> Option<Child> {
 }
 
 impl WorkerHandle {
-    /// The link to a worker that only the script plays; `None` if there is no process for it.
+    /// Returns a handle on a worker that the script plays. Returns `None` if the process cannot
+    /// start.
     pub(crate) fn to_nobody(is_alive: bool) -> Option<(Self, Theirs)> {
         let child = if is_alive { living() } else { ended() };
         let ends = Endpoints::new().ok()?;
@@ -84,7 +86,7 @@ impl WorkerHandle {
         ))
     }
 
-    /// Has it count as ended.
+    /// Makes the worker count as dead.
     pub(crate) fn die(&mut self) {
         self.dead_since = Some(Instant::now());
         self.is_wake_pipe_closed = true;

@@ -32,6 +32,7 @@ impl<Io: WorkerIo> WorkerHandle<Io> {
         let mut bytes = [0; 256];
         for _ in 0..MAX_READS {
             match self.io.read_wakeups(&mut bytes) {
+                // The exit record, if there was one, was read before the end.
                 Ok(0) => {
                     self.is_wake_pipe_closed = true;
                     return;
@@ -78,6 +79,9 @@ impl<Io: WorkerIo> WorkerHandle<Io> {
         if self.said_ready || first != Some(&ExitRecord::READY) {
             return bytes;
         }
+        // 1. The worker writes the `Ready` record and this byte. 2. Its first task overwrites the
+        //    ring. 3. The worker dies. The byte proves that the setup was done: the death is not a
+        //    failed start.
         self.said_ready = true;
         rest.as_slice()
     }

@@ -1,6 +1,6 @@
-//! What the scheduler and a worker handle need of the outside: one worker's pipes, socket and
-//! signals, and the clock. They touch no descriptor and no clock except through this trait, so that
-//! a simulator can stand in for the processes.
+//! The interface of the scheduler and the worker handle to the system: one worker's pipes, socket
+//! and signals, and the clock. They touch descriptors and the clock only through this trait, so
+//! that a simulator can replace the processes.
 
 use crate::pool::protocol::fds::FdMessage;
 use crate::shm::Slab;
@@ -11,12 +11,12 @@ use std::{
     time::{Duration, Instant},
 };
 
-/// The pool's end of what connects one worker. No method blocks.
+/// The pool's ends of one worker's pipes and socket, and its process. No method blocks.
 pub(crate) trait WorkerIo: fmt::Debug {
-    /// Where the scheduler is told that something happened to one of its workers.
+    /// The set of watched descriptors, which reports events of workers.
     type Events: fmt::Debug;
 
-    /// Returns the time.
+    /// Returns the current time.
     fn now() -> Instant;
 
     /// Returns how long ago this moment of [`clock::now`](crate::sys::clock::now) was.
@@ -25,52 +25,53 @@ pub(crate) trait WorkerIo: fmt::Debug {
     /// Returns a random number, or 0 if the system has none.
     fn random() -> u32;
 
-    /// Watches wake-ups and the worker's death, as events of the worker in this slot.
+    /// Watches for wake-ups and for the worker's death. Reports them as events of this slot.
     fn watch(&self, events: &Self::Events, slot: usize) -> io::Result<()>;
 
-    /// Stops watching everything.
+    /// Stops watching all descriptors of the worker.
     fn unwatch(&self, events: &Self::Events);
 
-    /// Stops watching for the worker's death, which has been noticed.
+    /// Stops watching for the worker's death, after it was reported.
     fn unwatch_death(&self, events: &Self::Events);
 
-    /// Watches for room in the pipe of requests, or stops that.
+    /// Starts or stops watching for room in the request pipe.
     fn watch_room(&self, events: &Self::Events, slot: usize, is_wanted: bool);
 
-    /// Stops watching the pipe of requests, which is closed next.
+    /// Stops watching the request pipe, before it is closed.
     fn unwatch_requests(&self, events: &Self::Events);
 
-    /// Whether requests can be written: the pipe was not closed here.
+    /// Whether the request pipe is open at this end.
     fn is_open(&self) -> bool;
 
-    /// Writes requests as far as the pipe has room, at least one byte.
+    /// Writes as many bytes to the request pipe as it has room for. Fails if it is full.
     fn write_requests(&self, bytes: &[u8]) -> io::Result<usize>;
 
-    /// Closes the pipe of requests: the worker ends when it has read all of it.
+    /// Closes the request pipe: the worker exits once it has read all of it.
     fn close_requests(&mut self);
 
-    /// Reads wake-ups, and the record of the worker's end; 0 if no process is left that could write
-    /// that.
+    /// Reads from the wake-up pipe: wake-ups and the exit record. Returns 0 at its end: no process
+    /// is left that could write the exit record.
     fn read_wakeups(&self, buf: &mut [u8]) -> io::Result<usize>;
 
-    /// Sends a slab; `WouldBlock` if the socket has no room.
+    /// Sends a slab. Fails with `WouldBlock` if the socket has no room.
     fn send_slab(&self, slab: &Slab) -> io::Result<()>;
 
-    /// Sends descriptors; `WouldBlock` if the socket has no room.
+    /// Sends descriptors. Fails with `WouldBlock` if the socket has no room.
     fn send_fds(&self, attached: &[Attached]) -> io::Result<()>;
 
-    /// Receives the next message with descriptors, if there is one.
+    /// Receives the next message with descriptors. Returns `None` if the socket has no valid
+    /// message.
     fn receive_fds(&self) -> Option<FdMessage>;
 
     /// Sends a signal to the worker.
     fn send_signal(&self, signal: i32) -> io::Result<()>;
 
-    /// Whether the worker has ended.
+    /// Whether the worker is dead, by its pidfd.
     fn is_dead(&self) -> bool;
 
     /// Whether the worker sleeps in the kernel.
     fn is_asleep(&self) -> bool;
 
-    /// Returns how the worker ended, once its parent has reaped it and if the kernel tells.
+    /// Returns the exit status, if the worker was reaped and the kernel keeps the status.
     fn status_after_reaping(&self) -> Option<WaitStatus>;
 }

@@ -212,6 +212,9 @@ impl<Io: WorkerIo> WorkerHandle<Io> {
     /// Whether the worker can get another item now. Not before all items before `revoked_at`
     /// started: a higher `allowed` would allow the revoked items again.
     pub(crate) fn has_room(&mut self) -> bool {
+        // 1. Items 3 to 5 are revoked; item 2 has not started. 2. Item 6 is sent: `allowed` is 7.
+        //    3. The frames of items 3 to 5 are still in the pipe, and would start. So nothing is
+        //    sent before 2 starts.
         if let Some(item) = self.revoked_at
             && self.region.started() == item
         {
@@ -293,10 +296,12 @@ impl<Io: WorkerIo> WorkerHandle<Io> {
             self.items -= work_item.count();
             self.counters.sent -= u64::from(work_item.count());
             if let WorkItem::Call(task) = work_item {
+                // `cancel` and `kill` look for the call where this says.
                 task.set_location(TaskLocation::Queued);
             }
         }
         if !work_items.is_empty() {
+            // If all items before `first` have started, `allow` skips the revoked numbers at once.
             self.revoked_at = (self.region.started() != first).then_some(first);
             self.next_item = self.next_item.wrapping_add(REVOKED_GAP);
         }
@@ -304,9 +309,16 @@ impl<Io: WorkerIo> WorkerHandle<Io> {
         work_items
     }
 
-    /// Removes the first item in flight, which was answered.
-    pub(crate) fn take_front(&mut self) -> Option<WorkItem> {
-        self.in_flight.front()?;
+    /// Removes the first item in flight, which was answered, if `condition` is true of its work
+    /// item.
+    pub(crate) fn take_front_if(
+        &mut self,
+        condition: impl FnOnce(&WorkItem) -> bool,
+    ) -> Option<WorkItem> {
+        let front = self.in_flight.front()?;
+        if !condition(&front.work_item) {
+            return None;
+        }
         self.count_answers(1);
         let front = self.in_flight.front_mut()?;
         let Some(rest) = front.work_item.split_off(1) else {
@@ -320,9 +332,9 @@ impl<Io: WorkerIo> WorkerHandle<Io> {
     pub(crate) fn unstarted(&self) -> u32 {
         // Not the distance to the next number: the numbers of revoked items are in between.
         let started = self.region.started();
-        let unstarted = |sent: &InFlight| match started.wrapping_sub(sent.item) {
-            done if done <= u32::MAX / 2 => sent.work_item.count().saturating_sub(done),
-            _ => sent.work_item.count(),
+        let unstarted = |entry: &InFlight| match started.wrapping_sub(entry.item) {
+            done if done <= u32::MAX / 2 => entry.work_item.count().saturating_sub(done),
+            _ => entry.work_item.count(),
         };
         let from_the_back = self.in_flight.iter().rev().map(unstarted);
         from_the_back.take_while(|count| *count > 0).sum()
@@ -330,6 +342,7 @@ impl<Io: WorkerIo> WorkerHandle<Io> {
 
     /// Asks the item to stop, and sends SIGTERM to the worker.
     pub(crate) fn request_stop(&mut self, stop_request: StopRequest) {
+        // Before the signal: its handler, or the task, may ask why it comes.
         self.region.request_stop(stop_request.item);
         self.terminate();
         self.stop_request = Some(stop_request);
@@ -365,6 +378,8 @@ impl<Io: WorkerIo> WorkerHandle<Io> {
         let Some(since) = self.dead_since else {
             return self.exit.is_some() || self.lost_reason().is_some();
         };
+        // 1. The pidfd reports the death. 2. The fork server reaps the worker, and writes the
+        //    record. Until then the status is unknown, unless no process can write it.
         self.exit.is_some()
             || self.is_wake_pipe_closed
             || Io::now().duration_since(since) >= EXIT_RECORD_TIMEOUT

@@ -54,6 +54,8 @@ impl<Io: WorkerIo> WorkerHandle<Io> {
         self.idle_until = None;
         let count = work_item.count();
         self.quota = self.quota.map(|quota| quota.saturating_sub(count.into()));
+        // Allowed before the frame is written: 1. The worker reads the frame. 2. It tries to start
+        // the item. An item that is not allowed counts as revoked, and would be skipped.
         self.region.allow(self.next_item, count);
         self.in_flight.push_back(InFlight {
             item: self.next_item,
@@ -68,7 +70,7 @@ impl<Io: WorkerIo> WorkerHandle<Io> {
     /// Schedules a check for the time when this limit may have passed.
     fn schedule_timeout_check(&mut self, limit: Duration) {
         let before = self.in_flight.back();
-        let before = before.and_then(|sent| sent.work_item.config().timeout);
+        let before = before.and_then(|entry| entry.work_item.config().timeout);
         // A check for the item before comes earlier, and schedules the next.
         if self.check_timeout_at.is_none() || before.is_none_or(|before| before > limit) {
             let due = Io::now() + limit.min(MAX_POLL_INTERVAL);
@@ -160,8 +162,9 @@ impl<Io: WorkerIo> WorkerHandle<Io> {
         }
         let slab = ours.slab();
         if !self.pool_slabs.contains(&slab.id) {
-            let sent = self.io.send_slab(slab);
-            sent.map_err(|error| fail(self.fd_send_failed(error)))?;
+            let result = self.io.send_slab(slab);
+            result.map_err(|error| fail(self.fd_send_failed(error)))?;
+            // Sent once: the worker keeps the mapping until `DropSlab`.
             self.pool_slabs.push(slab.id);
         }
         header.slab = slab.id;
@@ -173,8 +176,8 @@ impl<Io: WorkerIo> WorkerHandle<Io> {
     /// Sends the handles of the value whose frame is staged next. Never blocks.
     pub(crate) fn send_fds(&mut self, descriptors: &[Attached]) -> Result<()> {
         for (range, part) in FdRange::split(descriptors) {
-            let sent = self.io.send_fds(part);
-            sent.map_err(|error| {
+            let result = self.io.send_fds(part);
+            result.map_err(|error| {
                 let error = self.fd_send_failed(error);
                 Error::io("failed to hand descriptors to a worker", error)
             })?;
@@ -247,7 +250,7 @@ impl<Io: WorkerIo> WorkerHandle<Io> {
     /// had no room for the descriptor. No other item in flight uses the slab.
     pub(crate) fn resend_front_slab(&mut self) {
         let first = self.in_flight.front();
-        if let Some(id) = first.and_then(|sent| sent.work_item.pool_slab()) {
+        if let Some(id) = first.and_then(|entry| entry.work_item.pool_slab()) {
             self.stage_drop_slab(id);
         }
     }

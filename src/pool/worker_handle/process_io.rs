@@ -1,4 +1,4 @@
-//! The descriptors that connect a worker process.
+//! The descriptors of a worker process: its pipes, its socket and its pidfd.
 
 use crate::error::{Error, Result};
 use crate::pool::{
@@ -23,7 +23,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-/// Bytes that fit into the pipe of requests: several chunks, so that a write is rarely cut short.
+/// The capacity of the request pipe, in bytes: several chunks, so that few writes are partial.
 const PIPE_BYTES: i32 = 256 << 10;
 
 /// The pool's ends of a worker's pipes and socket, and its process.
@@ -31,16 +31,16 @@ const PIPE_BYTES: i32 = 256 << 10;
 pub(crate) struct ProcessIo {
     pub(crate) pid: u32,
     pub(crate) pidfd: Arc<PidFd>,
-    /// `None` once the worker was told to end.
+    /// The request pipe; `None` once the worker was told to exit.
     requests: Option<OwnedFd>,
-    /// Their other end: a write to a pipe without a reader would kill a program in which SIGPIPE
-    /// has its default.
+    /// The worker's end of the request pipe. Without it, a write after the worker's death would
+    /// raise SIGPIPE, which kills a program that does not ignore it.
     _reader: OwnedFd,
     wakeups: OwnedFd,
     socket: OwnedFd,
 }
 
-/// Both ends of what connects a worker.
+/// Both ends of a worker's pipes and socket.
 pub(crate) struct Endpoints {
     pub(crate) requests: OwnedFd,
     pub(crate) requests_reader: OwnedFd,
@@ -134,7 +134,7 @@ impl WorkerIo for ProcessIo {
             Interest::None
         };
         if let Some(requests) = &self.requests {
-            // It fails only for a descriptor that is not in the set.
+            // Cannot fail: the descriptor is in the set.
             let _ = events.change(requests, token(slot, EventSource::Requests), interest);
         }
     }

@@ -93,11 +93,13 @@ impl<Io: WorkerIo> WorkerHandle<Io> {
     /// violation. Called after the replies were read. Compares with `seen`, which was sampled
     /// before: the worker may have replied and started another item since.
     pub(crate) fn has_skipped(&self) -> bool {
-        let mut sent = self.in_flight.iter();
-        let second = sent.next().and_then(|front| match front.work_item.count() {
-            1 => sent.next().map(|it| it.item),
-            _ => Some(front.item.wrapping_add(1)),
-        });
+        let mut entries = self.in_flight.iter();
+        let second = entries
+            .next()
+            .and_then(|front| match front.work_item.count() {
+                1 => entries.next().map(|it| it.item),
+                _ => Some(front.item.wrapping_add(1)),
+            });
         second.is_some_and(|item| is_before(item, self.progress.seen.0))
     }
 
@@ -116,6 +118,7 @@ impl<Io: WorkerIo> WorkerHandle<Io> {
         }
         let waiting = self.progress.waiting;
         waiting.is_some_and(|(_, since)| now.duration_since(since) >= LONGEST_SLEEP)
+            // A worker that is awake may be about to start the item on a busy machine.
             && self.io.is_asleep()
     }
 
@@ -123,8 +126,8 @@ impl<Io: WorkerIo> WorkerHandle<Io> {
     /// the item that runs, except the part before that item was submitted.
     pub(crate) fn add_standstill(&mut self, away: Duration) {
         self.progress.waiting = None;
-        if let Some(sent) = self.in_flight.front() {
-            self.progress.standstill += away.min(Io::since(sent.work_item.submitted()));
+        if let Some(entry) = self.in_flight.front() {
+            self.progress.standstill += away.min(Io::since(entry.work_item.submitted()));
         }
     }
 

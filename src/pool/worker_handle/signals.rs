@@ -26,6 +26,8 @@ pub(crate) struct RefusedSignal {
 impl<Io: WorkerIo> WorkerHandle<Io> {
     /// Sends SIGTERM, and marks it as the pool's. A SIGTERM from outside does not end a worker.
     pub(crate) fn terminate(&mut self) {
+        // Stored before the signal is sent: the handler reads it, and ignores a SIGTERM from
+        // outside.
         self.region.announce_sigterm();
         self.send(signal::TERMINATE);
     }
@@ -53,6 +55,8 @@ impl WorkerHandle {
         let SignalAccess::Refused(signal) = self.signal_access else {
             return None;
         };
+        // 1. The background thread forwards this signal, without the lock. 2. Another signal is
+        //    refused. 3. It is kept here, and forwarded next.
         self.signal_access = SignalAccess::Direct;
         Some(RefusedSignal {
             pid: self.pid,
