@@ -33,9 +33,10 @@ impl Pool {
     /// Joins the background thread, which must be about to end. Does nothing in that thread itself,
     /// which may drop the pool's last handle.
     pub(crate) fn join_thread(&self) {
-        // 1. This thread joins the background thread. 2. That thread drops the pool's last handle,
-        // and calls this function. 3. It must find the lock free: so the handle is taken first, and
-        // the lock is released before the join.
+        // 1. This thread joins the background thread.
+        // 2. That thread drops the pool's last handle, and calls this function.
+        // 3. It must find the lock free: so the handle is taken first, and the lock is released
+        //    before the join.
         let thread = self.driver.thread.lock().take_if(is_other_thread);
         join(thread);
     }
@@ -64,8 +65,10 @@ impl Pool {
     fn wait_for_work(&self) {
         let due = self.prepare_background_sleep(&mut self.state.lock());
         let is_led = self.state.lock().driver.leader.is_some();
-        // 1. `tick` read all replies. 2. A worker appended a reply; its wake mode was `Never`, so
-        //    it woke no thread. 3. The wake modes were set above. Only this check finds that reply.
+        // 1. `tick` read all replies.
+        // 2. A worker appended a reply; its wake mode was `Never`, so it woke no thread.
+        // 3. The wake modes were set above.
+        // Only this check finds that reply.
         if !is_led && !self.may_sleep() {
             return;
         }
@@ -157,9 +160,11 @@ impl Pool {
     /// Starts a worker in each vacant slot whose start is due.
     fn fill_vacancies(&self) {
         loop {
-            // One slot at a time: 1. A start fails. 2. The failure wakes a waker. 3. The waker
-            // waits for the end of the pool. The pool ends only after all slots taken here are
-            // filled.
+            // One slot at a time:
+            // 1. A start fails.
+            // 2. The failure wakes a waker.
+            // 3. The waker waits for the end of the pool.
+            // The pool ends only after all slots taken here are filled.
             let vacancy = self.state.lock().scheduler.take_vacancy();
             let Some(slot) = vacancy else { return };
             self.start_worker(slot);
@@ -181,9 +186,10 @@ impl Pool {
                 Err(error) => state.scheduler.start_failed(slot, error, &mut wakeups),
             }
         }
-        // 1. The leader sleeps with the deadlines that it knows. 2. This start adds a worker that
-        //    may take queued items, or a failure with a deadline for the next try. 3. The leader
-        //    must tick.
+        // 1. The leader sleeps with the deadlines that it knows.
+        // 2. This start adds a worker that may take queued items, or a failure with a deadline for
+        //    the next try.
+        // 3. The leader must tick.
         self.driver.notify_leader();
         self.wake(wakeups);
     }

@@ -104,11 +104,14 @@ impl Pool {
     ) -> bool {
         let current = thread::current();
         register(&current);
-        // 1. `done` returned false. 2. The leader completed the task, and unparked its observers.
-        // 3. `register` added this thread. No thread unparks it for that change: it asks once more.
+        // 1. `done` returned false.
+        // 2. The leader completed the task, and unparked its observers.
+        // 3. `register` added this thread.
+        // No thread unparks it for that change: it asks once more.
         let timed_out = !done() && self.park(is_background, deadline);
-        // 1. The leader left, and chose this thread. 2. This thread leaves, as its task is done.
-        //    Then it must choose the next leader itself, or the other followers would sleep on.
+        // 1. The leader left, and chose this thread.
+        // 2. This thread leaves, as its task is done.
+        // Then it must choose the next leader itself, or the other followers would sleep on.
         let leaves = timed_out || done();
         self.state.lock().driver.stop_following(&current, leaves);
         timed_out
@@ -189,12 +192,15 @@ impl Pool {
     fn sleep(&self, deadline: Option<Instant>, done: &dyn Fn() -> bool, ready: &mut Vec<u64>) {
         let until = self.prepare_sleep(&mut self.state.lock(), deadline);
         ready.clear();
-        // 1. This thread ticked. 2. A worker appended a reply; its wake mode was `Never`. 3. The
-        //    wake modes were set. `may_sleep` finds that reply.
+        // 1. This thread ticked.
+        // 2. A worker appended a reply; its wake mode was `Never`.
+        // 3. The wake modes were set.
+        // `may_sleep` finds that reply.
         //
-        // 1. This thread ticked. 2. Another thread ticked (`is_done`), read the reply, and saw no
-        //    sleeping leader. 3. `leader_sleeps` was set. `done` finds that outcome; a change after
-        //    step 3 notifies `leader_wakeup`.
+        // 1. This thread ticked.
+        // 2. Another thread ticked (`is_done`), read the reply, and saw no sleeping leader.
+        // 3. `leader_sleeps` was set.
+        // `done` finds that outcome; a change after step 3 notifies `leader_wakeup`.
         if self.may_sleep() && !done() {
             self.driver.wait_for_events(until, ready);
         }
@@ -229,8 +235,10 @@ impl Pool {
         }
         self.driver.arm_timer(&mut state.driver, due);
         drop(state);
-        // 1. The leader read all replies. 2. A worker appended a reply; its wake mode was `Never`.
-        // 3. The wake modes were set above. No wake-up announces that reply.
+        // 1. The leader read all replies.
+        // 2. A worker appended a reply; its wake mode was `Never`.
+        // 3. The wake modes were set above.
+        // No wake-up announces that reply.
         if is_urgent || !self.may_sleep() {
             self.driver.notify_leader();
         }

@@ -208,9 +208,9 @@ impl DriverState {
         let is_follower = |thread: &Thread| thread.id() == follower.id();
         match self.followers.iter().position(is_follower) {
             Some(index) => drop(self.followers.swap_remove(index)),
-            // 1. A leader left, took this follower off the list, and unparked it. 2. The follower
-            //    does not lead, as its task is done. 3. The next follower must be woken in its
-            //    place.
+            // 1. A leader left, took this follower off the list, and unparked it.
+            // 2. The follower does not lead, as its task is done.
+            // 3. The next follower must be woken in its place.
             None if leaves && self.leader.is_none() => self.unpark_one(),
             // It leads next, or another thread leads by now.
             None => {}

@@ -76,10 +76,14 @@ impl TakeoverTimer {
     pub(crate) fn on_alarm(&mut self, now: Instant) -> AlarmAction {
         self.alarm = None;
         match self.due {
-            // 1. A leader left. 2. The alarm was set. 3. A caller led again, and let the alarm run.
+            // 1. A leader left.
+            // 2. The alarm was set.
+            // 3. A caller led again, and let the alarm run.
             None => AlarmAction::Ignore,
             Some(due) if due <= now => AlarmAction::TakeOver,
-            // 1. A leader left. 2. The alarm was set. 3. A caller led, and left: due later.
+            // 1. A leader left.
+            // 2. The alarm was set.
+            // 3. A caller led, and left: due later.
             Some(_) => self
                 .set_alarm(now)
                 .map_or(AlarmAction::Ignore, AlarmAction::Rearm),

@@ -26,8 +26,10 @@ impl<Io: WorkerIo> Scheduler<Io> {
         let now = Io::now();
         let is_due = |slot: &Slot<Io>| matches!(slot.state, SlotState::Vacant(at) if at <= now);
         let slot = self.slots.iter().position(is_due)?;
-        // 1. The lock is released, and the worker starts. 2. The pool ends. 3. A slot in this state
-        //    is not retired: the pool has not ended before the worker is installed and killed.
+        // 1. The lock is released, and the worker starts.
+        // 2. The pool ends.
+        // 3. A slot in this state is not retired: the pool has not ended before the worker is
+        //    installed and killed.
         self.slots[slot].state = SlotState::Starting;
         Some(slot)
     }
@@ -67,9 +69,9 @@ impl<Io: WorkerIo> Scheduler<Io> {
                 Ok(()) if worker.quota == Some(0) => self.replace(slot, RestartReason::Tasks),
                 Ok(()) => {}
                 Err((work_item, Some(error))) => self.fail(&work_item, error, wakeups),
-                // 1. The worker closed its socket, or the kernel has no room. 2. Its death or the
-                //    room is reported later. 3. The next round finds another worker, as this one
-                //    has no room.
+                // 1. The worker closed its socket, or the kernel has no room.
+                // 2. Its death or the room is reported later.
+                // 3. The next round finds another worker, as this one has no room.
                 Err((work_item, None)) => self.queue.push_front(work_item),
             }
         }
@@ -119,8 +121,9 @@ impl<Io: WorkerIo> Scheduler<Io> {
             return Err(ProtocolViolation);
         }
         for other in 0..self.slots.len() {
-            // 1. Another worker writes `READY` to its pipe. 2. Its first task starts, and writes to
-            //    the shared region that it has not. 3. Revoking that item here would run it twice.
+            // 1. Another worker writes `READY` to its pipe.
+            // 2. Its first task starts, and writes to the shared region that it has not.
+            // 3. Revoking that item here would run it twice.
             let worker = self.slots[other].worker_mut();
             if worker.is_some_and(|worker| !worker.was_ready()) {
                 self.revoke_from_first(other, |_| true);
@@ -175,8 +178,9 @@ impl<Io: WorkerIo> Scheduler<Io> {
         let Some(front) = worker.front() else {
             return false;
         };
-        // 1. `unstarted` was read. 2. The worker started some of these items. 3. `revoke` returns
-        //    fewer, or none: the start word decides, not the count above.
+        // 1. `unstarted` was read.
+        // 2. The worker started some of these items.
+        // 3. `revoke` returns fewer, or none: the start word decides, not the count above.
         let work_items = worker.revoke(front.wrapping_add(1));
         let total: u32 = work_items.iter().map(WorkItem::count).sum();
         let share = total.div_ceil(idle as u32 + 1).max(1);

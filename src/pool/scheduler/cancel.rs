@@ -85,9 +85,10 @@ impl<Io: WorkerIo> Scheduler<Io> {
         if task.is_done() {
             return task.is_cancelled();
         }
-        // Revoked before the check. In the other order: 1. The check finds no started item. 2. A
-        // worker starts one. 3. The rest is cancelled, and a map that has started counts as
-        // cancelled.
+        // Revoked before the check. In the other order:
+        // 1. The check finds no started item.
+        // 2. A worker starts one.
+        // 3. The rest is cancelled, and a map that has started counts as cancelled.
         for slot in 0..self.slots.len() {
             self.revoke_from_first(slot, |it| it.belongs_to(map));
         }
@@ -172,8 +173,9 @@ impl<Io: WorkerIo> Scheduler<Io> {
                 StopMode::Kill => worker.kill(),
             }
             self.has_new_chores |= worker.is_refused();
-            // 1. The tasks fail here. 2. The worker appends replies before it dies. 3. `take_reply`
-            //    ignores replies to a worker without items in flight.
+            // 1. The tasks fail here.
+            // 2. The worker appends replies before it dies.
+            // 3. `take_reply` ignores replies to a worker without items in flight.
             worker.items = 0;
             for entry in mem::take(&mut worker.in_flight) {
                 self.finish(&entry.work_item, error.clone(), wakeups);

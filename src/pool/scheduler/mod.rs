@@ -180,8 +180,9 @@ impl<Io: WorkerIo> Scheduler<Io> {
         self.flush(slot);
         self.shrink();
         if let PoolPhase::Ending(_) | PoolPhase::Ended(_) = self.phase {
-            // 1. The background thread starts this worker, without the lock. 2. The pool ends, and
-            //    kills all workers. 3. This worker is installed: no other code kills it.
+            // 1. The background thread starts this worker, without the lock.
+            // 2. The pool ends, and kills all workers.
+            // 3. This worker is installed: no other code kills it.
             self.kill_all();
         }
         Ok(())
@@ -205,9 +206,10 @@ impl<Io: WorkerIo> Scheduler<Io> {
         if source == EventSource::Wake as u64 {
             worker.drain_wakeups();
         } else if source == EventSource::Death as u64 {
-            // 1. `events` reports the death of a worker. 2. Another thread reaps it. 3. A new
-            //    worker is installed in the slot. 4. The token arrives here: the pidfd says that
-            //    the new one lives.
+            // 1. `events` reports the death of a worker.
+            // 2. Another thread reaps it.
+            // 3. A new worker is installed in the slot.
+            // 4. The token arrives here: the pidfd says that the new one lives.
             if worker.dead_since.is_none() && worker.io.is_dead() {
                 worker.dead_since = Some(Io::now());
                 // It stays readable, and would wake a thread again and again. The exit record is

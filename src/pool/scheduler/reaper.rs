@@ -55,8 +55,9 @@ impl<Io: WorkerIo> Scheduler<Io> {
         let now = Io::now();
         let dead_for = worker.dead_since.map(|it| now.duration_since(it));
         let ran = worker.running_time(now).unwrap_or_default();
-        // 1. The worker died. 2. The exit record was awaited. 3. The worker is reaped now: the item
-        //    did not run in between.
+        // 1. The worker died.
+        // 2. The exit record was awaited.
+        // 3. The worker is reaped now: the item did not run in between.
         let ran = ran.saturating_sub(dead_for.unwrap_or_default());
         worker.io.unwatch(&self.events);
         let reason = match worker.stop_request {
@@ -106,8 +107,9 @@ impl<Io: WorkerIo> Scheduler<Io> {
                 self.fail_or_retry(entry.work_item, ended, wakeups);
                 continue;
             }
-            // 1. No process may signal the worker, which counts as dead. 2. Its item still runs. 3.
-            //    A retry would run at the same time.
+            // 1. No process may signal the worker, which counts as dead.
+            // 2. Its item still runs.
+            // 3. A retry would run at the same time.
             let message = match ended.kind() {
                 ErrorKind::WorkerDied => ended.to_string(),
                 _ => format!("{ended}; {error}"),
@@ -242,8 +244,10 @@ impl<Io: WorkerIo> Scheduler<Io> {
         {
             self.begin_shutdown(err_closed());
         }
-        // 1. `take_vacancy` marks a slot as starting. 2. The pool ends. 3. The slot is retired only
-        //    when that start is over: a pool that has ended has no worker process.
+        // 1. `take_vacancy` marks a slot as starting.
+        // 2. The pool ends.
+        // 3. The slot is retired only when that start is over: a pool that has ended has no worker
+        //    process.
         if let PoolPhase::Ending(error) = &self.phase
             && self.slots.iter().all(Slot::is_retired)
         {

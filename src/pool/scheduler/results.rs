@@ -27,8 +27,10 @@ impl<Io: WorkerIo> Scheduler<Io> {
             return;
         };
         worker.sample_started();
-        // Asked before the ring is read. In the other order: 1. The ring is read. 2. The worker
-        // appends a reply and dies. 3. It is found dead, and the item of that reply would fail.
+        // Asked before the ring is read. In the other order:
+        // 1. The ring is read.
+        // 2. The worker appends a reply and dies.
+        // 3. It is found dead, and the item of that reply would fail.
         let is_dead = worker.is_dead();
         if worker.region.has_records() {
             let mut bytes = mem::take(&mut self.records);
@@ -45,8 +47,9 @@ impl<Io: WorkerIo> Scheduler<Io> {
         let Some(worker) = self.slots[slot].worker_mut() else {
             return;
         };
-        // 1. A task writes to the start word that the next item has started. 2. That item is never
-        //    run. 3. It would hang: its number is below `started`, but no reply comes.
+        // 1. A task writes to the start word that the next item has started.
+        // 2. That item is never run.
+        // 3. It would hang: its number is below `started`, but no reply comes.
         if worker.has_skipped() {
             worker.region.mark_broken();
         }
@@ -70,9 +73,10 @@ impl<Io: WorkerIo> Scheduler<Io> {
         let Some(worker) = self.slots[slot].worker_mut() else {
             return Ok(());
         };
-        // Read after the ring. In the other order: 1. `started` is read. 2. The worker starts an
-        // item and appends its reply. 3. The ring is read: the reply of an item that has not
-        // started.
+        // Read after the ring. In the other order:
+        // 1. `started` is read.
+        // 2. The worker starts an item and appends its reply.
+        // 3. The ring is read: the reply of an item that has not started.
         let started = worker.region.started();
         let nanos = worker.take_mean_item_nanos();
         self.update_mean_item_nanos(nanos);
@@ -144,8 +148,9 @@ impl<Io: WorkerIo> Scheduler<Io> {
         let handles = worker.take_reply_fds();
         if worker.in_flight.is_empty() && !matches!(self.phase, PoolPhase::Open | PoolPhase::Closed)
         {
-            // 1. The worker runs an item. 2. `stop` fails that item and all others in flight. 3.
-            //    The worker appends its reply, which belongs to no item any more.
+            // 1. The worker runs an item.
+            // 2. `stop` fails that item and all others in flight.
+            // 3. The worker appends its reply, which belongs to no item any more.
             return Ok(());
         }
         let max = worker.answerable(record.header.item, sample.started)?;

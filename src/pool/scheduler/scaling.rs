@@ -145,8 +145,10 @@ impl<Io: WorkerIo> Scheduler<Io> {
             && self.outstanding > 0
             && let PoolPhase::Open | PoolPhase::Closed = self.phase
         {
-            // Items that wait for a retry do not count: 1. A worker starts for them. 2. It is idle
-            // until the retry, and exits. 3. The next tick would start it again.
+            // Items that wait for a retry do not count:
+            // 1. A worker starts for them.
+            // 2. It is idle until the retry, and exits.
+            // 3. The next tick would start it again.
             let waiting: u64 = self
                 .delayed
                 .iter()

@@ -33,8 +33,10 @@ impl<Io: WorkerIo> Scheduler<Io> {
         let is_batched = self.item_nanos.is_some_and(|nanos| nanos < TINY_TASK_NANOS);
         if let Some(slot) = self.assign_one(wakeups)
             && let Some(worker) = self.slots[slot].worker_mut()
-            // 1. The worker runs other items. 2. This one stays staged. 3. The worker answers them,
-            //    and wakes a thread. 4. That thread ticks, and writes the frame.
+            // 1. The worker runs other items.
+            // 2. This one stays staged.
+            // 3. The worker answers them, and wakes a thread.
+            // 4. That thread ticks, and writes the frame.
             && (!is_batched || worker.in_flight.len() == 1 || worker.should_flush())
         {
             self.flush(slot);

@@ -43,8 +43,9 @@ impl<Io: WorkerIo> Scheduler<Io> {
             worker.escalate_to_sigkill(now);
             self.has_new_chores |= worker.is_refused();
             worker.sample_running(now);
-            // 1. The program is stopped, with its workers. 2. It is continued. 3. The first tick
-            //    sees a long gap: no item ran in that time.
+            // 1. The program is stopped, with its workers.
+            // 2. It is continued.
+            // 3. The first tick sees a long gap: no item ran in that time.
             if away >= STANDSTILL {
                 worker.add_standstill(away);
             }
@@ -70,8 +71,9 @@ impl<Io: WorkerIo> Scheduler<Io> {
             return false;
         };
         let revoked = worker.revoke(item.wrapping_add(1));
-        // 1. The reply of this item is in the ring, unread. 2. The next item has started. 3.
-        //    `revoke` left that in flight: a signal would hit it.
+        // 1. The reply of this item is in the ring, unread.
+        // 2. The next item has started.
+        // 3. `revoke` left that in flight: a signal would hit it.
         let runs = worker.is_running(item) && worker.items == 1;
         if !runs {
             // The item that runs instead may have a limit, too: check again after the reply was
@@ -80,8 +82,9 @@ impl<Io: WorkerIo> Scheduler<Io> {
             let any_limited = remaining.any(|entry| entry.work_item.config().timeout.is_some());
             worker.check_timeout_at = any_limited.then(Io::now);
         } else if let Some(earlier) = &mut worker.stop_request {
-            // 1. The item passed its limit, and SIGTERM was sent. 2. A caller kills it in the grace
-            //    period. The grace period goes on, and the outcome is the cancellation.
+            // 1. The item passed its limit, and SIGTERM was sent.
+            // 2. A caller kills it in the grace period.
+            // The grace period goes on, and the outcome is the cancellation.
             if error.kind() == ErrorKind::Cancelled {
                 earlier.error = error;
             }
@@ -105,13 +108,16 @@ impl<Io: WorkerIo> Scheduler<Io> {
         let TaskLocation::InFlight(slot, item) = task.location() else {
             return false;
         };
-        // 1. The worker appended the reply. 2. No thread has read it. Then the call is done.
+        // 1. The worker appended the reply.
+        // 2. No thread has read it.
+        // Then the call is done.
         self.read_replies(slot, wakeups);
         if task.is_done() {
             return task.is_cancelled();
         }
         if task.location() == TaskLocation::Queued {
-            // 1. The reply that was just read is a failure. 2. The call waits for a retry.
+            // 1. The reply that was just read is a failure.
+            // 2. The call waits for a retry.
             return self.cancel(task, wakeups);
         }
         self.stop_running(slot, item, err_killed())

@@ -159,9 +159,11 @@ impl CheckedRegion {
     pub(crate) fn reported_run_time(&self, item: u32) -> Option<Duration> {
         let view = self.region.view();
         let noted = view.atomic_u32(STARTED_ITEM).load(Ordering::Acquire);
-        // Acquire above: 1. `STARTED_ITEM` is loaded. 2. The next item stores its start. 3.
-        // `STARTED_AT` is loaded, too late. Harmless: then this item has ended, and its time is not
-        // used.
+        // Acquire above:
+        // 1. `STARTED_ITEM` is loaded.
+        // 2. The next item stores its start.
+        // 3. `STARTED_AT` is loaded, too late.
+        // Harmless: then this item has ended, and its time is not used.
         let then = view.atomic_u64(STARTED_AT).load(Ordering::Relaxed);
         (noted == item && then > 0).then(|| clock::since(then))
     }
@@ -228,9 +230,10 @@ impl CheckedRegion {
     fn publish_head(&self) {
         let head = self.head.load(Ordering::Relaxed);
         // SeqCst: the copies happen before the worker may overwrite the bytes, and the store
-        // happens before the load below. In the other order: 1. `wanted` is loaded: 0. 2. The
-        // worker sets it, loads the old `head`, and sleeps. 3. `head` is stored, and no thread
-        // wakes the worker.
+        // happens before the load below. In the other order:
+        // 1. `wanted` is loaded: 0.
+        // 2. The worker sets it, loads the old `head`, and sleeps.
+        // 3. `head` is stored, and no thread wakes the worker.
         self.region.head().store(head, Ordering::SeqCst);
         let wanted = self.region.wants_room();
         if wanted.load(Ordering::SeqCst) != 0 {
@@ -276,8 +279,10 @@ impl CheckedRegion {
 /// Whether the pool may sleep until one of these workers wakes it: no ring has a record. The caller
 /// has set the wake modes.
 pub(crate) fn may_sleep<'a>(regions: impl IntoIterator<Item = &'a CheckedRegion>) -> bool {
-    // Without the barrier: 1. This poll finds no record. 2. The worker appends a record, reads the
-    // old wake mode, and wakes no thread. 3. The store of the wake mode becomes visible.
+    // Without the barrier:
+    // 1. This poll finds no record.
+    // 2. The worker appends a record, reads the old wake mode, and wakes no thread.
+    // 3. The store of the wake mode becomes visible.
     full_barrier();
     !regions.into_iter().any(CheckedRegion::has_records)
 }

@@ -79,9 +79,10 @@ impl<Io: WorkerIo> WorkerHandle<Io> {
         if self.said_ready || first != Some(&ExitRecord::READY) {
             return bytes;
         }
-        // 1. The worker writes the `Ready` record and this byte. 2. Its first task overwrites the
-        //    ring. 3. The worker dies. The byte proves that the setup was done: the death is not a
-        //    failed start.
+        // 1. The worker writes the `Ready` record and this byte.
+        // 2. Its first task overwrites the ring.
+        // 3. The worker dies.
+        // The byte proves that the setup was done: the death is not a failed start.
         self.said_ready = true;
         rest.as_slice()
     }
@@ -128,8 +129,8 @@ impl<Io: WorkerIo> WorkerHandle<Io> {
         }
         let slab = self.worker_slabs.get_mut(&id)?;
         if length > slab.capacity() {
-            // 1. A caller holds a result in the slab as mapped before. 2. The worker extended the
-            //    slab.
+            // 1. A caller holds a result in the slab as mapped before.
+            // 2. The worker extended the slab.
             // 3. The caller still uses that mapping: a new one is made next to it.
             *slab = Arc::new(slab.mapped_again().ok()?);
             if length > slab.capacity() {

@@ -212,9 +212,10 @@ impl<Io: WorkerIo> WorkerHandle<Io> {
     /// Whether the worker can get another item now. Not before all items before `revoked_at`
     /// started: a higher `allowed` would allow the revoked items again.
     pub(crate) fn has_room(&mut self) -> bool {
-        // 1. Items 3 to 5 are revoked; item 2 has not started. 2. Item 6 is sent: `allowed` is 7.
-        //    3. The frames of items 3 to 5 are still in the pipe, and would start. So nothing is
-        //    sent before 2 starts.
+        // 1. Items 3 to 5 are revoked; item 2 has not started.
+        // 2. Item 6 is sent, which sets `allowed` to 7.
+        // 3. The frames of items 3 to 5 are still in the pipe, and would start.
+        // So nothing is sent before 2 starts.
         if let Some(item) = self.revoked_at
             && self.region.started() == item
         {
@@ -378,8 +379,9 @@ impl<Io: WorkerIo> WorkerHandle<Io> {
         let Some(since) = self.dead_since else {
             return self.exit.is_some() || self.lost_reason().is_some();
         };
-        // 1. The pidfd reports the death. 2. The fork server reaps the worker, and writes the
-        //    record. Until then the status is unknown, unless no process can write it.
+        // 1. The pidfd reports the death.
+        // 2. The fork server reaps the worker, and writes the record.
+        // Until then the status is unknown, unless no process can write it.
         self.exit.is_some()
             || self.is_wake_pipe_closed
             || Io::now().duration_since(since) >= EXIT_RECORD_TIMEOUT

@@ -54,8 +54,10 @@ impl<Io: WorkerIo> WorkerHandle<Io> {
         self.idle_until = None;
         let count = work_item.count();
         self.quota = self.quota.map(|quota| quota.saturating_sub(count.into()));
-        // Allowed before the frame is written: 1. The worker reads the frame. 2. It tries to start
-        // the item. An item that is not allowed counts as revoked, and would be skipped.
+        // Allowed before the frame is written:
+        // 1. The worker reads the frame.
+        // 2. It tries to start the item.
+        // An item that is not allowed counts as revoked, and would be skipped.
         self.region.allow(self.next_item, count);
         self.in_flight.push_back(InFlight {
             item: self.next_item,
@@ -200,8 +202,10 @@ impl<Io: WorkerIo> WorkerHandle<Io> {
             // A task may have closed the socket of a worker that lives on.
             self.kill();
         }
-        // 1. Some messages of the list were sent. 2. This one was refused. 3. The frame makes the
-        //    worker receive and close the first ones: the next list would be mixed with them.
+        // 1. Some messages of the list were sent.
+        // 2. This one was refused.
+        // 3. The frame makes the worker receive and close the first ones: the next list would be
+        //    mixed with them.
         self.stage_frame(RequestHeader::new(RequestKind::Fds), &[]);
         let now = Io::now();
         let since = *self.stalled_since.get_or_insert(now);

@@ -55,8 +55,9 @@ impl WorkerHandle {
         let SignalAccess::Refused(signal) = self.signal_access else {
             return None;
         };
-        // 1. The background thread forwards this signal, without the lock. 2. Another signal is
-        //    refused. 3. It is kept here, and forwarded next.
+        // 1. The background thread forwards this signal, without the lock.
+        // 2. Another signal is refused.
+        // 3. It is kept here, and forwarded next.
         self.signal_access = SignalAccess::Direct;
         Some(RefusedSignal {
             pid: self.pid,
