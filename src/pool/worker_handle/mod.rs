@@ -47,8 +47,8 @@ const EXIT_RECORD_TIMEOUT: Duration = Duration::from_secs(5);
 /// One larger item may exceed it.
 const MAX_STAGED_BYTES: usize = 1 << 20;
 
-/// Numbers that are skipped after items were revoked. The frames of those items are still in the
-/// pipe: a task that sets the number of started items back by a little must not start them.
+/// How many numbers are skipped after a revocation. The frames of revoked items are still in the
+/// pipe: a task that changes `started` in the start word by a little must not start them.
 const REVOKED_GAP: u32 = 1 << 16;
 
 /// The maximum number of work items with handles in flight: the kernel limits the descriptors that
