@@ -259,8 +259,8 @@ impl SharedRegion {
                 Ordering::Relaxed,
             ) {
                 Ok(_) => return true,
-                // (1) This thread loaded (n, a); (2) the pool revoked items or sent more; (3) the swap
-                // fails. The loop checks the word that the pool stored.
+                // (1) This thread loaded (n, a); (2) the pool revoked items or sent more; (3) the
+                //     swap fails. The loop checks the word that the pool stored.
                 Err(seen) => word = seen,
             }
         }
