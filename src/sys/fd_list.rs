@@ -120,8 +120,8 @@ pub(crate) fn try_receive_part(socket: impl AsFd) -> io::Result<FdPart> {
 
 #[cfg(test)]
 mod tests {
-    use super::super::{pipe, socket::pair};
     use super::*;
+    use crate::sys::{pipe, socket::pair};
 
     #[test]
     fn any_number_of_descriptors_comes_in_order() {

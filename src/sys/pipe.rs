@@ -48,7 +48,7 @@ pub(crate) fn read_append(fd: impl AsFd, into: &mut Vec<u8>, most: usize) -> io:
     })
 }
 
-/// Like [`write`], but writes two parts. They are not interleaved with other writes if they are
+/// Like [`write()`], but writes two parts. They are not interleaved with other writes if they are
 /// together no longer than [`ATOMIC`].
 pub(crate) fn write_parts(fd: impl AsFd, parts: [&[u8]; 2]) -> io::Result<usize> {
     let parts = parts.map(IoSlice::new);
