@@ -109,7 +109,8 @@ impl<Io: WorkerIo> Scheduler<Io> {
     pub(crate) fn resize(&mut self, workers: usize) -> Result<()> {
         if !(1..=MAX_WORKERS).contains(&workers) {
             let message = format!(
-                "a pool cannot be resized to {workers} workers: it has at least 1 and at most {MAX_WORKERS}"
+                "a pool cannot be resized to {workers} workers: \
+                 it has at least 1 and at most {MAX_WORKERS}"
             );
             return Err(Error::new(ErrorKind::InvalidInput, message));
         }
