@@ -274,9 +274,7 @@ fn a_handle_is_not_taken_for_another() -> Result<()> {
         sender.send(&Disguise::Number(Value::new(1)?))?;
         let error = common::failure(receiver.recv());
         assert!(
-            error
-                .to_string()
-                .contains("this Value holds another type"),
+            error.to_string().contains("this Value holds another type"),
             "{error}"
         );
         Ok(())
