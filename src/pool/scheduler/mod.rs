@@ -14,6 +14,8 @@ pub(crate) mod reaper;
 pub(crate) mod records;
 pub(crate) mod results;
 pub(crate) mod scaling;
+#[cfg(all(test, not(loom)))]
+mod simulator;
 pub(crate) mod slot;
 pub(crate) mod submit;
 pub(crate) mod timeouts;

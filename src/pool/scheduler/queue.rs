@@ -72,6 +72,12 @@ impl PriorityQueue {
         }
     }
 
+    /// Returns those that are not cancelled.
+    #[cfg(test)]
+    pub(crate) fn iter(&self) -> impl Iterator<Item = &WorkItem> {
+        self.work_items.iter().filter(|it| !is_done(it))
+    }
+
     /// Takes all work items that are not done.
     pub(crate) fn take(&mut self) -> impl Iterator<Item = WorkItem> + use<> {
         let work_items = mem::take(self).work_items;
