@@ -39,6 +39,10 @@ pub(super) struct Item {
     started_at: u64,
     /// A caller asked for its end, before its start or at any time.
     pub(super) is_cancelled: bool,
+    /// A caller asked for its end while it runs; the answer may not be known yet.
+    pub(super) is_unwanted: bool,
+    /// It was killed: it must not start again.
+    pub(super) is_killed: bool,
     /// Deaths of ready workers before it was submitted.
     deaths_before: u32,
     pub(super) is_done: bool,
@@ -74,6 +78,8 @@ impl Books {
             last_run: LastRun::Never,
             started_at: 0,
             is_cancelled: false,
+            is_unwanted: false,
+            is_killed: false,
             deaths_before: self.deaths,
             is_done: false,
         });
@@ -108,13 +114,24 @@ impl Books {
             LastRun::Running | LastRun::Value => true,
         };
         let too_often = item.starts > item.config.retries;
-        if is_wrong || too_often || (item.is_done && !self.is_stopped) {
+        if is_wrong || too_often || item.is_killed || (item.is_done && !self.is_stopped) {
             let text = format!("item {id} starts again, or after its end: {item:?}");
             self.failure.get_or_insert(text);
         }
         item.starts += 1;
         item.last_run = LastRun::Running;
         item.started_at = now;
+    }
+
+    /// Checks that an item may be stopped by its pool while it runs.
+    pub(super) fn check_stop(&mut self, id: u32, now: u64) {
+        let item = &self.items[id as usize];
+        let limit = item.config.timeout.map(|limit| limit.as_nanos() as u64);
+        let ran_out = limit.is_some_and(|limit| item.started_at + limit <= now);
+        if !(ran_out || item.is_unwanted || self.is_stopped) {
+            let text = format!("item {id} is stopped without a reason: {item:?}");
+            self.failure.get_or_insert(text);
+        }
     }
 
     /// Notes how the run of an item ended.

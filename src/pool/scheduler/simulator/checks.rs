@@ -6,7 +6,7 @@ use super::{
 };
 use crate::error::Result;
 use crate::pool::{
-    scheduler::{PoolPhase, SlotState, err_closed},
+    scheduler::{PoolPhase, Slot, SlotState, err_closed},
     task::{
         TaskOutput, Wakeups,
         map_part::{EncodedResults, next_record},
@@ -88,6 +88,7 @@ impl History {
             }
             self.check_worker(worker, is_ending);
         }
+        self.check_slots();
         let total = queued + delayed + sent;
         let outstanding = scheduler.outstanding;
         // A pool that broke by itself has failed what was outstanding.
@@ -101,6 +102,24 @@ impl History {
                 "{outstanding} items are outstanding: {queued} queued, {delayed} delayed, {sent} \
                  in flight; {open} have no outcome"
             ));
+        }
+    }
+
+    /// Checks that there are no more workers than there are to be, nor more of them at work.
+    fn check_slots(&self) {
+        let slots = &self.scheduler.slots;
+        let items = |slot: usize| slots[slot].worker().map_or(0, |worker| worker.items);
+        let is_early = |(slot, it): (usize, &Slot<SimulatedIo>)| {
+            items(slot) > 0 && it.predecessor.is_some_and(|before| items(before) > 0)
+        };
+        if slots.iter().enumerate().any(is_early) {
+            fail(String::from(
+                "a worker has items before the one that it replaces has ended",
+            ));
+        }
+        let workers = slots.iter().filter_map(Slot::worker);
+        if workers.filter(|worker| !worker.is_draining).count() > self.scheduler.target {
+            fail(String::from("more workers stay than the pool is to have"));
         }
     }
 

@@ -233,12 +233,18 @@ impl History {
             return;
         }
         let (id, task) = self.calls[self.random.below(self.calls.len())].clone();
-        with_world(|world| world.books.items[id as usize].is_cancelled = true);
+        let is_kill = kind == Kind::KillTask;
+        with_world(|world| world.books.items[id as usize].is_unwanted |= is_kill);
         let is_cancelled = if kind == Kind::Cancel {
             self.scheduler.cancel(&task, wakeups)
         } else {
             self.scheduler.kill(&task, wakeups)
         };
+        with_world(|world| {
+            let item = &mut world.books.items[id as usize];
+            item.is_cancelled |= is_cancelled;
+            item.is_killed |= is_cancelled && kind == Kind::KillTask && !item.is_done;
+        });
         if kind == Kind::Cancel && is_cancelled != task.is_cancelled() {
             fail(format!(
                 "cancelling item {id} says {is_cancelled}, which is wrong"
@@ -260,13 +266,22 @@ impl History {
         let end = map.first + map.count;
         with_world(|world| {
             let items = &mut world.books.items[map.first as usize..end as usize];
-            items.iter_mut().for_each(|item| item.is_cancelled = true);
+            let is_kill = kind == Kind::KillMap;
+            items
+                .iter_mut()
+                .for_each(|item| item.is_unwanted |= is_kill);
         });
-        if kind == Kind::CancelMap {
-            self.scheduler.cancel_map(&map.task, &map.state, wakeups);
+        let is_cancelled = if kind == Kind::CancelMap {
+            self.scheduler.cancel_map(&map.task, &map.state, wakeups)
         } else {
-            self.scheduler.kill_map(&map.task, &map.state, wakeups);
-        }
+            self.scheduler.kill_map(&map.task, &map.state, wakeups)
+        };
+        with_world(|world| {
+            let items = &mut world.books.items[map.first as usize..end as usize];
+            items
+                .iter_mut()
+                .for_each(|item| item.is_cancelled |= is_cancelled);
+        });
         self.scheduler.assign_and_flush(wakeups);
     }
 

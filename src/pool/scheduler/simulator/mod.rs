@@ -77,11 +77,12 @@ fn check_seed(seed: u64) -> u64 {
     let Err(failure) = run(seed, &all) else {
         return count;
     };
+    let steps = with_world(|world| world.steps);
     let shrunk = shrink(seed, all);
     let why = run(seed, &shrunk).err().unwrap_or_default();
     panic!(
         "history {seed} fails after {} steps: {failure}\nwith {} operations: {why}\n{shrunk:#?}",
-        with_world(|world| world.steps),
+        steps,
         shrunk.len(),
     );
 }

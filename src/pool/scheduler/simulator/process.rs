@@ -120,11 +120,14 @@ impl Process {
         if !self.is_alive {
             return;
         }
-        let ignores =
-            |running: Option<(u32, u32)>| running.is_some_and(|(_, id)| books.ignores_sigterm(id));
+        let item = self.running.map(|it| it.1);
+        let ends = self.is_terminated && !item.is_some_and(|id| books.ignores_sigterm(id));
+        if let Some(id) = item.filter(|_| self.is_killed || ends) {
+            books.check_stop(id, now);
+        }
         if self.is_killed {
             self.die(signal::KILL, books);
-        } else if self.is_terminated && !ignores(self.running) {
+        } else if ends {
             self.die(signal::TERMINATE, books);
         } else if self.is_aborting {
             self.die(6, books);
@@ -285,7 +288,8 @@ impl Process {
         if let Some((_, id)) = self.running.take() {
             books.end_run(id, LastRun::Died);
         }
-        books.deaths += u32::from(self.boot != Boot::Begins);
+        // A panic that its worker has replied with explains its death.
+        books.deaths += u32::from(self.boot != Boot::Begins && !self.is_aborting);
     }
 
     /// Reaps it: its parent writes the record, or is gone and writes none.
