@@ -2,7 +2,7 @@
 //! fuzzing`.
 //!
 //! Each target gives a part of the crate bytes that another process may have made up: a task that
-//! has gone wild, a peer that is none, a holder of shared memory. A panic, a hang, or an error of
+//! has gone wild, a hostile peer, a holder of shared memory. A panic, a hang, or an error of
 //! the address sanitizer is a finding. What needs a layer's own types stands in that layer.
 
 mod messages;

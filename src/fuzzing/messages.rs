@@ -58,7 +58,7 @@ fn over_a_socket(carries_descriptors: bool) -> (Ours, Peer) {
 }
 
 impl Peer {
-    /// Sends bytes of the stream, as far as there is room.
+    /// Sends the bytes of the stream that there is room for.
     fn send(&self, bytes: &[u8]) {
         // What does not fit is not sent: inputs are shorter than a pipe.
         let _ = match self {

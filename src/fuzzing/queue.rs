@@ -6,7 +6,7 @@ use crate::ipc::JoinableQueue;
 use crate::wire::fuzzing::{Script, Target, ignore, part};
 use std::time::Duration;
 
-/// Where words lie that may be scribbled over: behind both locks, up to the last of the visits.
+/// The offset of the words that may be scribbled over: after both locks, up to the last generation.
 const CONTROL: usize = 3 * 128;
 const CONTROL_WORDS: usize = 8 * 128 / 8 + 50;
 
@@ -29,7 +29,7 @@ fn call(queue: &JoinableQueue<Vec<u8>>, script: &mut Script<'_>) {
         1 => ignore(queue.put_timeout(&vec![7; usize::from(script.byte()) << 9], Duration::ZERO)),
         2 => ignore(queue.try_get()),
         3 => ignore(queue.get_timeout(Duration::ZERO)),
-        // It waits for an item only where there is none.
+        // It blocks on an empty queue.
         4 if !queue.is_empty() => ignore(queue.try_get()),
         5 => ignore(queue.task_done()),
         6 => ignore(queue.join_timeout(Duration::ZERO)),

@@ -1,5 +1,4 @@
-//! The targets of objects in shared memory: headers that say what is not so, and words that nobody
-//! of this crate writes.
+//! The targets of objects in shared memory: forged headers, and words that this crate never writes.
 
 use crate::shm::{Object, fingerprint};
 use crate::sync::{
@@ -42,10 +41,10 @@ pub(super) fn scribble(file: &Descriptor, offset: usize, script: &mut Script<'_>
         2 => before ^ 1 << (script.byte() % 64),
         _ => [0, 1, u64::MAX, u64::MAX - 1, 1 << 63, 1 << 32][usize::from(script.byte() % 6)],
     };
-    memory::write_at(file, offset, &word.to_le_bytes()).expect("a file of so many bytes");
+    memory::write_at(file, offset, &word.to_le_bytes()).expect("a file of that length");
 }
 
-/// The object behind a descriptor, if it is one; what can be asked without its lock must have an
+/// The object of a descriptor, if it is one; what can be asked without its lock must have an
 /// answer.
 fn open<T: Wire>(kind: u8, file: &Descriptor, look: impl FnOnce(&T)) {
     let file = file
@@ -231,7 +230,7 @@ fn torment_condition(script: &mut Script<'_>) {
             0 => it.notify_one(),
             1 => it.notify_all(),
             _ => {
-                let mut guard = it.lock().expect("nobody died");
+                let mut guard = it.lock().expect("no process died");
                 ignore(guard.wait_timeout(Duration::ZERO));
             }
         },
@@ -263,8 +262,8 @@ fn torment_barrier(script: &mut Script<'_>) {
 fn torment_array(script: &mut Script<'_>) {
     let it = Array::from_slice(&[1u64, 2, 3]).expect("shared memory");
     let mut words = Words::of(&it, 256, &[Object::BODY]);
-    // The first word behind the mutex is whose the items are: a process that lives would be waited
-    // for.
+    // The first word after the mutex names the process that has the items: a process that lives
+    // would be waited for.
     words.places = std::iter::once(Object::BODY + 72..Object::BODY + 256).collect();
     torment(script, &words, |call| match call % 4 {
         0 => ignore(it.len()),

@@ -34,7 +34,7 @@ fn slab(script: &mut Script<'_>) -> OwnedFd {
     let file = memory::anonymous_file(length as usize).expect("shared memory");
     let write = |at: usize, bytes: &[u8]| {
         let room = (length as usize).saturating_sub(at).min(bytes.len());
-        memory::write_at(&file, at, &bytes[..room]).expect("a file of so many bytes");
+        memory::write_at(&file, at, &bytes[..room]).expect("a file of that length");
     };
     for at in SLAB.1 {
         write(at, &script.array::<8>());

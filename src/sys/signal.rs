@@ -302,7 +302,7 @@ mod tests {
             without_broken_pipe(|| pipe::write(&writer, b"x")),
         );
         set(SigHandler::SigIgn);
-        let error = written.expect("a mask").expect_err("nobody reads");
+        let error = written.expect("a mask").expect_err("no process reads");
         assert_eq!(error.raw_os_error(), Some(Errno::EPIPE as i32));
         assert!(kills && !broken_pipe_kills());
     }

@@ -355,7 +355,7 @@ mod tests {
         let slabs = Arc::new(PoolSlabs::default());
         let value = vec![0u8; 2 * SPILL];
         let Ok(Encoded::PoolSlab(mut large)) = encode(&value, &slabs) else {
-            panic!("a large value lies in a slab");
+            panic!("a large value is in a slab");
         };
         assert!(large.bind(worker));
         let id = large.slab().id;

@@ -17,7 +17,7 @@ pub(super) enum Behaviour {
     Hangs,
 }
 
-/// How the last run of an item ended, as far as it has.
+/// How the last run of an item ended, if it has.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum LastRun {
     Never,
@@ -145,7 +145,7 @@ impl Books {
         let is_permitted = !item.is_done
             && match &outcome {
                 Ok(value) => *value == id && item.last_run == LastRun::Value,
-                // What was answered has that as its outcome, unless nobody read it before the end.
+                // An answer is the outcome, unless the pool ended before it read the answer.
                 Err(_) if item.last_run == LastRun::Value => self.is_stopped,
                 Err(error) => self.permits(item, error.kind(), now),
             };

@@ -206,7 +206,7 @@ impl History {
         (started, processes, self.scheduler.outstanding)
     }
 
-    /// Has everything happen that can happen by now, then lets time pass.
+    /// Delivers every event that is due, then lets time pass.
     fn settle(&mut self, wakeups: &mut Wakeups) {
         while let Some(slot) = self.starting.pop() {
             self.install(slot);

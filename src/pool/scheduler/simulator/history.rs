@@ -222,7 +222,7 @@ impl History {
             let mut sent = worker.in_flight.iter();
             if sent.any(|it| is_behind(it.item) && it.work_item.priority() < priority) {
                 fail(format!(
-                    "an item with priority {priority} waits behind a less urgent one"
+                    "an item with priority {priority} waits after a less urgent one"
                 ));
             }
         }

@@ -1,7 +1,7 @@
 //! A simulator of everything around the scheduler: callers, worker processes, the system and the
 //! clock.
 //!
-//! It runs the scheduler and the worker handles as they are, with simulated workers behind
+//! It runs the scheduler and the worker handles as they are, with simulated workers through
 //! [`WorkerIo`](crate::pool::worker_handle::io::WorkerIo) and with real shared regions. A seed
 //! determines a history of submits, cancels, deaths, late events, time that passes and the like;
 //! workers also go on while the scheduler does something. After each step the books are checked:

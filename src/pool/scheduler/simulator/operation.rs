@@ -35,7 +35,7 @@ pub(super) enum Kind {
     Stop,
 }
 
-/// How often each kind comes, beside the others.
+/// How often each kind comes, relative to the others.
 const WEIGHTS: &[(Kind, usize)] = &[
     (Kind::Submit, 60),
     (Kind::SubmitMap, 15),

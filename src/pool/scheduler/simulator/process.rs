@@ -16,7 +16,7 @@ use crate::sys::{atomic::Ordering, signal};
 use crate::wire::codec;
 use std::{collections::VecDeque, sync::LazyLock};
 
-/// A worker's replies that take up much of its ring have so many bytes.
+/// Bytes of a reply that takes up much of a worker's ring.
 const LARGE_REPLY: usize = 30_000;
 
 static PANIC: LazyLock<Vec<u8>> = LazyLock::new(|| {

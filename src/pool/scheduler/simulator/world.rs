@@ -77,7 +77,7 @@ impl World {
         self.processes[number].step(&mut self.books, &mut self.random, self.now);
     }
 
-    /// Does steps of workers that run beside the scheduler.
+    /// Does steps of workers while the scheduler runs.
     fn interleave(&mut self) {
         if self.is_concurrent && self.random.once_in(4) && !self.processes.is_empty() {
             let last = self.processes.len().min(8);
