@@ -126,14 +126,14 @@ impl RequestHeader {
         let kind = RequestKind::from_bits(word(0))?;
         let function = bytes[40..].first_chunk().expect("inside the head");
         let function = (kind == RequestKind::Items).then(|| WireFunction::from_bytes(function));
-        let [length, item, count, slab, context] = [4, 8, 12, 16, 20].map(word);
         Some(Self {
             kind,
-            length,
-            item,
-            count,
-            slab,
-            context,
+            // One by one: `map` over an array of offsets is a call of its own for each frame.
+            length: word(4),
+            item: word(8),
+            count: word(12),
+            slab: word(16),
+            context: word(20),
             slab_length: last >> 16,
             submitted: long(32),
             has_handles: last & 1 != 0,
