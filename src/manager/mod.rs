@@ -79,7 +79,8 @@ use std::{fmt, sync::Arc};
 /// let table = manager.dict()?;
 /// let mut processes = Vec::new();
 /// for number in 0..3 {
-///     let process = Process::start(|(table, number)| square(table, number), (table.clone(), number))?;
+///     let argument = (table.clone(), number);
+///     let process = Process::start(|(table, number)| square(table, number), argument)?;
 ///     processes.push(process);
 /// }
 /// processes.into_iter().try_for_each(|process| process.result().map(drop))?;

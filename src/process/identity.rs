@@ -147,7 +147,8 @@ pub fn current_process() -> CurrentProcess {
 ///
 /// ```
 /// assert!(procpool::parent_process().is_none());
-/// let parent = procpool::Process::start(|()| procpool::parent_process().map(|it| it.pid()), ())?.result()?;
+/// let parent_pid = |()| procpool::parent_process().map(|parent| parent.pid());
+/// let parent = procpool::Process::start(parent_pid, ())?.result()?;
 /// assert_eq!(parent, Some(std::process::id()));
 /// # Ok::<(), procpool::Error>(())
 /// ```

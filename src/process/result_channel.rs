@@ -23,8 +23,8 @@ use std::{
     time::{Duration, Instant},
 };
 
-/// The number of messages that one call reads. A child sends a few. A child that keeps sending does not
-/// block its parent.
+/// The number of messages that one call reads. A child sends a few. A child that keeps sending does
+/// not block its parent.
 const MAX_MESSAGES: usize = 4096;
 
 /// The child's end of the socket.
