@@ -136,6 +136,7 @@ pub(crate) enum ReplyKind {
 }
 
 impl ReplyKind {
+    #[inline]
     fn from_bits(bits: u32) -> Option<Self> {
         let all = [
             Self::Fault,
@@ -211,18 +212,22 @@ impl SharedRegion {
         self.0.close_file();
     }
 
+    #[inline]
     pub(crate) fn start_word(&self) -> &AtomicU64 {
         self.0.view().atomic_u64(START_WORD)
     }
 
+    #[inline]
     pub(crate) fn tail(&self) -> &AtomicU64 {
         self.0.view().atomic_u64(TAIL)
     }
 
+    #[inline]
     pub(crate) fn head(&self) -> &AtomicU64 {
         self.0.view().atomic_u64(HEAD)
     }
 
+    #[inline]
     pub(crate) fn wake_mode_word(&self) -> &AtomicU32 {
         self.0.view().atomic_u32(WAKE_MODE)
     }
@@ -231,6 +236,7 @@ impl SharedRegion {
         self.0.view().atomic_u32(WANTS_ROOM)
     }
 
+    #[inline]
     pub(crate) fn view(&self) -> &View {
         self.0.view()
     }
