@@ -331,10 +331,10 @@ fn pool(method: StartMethod) -> ProcessPoolExecutor {
     builder.build().expect("a pool")
 }
 
-/// Rounds of one kind and end, in one pool: 3 for each 100 ms of the budget of a race, and 200 at
-/// most.
+/// Rounds of one kind and end, in one pool: one for each 100 ms of the budget of a race, at least 3
+/// and at most 200.
 fn rounds() -> u64 {
-    let rounds = race_budget().as_millis() * 3 / 100;
+    let rounds = race_budget().as_millis() / 100;
     (rounds as u64).clamp(3, 200)
 }
 
@@ -451,9 +451,13 @@ fn scribbles_harm_nobody_else(method: StartMethod, what: Scribble, end: End) {
 }
 
 /// Every kind of scribble, with either end of the task.
-fn kinds() -> Vec<(Scribble, End)> {
-    let both = |it: &Scribble| [(*it, End::Returns), (*it, End::Aborts)];
-    ALL.iter().flat_map(both).collect()
+///
+/// No descriptors are swapped under `Fork`: the workers of the second pool inherit those of the
+/// first, and a swap may cross from one pool to the other.
+fn kinds(method: StartMethod) -> Vec<(Scribble, End)> {
+    let is_tried = |kind: &&Scribble| method != StartMethod::Fork || **kind != Scribble::Swap;
+    let both = |kind: &Scribble| [(*kind, End::Returns), (*kind, End::Aborts)];
+    ALL.iter().filter(is_tried).flat_map(both).collect()
 }
 
 fn under(method: StartMethod) {
@@ -463,14 +467,19 @@ fn under(method: StartMethod) {
     };
     let mut first = None;
     // A few at a time: each has four workers.
-    for some in kinds().chunks(4) {
+    for some in kinds(method).chunks(4) {
         let running: Vec<_> = some.iter().copied().map(thread).collect();
         for (what, end, thread) in running {
             assert!(thread.join().is_ok(), "{what:?} {end:?} under {method:?}");
         }
         let memory = resident_bytes();
         let allowed = *first.get_or_insert(memory) + MAX_GROWTH;
-        assert!(memory <= allowed, "{memory} bytes after {some:?}");
+        // Only this one is in a process of its own; other tests run next to the others.
+        let is_alone = method == StartMethod::Fork;
+        assert!(
+            !is_alone || memory <= allowed,
+            "{memory} bytes after {some:?}"
+        );
     }
 }
 
@@ -524,7 +533,7 @@ fn a_worker_shares_two_pipes_and_a_socket_with_its_pool_and_nothing_with_others(
 /// In a process with one thread, one after the other.
 fn hostile_forked_workers() {
     by_its_method(|method| {
-        for (what, end) in kinds() {
+        for (what, end) in kinds(StartMethod::Fork) {
             scribbles_harm_nobody_else(method, what, end);
         }
     });

@@ -167,7 +167,9 @@ impl Books {
         match kind {
             ErrorKind::Panicked => item.last_run == LastRun::Panicked,
             ErrorKind::WorkerDied => {
-                let is_lost = self.deaths >= item.deaths_before + 3 && item.starts == 0;
+                // Losses count across the attempts of one item.
+                let is_loss = item.starts == 0 || item.config.retries > 0;
+                let is_lost = self.deaths >= item.deaths_before + 3 && is_loss;
                 item.last_run == LastRun::Died || is_lost
             }
             ErrorKind::TimedOut => {
