@@ -18,8 +18,8 @@ use std::iter;
 /// Rounds without any change after which time passes until something is due.
 const IDLE_ROUNDS: u32 = 5;
 
-/// Rounds without any change after which a pool hangs. Time may pass by 2 ms in each, and a task that
-/// runs forever ends by its limit: 3 s, and what the clock has jumped by before.
+/// Rounds without any change after which a pool hangs. Time may pass by 2 ms in each, and a task
+/// that runs forever ends by its limit: 3 s, and what the clock has jumped by before.
 const MAX_IDLE_ROUNDS: u32 = 60_000;
 
 impl History {
