@@ -237,7 +237,7 @@
 //! systemd, `timeout` and a terminal that hangs up signal every process of the program at once.
 //! Workers, the fork server and a manager's server do not end by a SIGTERM, SIGHUP or SIGINT from
 //! outside, so that a program that handles the signal can finish its work. They end when the
-//! program ends, in whatever way. A unit of systemd needs no setting for this: the default,
+//! program ends, for any reason. A unit of systemd needs no setting for this: the default,
 //! `KillMode=control-group`, is fine, and `TimeoutStopSec` is the time that the program has.
 //!
 //! A SIGTERM from the pool (a time limit, `kill`, `terminate`) ends a worker, unless the task

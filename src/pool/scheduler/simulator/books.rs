@@ -43,7 +43,7 @@ pub(super) struct Item {
     pub(super) is_unwanted: bool,
     /// It was killed: it must not start again.
     pub(super) is_killed: bool,
-    /// Deaths of ready workers before it was submitted.
+    /// Deaths of ready workers that the pool had reaped before it was submitted.
     deaths_before: u32,
     pub(super) is_done: bool,
 }
@@ -57,7 +57,7 @@ pub(super) struct Books {
     pub(super) failed_maps: Vec<usize>,
     /// The pool was stopped, or broke.
     pub(super) is_stopped: bool,
-    /// Deaths of workers that were ready.
+    /// Deaths of workers that were ready, as the pool reaps them.
     pub(super) deaths: u32,
     /// The first thing that no history permits.
     pub(super) failure: Option<String>,
@@ -167,9 +167,7 @@ impl Books {
         match kind {
             ErrorKind::Panicked => item.last_run == LastRun::Panicked,
             ErrorKind::WorkerDied => {
-                // Losses count across the attempts of one item.
-                let is_loss = item.starts == 0 || item.config.retries > 0;
-                let is_lost = self.deaths >= item.deaths_before + 3 && is_loss;
+                let is_lost = self.deaths >= item.deaths_before + 3 && item.starts == 0;
                 item.last_run == LastRun::Died || is_lost
             }
             ErrorKind::TimedOut => {

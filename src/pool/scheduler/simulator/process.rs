@@ -56,6 +56,8 @@ pub(super) struct Process {
     pub(super) has_parent: bool,
     /// The status that the parent has yet to write.
     pub(super) unwritten_status: Option<i32>,
+    /// It died after it was ready, and no reply explains that. The pool has not reaped it.
+    pub(super) is_unexplained_death: bool,
     /// The status that the kernel tells.
     pub(super) known_status: Option<i32>,
     pub(super) is_death_watched: bool,
@@ -86,6 +88,7 @@ impl Process {
             wakeups: VecDeque::new(),
             has_parent: true,
             unwritten_status: None,
+            is_unexplained_death: false,
             known_status: None,
             is_death_watched: false,
             is_killed: false,
@@ -289,7 +292,7 @@ impl Process {
             books.end_run(id, LastRun::Died);
         }
         // A panic that its worker has replied with explains its death.
-        books.deaths += u32::from(self.boot != Boot::Begins && !self.is_aborting);
+        self.is_unexplained_death = self.boot != Boot::Begins && !self.is_aborting;
     }
 
     /// Reaps it: its parent writes the record, or is gone and writes none.

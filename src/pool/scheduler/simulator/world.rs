@@ -16,7 +16,7 @@ use crate::sys::{atomic::Ordering, pidfd::WaitStatus, signal};
 use crate::wire::handle::Attached;
 use std::{
     cell::RefCell,
-    io,
+    io, mem,
     sync::LazyLock,
     time::{Duration, Instant},
 };
@@ -141,7 +141,11 @@ impl WorkerIo for SimulatedIo {
         Ok(())
     }
 
-    fn unwatch(&self, (): &()) {}
+    /// The pool reaps the worker. Until then it may send items to a dead one, which lose it, too.
+    fn unwatch(&self, (): &()) {
+        let is_death = self.with(|process| mem::take(&mut process.is_unexplained_death));
+        with_world(|world| world.books.deaths += u32::from(is_death));
+    }
 
     fn unwatch_death(&self, (): &()) {
         self.with(|process| process.is_death_watched = false);
