@@ -165,8 +165,8 @@ pub(crate) fn descendants(root: u32) -> Result<Vec<u32>> {
     Ok(found.split_off(1))
 }
 
-/// Returns the fields after the name, which may itself hold blanks and brackets. A field that is not
-/// a plain number is 0.
+/// Returns the fields after the name, which may itself hold blanks and brackets. A field that is
+/// not a plain number is 0.
 fn stat_fields(folder: &str) -> Result<Vec<u64>> {
     let text = fs::read_to_string(format!("{folder}/stat"))?;
     let (_, fields) = text.rsplit_once(')').ok_or("no name in stat")?;
